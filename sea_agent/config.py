@@ -1,0 +1,475 @@
+"""The configuration of a run: every field with its unit and meaning.
+
+Importing this module pulls in neither torch, ray, vllm nor deepspeed, so a configuration can be
+checked on any machine. Unknown keys are refused with the nearest valid key named.
+"""
+
+import difflib
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+
+from sea_agent.errors import UserError
+
+Share = Annotated[float, Field(gt=0.0, le=1.0)]
+
+
+class Section(BaseModel):
+    """Base of every section: frozen, no unknown keys, field docstrings kept as descriptions."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False, protected_namespaces=()
+    )
+
+
+class PolicyConfig(Section):
+    """The language model that is aligned."""
+
+    path: str
+    """A Hugging Face model directory, a hub name, or a file of a built-in world such as ``world://lexicon/policy``."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Number format of sampler and learner weights. float32 on CPUs; bfloat16 on GPUs."""
+
+
+class PromptsConfig(Section):
+    """Where the prompts of the run come from."""
+
+    path: str
+    """A ``.jsonl`` or ``.parquet`` file, a Hugging Face dataset name, or ``world://lexicon/prompts.jsonl``."""
+    field: str = "prompt"
+    """Column that holds the prompt: plain text, or a list of chat messages ``{role, content}``."""
+    split: str = "train"
+    """Split of a Hugging Face dataset; unused for files."""
+    shuffle: bool = True
+    """Visit the prompts in a new seeded order every epoch, or in file order."""
+
+
+class SamplerConfig(Section):
+    """How responses are sampled."""
+
+    backend: Literal["hf", "vllm"] = "hf"
+    """``hf``: transformers, batched with a KV cache. ``vllm``: vLLM, on GPU or CPU."""
+    actors: PositiveInt = 1
+    """Number of sampler actors (``runtime: ray``). Changes speed only, never the responses."""
+    candidates: Annotated[int, Field(ge=2)] = 20
+    """Responses sampled per prompt (M)."""
+    temperature: PositiveFloat = 0.7
+    """Sampling temperature."""
+    max_new_tokens: PositiveInt = 64
+    """Longest response, in tokens."""
+    chunk: PositiveInt = 160
+    """Responses in one sampling call. Work is cut into the same chunks whatever the number of actors."""
+    prefix_caching: bool = False
+    """vLLM: share the prompt's KV cache between candidates. Faster for long prompts; the last bits of a
+    log-probability then depend on what was sampled before, so two runs of one seed may differ."""
+    kv_cache_gb: PositiveFloat = 1.0
+    """vLLM on CPU: memory for the KV cache, in GiB."""
+    gpu_memory_share: Share = 0.4
+    """vLLM on GPU: share of the device's memory it may take."""
+
+
+class SelectionConfig(Section):
+    """Which pair of candidates is duelled."""
+
+    rule: Literal["sea_ee", "sea_bai", "passive", "uniform", "uncertainty", "best_worst"] = "sea_ee"
+    """``sea_ee``: two Thompson draws (both responses should be good). ``sea_bai``: a Thompson draw and its most
+    informative opponent. ``passive``: the first two distinct samples. ``uniform``: two at random.
+    ``uncertainty``: the pair whose reward difference is least known. ``best_worst``: top and bottom of one draw."""
+    bai_variance: Literal["probability", "difference"] = "probability"
+    """``sea_bai``: the opponent maximises the posterior variance of the preference probability, or of the
+    reward difference."""
+
+
+class EnsembleConfig(Section):
+    """Reward ensemble: MLP heads on frozen features (arXiv 2411.01493, section 4.2)."""
+
+    hidden: PositiveInt = 128
+    """Width of the two hidden layers."""
+    learning_rate: PositiveFloat = 1e-3
+    """Adam step size."""
+    weight_decay: NonNegativeFloat = 5e-5
+    """Decoupled weight decay."""
+    anchor: NonNegativeFloat = 0.5
+    """Strength λ of the pull towards each head's initial weights, in units of the prior precision of its layer:
+    1 is the exact Gaussian prior of anchored ensembles, 0 is none."""
+    minibatch: PositiveInt = 128
+    """Duels in one minibatch, drawn uniformly from all labelled duels."""
+    minibatches: PositiveInt = 5
+    """Minibatch steps after each round of labels (m)."""
+    bootstrap: bool = False
+    """Give each head its own Poisson(1) weight for each label, so that heads see different data."""
+    prior_scale: NonNegativeFloat = 0.0
+    """Scale of a fixed random head added to each trained head (randomised priors); 0 is none."""
+
+
+class LaplaceConfig(Section):
+    """Bayesian logistic regression on frozen features: Gaussian prior, Laplace approximation around the mode."""
+
+    prior_deviation: PositiveFloat | None = None
+    """Standard deviation of the prior over rewards of standardised features; chosen by evidence when not given."""
+
+
+class PosteriorConfig(Section):
+    """The Bayesian reward posterior."""
+
+    family: Literal["ensemble", "laplace"] = "ensemble"
+    """``ensemble``: K MLP heads. ``laplace``: a linear last layer with a Gaussian posterior."""
+    members: Annotated[int, Field(ge=2)] = 20
+    """Heads of the ensemble, or posterior draws per prompt of the Laplace family (K)."""
+    features: Literal["policy", "encoder"] = "policy"
+    """What the posterior sees: hidden states of the frozen reference policy, or of ``encoder_path``."""
+    encoder_path: str | None = None
+    """Hugging Face encoder directory, or ``world://lexicon/encoder``. It reads the prompt and the response as a pair."""
+    feature_batch: PositiveInt = 256
+    """Sequences in one encoder call."""
+    ensemble: EnsembleConfig = EnsembleConfig()
+    """Settings of ``family: ensemble``."""
+    laplace: LaplaceConfig = LaplaceConfig()
+    """Settings of ``family: laplace``."""
+
+    @model_validator(mode="after")
+    def _encoder_has_a_path(self) -> "PosteriorConfig":
+        if self.features == "encoder" and self.encoder_path is None:
+            raise ValueError("posterior.features=encoder needs posterior.encoder_path, an encoder directory")
+        return self
+
+
+class MixingConfig(Section):
+    """Mixed preference learning: some duels are labelled by the posterior instead of the oracle."""
+
+    oracle_share: Share = 1.0
+    """Share γ of duels that the oracle labels once ``burn_in`` is over; the posterior labels the others."""
+    burn_in: NonNegativeInt = 0
+    """Oracle labels before the posterior may label anything."""
+    pair: Literal["duel", "best_worst"] = "duel"
+    """The pair that the posterior labels: the selected duel, or the top and bottom candidate under one draw."""
+
+
+class WorldOracleConfig(Section):
+    """The hidden reward of a built-in world."""
+
+    kind: Literal["world"] = "world"
+    """Selects this oracle."""
+    world: Literal["lexicon"] = "lexicon"
+    """Name of the world."""
+    scorer: Literal["reward", "judge"] = "reward"
+    """``reward``: the hidden reward. ``judge``: the independent judge, with other terms and weights."""
+    labels: Literal["threshold", "bernoulli"] = "bernoulli"
+    """``threshold``: the better response wins. ``bernoulli``: it wins with its Bradley–Terry probability."""
+
+
+class PythonOracleConfig(Section):
+    """A Python function ``compare(duels: list[dict]) -> list[float]``."""
+
+    kind: Literal["python"]
+    """Selects this oracle."""
+    target: str
+    """``path/to/file.py:function`` or ``module:function``. Each duel has ``id``, ``prompt``, ``first`` and ``second``;
+    the function returns the probability that ``first`` is preferred, one for each duel."""
+    labels: Literal["threshold", "bernoulli"] = "threshold"
+    """``threshold``: the likelier response wins, .5 is a tie. ``bernoulli``: it wins with its probability."""
+
+
+class RewardModelOracleConfig(Section):
+    """A Hugging Face sequence-classification reward model with one output."""
+
+    kind: Literal["reward_model"]
+    """Selects this oracle."""
+    path: str
+    """Model directory or hub name. Its chat template is used when its tokenizer has one."""
+    labels: Literal["threshold", "bernoulli"] = "threshold"
+    """``threshold``: the higher reward wins. ``bernoulli``: it wins with its Bradley–Terry probability."""
+    batch: PositiveInt = 16
+    """Responses in one model call."""
+
+
+OracleConfig = Annotated[
+    WorldOracleConfig | PythonOracleConfig | RewardModelOracleConfig, Field(discriminator="kind")
+]
+
+
+class LoraConfig(Section):
+    """Low-rank adapters (peft). Published weights are merged copies; the base is never changed."""
+
+    rank: PositiveInt = 16
+    """Rank of the update."""
+    alpha: PositiveFloat = 32.0
+    """Scale: the update is multiplied by alpha / rank."""
+    targets: str | tuple[str, ...] = "all-linear"
+    """Names of the adapted modules, as peft reads them."""
+
+
+class LearnerConfig(Section):
+    """How the policy learns from preferences."""
+
+    engine: Literal["torch", "deepspeed"] = "torch"
+    """``torch``: one process. ``deepspeed``: ZeRO over ``ranks`` processes."""
+    ranks: PositiveInt = 1
+    """Learner processes (``engine: deepspeed`` and ``runtime: ray`` when above 1)."""
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    """DeepSpeed ZeRO stage: what is sharded over the ranks."""
+    loss: Literal["dpo", "ipo", "slic", "simpo", "rpo"] = "dpo"
+    """Preference loss; formulas in ``learner/losses.py``."""
+    beta: PositiveFloat = 0.1
+    """β of the loss, the strength of the pull to the reference."""
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=0.5)] = 0.0
+    """DPO: assumed share ε of flipped labels."""
+    ipo_length_average: bool = False
+    """IPO: use mean instead of summed log-probabilities."""
+    simpo_margin: NonNegativeFloat = 1.0
+    """SimPO: target margin γ."""
+    rpo_nll_weight: NonNegativeFloat = 0.2
+    """RPO: weight η of the chosen response's negative log-likelihood per token."""
+    learning_rate: PositiveFloat = 5e-7
+    """AdamW step size at its peak."""
+    warmup_steps: NonNegativeInt = 0
+    """Steps of linear warm-up."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Step size after warm-up; cosine falls to zero at the end of the budget."""
+    adam_betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
+    """AdamW moment decay rates."""
+    weight_decay: NonNegativeFloat = 0.0
+    """AdamW decoupled weight decay."""
+    max_grad_norm: PositiveFloat = 1.0
+    """Gradients are clipped to this global norm."""
+    steps_per_round: PositiveInt = 1
+    """Optimiser steps on each round's preferences."""
+    micro_batch: PositiveInt = 64
+    """Preference pairs in one forward pass; gradients are summed over passes."""
+    lora: LoraConfig | None = None
+    """Train low-rank adapters instead of all weights."""
+    max_staleness: NonNegativeInt = 0
+    """Responses sampled more than this many weight versions ago are refused."""
+    max_logprob_gap: PositiveFloat = 0.05
+    """The run stops when sampler and learner disagree by more than this on the mean absolute log-probability
+    of a token."""
+
+    @model_validator(mode="after")
+    def _ranks_need_deepspeed(self) -> "LearnerConfig":
+        if self.ranks > 1 and self.engine != "deepspeed":
+            raise ValueError("learner.ranks above 1 needs learner.engine=deepspeed")
+        return self
+
+
+class BudgetConfig(Section):
+    """When the run ends."""
+
+    oracle_queries: PositiveInt
+    """Duels the oracle may be asked. Evaluation is counted apart and never comes from it."""
+
+
+class EvaluationConfig(Section):
+    """How the policy is measured against the reference on held-out prompts."""
+
+    prompts_path: str | None = None
+    """Held-out prompts, in the forms of ``prompts.path``; no evaluation when not given."""
+    prompts: PositiveInt = 256
+    """Use at most this many held-out prompts, the first ones of the file."""
+    every: PositiveInt = 64
+    """Oracle queries between evaluations; the start and the end are always evaluated."""
+    temperature: PositiveFloat | None = None
+    """Sampling temperature of policy and reference; the sampler's when not given."""
+    judge: OracleConfig | None = None
+    """An independent judge reported beside the training oracle."""
+
+
+class RunConfig(Section):
+    """A whole run."""
+
+    seed: NonNegativeInt = 0
+    """Seed of every random decision."""
+    runtime: Literal["inline", "ray"] = "inline"
+    """``inline``: everything in this process. ``ray``: the same classes as Ray actors."""
+    ray_address: str | None = None
+    """Address of a running Ray cluster; a local instance is started and stopped when not given."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where sampler, learner and encoder compute."""
+    threads: PositiveInt = 1
+    """CPU threads of each process."""
+    deadline_seconds: PositiveFloat = 900.0
+    """Longest wait for any answer of an actor, in seconds."""
+    batch_size: PositiveInt = 128
+    """Prompts, and so duels, in one round."""
+    policy: PolicyConfig
+    """The language model that is aligned."""
+    prompts: PromptsConfig
+    """Training prompts."""
+    sampler: SamplerConfig = SamplerConfig()
+    """How responses are sampled."""
+    selection: SelectionConfig = SelectionConfig()
+    """Which pair is duelled."""
+    posterior: PosteriorConfig = PosteriorConfig()
+    """The Bayesian reward posterior."""
+    mixing: MixingConfig = MixingConfig()
+    """Which duels the posterior labels."""
+    oracle: OracleConfig
+    """Who answers duels."""
+    learner: LearnerConfig = LearnerConfig()
+    """How the policy learns."""
+    budget: BudgetConfig
+    """When the run ends."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """How the policy is measured."""
+
+    @model_validator(mode="after")
+    def _parts_fit_together(self) -> "RunConfig":
+        if self.runtime == "inline":
+            for key, count in (("learner.ranks", self.learner.ranks), ("sampler.actors", self.sampler.actors)):
+                if count > 1:
+                    raise ValueError(f"{key}={count} needs runtime=ray: inline runs hold one of each part")
+        return self
+
+    @property
+    def needs_posterior(self) -> bool:
+        """Whether any decision of the run looks at the reward posterior."""
+        return self.selection.rule not in ("passive", "uniform") or self.mixing.oracle_share < 1.0
+
+
+def presets() -> list[str]:
+    """Names of the configurations that ship with the package."""
+    folder = resources.files("sea_agent") / "presets"
+    return sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_config(source: str, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a YAML file or a preset, apply ``key.path=value`` overrides, and validate.
+
+    Raises:
+        UserError: naming the file, the key and the remedy.
+    """
+    tree = _read_yaml(source)
+    # A discriminator first: switching the kind of a section drops the other kind's keys.
+    for override in sorted(overrides, key=lambda text: not text.partition("=")[0].endswith(".kind")):
+        _apply_override(tree, override)
+    return parse_config(tree, where=source)
+
+
+def parse_config(tree: Mapping[str, Any], where: str) -> RunConfig:
+    """Validate a mapping; every problem is reported with its key and ``where``."""
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        problems = "\n".join(f"  {_explain(problem)}" for problem in error.errors())
+        raise UserError(f"{where}: the configuration is not valid\n{problems}") from None
+
+
+def to_yaml(config: RunConfig) -> str:
+    """The resolved configuration, all defaults written out."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def _read_yaml(source: str) -> dict[str, Any]:
+    if source in presets():
+        text = (resources.files("sea_agent") / "presets" / f"{source}.yaml").read_text()
+    elif os.path.isfile(source):
+        text = Path(source).read_text()
+    else:
+        nearest = difflib.get_close_matches(source, presets(), n=1)
+        hint = f" Did you mean {nearest[0]}?" if nearest else ""
+        raise UserError(f"{source}: no such file, and not one of the presets {', '.join(presets())}.{hint}")
+    try:
+        tree = yaml.load(text, Loader=_ScientificLoader)
+    except yaml.YAMLError as error:
+        raise UserError(f"{source}: not valid YAML: {error}") from None
+    if not isinstance(tree, dict):
+        raise UserError(f"{source}: expected a mapping of keys such as policy and prompts")
+    return tree
+
+
+def _apply_override(tree: dict[str, Any], override: str) -> None:
+    dotted, equals, text = override.partition("=")
+    if not equals or not dotted:
+        raise UserError(f"--set {override}: expected key.path=value, for example --set learner.beta=0.2")
+    try:
+        value = yaml.load(text, Loader=_ScientificLoader)
+    except yaml.YAMLError as error:
+        raise UserError(f"--set {override}: the value is not valid YAML: {error}") from None
+    *parents, leaf = dotted.split(".")
+    node = tree
+    for key in parents:
+        if not isinstance(node.get(key), dict):
+            node[key] = {}
+        node = node[key]
+    if leaf == "kind" and node.get("kind") != value:
+        node.clear()
+    node[leaf] = value
+
+
+class _ScientificLoader(yaml.SafeLoader):
+    """YAML 1.1 reads ``1e-3`` as text; here it is a number, as everywhere else."""
+
+
+_ScientificLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+0123456789."),
+)
+
+
+def _explain(problem: Mapping[str, Any]) -> str:
+    location = [str(part) for part in problem["loc"]]
+    dotted = ".".join(_without_tags(location))
+    if problem["type"] != "extra_forbidden":
+        message = problem["msg"].removeprefix("Value error, ")
+        return f"{dotted}: {message} (got {problem['input']!r})" if dotted and problem["type"] != "missing" else (
+            f"{dotted}: {message}" if dotted else message
+        )
+    valid = list(_valid_keys())
+    nearest = difflib.get_close_matches(dotted, valid, n=1, cutoff=0.5)
+    same_leaf = [key for key in valid if key.rpartition(".")[2] == location[-1]]
+    hint = f"did you mean {(same_leaf or nearest)[0]}?" if same_leaf or nearest else "see `sea-agent check --keys`"
+    return f"{dotted}: unknown key; {hint}"
+
+
+def _without_tags(location: Sequence[str]) -> Iterator[str]:
+    """Drop pydantic's union tags (``oracle.world.labels`` → ``oracle.labels``)."""
+    for index, part in enumerate(location):
+        if index and location[index - 1] in ("oracle", "judge") and index < len(location) - 1:
+            continue
+        yield part
+
+
+def _valid_keys(model: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        yield prefix + name
+        for section in _sections(field.annotation):
+            yield from _valid_keys(section, f"{prefix}{name}.")
+
+
+def _sections(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    elif get_origin(annotation) in (Annotated, Union) or get_args(annotation):
+        for argument in get_args(annotation):
+            yield from _sections(argument)
+
+
+def describe_keys() -> Iterator[tuple[str, str, str]]:
+    """(key, default, meaning) of every configuration key, for ``sea-agent check --keys``."""
+
+    def walk(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str]]:
+        for name, field in model.model_fields.items():
+            sections = list(_sections(field.annotation))
+            if not sections:
+                default = "required" if field.is_required() else str(field.default)
+                yield prefix + name, default, " ".join((field.description or "").split())
+            for section in sections:
+                yield from walk(section, f"{prefix}{name}.")
+
+    yield from dict((row[0], row) for row in walk(RunConfig, "")).values()

@@ -1,0 +1,145 @@
+"""What travels between the parts: plain frozen dataclasses with ids on everything.
+
+No row is ever matched by position across a process boundary; it is matched by its id.
+"""
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any, Self
+
+
+class LabelSource(StrEnum):
+    """Who labels a duel. Only ``ORACLE`` duels may reach an oracle."""
+
+    ORACLE = "oracle"
+    POSTERIOR = "posterior"
+    DEMO = "demo"
+    SELF = "self"
+
+
+class Outcome(StrEnum):
+    """The answer to a duel."""
+
+    FIRST = "first"
+    SECOND = "second"
+    TIE = "tie"
+    BOTH_BAD = "both_bad"
+    SKIP = "skip"
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A prompt, tokenised exactly once so that sampler and learner see the same tokens.
+
+    ``text`` is what an oracle reads. ``messages`` is set for chat prompts: (role, content) pairs.
+    """
+
+    id: str
+    text: str
+    token_ids: tuple[int, ...]
+    messages: tuple[tuple[str, str], ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """One sampled continuation of a prompt.
+
+    ``token_ids`` includes the end token when the policy wrote one. ``logprobs`` holds, for each token, its
+    natural-log probability under the policy that sampled it, before temperature. ``policy_version`` is the
+    weight version that sampled it.
+    """
+
+    id: str
+    prompt_id: str
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    policy_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """The distinct responses to one prompt, in sampling order."""
+
+    prompt: Prompt
+    responses: tuple[Response, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Duel:
+    """Two different responses to one prompt and why they were paired.
+
+    ``belief`` is the posterior's mean probability that ``first`` is preferred, ``disagreement`` the standard
+    deviation of that probability over the posterior, both before the answer; None without a posterior.
+    """
+
+    id: str
+    round: int
+    prompt: Prompt
+    first: Response
+    second: Response
+    rule: str
+    policy_version: int
+    posterior_version: int
+    label_source: LabelSource
+    belief: float | None = None
+    disagreement: float | None = None
+
+    def swap(self) -> Self:
+        """The same duel with first and second exchanged."""
+        belief = None if self.belief is None else 1.0 - self.belief
+        return replace(self, first=self.second, second=self.first, belief=belief)
+
+    def public(self) -> dict[str, Any]:
+        """What an oracle may see: texts and an id, never which model or rule made them."""
+        return {
+            "id": self.id,
+            "prompt": self.prompt.text,
+            "first": self.first.text,
+            "second": self.second.text,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """An answer to a duel.
+
+    ``probability`` is the oracle's probability that ``first`` is preferred, where it gives one. ``at`` is
+    seconds since the epoch.
+    """
+
+    duel_id: str
+    outcome: Outcome
+    annotator: str
+    at: float
+    probability: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """What the learner eats: one ordered pair."""
+
+    id: str
+    prompt: Prompt
+    chosen: Response
+    rejected: Response
+    source: LabelSource
+    weight: float = 1.0
+    annotator: str | None = None
+
+
+def preference_from(duel: Duel, verdict: Verdict) -> Preference | None:
+    """The preference a verdict expresses, or None for ties, ``both_bad`` and skips (stored, not trained on)."""
+    if verdict.duel_id != duel.id:
+        raise ValueError(f"verdict for {verdict.duel_id} does not belong to {duel.id}")
+    if verdict.outcome not in (Outcome.FIRST, Outcome.SECOND):
+        return None
+    winner = duel if verdict.outcome is Outcome.FIRST else duel.swap()
+    return Preference(
+        id=duel.id,
+        prompt=duel.prompt,
+        chosen=winner.first,
+        rejected=winner.second,
+        source=duel.label_source,
+        annotator=verdict.annotator,
+    )
