@@ -135,7 +135,7 @@ class PosteriorConfig(Section):
     features: Literal["policy", "encoder"] = "policy"
     """What the posterior sees: hidden states of the frozen reference policy, or of ``encoder_path``."""
     encoder_path: str | None = None
-    """Hugging Face encoder directory, or ``world://lexicon/encoder``. It reads the prompt and the response as a pair."""
+    """Hugging Face encoder directory, or ``world://lexicon/encoder``. It reads prompt and response as a pair."""
     feature_batch: PositiveInt = 256
     """Sequences in one encoder call."""
     ensemble: EnsembleConfig = EnsembleConfig()
@@ -199,9 +199,7 @@ class RewardModelOracleConfig(Section):
     """Responses in one model call."""
 
 
-OracleConfig = Annotated[
-    WorldOracleConfig | PythonOracleConfig | RewardModelOracleConfig, Field(discriminator="kind")
-]
+OracleConfig = Annotated[WorldOracleConfig | PythonOracleConfig | RewardModelOracleConfig, Field(discriminator="kind")]
 
 
 class LoraConfig(Section):
@@ -279,6 +277,8 @@ class EvaluationConfig(Section):
 
     prompts_path: str | None = None
     """Held-out prompts, in the forms of ``prompts.path``; no evaluation when not given."""
+    split: str = "test"
+    """Split of a Hugging Face dataset; unused for files."""
     prompts: PositiveInt = 256
     """Use at most this many held-out prompts, the first ones of the file."""
     every: PositiveInt = 64
@@ -427,8 +427,10 @@ def _explain(problem: Mapping[str, Any]) -> str:
     dotted = ".".join(_without_tags(location))
     if problem["type"] != "extra_forbidden":
         message = problem["msg"].removeprefix("Value error, ")
-        return f"{dotted}: {message} (got {problem['input']!r})" if dotted and problem["type"] != "missing" else (
-            f"{dotted}: {message}" if dotted else message
+        return (
+            f"{dotted}: {message} (got {problem['input']!r})"
+            if dotted and problem["type"] != "missing"
+            else (f"{dotted}: {message}" if dotted else message)
         )
     valid = list(_valid_keys())
     nearest = difflib.get_close_matches(dotted, valid, n=1, cutoff=0.5)
@@ -472,4 +474,4 @@ def describe_keys() -> Iterator[tuple[str, str, str]]:
             for section in sections:
                 yield from walk(section, f"{prefix}{name}.")
 
-    yield from dict((row[0], row) for row in walk(RunConfig, "")).values()
+    yield from {row[0]: row for row in walk(RunConfig, "")}.values()

@@ -5,16 +5,20 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
 from sea_agent.errors import UserError
 from sea_agent.worlds import resolve
+
+# The run has a progress display of its own.
+transformers_logging.disable_progress_bar()
 
 # A wrong path or file is reported by transformers as one of these.
 _LOAD_ERRORS = (OSError, ValueError, KeyError)
 
 
 def load_tokenizer(path: str, key: str = "policy.path") -> Any:
-    """The tokenizer of a model directory or hub name, with a pad token.
+    """The tokenizer of a model directory or hub name, with a pad token where its end token can serve as one.
 
     Raises:
         UserError: when there is none; ``key`` names the configuration key that points there.
@@ -27,9 +31,7 @@ def load_tokenizer(path: str, key: str = "policy.path") -> Any:
             f"{key}={path}: no tokenizer could be loaded ({_first_line(error)}). "
             "Save one beside the model with tokenizer.save_pretrained(DIR)."
         ) from None
-    if tokenizer.eos_token_id is None:
-        raise UserError(f"{key}={path}: the tokenizer has no end-of-sequence token, so responses would never end")
-    if tokenizer.pad_token_id is None:
+    if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 

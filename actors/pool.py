@@ -1,0 +1,150 @@
+"""The hosted samplers and learner ranks, each behind one object that the loop can talk to."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from actors.runtime import Pending, Remote, Runtime
+from actors.sampling import SampleRequest, make_sampler
+from learner.learner import PreferenceLearner
+from learner.losses import uses_reference
+from sea_agent.config import RunConfig
+from sea_agent.errors import RunFailure
+from sea_agent.keys import id_for, seed_for
+from sea_agent.types import Candidates, Preference, Prompt, Response
+from sea_agent.weights import WeightUpdate
+
+Rows = Sequence[tuple[Sequence[int], Sequence[int]]]
+
+
+class SamplerPool:
+    """All samplers of a run.
+
+    Requests are cut into chunks of ``sampler.chunk`` in an order that depends on the requests alone, and the chunks
+    are dealt to the samplers in turn; so the number of samplers changes nothing but speed.
+    """
+
+    def __init__(self, runtime: Runtime, config: RunConfig) -> None:
+        factory = partial(make_sampler, config.policy, config.sampler, device=config.device, threads=config.threads)
+        gpus = 1.0 if config.device == "cuda" else 0.0
+        self._samplers: list[Remote] = [
+            runtime.spawn(f"sampler-{index}", factory, gpus=gpus) for index in range(config.sampler.actors)
+        ]
+        self._config = config.sampler
+        self._seed = config.seed
+
+    def candidates(self, prompts: Sequence[Prompt], count: int, temperature: float, *key: int | str) -> list[Candidates]:
+        """``count`` responses to each prompt, duplicates removed by text; randomness is keyed by ``key`` and prompt."""
+        requests = [
+            SampleRequest(
+                id=id_for("response", self._seed, *key, prompt.id, index),
+                prompt=prompt,
+                seed=seed_for(self._seed, "sample", *key, prompt.id, index),
+                temperature=temperature,
+                max_new_tokens=self._config.max_new_tokens,
+            )
+            for prompt in prompts
+            for index in range(count)
+        ]
+        responses = self._sample(requests)
+        grouped: dict[str, dict[str, Response]] = {prompt.id: {} for prompt in prompts}
+        for request in requests:
+            response = responses[request.id]
+            grouped[request.prompt.id].setdefault(response.text, response)
+        return [Candidates(prompt, tuple(grouped[prompt.id].values())) for prompt in prompts]
+
+    def load_weights(self, update: Pending, expected: str) -> None:
+        """Give every sampler the published weights and prove by checksum that it holds them.
+
+        Raises:
+            RunFailure: naming the sampler that holds other weights than the learner published.
+        """
+        answers = [sampler.call("load_weights", update) for sampler in self._samplers]
+        for index, answer in enumerate(answers):
+            held = answer.result()
+            if held != expected:
+                raise RunFailure(
+                    f"sampler-{index} holds weights {held} after the publish, the learner published {expected}; "
+                    "its responses would come from another policy than the one that learns"
+                )
+
+    def _sample(self, requests: Sequence[SampleRequest]) -> dict[str, Response]:
+        ordered = sorted(requests, key=lambda request: len(request.prompt.token_ids))
+        size = self._config.chunk
+        chunks = [ordered[start : start + size] for start in range(0, len(ordered), size)]
+        answers = [
+            self._samplers[index % len(self._samplers)].call("sample", chunk) for index, chunk in enumerate(chunks)
+        ]
+        responses = {response.id: response for answer in answers for response in answer.result()}
+        missing = {request.id for request in requests} - responses.keys()
+        if missing:
+            raise RunFailure(f"the samplers gave no response to {len(missing)} requests, first {min(missing)}")
+        return responses
+
+
+class LearnerGroup:
+    """All ranks of the learner. Every rank sees every call; rank 0 answers."""
+
+    def __init__(self, runtime: Runtime, config: RunConfig, *, total_steps: int, rendezvous: str | None) -> None:
+        gpus = 1.0 if config.device == "cuda" else 0.0
+        self._ranks: list[Remote] = [
+            runtime.spawn(f"learner-{rank}", LearnerRank, config, total_steps, rank, rendezvous, gpus=gpus)
+            for rank in range(config.learner.ranks)
+        ]
+        self._has_reference = config.learner.lora is not None or uses_reference(config.learner.loss)
+
+    def step(self, preferences: Sequence[Preference]) -> dict[str, float]:
+        """One round of policy optimisation; returns its metrics."""
+        return self._all("step", list(preferences)).result()  # type: ignore[no-any-return]
+
+    def weights(self) -> tuple[Pending, str]:
+        """The current weights on their way, and the checksum that they must have on arrival."""
+        update = self._all("weights")
+        return update, self._all("published_checksum").result()
+
+    def log_ratios(self, rows: Rows) -> list[float] | None:
+        """log π(y|x) − log π_ref(y|x) of each response, in nats; None when the loss keeps no reference."""
+        if not self._has_reference:
+            return None
+        reference = self._all("reference_logprobs", rows).result()
+        return [policy - base for policy, base in zip(self.logprobs(rows), reference, strict=True)]
+
+    def logprobs(self, rows: Rows) -> list[float]:
+        """log π(y|x) of each response under the current policy, in nats."""
+        return [sum(tokens) for tokens in self._all("policy_logprobs", rows).result()]
+
+    def save_policy(self, directory: str) -> None:
+        """Write the policy in Hugging Face format."""
+        self._all("save_policy", directory).result()
+
+    def _all(self, method: str, *args: Any) -> Pending:
+        answers = [rank.call(method, *args) for rank in self._ranks]
+        return answers[0]
+
+
+class LearnerRank(PreferenceLearner):
+    """One hosted rank, which can tell what it published without sending it again."""
+
+    def __init__(self, config: RunConfig, total_steps: int, rank: int, rendezvous: str | None) -> None:
+        super().__init__(
+            config.policy,
+            config.learner,
+            total_steps=total_steps,
+            device=config.device,
+            threads=config.threads,
+            seed=config.seed,
+            rank=rank,
+            rendezvous=rendezvous,
+            deadline_seconds=config.deadline_seconds,
+        )
+        self._published: str | None = None
+
+    def weights(self) -> WeightUpdate | None:
+        """All weights of this version; None on ranks other than 0."""
+        update = super().weights()
+        self._published = None if update is None else update.checksum
+        return update
+
+    def published_checksum(self) -> str | None:
+        """The checksum of the weights last published."""
+        return self._published

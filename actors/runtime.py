@@ -1,0 +1,189 @@
+"""Where a part of the agent lives: in this process, or in a Ray actor. The part itself cannot tell.
+
+``spawn`` hosts an object, ``Remote.call`` starts one of its methods, ``Pending.result`` waits with a deadline.
+A ``Pending`` given as an argument to another call is passed on without a detour through this process.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any, Protocol, Self
+
+from sea_agent.errors import RunFailure, UserError
+
+
+class Pending(Protocol):
+    """An answer on its way."""
+
+    def result(self) -> Any:
+        """Wait for the answer; its errors are raised here."""
+
+
+class Remote(Protocol):
+    """A hosted object."""
+
+    def call(self, method: str, *args: Any) -> Pending:
+        """Start ``method(*args)`` on the object."""
+
+
+class Runtime(Protocol):
+    """Hosts objects and knows what they cost."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def spawn(self, name: str, factory: Callable[..., Any], *args: Any, gpus: float = 0.0) -> Remote:
+        """Host ``factory(*args)`` under ``name``."""
+
+    def cpu_seconds(self) -> float:
+        """CPU time of this process and of the hosted objects so far, in seconds."""
+
+
+class _Done:
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def result(self) -> Any:
+        return self._value
+
+
+class _InlineRemote:
+    def __init__(self, target: Any) -> None:
+        self._target = target
+
+    def call(self, method: str, *args: Any) -> Pending:
+        values = [arg.result() if isinstance(arg, _Done) else arg for arg in args]
+        return _Done(getattr(self._target, method)(*values))
+
+
+class InlineRuntime:
+    """Everything in this process, one call after the other."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        return None
+
+    def spawn(self, name: str, factory: Callable[..., Any], *args: Any, gpus: float = 0.0) -> Remote:
+        """Build the object here."""
+        return _InlineRemote(factory(*args))
+
+    def cpu_seconds(self) -> float:
+        """CPU time of this process, in seconds."""
+        return time.process_time()
+
+
+class _Shell:
+    """The Ray actor around a hosted object; every answer carries the actor's CPU time so far."""
+
+    def __init__(self, factory: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        self._target = factory(*args)
+
+    def call(self, method: str, *args: Any) -> tuple[Any, float]:
+        # A Pending of another actor arrives as that actor's whole answer, any other argument as a one-tuple.
+        return getattr(self._target, method)(*(arg[0] for arg in args)), time.process_time()
+
+
+class _RayPending:
+    def __init__(self, runtime: "RayRuntime", ref: Any, actor: str, method: str) -> None:
+        self.ref = ref
+        self._runtime = runtime
+        self._actor = actor
+        self._method = method
+
+    def result(self) -> Any:
+        return self._runtime.wait(self.ref, self._actor, self._method)
+
+
+class _RayRemote:
+    def __init__(self, runtime: "RayRuntime", name: str, actor: Any) -> None:
+        self._runtime = runtime
+        self._name = name
+        self._actor = actor
+
+    def call(self, method: str, *args: Any) -> Pending:
+        values = [arg.ref if isinstance(arg, _RayPending) else (arg,) for arg in args]
+        return _RayPending(self._runtime, self._actor.call.remote(method, *values), self._name, method)
+
+
+class RayRuntime:
+    """Each part is a Ray actor, on a cluster when an address is given, else on a local instance of our own."""
+
+    def __init__(self, address: str | None, threads: int, deadline_seconds: float) -> None:
+        self._address = address
+        self._threads = threads
+        self._deadline = deadline_seconds
+        self._actors: list[Any] = []
+        self._actor_seconds: dict[str, float] = {}
+
+    def __enter__(self) -> Self:
+        import ray
+
+        options = {"address": self._address} if self._address else {"include_dashboard": False, "num_cpus": _slots()}
+        try:
+            ray.init(log_to_driver=False, logging_level="error", configure_logging=False, **options)
+        except ConnectionError as error:
+            raise UserError(f"ray_address={self._address}: no Ray cluster answers there ({error})") from None
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        import ray
+
+        for actor in self._actors:
+            ray.kill(actor)
+        ray.shutdown()
+
+    def spawn(self, name: str, factory: Callable[..., Any], *args: Any, gpus: float = 0.0) -> Remote:
+        """Start an actor that builds the object; errors of its constructor surface at the first call."""
+        import ray
+
+        environment = {"OMP_NUM_THREADS": str(self._threads), "TOKENIZERS_PARALLELISM": "false"}
+        if gpus == 0.0:
+            # Ray leaves the GPUs visible to actors that asked for none.
+            environment["CUDA_VISIBLE_DEVICES"] = ""
+        actor = (
+            ray.remote(_Shell)
+            .options(num_cpus=1, num_gpus=gpus, runtime_env={"env_vars": environment})
+            .remote(factory, args)
+        )
+        self._actors.append(actor)
+        return _RayRemote(self, name, actor)
+
+    def wait(self, ref: Any, actor: str, method: str) -> Any:
+        """The answer behind ``ref``, or an error that names who did not give it."""
+        import ray
+
+        what = f"{actor}.{method}"
+        try:
+            value, self._actor_seconds[actor] = ray.get(ref, timeout=self._deadline)
+        except ray.exceptions.GetTimeoutError:
+            raise RunFailure(
+                f"{what} gave no answer within {self._deadline:.0f} s. Look at its log under /tmp/ray/session_latest/"
+                "logs; if it is only slow, raise deadline_seconds."
+            ) from None
+        except ray.exceptions.RayTaskError as error:
+            cause = error.cause
+            if isinstance(cause, (UserError, RunFailure)):
+                raise cause from None
+            raise RunFailure(f"{what} failed: {error}") from error
+        except ray.exceptions.RayActorError as error:
+            raise RunFailure(f"{what}: the actor died. {error}") from error
+        return value
+
+    def cpu_seconds(self) -> float:
+        """CPU time of this process and of every actor up to its latest answer, in seconds."""
+        return time.process_time() + sum(self._actor_seconds.values())
+
+
+def make_runtime(kind: str, address: str | None, threads: int, deadline_seconds: float) -> Runtime:
+    """The runtime that ``runtime:`` names."""
+    if kind == "ray":
+        return RayRuntime(address, threads, deadline_seconds)
+    return InlineRuntime()
+
+
+def _slots() -> int:
+    # Actors of a local instance share the cores, so the number of cores must not limit their number.
+    return max(16, os.cpu_count() or 1)

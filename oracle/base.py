@@ -1,0 +1,98 @@
+"""What every oracle has in common: it refuses what must not be asked, checks what comes back, and counts."""
+
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from sea_agent.errors import UserError
+from sea_agent.keys import generator_for
+from sea_agent.types import Duel, LabelSource, Outcome, Verdict
+
+Labels = Literal["threshold", "bernoulli"]
+Question = Mapping[str, Any]
+
+
+class Oracle(ABC):
+    """Answers duels with the probability that the first response is preferred.
+
+    ``queries`` counts the duels answered for training, ``evaluation_queries`` those answered for evaluation.
+    """
+
+    def __init__(self, name: str, labels: Labels, seed: int) -> None:
+        self.name = name
+        self.queries = 0
+        self.evaluation_queries = 0
+        self._labels = labels
+        self._seed = seed
+
+    @abstractmethod
+    def probabilities(self, questions: Sequence[Question]) -> list[float]:
+        """One probability for each question, a mapping with ``id``, ``prompt``, ``first`` and ``second``."""
+
+    def ask(self, duels: Sequence[Duel]) -> list[Verdict]:
+        """Answer duels of the run, one verdict each, in the same order.
+
+        Raises:
+            ValueError: for a duel that must never reach an oracle.
+            UserError: when the oracle's answers are not probabilities.
+        """
+        for duel in duels:
+            if duel.label_source is not LabelSource.ORACLE:
+                raise ValueError(f"duel {duel.id} is labelled by {duel.label_source} and must not reach an oracle")
+            if duel.first.text == duel.second.text:
+                raise ValueError(f"duel {duel.id} has two equal responses and must not reach an oracle")
+        probabilities = self._checked([duel.public() for duel in duels])
+        self.queries += len(duels)
+        return [
+            Verdict(duel.id, self._outcome(duel.id, probability), self.name, time.time(), probability)
+            for duel, probability in zip(duels, probabilities, strict=True)
+        ]
+
+    def evaluate(self, questions: Sequence[Question]) -> list[float]:
+        """Probabilities for evaluation; counted apart and never part of the budget."""
+        probabilities = self._checked(questions)
+        self.evaluation_queries += len(questions)
+        return probabilities
+
+    def _outcome(self, duel_id: str, probability: float) -> Outcome:
+        if self._labels == "bernoulli":
+            wins = generator_for(self._seed, "verdict", duel_id).random() < probability
+            return Outcome.FIRST if wins else Outcome.SECOND
+        if probability == 0.5:
+            return Outcome.TIE
+        return Outcome.FIRST if probability > 0.5 else Outcome.SECOND
+
+    def _checked(self, questions: Sequence[Question]) -> list[float]:
+        if not questions:
+            return []
+        answers = self.probabilities(questions)
+        if not isinstance(answers, Sequence) and not hasattr(answers, "__len__"):
+            raise UserError(f"{self.name}: returned {type(answers).__name__}; return a list of probabilities")
+        if len(answers) != len(questions):
+            raise UserError(
+                f"{self.name}: returned {len(answers)} answers for {len(questions)} duels; "
+                "return one probability for each duel, in the order given"
+            )
+        return [self._probability(answer, question) for answer, question in zip(answers, questions, strict=True)]
+
+    def _probability(self, answer: Any, question: Question) -> float:
+        try:
+            probability = float(answer)
+        except (TypeError, ValueError):
+            probability = math.nan
+        if not 0.0 <= probability <= 1.0:
+            raise UserError(
+                f"{self.name}: answered {answer!r} to duel {question['id']}; "
+                "return the probability, between 0 and 1, that `first` is preferred"
+            )
+        return probability
+
+
+def bradley_terry(first: float, second: float) -> float:
+    """σ(first − second): the probability that the response with reward ``first`` is preferred."""
+    difference = first - second
+    if difference >= 0:
+        return 1.0 / (1.0 + math.exp(-difference))
+    return math.exp(difference) / (1.0 + math.exp(difference))

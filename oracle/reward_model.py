@@ -1,0 +1,67 @@
+"""A Hugging Face sequence-classification reward model as the oracle."""
+
+from collections.abc import Sequence
+
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from oracle.base import Oracle, Question, bradley_terry
+from sea_agent.config import RewardModelOracleConfig
+from sea_agent.errors import UserError
+from sea_agent.models import load_tokenizer
+from sea_agent.worlds import resolve
+
+
+class RewardModelOracle(Oracle):
+    """Bradley–Terry over the model's one output.
+
+    With a chat template the pair is read as a user's message and the assistant's answer; without one as the
+    tokenizer's pair encoding of prompt and response. Rewards are remembered, so a response that meets several
+    opponents is read once.
+    """
+
+    def __init__(self, config: RewardModelOracleConfig, seed: int, device: str) -> None:
+        super().__init__(f"oracle.path={config.path}", config.labels, seed)
+        self._tokenizer = load_tokenizer(config.path, key="oracle.path")
+        self._model = _load(config.path).to(device).eval()
+        self._model.config.pad_token_id = self._tokenizer.pad_token_id
+        self._batch = config.batch
+        self._device = device
+
+    def probabilities(self, questions: Sequence[Question]) -> list[float]:
+        """σ(reward(first) − reward(second)) of each question."""
+        pairs = {(q["prompt"], q[side]) for q in questions for side in ("first", "second")}
+        rewards = self._rewards(sorted(pairs, key=lambda pair: (len(pair[0]) + len(pair[1]), pair)))
+        return [
+            bradley_terry(rewards[q["prompt"], q["first"]], rewards[q["prompt"], q["second"]]) for q in questions
+        ]
+
+    @torch.inference_mode()
+    def _rewards(self, pairs: list[tuple[str, str]]) -> dict[tuple[str, str], float]:
+        rewards: dict[tuple[str, str], float] = {}
+        for start in range(0, len(pairs), self._batch):
+            batch = pairs[start : start + self._batch]
+            inputs = self._encode(batch).to(self._device)
+            scores_B = self._model(**inputs).logits[:, 0].float().tolist()
+            rewards.update(zip(batch, scores_B, strict=True))
+        return rewards
+
+    def _encode(self, batch: list[tuple[str, str]]) -> "torch.Tensor":
+        options = {"padding": True, "truncation": True, "return_tensors": "pt"}
+        if self._tokenizer.chat_template is None:
+            return self._tokenizer([p for p, _ in batch], [r for _, r in batch], **options)
+        chats = [[{"role": "user", "content": p}, {"role": "assistant", "content": r}] for p, r in batch]
+        texts = self._tokenizer.apply_chat_template(chats, tokenize=False)
+        return self._tokenizer(texts, add_special_tokens=False, **options)
+
+
+def _load(path: str) -> "AutoModelForSequenceClassification":
+    try:
+        model = AutoModelForSequenceClassification.from_pretrained(resolve(path), use_safetensors=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"oracle.path={path}: no sequence-classification model could be loaded ({str(error).splitlines()[0]})"
+        ) from None
+    if model.config.num_labels != 1:
+        raise UserError(f"oracle.path={path}: a reward model has one output, this one has {model.config.num_labels}")
+    return model

@@ -1,0 +1,105 @@
+"""The loop: sample, select, ask, learn, publish, until the budget of oracle answers is spent."""
+
+from collections.abc import Callable
+from typing import Any
+
+from actors.pool import LearnerGroup, SamplerPool
+from actors.runtime import Remote
+from oracle import Oracle
+from sea_agent.config import RunConfig
+from sea_agent.errors import RunFailure
+from sea_agent.evaluation import Evaluator
+from sea_agent.ledger import Ledger
+from sea_agent.prompts import PromptSource
+from sea_agent.stages import Stages
+from sea_agent.types import Duel, LabelSource, Preference, Verdict, preference_from
+
+Record = dict[str, Any]
+_MAX_SILENT_ROUNDS = 20
+
+
+class Agent:
+    """An online active alignment run over parts that may live anywhere."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        *,
+        prompts: PromptSource,
+        samplers: SamplerPool,
+        selector: Remote,
+        oracle: Oracle,
+        learner: LearnerGroup,
+        evaluator: Evaluator,
+        ledger: Ledger,
+        stages: Stages,
+    ) -> None:
+        self.config = config
+        self.prompts, self.samplers, self.selector, self.oracle = prompts, samplers, selector, oracle
+        self.learner, self.evaluator, self.ledger, self.stages = learner, evaluator, ledger, stages
+        self.rounds = 0
+        self._silent_rounds = 0
+
+    def run(self, on_round: Callable[[Record], None]) -> None:
+        """Spend the budget; every round's record goes to ``on_round``."""
+        self.evaluator.fix_reference()
+        on_round(self._record({}, evaluate=True))
+        while self.ledger.oracle_queries < self.config.budget.oracle_queries:
+            on_round(self._record(self.round(), evaluate=self._evaluation_is_due()))
+
+    def round(self) -> Record:
+        """One round; returns its metrics."""
+        self.rounds += 1
+        number, config, stage = self.rounds, self.config, self.stages
+        labels = self.ledger.oracle_queries
+        with stage("sample"):
+            prompts = list(dict.fromkeys(self.prompts.next(config.batch_size)))  # an epoch may end within a round
+            candidates = self.samplers.candidates(
+                prompts, config.sampler.candidates, config.sampler.temperature, "round", number
+            )
+        with stage("select"):
+            left = config.budget.oracle_queries - labels
+            duels: list[Duel] = self.selector.call("select", candidates, number, labels, left).result()
+            self.ledger.add_duels(duels)
+        with stage("ask"):
+            verdicts = self.oracle.ask([duel for duel in duels if duel.label_source is LabelSource.ORACLE])
+            verdicts += self.selector.call("label", duels, number).result()
+            self.ledger.add_verdicts(verdicts)
+        with stage("learn"):
+            metrics = self.learner.step(_preferences(duels, verdicts))
+        with stage("publish"):
+            self.samplers.load_weights(*self.learner.weights())
+        with stage("update"):
+            metrics |= self.selector.call("update", duels, verdicts, number).result()
+        self._refuse_silence(len(verdicts))
+        distinct = sum(len(group.responses) for group in candidates)
+        return metrics | {"distinct_candidates": distinct / (len(candidates) * config.sampler.candidates)}
+
+    def _record(self, metrics: Record, *, evaluate: bool) -> Record:
+        counts = {
+            "round": self.rounds,
+            "oracle_queries": self.ledger.oracle_queries,
+            "posterior_labels": self.ledger.posterior_labels,
+        }
+        if evaluate:
+            with self.stages("evaluate"):
+                metrics |= self.evaluator.evaluate(self.ledger.oracle_queries)
+        return counts | metrics | {"seconds": self.stages.take()}
+
+    def _evaluation_is_due(self) -> bool:
+        return self.evaluator.is_due(self.ledger.oracle_queries, self.config.budget.oracle_queries)
+
+    def _refuse_silence(self, labels: int) -> None:
+        self._silent_rounds = 0 if labels else self._silent_rounds + 1
+        if self._silent_rounds == _MAX_SILENT_ROUNDS:
+            raise RunFailure(
+                f"the policy gave only equal responses to every prompt for {_MAX_SILENT_ROUNDS} rounds, so there is "
+                "nothing to ask. Raise sampler.temperature, or lower learner.learning_rate."
+            )
+
+
+def _preferences(duels: list[Duel], verdicts: list[Verdict]) -> list[Preference]:
+    """What the verdicts say, in the order of the duels."""
+    answers = {verdict.duel_id: verdict for verdict in verdicts}
+    found = (preference_from(duel, answers[duel.id]) for duel in duels if duel.id in answers)
+    return [preference for preference in found if preference is not None]

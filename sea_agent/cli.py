@@ -1,0 +1,185 @@
+"""The command line: run, demo, check, eval, sample, world make, doctor."""
+
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from sea_agent.config import RunConfig, describe_keys, load_config
+from sea_agent.errors import RunFailure, UserError
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Online active alignment."
+)
+world = typer.Typer(no_args_is_help=True, help="The built-in worlds.")
+app.add_typer(world, name="world")
+console = Console()
+complaints = Console(stderr=True)
+
+Source = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file or the name of a preset.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. learner.beta=0.2.")
+]
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Directory that the run leaves behind; new or empty.")]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a finished run.")]
+Count = Annotated[int, typer.Option(min=1, help="How many prompts.")]
+
+
+@app.command("run")
+def run_command(source: Source, out: Out, overrides: Overrides = None) -> None:
+    """Align a policy as CONFIG says."""
+    config = load_config(source, overrides or [])
+    _run(config, out, label=config.selection.rule)
+
+
+@app.command()
+def demo(out: Out = Path("runs/demo"), overrides: Overrides = None) -> None:
+    """SEA, then passive online DPO, on the built-in world; shows how many labels were saved."""
+    from sea_agent.report import draw_win_rate, labels_saved, read_curve
+
+    configs = {"SEA": "demo", "passive": "demo-passive"}
+    loaded = {name: load_config(preset, overrides or []) for name, preset in configs.items()}
+    for name, config in loaded.items():
+        console.rule(f"{name}: {config.selection.rule}")
+        _run(config, out / name.lower(), label=name)
+    curves = [read_curve(out / name.lower(), name) for name in loaded]
+    ours, baseline = curves
+    assert ours is not None and baseline is not None  # both presets evaluate
+    draw_win_rate([ours, baseline], out / "figures" / "win_rate.png")
+    table, factor = labels_saved(ours, baseline)
+    console.print(table)
+    if factor is not None:
+        console.print(f"[bold]SEA needed {factor:.1f} times fewer labels than passive online DPO[/bold] (one seed).")
+    console.print(f"Both curves: {out / 'figures' / 'win_rate.png'}. Look at responses: sea-agent sample {out / 'sea'}")
+
+
+@app.command()
+def check(
+    source: Annotated[str | None, typer.Argument(metavar="[CONFIG]")] = None,
+    overrides: Overrides = None,
+    keys: Annotated[bool, typer.Option("--keys", help="List every configuration key with its meaning.")] = False,
+) -> None:
+    """Check a configuration and its inputs without running anything."""
+    if keys:
+        table = Table("key", "default", "meaning")
+        for row in describe_keys():
+            table.add_row(*row)
+        console.print(table)
+        return
+    if source is None:
+        raise UserError("check needs a CONFIG, or --keys")
+    from sea_agent.preflight import check as preflight
+
+    config = load_config(source, overrides or [])
+    inputs = preflight(config)
+    console.print(f"{source}: fine. {len(inputs.prompts)} prompts, oracle {inputs.oracle.name}.")
+
+
+@app.command("eval")
+def eval_command(run: Run, overrides: Overrides = None) -> None:
+    """Measure a finished run's policy against the reference again."""
+    from sea_agent.inspection import evaluate_run
+
+    console.print_json(json.dumps(evaluate_run(run, overrides or [])))
+
+
+@app.command()
+def sample(run: Run, prompts: Count = 5) -> None:
+    """Show responses before and after, side by side."""
+    from sea_agent.inspection import sample_run
+
+    for row in sample_run(run, prompts):
+        table = Table("before", "after", title=row["prompt"], title_justify="left", show_lines=True)
+        table.add_row(row["before"], row["after"])
+        console.print(table)
+
+
+@app.command()
+def doctor() -> None:
+    """Tell what this machine has and what is missing."""
+    from sea_agent.doctor import diagnose
+
+    table = Table("part", "", "found", "remedy")
+    findings = diagnose()
+    for finding in findings:
+        mark = "[green]ok[/green]" if finding.ok else "[red]no[/red]"
+        table.add_row(finding.name, mark, finding.detail, "" if finding.ok else finding.remedy)
+    console.print(table)
+
+
+@world.command("make")
+def world_make(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the world's files are written.")],
+    name: Annotated[str, typer.Option(help="Name of the world.")] = "lexicon",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of data and training.")] = 0,
+) -> None:
+    """Make a built-in world anew: prompts, demonstrations, policy, encoder."""
+    from sea_agent.worlds.make import make_world
+
+    make_world(name, out, seed=seed)
+    console.print(f"World {name} written to {out}.")
+
+
+def main() -> NoReturn:
+    """Entry point: exit 0 done, 1 failure, 2 bad input; typer ends usage errors and Ctrl-C by itself."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        app()
+    except UserError as error:
+        _complain(error)
+        sys.exit(2)
+    except RunFailure as error:
+        _complain(error)
+        sys.exit(1)
+    sys.exit(0)
+
+
+def _complain(error: Exception) -> None:
+    complaints.print(f"sea-agent: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+
+
+def _run(config: RunConfig, out: Path, label: str) -> None:
+    from sea_agent.report import closing_table, draw_win_rate, read_curve
+    from sea_agent.run import run
+
+    with _progress(config, label) as on_round:
+        summary = run(config, out, on_round)
+    curve = read_curve(out, label)
+    if curve is not None:
+        draw_win_rate([curve], out / "figures" / "win_rate.png")
+    console.print(closing_table(summary))
+
+
+@contextmanager
+def _progress(config: RunConfig, label: str) -> Iterator[Callable[[dict[str, Any]], None]]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("oracle queries"),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[figures]}"),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(label, total=config.budget.oracle_queries, figures="starting")
+        figures: dict[str, float] = {}
+
+        def on_round(row: dict[str, Any]) -> None:
+            known = {"win_rate": "win rate", "judge_win_rate": "judge", "loss": "loss"}
+            figures.update({known[key]: row[key] for key in known if key in row})
+            text = "  ".join(f"{name} {value:.3f}" for name, value in figures.items())
+            progress.update(task, completed=row["oracle_queries"], figures=text)
+
+        yield on_round
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""Looking at a finished run again: its policy against the reference."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from actors.pool import LearnerGroup, SamplerPool
+from actors.runtime import InlineRuntime
+from sea_agent.config import RunConfig, load_config
+from sea_agent.errors import UserError
+from sea_agent.evaluation import Evaluator
+from sea_agent.models import use_threads
+from sea_agent.preflight import Inputs, check
+
+
+def evaluate_run(run: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    """Figures of the run's policy against its reference on the held-out prompts."""
+    config, trained, inputs = _open(run, overrides)
+    if inputs.heldout is None:
+        raise UserError(f"{run}: has no held-out prompts; give --set evaluation.prompts_path=FILE")
+    runtime = InlineRuntime()
+    reference, policy = (LearnerGroup(runtime, of, total_steps=1, rendezvous=None) for of in (config, trained))
+    samplers = SamplerPool(runtime, config)
+    evaluator = Evaluator(
+        config,
+        prompts=inputs.heldout,
+        samplers=samplers,
+        log_ratios=lambda rows: [a - b for a, b in zip(policy.logprobs(rows), reference.logprobs(rows), strict=True)],
+        oracle=inputs.oracle,
+        judge=inputs.judge,
+    )
+    evaluator.fix_reference()
+    samplers.load_weights(*policy.weights())
+    return evaluator.evaluate(0)
+
+
+def sample_run(run: Path, count: int) -> list[dict[str, str]]:
+    """Prompts with one response of the reference and one of the run's policy, sampled with equal randomness."""
+    config, trained, inputs = _open(run, ())
+    prompts = (inputs.heldout or inputs.prompts).first(count)
+    before, after = (
+        SamplerPool(InlineRuntime(), of).candidates(prompts, 1, of.sampler.temperature, "look")
+        for of in (config, trained)
+    )
+    return [
+        {"prompt": old.prompt.text, "before": old.responses[0].text, "after": new.responses[0].text}
+        for old, new in zip(before, after, strict=True)
+    ]
+
+
+def _open(run: Path, overrides: Sequence[str]) -> tuple[RunConfig, RunConfig, Inputs]:
+    if not (run / "config.yaml").is_file() or not (run / "policy").is_dir():
+        raise UserError(f"{run}: not the directory of a finished run (config.yaml and policy/ are expected in it)")
+    one_of_each = ["runtime=inline", "sampler.actors=1", "learner.engine=torch", "learner.ranks=1"]
+    config = load_config(str(run / "config.yaml"), [*one_of_each, *overrides])
+    use_threads(config.threads)
+    policy = config.policy.model_copy(update={"path": str(run / "policy")})
+    return config, config.model_copy(update={"policy": policy}), check(config)

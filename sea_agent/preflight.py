@@ -1,0 +1,76 @@
+"""Everything that can be wrong with a configuration is found here, before anything expensive starts."""
+
+import importlib.util
+from dataclasses import dataclass
+
+import torch
+
+from oracle import Oracle, make_oracle
+from sea_agent.config import PromptsConfig, RunConfig
+from sea_agent.errors import UserError
+from sea_agent.models import context_length, load_tokenizer
+from sea_agent.prompts import PromptSource
+from sea_agent.worlds import resolve
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The checked inputs of a run."""
+
+    prompts: PromptSource
+    heldout: PromptSource | None
+    oracle: Oracle
+    judge: Oracle | None
+
+
+def check(config: RunConfig) -> Inputs:
+    """Open every input of ``config``; no model weights are loaded.
+
+    Raises:
+        UserError: naming the place and the remedy of the first problem.
+    """
+    _check_machine(config)
+    tokenizer = load_tokenizer(config.policy.path)
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            f"policy.path={config.policy.path}: the tokenizer has no end-of-sequence token, so responses would never "
+            "end; set eos_token in its tokenizer_config.json"
+        )
+    if config.needs_posterior and config.posterior.encoder_path is not None:
+        resolve(config.posterior.encoder_path)
+        load_tokenizer(config.posterior.encoder_path, key="posterior.encoder_path")
+    context = context_length(config.policy.path)
+
+    def prompts(section: PromptsConfig, key: str) -> PromptSource:
+        return PromptSource(
+            section,
+            tokenizer,
+            context_length=context,
+            max_new_tokens=config.sampler.max_new_tokens,
+            seed=config.seed,
+            key=key,
+        )
+
+    heldout = None
+    if config.evaluation.prompts_path is not None:
+        section = config.prompts.model_copy(update={"path": config.evaluation.prompts_path, "shuffle": False})
+        heldout = prompts(section, "evaluation.prompts_path")
+    judge = config.evaluation.judge
+    return Inputs(
+        prompts=prompts(config.prompts, "prompts.path"),
+        heldout=heldout,
+        oracle=make_oracle(config.oracle, seed=config.seed, device=config.device),
+        judge=None if judge is None else make_oracle(judge, seed=config.seed, device=config.device),
+    )
+
+
+def _check_machine(config: RunConfig) -> None:
+    if config.device == "cuda" and config.ray_address is None and not torch.cuda.is_available():
+        raise UserError("device=cuda: no GPU is visible here; set device=cpu, or ray_address to a cluster with GPUs")
+    if config.sampler.backend == "vllm" and importlib.util.find_spec("vllm") is None:
+        raise UserError(
+            "sampler.backend=vllm: vLLM is not installed; install the extra for your hardware as the README says, "
+            "or set sampler.backend=hf"
+        )
+    if config.learner.engine == "deepspeed" and importlib.util.find_spec("deepspeed") is None:
+        raise UserError("learner.engine=deepspeed: DeepSpeed is not installed; install it, or set learner.engine=torch")

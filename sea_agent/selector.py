@@ -1,0 +1,173 @@
+"""From candidates to duels: features, posterior draws, the selection rule, and who labels.
+
+Dimensions: S posterior draws, P prompts, M candidates (padded), D features.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from sea_agent.bandit.mixing import label_source
+from sea_agent.bandit.posterior import make_posterior
+from sea_agent.bandit.selection import RULES, belief, select_pairs
+from sea_agent.config import RunConfig
+from sea_agent.features import make_features
+from sea_agent.keys import generator_for, id_for, seed_for
+from sea_agent.models import use_threads
+from sea_agent.types import Candidates, Duel, LabelSource, Outcome, Response, Verdict
+
+
+class Selector:
+    """Holds the reward posterior and decides what is worth asking."""
+
+    def __init__(self, config: RunConfig) -> None:
+        use_threads(config.threads)
+        self._config = config
+        self._features = None
+        self._posterior: Any = None  # made when the first features tell their dimension
+        if config.needs_posterior:
+            self._features = make_features(config.policy, config.posterior, config.device, config.threads)
+
+    def select(self, candidates: Sequence[Candidates], number: int, oracle_labels: int, budget_left: int) -> list[Duel]:
+        """One duel for each prompt with two distinct candidates, at most ``budget_left`` of them for the oracle.
+
+        ``number`` is the round, ``oracle_labels`` the count before it. The posterior is not asked about prompts
+        whose candidates are all equal, and nobody else is.
+        """
+        contested = [group for group in candidates if len(group.responses) >= 2]
+        if not contested:
+            return []
+        rewards_S_P_M, valid_P_M = self._draw(contested, "select", number)
+        generator = generator_for(self._config.seed, "rule", number)
+        pairs_P_2 = select_pairs(self._config.selection, rewards_S_P_M, valid_P_M, generator)
+        sources = [self._source(group, number, oracle_labels) for group in contested]
+        if self._config.mixing.pair == "best_worst" and LabelSource.POSTERIOR in sources:
+            extremes_P_2 = RULES["best_worst"](rewards_S_P_M, valid_P_M, generator)
+            imagined_P = torch.tensor([source is LabelSource.POSTERIOR for source in sources])
+            pairs_P_2 = torch.where(imagined_P[:, None], extremes_P_2, pairs_P_2)
+        duels = self._duels(contested, pairs_P_2, sources, rewards_S_P_M, number)
+        return _within_budget(duels, budget_left)
+
+    def label(self, duels: Sequence[Duel], number: int) -> list[Verdict]:
+        """The posterior's own verdicts, each under a fresh draw, for duels that the oracle is not asked about."""
+        duels = [duel for duel in duels if duel.label_source is LabelSource.POSTERIOR]
+        if not duels:
+            return []
+        groups = [Candidates(duel.prompt, (duel.first, duel.second)) for duel in duels]
+        rewards_S_P_M, _ = self._draw(groups, "label", number)
+        assert rewards_S_P_M is not None  # a configuration with posterior labels has a posterior
+        first_wins_P = (rewards_S_P_M[0, :, 0] > rewards_S_P_M[0, :, 1]).tolist()
+        return [
+            Verdict(duel.id, Outcome.FIRST if wins else Outcome.SECOND, "posterior", time.time())
+            for duel, wins in zip(duels, first_wins_P, strict=True)
+        ]
+
+    def update(self, duels: Sequence[Duel], verdicts: Sequence[Verdict], number: int) -> dict[str, float]:
+        """Learn from the oracle's answers; returns metrics, among them how well they were predicted beforehand."""
+        if self._posterior is None:
+            return {}
+        outcomes = {verdict.duel_id: verdict.outcome for verdict in verdicts}
+        decided = [
+            duel
+            for duel in duels
+            if duel.label_source is LabelSource.ORACLE
+            and outcomes.get(duel.id) in (Outcome.FIRST, Outcome.SECOND, Outcome.TIE)
+        ]
+        if not decided:
+            return {}
+        value = {Outcome.FIRST: 1.0, Outcome.SECOND: 0.0, Outcome.TIE: 0.5}
+        first_wins_N = torch.tensor([value[outcomes[duel.id]] for duel in decided])
+        first_N_D = self._rows([(duel.prompt, duel.first) for duel in decided])
+        second_N_D = self._rows([(duel.prompt, duel.second) for duel in decided])
+        self._posterior.add(first_N_D, second_N_D, first_wins_N, [duel.id for duel in decided])
+        metrics = self._posterior.update(self._generator("update", number))
+        return {f"posterior_{name}": amount for name, amount in metrics.items()} | _foresight(decided, first_wins_N)
+
+    def _draw(
+        self, groups: Sequence[Candidates], purpose: str, number: int
+    ) -> tuple[torch.Tensor | None, torch.Tensor]:
+        """Posterior draws of the rewards, (S, P, M), and which entries are real candidates, (P, M)."""
+        width = max(len(group.responses) for group in groups)
+        valid_P_M = torch.zeros(len(groups), width, dtype=torch.bool)
+        for row, group in enumerate(groups):
+            valid_P_M[row, : len(group.responses)] = True
+        if self._features is None:
+            return None, valid_P_M
+        rows_N_D = self._rows([(group.prompt, response) for group in groups for response in group.responses])
+        features_P_M_D = torch.zeros(len(groups), width, rows_N_D.shape[1])
+        features_P_M_D[valid_P_M] = rows_N_D
+        if self._posterior is None:
+            seed = seed_for(self._config.seed, "posterior")
+            self._posterior = make_posterior(self._config.posterior, rows_N_D.shape[1], seed)
+        return self._posterior.draw(features_P_M_D, self._generator(purpose, number)), valid_P_M
+
+    def _rows(self, pairs: list[tuple[Any, Response]]) -> torch.Tensor:
+        assert self._features is not None  # only a selector with a posterior asks for features
+        return self._features.features(pairs)
+
+    def _generator(self, purpose: str, number: int) -> np.random.Generator:
+        return generator_for(self._config.seed, purpose, number)
+
+    def _source(self, group: Candidates, number: int, oracle_labels: int) -> LabelSource:
+        return label_source(
+            self._config.mixing, oracle_labels, self._config.seed, self._duel_id(group, number)
+        )
+
+    def _duel_id(self, group: Candidates, number: int) -> str:
+        return id_for("duel", self._config.seed, number, group.prompt.id)
+
+    def _duels(
+        self,
+        groups: Sequence[Candidates],
+        pairs_P_2: torch.Tensor,
+        sources: Sequence[LabelSource],
+        rewards_S_P_M: torch.Tensor | None,
+        number: int,
+    ) -> list[Duel]:
+        beliefs: list[float | None] = [None] * len(groups)
+        deviations: list[float | None] = [None] * len(groups)
+        if rewards_S_P_M is not None:
+            mean_P, deviation_P = belief(rewards_S_P_M, pairs_P_2)
+            beliefs, deviations = mean_P.tolist(), deviation_P.tolist()
+        return [
+            Duel(
+                id=self._duel_id(group, number),
+                round=number,
+                prompt=group.prompt,
+                first=group.responses[first],
+                second=group.responses[second],
+                rule=self._config.selection.rule,
+                policy_version=group.responses[first].policy_version,
+                posterior_version=0 if self._posterior is None else self._posterior.version,
+                label_source=source,
+                belief=mean,
+                disagreement=deviation,
+            )
+            for group, (first, second), source, mean, deviation in zip(
+                groups, pairs_P_2.tolist(), sources, beliefs, deviations, strict=True
+            )
+        ]
+
+
+def _within_budget(duels: Sequence[Duel], budget_left: int) -> list[Duel]:
+    kept: list[Duel] = []
+    asked = 0
+    for duel in duels:
+        asked += duel.label_source is LabelSource.ORACLE
+        if duel.label_source is not LabelSource.ORACLE or asked <= budget_left:
+            kept.append(duel)
+    return kept
+
+
+def _foresight(duels: Sequence[Duel], first_wins_N: torch.Tensor) -> dict[str, float]:
+    """How well the beliefs written before the answers predicted them: accuracy and Brier score."""
+    beliefs_N = torch.tensor([duel.belief for duel in duels])
+    hits_N = ((beliefs_N > 0.5) == (first_wins_N > 0.5)).float()
+    return {
+        "foresight_accuracy": hits_N.mean().item(),
+        "foresight_brier": ((beliefs_N - first_wins_N) ** 2).mean().item(),
+        "disagreement": sum(duel.disagreement or 0.0 for duel in duels) / len(duels),
+    }

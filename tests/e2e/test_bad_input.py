@@ -1,0 +1,150 @@
+"""Bad input ends with exit code 2 and one message that names the place and the remedy, never a traceback."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import Finished
+
+GOOD_ORACLE = "def compare(duels):\n    return [1.0] * len(duels)\n"
+
+
+@pytest.fixture
+def complain(
+    tmp_path: Path,
+    policy_dir: Callable[[str], Path],
+    write_jsonl: Callable[..., Path],
+    sea_agent: Callable[..., Finished],
+) -> Callable[..., str]:
+    """Run a good set-up with changes, expect exit code 2, and return the message."""
+    write_jsonl([{"prompt": "w1 w2"}, {"prompt": "w3"}])
+    (tmp_path / "mine.py").write_text(GOOD_ORACLE)
+    config = {
+        "batch_size": 2,
+        "policy": {"path": str(policy_dir("llama"))},
+        "prompts": {"path": "prompts.jsonl"},
+        "sampler": {"candidates": 3, "max_new_tokens": 6, "temperature": 1.0},
+        "selection": {"rule": "passive"},
+        "oracle": {"kind": "python", "target": "mine.py:compare"},
+        "budget": {"oracle_queries": 4},
+    }
+    (tmp_path / "mine.yaml").write_text(json.dumps(config))
+
+    def run(*changes: str, expect: int = 2) -> str:
+        options = [part for change in changes for part in ("--set", change)]
+        done = sea_agent("run", "mine.yaml", "--out", "out", *options)
+        assert done.code == expect, done.out + done.err
+        assert "Traceback" not in done.err
+        return done.err
+
+    return run
+
+
+def test_the_set_up_is_good_without_changes(complain: Callable[..., str]) -> None:
+    """The control: nothing below fails for a reason of its own."""
+    assert complain(expect=0) == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("learner.learning_rat=1", ["mine.yaml", "learner.learning_rat", "learner.learning_rate"]),
+        ("temprature=1", ["temprature", "sampler.temperature"]),
+        ("budget.oracle_queries=0", ["budget.oracle_queries", "greater than 0"]),
+        ("learner.loss=dop", ["learner.loss", "dpo"]),
+        ("learner.ranks=2", ["learner.ranks", "deepspeed"]),
+        ("sampler.actors=2", ["sampler.actors", "runtime=ray"]),
+        ("nonsense", ["--set nonsense", "key.path=value"]),
+        ("oracle.target=missing.py:compare", ["oracle.target", "missing.py"]),
+        ("oracle.target=mine.py:nothing", ["mine.py", "nothing"]),
+        ("policy.path=nowhere", ["policy.path", "nowhere"]),
+        ("prompts.path=nowhere.jsonl", ["prompts.path", "nowhere.jsonl"]),
+        ("posterior.features=encoder", ["posterior.encoder_path"]),
+        ("device=cuda", ["device=cuda", "no GPU", "device=cpu"]),
+        ("sampler.max_new_tokens=64", ["sampler.max_new_tokens=64", "context is 64 tokens"]),
+        ("sampler.max_new_tokens=63", ["prompts.jsonl:1", "2", "64"]),
+    ],
+)
+def test_a_bad_value_is_named_with_its_remedy(change: str, words: list[str], complain: Callable[..., str]) -> None:
+    message = complain(change)
+    for word in words:
+        assert word in message, message
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('{"prompt": "w1"}\n{"prompt": \n', ["prompts.jsonl:2"]),
+        ("", ["prompts.jsonl", "no prompts"]),
+        ('{"prompt": "w1"}\n{"text": "w1"}\n', ["prompts.jsonl:2", "prompt", "text"]),
+        ('{"prompt": ""}\n', ["prompts.jsonl:1", "empty"]),
+        ('{"prompt": "' + "w1 " * 80 + '"}\n', ["prompts.jsonl:1", "80", "64"]),
+    ],
+    ids=["broken-json", "empty-file", "other-field", "empty-prompt", "too-long"],
+)
+def test_a_bad_prompt_file_is_named_with_its_line(
+    content: str, words: list[str], complain: Callable[..., str], tmp_path: Path
+) -> None:
+    (tmp_path / "prompts.jsonl").write_text(content)
+    message = complain()
+    for word in words:
+        assert word in message, message
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("return [float('nan')] * len(duels)", ["nan", "between 0 and 1"]),
+        ("return [1.0]  * (len(duels) + 1)", ["3 answers for 2 duels"]),
+        ("raise RuntimeError('out of tea')", ["RuntimeError", "out of tea", "mine.py:2"]),
+        ("return 1.0", ["TypeError", "mine.py"]),
+    ],
+    ids=["nan", "wrong-count", "raises", "not-a-list"],
+)
+def test_an_oracle_that_misbehaves_is_named(
+    body: str, words: list[str], complain: Callable[..., str], tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text(f"def compare(duels):\n    {body}\n")
+    message = complain()
+    for word in words:
+        assert word in message, message
+
+
+def test_a_model_directory_without_a_tokenizer_is_refused(
+    complain: Callable[..., str], policy_dir: Callable[[str], Path], tmp_path: Path
+) -> None:
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for file in policy_dir("llama").iterdir():
+        if "token" not in file.name:
+            (bare / file.name).write_bytes(file.read_bytes())
+    message = complain(f"policy.path={bare}")
+    assert "tokenizer" in message
+    assert "save_pretrained" in message
+
+
+def test_a_used_output_directory_is_not_overwritten(complain: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "precious").write_text("mine")
+    assert "not an empty directory" in complain()
+    assert (tmp_path / "out" / "precious").read_text() == "mine"
+
+
+def test_vllm_that_is_not_installed_is_told_before_anything_starts(
+    complain: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "vllm" else find(name, *rest))
+    assert "sampler.backend=vllm: vLLM is not installed" in complain("sampler.backend=vllm")
+
+
+def test_a_process_of_its_own_ends_with_code_2_and_one_line(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "sea_agent", "run", "no-such-preset", "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr.startswith("sea-agent: no-such-preset: no such file")
+    assert done.stderr.count("\n") == 1
