@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from actors.backends import make_sampler
 from actors.runtime import Pending, Remote, Runtime
-from actors.sampling import SampleRequest, make_sampler
+from actors.sampling import SampleRequest
 from learner.learner import PreferenceLearner
 from learner.losses import uses_reference
 from sea_agent.config import RunConfig
@@ -33,7 +34,9 @@ class SamplerPool:
         self._config = config.sampler
         self._seed = config.seed
 
-    def candidates(self, prompts: Sequence[Prompt], count: int, temperature: float, *key: int | str) -> list[Candidates]:
+    def candidates(
+        self, prompts: Sequence[Prompt], count: int, temperature: float, *key: int | str
+    ) -> list[Candidates]:
         """``count`` responses to each prompt, duplicates removed by text; randomness is keyed by ``key`` and prompt."""
         requests = [
             SampleRequest(
@@ -95,7 +98,7 @@ class LearnerGroup:
 
     def step(self, preferences: Sequence[Preference]) -> dict[str, float]:
         """One round of policy optimisation; returns its metrics."""
-        return self._all("step", list(preferences)).result()  # type: ignore[no-any-return]
+        return self._all("step", list(preferences)).result()
 
     def weights(self) -> tuple[Pending, str]:
         """The current weights on their way, and the checksum that they must have on arrival."""

@@ -68,8 +68,6 @@ class Oracle(ABC):
         if not questions:
             return []
         answers = self.probabilities(questions)
-        if not isinstance(answers, Sequence) and not hasattr(answers, "__len__"):
-            raise UserError(f"{self.name}: returned {type(answers).__name__}; return a list of probabilities")
         if len(answers) != len(questions):
             raise UserError(
                 f"{self.name}: returned {len(answers)} answers for {len(questions)} duels; "

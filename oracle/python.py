@@ -45,7 +45,7 @@ def load_function(target: str) -> Callable[[list[dict[str, Any]]], Sequence[floa
     function = getattr(module, name, None)
     if not callable(function):
         raise UserError(f"oracle.target={target}: {place} has no function {name}")
-    return function  # type: ignore[no-any-return]
+    return function
 
 
 def _import(place: str, target: str) -> ModuleType:
@@ -55,7 +55,8 @@ def _import(place: str, target: str) -> ModuleType:
         if not place.endswith(".py"):
             return importlib.import_module(place)
         spec = importlib.util.spec_from_file_location(Path(place).stem, place)
-        assert spec is not None and spec.loader is not None  # a .py file always has a loader
+        assert spec is not None  # a .py file always has a loader
+        assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         return module

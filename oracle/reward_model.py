@@ -1,6 +1,7 @@
 """A Hugging Face sequence-classification reward model as the oracle."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from transformers import AutoModelForSequenceClassification
@@ -32,9 +33,7 @@ class RewardModelOracle(Oracle):
         """σ(reward(first) − reward(second)) of each question."""
         pairs = {(q["prompt"], q[side]) for q in questions for side in ("first", "second")}
         rewards = self._rewards(sorted(pairs, key=lambda pair: (len(pair[0]) + len(pair[1]), pair)))
-        return [
-            bradley_terry(rewards[q["prompt"], q["first"]], rewards[q["prompt"], q["second"]]) for q in questions
-        ]
+        return [bradley_terry(rewards[q["prompt"], q["first"]], rewards[q["prompt"], q["second"]]) for q in questions]
 
     @torch.inference_mode()
     def _rewards(self, pairs: list[tuple[str, str]]) -> dict[tuple[str, str], float]:
@@ -46,7 +45,7 @@ class RewardModelOracle(Oracle):
             rewards.update(zip(batch, scores_B, strict=True))
         return rewards
 
-    def _encode(self, batch: list[tuple[str, str]]) -> "torch.Tensor":
+    def _encode(self, batch: list[tuple[str, str]]) -> Any:
         options = {"padding": True, "truncation": True, "return_tensors": "pt"}
         if self._tokenizer.chat_template is None:
             return self._tokenizer([p for p, _ in batch], [r for _, r in batch], **options)
@@ -55,7 +54,7 @@ class RewardModelOracle(Oracle):
         return self._tokenizer(texts, add_special_tokens=False, **options)
 
 
-def _load(path: str) -> "AutoModelForSequenceClassification":
+def _load(path: str) -> Any:
     try:
         model = AutoModelForSequenceClassification.from_pretrained(resolve(path), use_safetensors=True)
     except (OSError, ValueError, KeyError) as error:

@@ -53,7 +53,7 @@ class Agent:
         number, config, stage = self.rounds, self.config, self.stages
         labels = self.ledger.oracle_queries
         with stage("sample"):
-            prompts = list(dict.fromkeys(self.prompts.next(config.batch_size)))  # an epoch may end within a round
+            prompts = self.prompts.next(min(config.batch_size, len(self.prompts)))
             candidates = self.samplers.candidates(
                 prompts, config.sampler.candidates, config.sampler.temperature, "round", number
             )

@@ -50,9 +50,9 @@ def demo(out: Out = Path("runs/demo"), overrides: Overrides = None) -> None:
     for name, config in loaded.items():
         console.rule(f"{name}: {config.selection.rule}")
         _run(config, out / name.lower(), label=name)
-    curves = [read_curve(out / name.lower(), name) for name in loaded]
-    ours, baseline = curves
-    assert ours is not None and baseline is not None  # both presets evaluate
+    ours, baseline = (read_curve(out / name.lower(), name) for name in loaded)
+    if ours is None or baseline is None:
+        raise UserError("demo: nothing to compare without evaluation.prompts_path")
     draw_win_rate([ours, baseline], out / "figures" / "win_rate.png")
     table, factor = labels_saved(ours, baseline)
     console.print(table)

@@ -49,7 +49,7 @@ class Evaluator:
         return oracle_queries >= self._next_at or oracle_queries >= budget
 
     def fix_reference(self) -> None:
-        """Sample the responses that every evaluation is compared with; call it while the samplers hold the reference."""
+        """Sample the responses that policies are compared with; call it while the samplers hold the reference."""
         self._reference = [group.responses[0] for group in self._sample(1, "reference")]
 
     def evaluate(self, oracle_queries: int) -> dict[str, Any]:

@@ -10,9 +10,11 @@ import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from sea_agent.types import Duel, LabelSource, Outcome, Prompt, Response, Verdict
+
+Row = tuple[Any, ...]
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS duels (
@@ -103,7 +105,7 @@ class Ledger:
 
     def add_verdicts(self, verdicts: Sequence[Verdict]) -> None:
         """Write verdicts before anybody trains on them, all of them or none."""
-        rows = [(v.duel_id, v.outcome.value, v.probability, v.annotator, v.at) for v in verdicts]
+        rows: list[Row] = [(v.duel_id, v.outcome.value, v.probability, v.annotator, v.at) for v in verdicts]
         self._write(("INSERT INTO verdicts VALUES (?, ?, ?, ?, ?)", rows))
 
     @property
@@ -130,7 +132,7 @@ class Ledger:
     def _count(self, source: LabelSource) -> int:
         return int(self._db.execute(_COUNT, (source.value,)).fetchone()[0])
 
-    def _write(self, *statements: tuple[str, list[tuple[object, ...]]]) -> None:
+    def _write(self, *statements: tuple[str, list[Row]]) -> None:
         self._db.execute("BEGIN IMMEDIATE")
         try:
             for sql, rows in statements:
@@ -141,7 +143,7 @@ class Ledger:
         self._db.execute("COMMIT")
 
 
-def _duel_row(duel: Duel) -> tuple[object, ...]:
+def _duel_row(duel: Duel) -> Row:
     prompt = duel.prompt
     return (
         duel.id,
@@ -159,12 +161,12 @@ def _duel_row(duel: Duel) -> tuple[object, ...]:
     )
 
 
-def _response_row(duel_id: str, side: str, response: Response) -> tuple[object, ...]:
+def _response_row(duel_id: str, side: str, response: Response) -> Row:
     tokens, logprobs = json.dumps(response.token_ids), json.dumps(response.logprobs)
     return (duel_id, side, response.id, response.text, tokens, logprobs, response.policy_version)
 
 
-def _parse(row: tuple) -> tuple[Duel, Verdict | None]:  # type: ignore[type-arg]
+def _parse(row: Row) -> tuple[Duel, Verdict | None]:
     duel_id, number, prompt_id, text, tokens, messages, rule, policy_version, posterior_version, source = row[:10]
     pairs = None if messages is None else tuple((role, content) for role, content in json.loads(messages))
     prompt = Prompt(prompt_id, text, tuple(json.loads(tokens)), pairs)

@@ -53,7 +53,9 @@ def check(config: RunConfig) -> Inputs:
 
     heldout = None
     if config.evaluation.prompts_path is not None:
-        section = config.prompts.model_copy(update={"path": config.evaluation.prompts_path, "shuffle": False})
+        section = config.prompts.model_copy(
+            update={"path": config.evaluation.prompts_path, "split": config.evaluation.split, "shuffle": False}
+        )
         heldout = prompts(section, "evaluation.prompts_path")
     judge = config.evaluation.judge
     return Inputs(

@@ -58,7 +58,7 @@ def run(config: RunConfig, out: Path, on_round: Callable[[Record], None] = lambd
 def assemble(config: RunConfig, inputs: Inputs, runtime: Runtime, ledger: Ledger) -> Agent:
     """The agent of a run, its parts hosted by ``runtime``."""
     samplers = SamplerPool(runtime, config)
-    total_steps = expected_rounds(config) * config.learner.steps_per_round
+    total_steps = expected_rounds(config, len(inputs.prompts)) * config.learner.steps_per_round
     learner = LearnerGroup(runtime, config, total_steps=total_steps, rendezvous=_rendezvous(config))
     return Agent(
         config,
@@ -80,14 +80,13 @@ def assemble(config: RunConfig, inputs: Inputs, runtime: Runtime, ledger: Ledger
     )
 
 
-def expected_rounds(config: RunConfig) -> int:
-    """Rounds until the budget is spent when every prompt gives a duel: full ones in burn-in, shared ones after."""
+def expected_rounds(config: RunConfig, prompts: int) -> int:
+    """Rounds until the budget is spent when each prompt of a round gives a duel; there are ``prompts`` of them."""
     budget, mixing = config.budget.oracle_queries, config.mixing
-    if mixing.oracle_share >= 1.0:
-        return math.ceil(budget / config.batch_size)
-    full = min(math.ceil(mixing.burn_in / config.batch_size), math.ceil(budget / config.batch_size))
-    left = max(0, budget - full * config.batch_size)
-    return full + math.ceil(left / (config.batch_size * mixing.oracle_share))
+    duels = min(config.batch_size, prompts)
+    full = math.ceil((budget if mixing.oracle_share >= 1.0 else min(mixing.burn_in, budget)) / duels)
+    left = max(0, budget - full * duels)
+    return full + math.ceil(left / (duels * mixing.oracle_share))
 
 
 def _make_directory(out: Path) -> None:
@@ -139,7 +138,9 @@ def _summary(agent: Agent, inputs: Inputs, runtime: Runtime, wall_seconds: float
 
 
 def _versions() -> dict[str, str]:
-    installed = {dist.metadata["Name"].lower(): dist.version for dist in metadata.distributions() if dist.metadata["Name"]}
+    installed = {
+        dist.metadata["Name"].lower(): dist.version for dist in metadata.distributions() if dist.metadata["Name"]
+    }
     return {name: installed[name] for name in _PACKAGES if name in installed}
 
 

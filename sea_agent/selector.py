@@ -112,9 +112,7 @@ class Selector:
         return generator_for(self._config.seed, purpose, number)
 
     def _source(self, group: Candidates, number: int, oracle_labels: int) -> LabelSource:
-        return label_source(
-            self._config.mixing, oracle_labels, self._config.seed, self._duel_id(group, number)
-        )
+        return label_source(self._config.mixing, oracle_labels, self._config.seed, self._duel_id(group, number))
 
     def _duel_id(self, group: Candidates, number: int) -> str:
         return id_for("duel", self._config.seed, number, group.prompt.id)

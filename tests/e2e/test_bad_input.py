@@ -6,9 +6,9 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from conftest import Finished
 
 GOOD_ORACLE = "def compare(duels):\n    return [1.0] * len(duels)\n"
 
@@ -18,7 +18,7 @@ def complain(
     tmp_path: Path,
     policy_dir: Callable[[str], Path],
     write_jsonl: Callable[..., Path],
-    sea_agent: Callable[..., Finished],
+    sea_agent: Callable[..., Any],
 ) -> Callable[..., str]:
     """Run a good set-up with changes, expect exit code 2, and return the message."""
     write_jsonl([{"prompt": "w1 w2"}, {"prompt": "w3"}])

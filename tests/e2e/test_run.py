@@ -18,7 +18,7 @@ from sea_agent.worlds import scorer
 RULES = get_args(SelectionConfig.model_fields["rule"].annotation)
 
 # A Python oracle that writes every duel it sees to a file beside it: the count that cannot be argued with.
-COUNTING_ORACLE = '''
+COUNTING_ORACLE = """
 import json, pathlib
 SEEN = pathlib.Path(__file__).with_suffix(".seen")
 
@@ -27,7 +27,7 @@ def compare(duels):
         for duel in duels:
             file.write(json.dumps(duel) + "\\n")
     return [0.9 if len(duel["first"]) < len(duel["second"]) else 0.1 for duel in duels]
-'''
+"""
 
 
 def world_config(**changes: Any) -> RunConfig:
@@ -156,4 +156,3 @@ def test_the_world_rewards_what_the_ledger_says_it_did(tmp_path: Path) -> None:
             expected = bradley_terry(reward(text, duel.first.text), reward(text, duel.second.text))
             assert verdict is not None
             assert verdict.probability == expected
-

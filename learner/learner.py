@@ -1,0 +1,274 @@
+"""The preference learner: one optimisation round on labelled pairs, and the weights that come out of it.
+
+Dimensions: P preference pairs of a micro-batch; 2P sequences, the chosen responses before the rejected ones.
+"""
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from learner.checkpoint import save_pretrained
+from learner.deepspeed_engine import DeepSpeedEngine
+from learner.engine import Engine, TrainingState
+from learner.lora import add_adapters, merged_parameters
+from learner.losses import uses_reference
+from learner.objective import MicroBatch, evaluate, micro_batch, shard
+from learner.schedule import learning_rate_multiplier
+from learner.sequences import Row, collate, rows_of, token_logprobs
+from learner.torch_engine import TorchEngine
+from sea_agent.config import LearnerConfig, PolicyConfig
+from sea_agent.errors import RunFailure
+from sea_agent.models import load_policy, load_tokenizer, use_threads
+from sea_agent.types import Preference, Response
+from sea_agent.weights import WeightUpdate, checksum
+
+Tensor = torch.Tensor
+
+
+class PreferenceLearner:
+    """Trains the policy on preferences against a frozen reference, one call of ``step`` for each round.
+
+    With several ranks there is one learner in each of ``config.ranks`` processes. Every public method but
+    ``version`` is then called on all of them at the same time and with the same arguments.
+
+    Args:
+        policy: the model to start from; it is also the reference.
+        config: settings; ``config.engine`` picks the engine.
+        total_steps: optimiser steps of the whole run, for the cosine schedule.
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
+        threads: CPU threads of this process.
+        seed: seed of the adapters' first weights.
+        rank: which of ``config.ranks`` this is.
+        rendezvous: ``tcp://HOST:PORT`` where the ranks meet; needed with several.
+        deadline_seconds: longest wait for another rank.
+
+    Raises:
+        UserError: when the policy cannot be loaded or the settings do not fit it.
+        RunFailure: when the other ranks do not answer before the deadline.
+    """
+
+    def __init__(
+        self,
+        policy: PolicyConfig,
+        config: LearnerConfig,
+        *,
+        total_steps: int,
+        device: str = "cpu",
+        threads: int = 1,
+        seed: int = 0,
+        rank: int = 0,
+        rendezvous: str | None = None,
+        deadline_seconds: float = 900.0,
+    ) -> None:
+        use_threads(threads)
+        self.version = 0
+        self._config = config
+        self._total_steps = total_steps
+        self._device = device
+        self._optimizer_steps = 0
+        self._tokenizer = load_tokenizer(policy.path)
+        # DeepSpeed moves the model itself, in parts where it is sharded.
+        model = load_policy(policy.path, policy.dtype, device if config.engine == "torch" else "cpu")
+        self._reference: Any = None
+        if config.lora is not None:
+            model = add_adapters(model, config.lora, seed)
+        elif uses_reference(config.loss):
+            self._reference = copy.deepcopy(model).requires_grad_(False)
+        self._model = model
+        self._engine: Engine
+        if config.engine == "torch":
+            self._engine = TorchEngine(model, config)
+        else:
+            self._engine = DeepSpeedEngine(
+                model, config, device=device, rank=rank, rendezvous=rendezvous, deadline_seconds=deadline_seconds
+            )
+        if self._reference is not None:
+            self._reference = self._engine.share(self._reference)
+
+    def step(self, preferences: Sequence[Preference]) -> dict[str, float]:
+        """One round: ``steps_per_round`` optimiser steps on the weighted mean loss, then one version more.
+
+        The loss is Σ wᵢlᵢ / Σ wᵢ over all preferences, so ranks and micro-batches change rounding only.
+        Preferences of weight 0 are left out; with none left nothing is trained and only ``pairs`` = 0 is returned.
+
+        Returns:
+            ``pairs``; means over the round's optimiser steps of ``loss``, ``accuracy`` (share of pairs whose implicit
+            reward agrees with the label, by weight), ``margin`` (of the implicit reward) and ``grad_norm`` (before
+            clipping); ``learning_rate`` of the last one; and ``logprob_gap``, the mean absolute difference per token
+            between the sampler's log-probabilities and this policy's before the round (nats), over responses of the
+            present version, left out where there are none.
+
+        Raises:
+            RunFailure: when a response is older than ``max_staleness`` versions, or when ``logprob_gap`` exceeds
+                ``max_logprob_gap`` (the weights are then as they were), or when another rank does not answer.
+            ValueError: for a negative weight.
+        """
+        self._check(preferences)
+        rows = [preference for preference in preferences if preference.weight > 0]
+        metrics = {"pairs": float(len(rows))}
+        if rows:
+            with self._engine.answers():
+                metrics |= self._train(rows)
+        self.version += 1
+        return metrics
+
+    def reference_logprobs(self, rows: Sequence[Row]) -> list[float]:
+        """Summed log-probability (nats) of each response under the frozen reference."""
+        with self._as_reference() as model:
+            return [sum(tokens) for tokens in self._score(model, rows)]
+
+    def policy_logprobs(self, rows: Sequence[Row]) -> list[list[float]]:
+        """Log-probability (nats) of each response token under the current policy."""
+        return self._score(self._engine.module, rows)
+
+    def weights(self) -> WeightUpdate | None:
+        """All weights of this version under their Hugging Face names, adapters merged; None on ranks other than 0.
+
+        Tied weights appear once.
+        """
+        tensors = self._collect()
+        if tensors is None:
+            return None
+        return WeightUpdate(version=self.version, tensors=tensors, checksum=checksum(tensors))
+
+    def save_policy(self, directory: str | Path) -> None:
+        """Write the current policy, merged, with its tokenizer, in Hugging Face format."""
+        tensors = self._collect()
+        if tensors is not None:
+            base = self._model.get_base_model() if self._config.lora is not None else self._model
+            save_pretrained(directory, base, self._tokenizer, tensors)
+
+    def state(self) -> dict[str, Any] | None:
+        """All that a later learner needs to go on exactly from here: tensors and plain values only; None but on rank 0.
+
+        It does not depend on the engine, the ZeRO stage or the number of ranks; every rank loads the same state.
+        """
+        training = self._engine.state()
+        if training is None:
+            return None
+        return {"version": self.version, "optimizer_steps": self._optimizer_steps, "training": vars(training)}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue from ``state``.
+
+        Raises:
+            ValueError: when it belongs to another policy or other adapters.
+        """
+        self._engine.load_state(TrainingState(**state["training"]))
+        self.version = state["version"]
+        self._optimizer_steps = state["optimizer_steps"]
+
+    # One round
+
+    def _check(self, preferences: Sequence[Preference]) -> None:
+        for preference in preferences:
+            if preference.weight < 0:
+                raise ValueError(f"preference {preference.id} has the negative weight {preference.weight}")
+            for response in (preference.chosen, preference.rejected):
+                self._refuse_stale(response)
+
+    def _refuse_stale(self, response: Response) -> None:
+        limit = self._config.max_staleness
+        if self.version - response.policy_version > limit:
+            raise RunFailure(
+                f"response {response.id} was sampled by policy version {response.policy_version}; the learner is at "
+                f"version {self.version} and learner.max_staleness={limit} allows no more than {limit} versions "
+                "between them. Publish the weights before sampling, or raise learner.max_staleness."
+            )
+
+    def _train(self, rows: list[Preference]) -> dict[str, float]:
+        total_weight = sum(row.weight for row in rows)
+        micros = self._micro_batches(rows)
+        steps = self._config.steps_per_round
+        means = torch.zeros(3, dtype=torch.float64)
+        mean_norm = 0.0
+        metrics = {}
+        for index in range(steps):
+            sums = self._engine.sum_over_ranks(self._accumulate(micros, total_weight))
+            gap, compared_tokens = sums[3:].tolist()
+            if index == 0 and compared_tokens:
+                metrics["logprob_gap"] = self._accepted_gap(gap / compared_tokens)
+            metrics["learning_rate"] = self._learning_rate()
+            mean_norm += self._engine.step(metrics["learning_rate"]) / steps
+            means += sums[:3] / steps
+            self._optimizer_steps += 1
+        loss, accuracy, margin = means.tolist()
+        return metrics | {"loss": loss, "accuracy": accuracy, "margin": margin, "grad_norm": mean_norm}
+
+    def _micro_batches(self, rows: list[Preference]) -> list[MicroBatch]:
+        parts = shard(rows, self._engine.rank, self._engine.ranks, self._config.micro_batch)
+        micros = [micro_batch(part, self.version, self._tokenizer.pad_token_id, self._device) for part in parts]
+        if not uses_reference(self._config.loss):
+            return micros
+        with torch.no_grad(), self._as_reference() as reference:
+            return [replace(micro, reference_2P=token_logprobs(reference, micro.batch).sum(1)) for micro in micros]
+
+    def _accumulate(self, micros: list[MicroBatch], total_weight: float) -> Tensor:
+        sums = torch.zeros(5, dtype=torch.float64)
+        for micro in micros:
+            loss, addends = evaluate(self._engine.module, micro, self._config, total_weight)
+            self._engine.backward(loss)
+            sums += addends
+        return sums
+
+    def _learning_rate(self) -> float:
+        config = self._config
+        return config.learning_rate * learning_rate_multiplier(
+            self._optimizer_steps,
+            warmup_steps=config.warmup_steps,
+            total_steps=self._total_steps,
+            schedule=config.schedule,
+        )
+
+    def _accepted_gap(self, gap: float) -> float:
+        limit = self._config.max_logprob_gap
+        # Written so that a gap that is not a number is refused too.
+        if not gap <= limit:
+            self._engine.discard()
+            raise RunFailure(
+                f"sampler and learner disagree by {gap:.4g} nats per token at version {self.version}, above "
+                f"learner.max_logprob_gap={limit}. Check that the sampler received this version's weights and uses the "
+                "same dtype (policy.dtype) and tokenizer; raise learner.max_logprob_gap only if the gap is rounding."
+            )
+        return gap
+
+    # Models and weights
+
+    @contextmanager
+    def _as_reference(self) -> Iterator[Any]:
+        if self._config.lora is not None:
+            with self._model.disable_adapter():
+                yield self._engine.module
+        elif self._reference is not None:
+            yield self._reference
+        else:
+            raise ValueError(f"learner.loss={self._config.loss} keeps no reference model")
+
+    @torch.no_grad()
+    def _score(self, model: Any, rows: Sequence[Row]) -> list[list[float]]:
+        size = 2 * self._config.micro_batch
+        scores = []
+        for start in range(0, len(rows), size):
+            batch = collate(rows[start : start + size], self._tokenizer.pad_token_id, self._device)
+            scores += rows_of(token_logprobs(model, batch), batch)
+        return scores
+
+    def _collect(self) -> dict[str, Tensor] | None:
+        tensors = {}
+        for name, value in self._parameters():
+            if self._engine.rank == 0:
+                tensors[name] = value.to("cpu", copy=True)
+        return tensors if self._engine.rank == 0 else None
+
+    def _parameters(self) -> Iterator[tuple[str, Tensor]]:
+        if self._config.lora is not None:
+            yield from merged_parameters(self._model, self._engine.gathered)
+            return
+        for name, parameter in self._model.named_parameters():
+            with self._engine.gathered([parameter]):
+                yield name, parameter.detach()

@@ -1,0 +1,57 @@
+"""Low-rank adapters (peft). The base is the reference; what leaves the learner are merged copies.
+
+The base weights are never changed: a merged weight is computed where it is read.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from peft import LoraConfig as PeftConfig
+from peft import PeftModel, get_peft_model
+
+from sea_agent.errors import UserError
+from sea_agent.keys import seed_for
+
+if TYPE_CHECKING:
+    from sea_agent.config import LoraConfig
+
+Tensor = torch.Tensor
+_ADAPTER = "default"
+
+
+def add_adapters(model: Any, config: "LoraConfig", seed: int) -> PeftModel:
+    """The model with fresh adapters, which change nothing until they are trained; all other weights are frozen.
+
+    Raises:
+        UserError: when ``learner.lora.targets`` names no module of the model.
+    """
+    targets = config.targets if isinstance(config.targets, str) else list(config.targets)
+    settings = PeftConfig(
+        r=config.rank, lora_alpha=config.alpha, target_modules=targets, lora_dropout=0.0, task_type="CAUSAL_LM"
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_for(seed, "lora"))
+        try:
+            return get_peft_model(model, settings, autocast_adapter_dtype=False).eval()
+        except ValueError as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"learner.lora.targets={config.targets!r} does not fit the policy: {reason}") from None
+
+
+def merged_parameters(model: PeftModel, gathered: Callable[..., Any]) -> Iterator[tuple[str, Tensor]]:
+    """Each weight of the policy under its Hugging Face name, adapters merged in, one at a time.
+
+    ``gathered(parameters)`` is the engine's context in which parameters hold their full values.
+    """
+    base = model.get_base_model()
+    for name, parameter in base.named_parameters():
+        owner, _, inner = name.partition(".base_layer.")
+        if inner == "weight":
+            layer = base.get_submodule(owner)
+            with gathered(list(layer.parameters())):
+                delta = layer.get_delta_weight(_ADAPTER).detach()
+                yield f"{owner}.weight", parameter.detach() + delta.to(parameter.dtype)
+        elif not any(part.startswith("lora_") for part in name.split(".")):
+            with gathered([parameter]):
+                yield f"{owner}.{inner}" if inner else name, parameter.detach()

@@ -1,0 +1,179 @@
+"""Reward ensemble: K small networks on frozen features, each a sample of the posterior.
+
+Each head minimises its own randomised objective (anchored ensembles, arXiv 1810.05546, equation 9, with the
+Bradley–Terry likelihood in place of a Gaussian one): the likelihood of the labels and a Gaussian prior that is
+centred on the head's own initial draw. Where labels say nothing a head stays at its draw, so heads disagree;
+where labels speak, they agree. The prior's weight is set per head against the *sum* over labels; dividing it
+by the number of parameters would leave it without effect.
+
+Dimension legend: K heads, P prompts, M candidates of a prompt, B rows of a minibatch, N labelled duels,
+D features, H hidden units, I inputs of a layer, O outputs of a layer.
+"""
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from sea_agent.bandit.replay import Replay
+from sea_agent.config import EnsembleConfig
+from sea_agent.errors import RunFailure, UserError
+from sea_agent.keys import generator_for
+
+
+class Heads:
+    """K networks D → H → H → 1 with ReLU, evaluated as one batched matrix product per layer.
+
+    Weights and biases are drawn from N(0, σ²) with σ² = 2 / inputs in the hidden layers and 1 / inputs in the
+    last, so that a head's rewards start with a deviation near 1. The last layer has no bias: a constant reward
+    cancels in every duel.
+    """
+
+    def __init__(self, count: int, dimension: int, hidden: int, generator: np.random.Generator) -> None:
+        sizes = {
+            "weight_1": ((dimension, hidden), 2 / dimension),
+            "bias_1": ((1, hidden), 2 / dimension),
+            "weight_2": ((hidden, hidden), 2 / hidden),
+            "bias_2": ((1, hidden), 2 / hidden),
+            "weight_3": ((hidden, 1), 1 / hidden),
+        }
+        self.deviations = {name: math.sqrt(variance) for name, (_, variance) in sizes.items()}
+        self.parameters = {
+            name: torch.from_numpy(generator.normal(0.0, self.deviations[name], (count, *shape)).astype(np.float32))
+            for name, (shape, _) in sizes.items()
+        }
+
+    def rewards(self, features_N_D: Tensor) -> Tensor:
+        """rewards_K_N."""
+        parameters = self.parameters
+        inputs_K_N_D = features_N_D.expand(len(parameters["weight_1"]), *features_N_D.shape)
+        first_K_N_H = torch.baddbmm(parameters["bias_1"], inputs_K_N_D, parameters["weight_1"]).relu()
+        second_K_N_H = torch.baddbmm(parameters["bias_2"], first_K_N_H, parameters["weight_2"]).relu()
+        return torch.bmm(second_K_N_H, parameters["weight_3"]).squeeze(-1)
+
+    def energy(self, anchors: dict[str, Tensor]) -> Tensor:
+        """energy_K = ½ Σ ((θ − θ₀) / σ)², the negative log density of a Gaussian prior centred on ``anchors``."""
+        terms = [
+            ((parameter_K_I_O - anchors[name]) / self.deviations[name]).square().sum((1, 2))
+            for name, parameter_K_I_O in self.parameters.items()
+        ]
+        return torch.stack(terms).sum(0) / 2
+
+
+class Ensemble:
+    """``posterior.family: ensemble`` (arXiv 2411.01493, section 4.2); see ``Posterior`` for the methods."""
+
+    def __init__(self, config: EnsembleConfig, members: int, dimension: int, seed: int) -> None:
+        self.version = 0
+        self._config = config
+        self._members = members
+        self._seed = seed
+        self._replay = Replay(dimension)
+        self._counts_N_K = torch.empty(0, members)
+        self._heads = Heads(members, dimension, config.hidden, generator_for(seed, "heads"))
+        self._anchors = {name: tensor.clone() for name, tensor in self._heads.parameters.items()}
+        self._priors = Heads(members, dimension, config.hidden, generator_for(seed, "randomised priors"))
+        for parameter in self._heads.parameters.values():
+            parameter.requires_grad_(True)
+        self._optimiser = torch.optim.AdamW(
+            self._heads.parameters.values(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+
+    @property
+    def labels(self) -> int:
+        return len(self._replay)
+
+    def draw(self, features_P_M_D: Tensor, generator: np.random.Generator) -> Tensor:
+        """rewards_K_P_M: the K heads, in an order of its own for each prompt."""
+        prompts, candidates, _ = features_P_M_D.shape
+        with torch.no_grad():
+            rewards_K_P_M = self._rewards(features_P_M_D.flatten(0, 1)).unflatten(1, (prompts, candidates))
+        heads_P_K = np.tile(np.arange(self._members), (prompts, 1))
+        order_K_P = torch.from_numpy(generator.permuted(heads_P_K, axis=1).T)
+        return rewards_K_P_M.gather(0, order_K_P[:, :, None].expand_as(rewards_K_P_M))
+
+    def add(self, first_N_D: Tensor, second_N_D: Tensor, first_wins_N: Tensor, ids: Sequence[str]) -> None:
+        self._replay.add(first_N_D, second_N_D, first_wins_N, ids)
+        self._counts_N_K = torch.cat([self._counts_N_K, self._bootstrap(ids)])
+
+    def update(self, generator: np.random.Generator) -> dict[str, float]:
+        """``minibatches`` steps on duels drawn uniformly from the replay, without repeats within a minibatch."""
+        self.version += 1
+        if not self.labels:
+            return {}
+        losses = []
+        for _ in range(self._config.minibatches):
+            size = min(self._config.minibatch, self.labels)
+            rows_B = torch.from_numpy(generator.choice(self.labels, size, replace=False))
+            losses.append(self._step(rows_B))
+        if not math.isfinite(sum(losses)):
+            raise RunFailure("the reward ensemble diverged: lower posterior.ensemble.learning_rate")
+        with torch.no_grad():
+            pull = self._heads.energy(self._anchors).mean().item()
+        return {"loss": losses[-1], "anchor_energy": pull}
+
+    def _step(self, rows_B: Tensor) -> float:
+        """One Adam step of every head; the mean Bradley–Terry loss before it."""
+        first_B_D, second_B_D = self._replay.first_N_D[rows_B], self._replay.second_N_D[rows_B]
+        first_K_B, second_K_B = self._rewards(torch.cat([first_B_D, second_B_D])).chunk(2, dim=1)
+        wins_K_B = self._replay.wins_N[rows_B].expand_as(first_K_B)
+        loss_K_B = functional.binary_cross_entropy_with_logits(first_K_B - second_K_B, wins_K_B, reduction="none")
+        loss_K = (loss_K_B * self._counts_N_K[rows_B].T).mean(1)
+        pull_K = self._config.anchor / self.labels * self._heads.energy(self._anchors)
+        self._optimiser.zero_grad()
+        # A sum, so that every head trains as if it were alone.
+        (loss_K + pull_K).sum().backward()
+        self._optimiser.step()
+        return loss_K_B.mean().item()
+
+    def _rewards(self, features_N_D: Tensor) -> Tensor:
+        rewards_K_N = self._heads.rewards(features_N_D)
+        if self._config.prior_scale:
+            rewards_K_N = rewards_K_N + self._config.prior_scale * self._priors.rewards(features_N_D)
+        return rewards_K_N
+
+    def _bootstrap(self, ids: Sequence[str]) -> Tensor:
+        """counts_N_K: how often each head sees each label; a function of the label's id alone."""
+        if not self._config.bootstrap:
+            return torch.ones(len(ids), self._members)
+        counts = [generator_for(self._seed, "bootstrap", id_).poisson(1.0, self._members) for id_ in ids]
+        return torch.from_numpy(np.array(counts, dtype=np.float32).reshape(len(ids), self._members))
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "family": "ensemble",
+            "version": self.version,
+            "members": _copies(self._heads.parameters),
+            "anchors": _copies(self._anchors),
+            "priors": _copies(self._priors.parameters),
+            "counts": self._counts_N_K.clone(),
+            "optimiser": copy.deepcopy(self._optimiser.state_dict()),
+            "replay": self._replay.state(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        if state["family"] != "ensemble":
+            raise UserError("the checkpoint's posterior is no ensemble: resume with the family the run started with")
+        parts = {"members": self._heads.parameters, "anchors": self._anchors, "priors": self._priors.parameters}
+        for part, tensors in parts.items():
+            for name, tensor in tensors.items():
+                saved = state[part][name]
+                if saved.shape != tensor.shape:
+                    raise UserError(
+                        f"the checkpoint's ensemble has {part} of shape {tuple(saved.shape)} where this run has "
+                        f"{tuple(tensor.shape)}: resume with the posterior settings the run started with"
+                    )
+                tensor.detach().copy_(saved)
+        self._optimiser.load_state_dict(copy.deepcopy(state["optimiser"]))
+        self._replay.load_state(state["replay"])
+        self._counts_N_K = state["counts"].clone()
+        self.version = state["version"]
+
+
+def _copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}

@@ -1,0 +1,67 @@
+"""The Bayesian reward posterior: what is believed about rewards, given the labelled duels.
+
+Dimension legend: S posterior draws, P prompts, M candidates of a prompt, N labelled duels, D features.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from torch import Tensor
+
+from sea_agent.bandit.ensemble import Ensemble
+from sea_agent.bandit.laplace import Laplace
+from sea_agent.config import PosteriorConfig
+
+
+class Posterior(Protocol):
+    """A distribution over reward functions that is fitted to labelled duels."""
+
+    @property
+    def version(self) -> int:
+        """Number of updates so far."""
+
+    @property
+    def labels(self) -> int:
+        """Number of labelled duels in the replay."""
+
+    def draw(self, features_P_M_D: Tensor, generator: np.random.Generator) -> Tensor:
+        """Posterior draws of the rewards, rewards_S_P_M (float32).
+
+        Along S the draws are exchangeable and their order is drawn anew for each prompt, so that index 0 is a
+        fresh Thompson draw for every prompt. One draw is one reward function for all candidates of its prompt.
+        """
+
+    def add(self, first_N_D: Tensor, second_N_D: Tensor, first_wins_N: Tensor, ids: Sequence[str]) -> None:
+        """Append labelled duels to the replay; labels are floats in [0, 1].
+
+        Raises:
+            ValueError: when shapes disagree, a label leaves [0, 1] or an id was added before.
+        """
+
+    def update(self, generator: np.random.Generator) -> dict[str, float]:
+        """Fit to the replay and count a version; metrics of the fit (none without labels).
+
+        Raises:
+            RunFailure: when the fit diverges.
+        """
+
+    def state(self) -> dict[str, Any]:
+        """Everything needed to continue bit for bit, as tensors and plain values."""
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue from a saved state.
+
+        Raises:
+            UserError: when it was saved under other posterior settings.
+        """
+
+
+def make_posterior(config: PosteriorConfig, dimension: int, seed: int) -> Posterior:
+    """A posterior over rewards of ``dimension`` standardised features, before any label.
+
+    ``seed`` keys the prior draws of the heads and their bootstrap weights.
+    """
+    if config.family == "ensemble":
+        return Ensemble(config.ensemble, config.members, dimension, seed)
+    return Laplace(config.laplace, config.members, dimension)

@@ -1,0 +1,99 @@
+"""Every labelled duel of a run, as features: the data that a reward posterior is fitted to.
+
+Dimension legend: N labelled duels, D features.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sea_agent.errors import UserError
+
+
+class Replay:
+    """Labelled duels in the order they were added; each duel id may enter once."""
+
+    def __init__(self, dimension: int) -> None:
+        self.dimension = dimension
+        self._clear()
+
+    def _clear(self) -> None:
+        self.ids: list[str] = []
+        self._known: set[str] = set()
+        # Parts are joined when read, so that adding a round does not copy the whole history.
+        self._first: list[Tensor] = [torch.empty(0, self.dimension)]
+        self._second: list[Tensor] = [torch.empty(0, self.dimension)]
+        self._wins: list[Tensor] = [torch.empty(0)]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def first_N_D(self) -> Tensor:
+        """Features of the first responses, float32."""
+        return _joined(self._first)
+
+    @property
+    def second_N_D(self) -> Tensor:
+        """Features of the second responses, float32."""
+        return _joined(self._second)
+
+    @property
+    def wins_N(self) -> Tensor:
+        """1 where the first response won, 0 where the second did, or a probability in between."""
+        return _joined(self._wins)
+
+    def add(self, first_N_D: Tensor, second_N_D: Tensor, first_wins_N: Tensor, ids: Sequence[str]) -> None:
+        """Append labelled duels; all or none are added.
+
+        Raises:
+            ValueError: when shapes disagree, a value is not finite, a label leaves [0, 1] or an id is not new.
+        """
+        count = len(ids)
+        expected = {"first": (count, self.dimension), "second": (count, self.dimension), "labels": (count,)}
+        given = {"first": first_N_D, "second": second_N_D, "labels": first_wins_N}
+        for name, tensor in given.items():
+            if tuple(tensor.shape) != expected[name]:
+                raise ValueError(f"{name} of {count} duels have shape {tuple(tensor.shape)}, not {expected[name]}")
+            if not torch.isfinite(tensor).all():
+                raise ValueError(f"{name} hold values that are not finite")
+        if ((first_wins_N < 0) | (first_wins_N > 1)).any():
+            raise ValueError("labels are probabilities that the first response wins and must lie in [0, 1]")
+        new = set(ids)
+        if len(new) != count or new & self._known:
+            raise ValueError("a duel id was added twice, its label would count twice")
+        self.ids.extend(ids)
+        self._known |= new
+        self._first.append(first_N_D.detach().to(torch.float32).clone())
+        self._second.append(second_N_D.detach().to(torch.float32).clone())
+        self._wins.append(first_wins_N.detach().to(torch.float32).clone())
+
+    def state(self) -> dict[str, Any]:
+        """Tensors and plain values only."""
+        return {
+            "first": self.first_N_D.clone(),
+            "second": self.second_N_D.clone(),
+            "wins": self.wins_N.clone(),
+            "ids": list(self.ids),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Replace the content by a saved one.
+
+        Raises:
+            UserError: when it was saved with another number of features.
+        """
+        if state["first"].shape[1] != self.dimension:
+            raise UserError(
+                f"the checkpoint's posterior saw {state['first'].shape[1]} features and this run has {self.dimension}: "
+                "resume with the posterior.features and models that the run was started with"
+            )
+        self._clear()
+        self.add(state["first"], state["second"], state["wins"], state["ids"])
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    parts[:] = [torch.cat(parts)]
+    return parts[0]

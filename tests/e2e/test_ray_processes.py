@@ -1,0 +1,79 @@
+"""Runs as Ray actors, in processes of their own: vLLM samplers, DeepSpeed ranks, and a clean end when interrupted."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from safetensors.torch import load_file
+
+PATIENCE = 240.0
+
+
+def start(*arguments: str | Path, log: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "sea_agent", *map(str, arguments)]
+    with log.open("wb") as file:
+        return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
+
+
+def finish(process: subprocess.Popen[bytes], log: Path) -> int:
+    try:
+        return process.wait(PATIENCE)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            print(log.read_text())
+
+
+def rows(out: Path) -> list[dict]:
+    file = out / "metrics.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def test_a_run_with_vllm_samplers_on_the_cpu_completes_and_agrees_with_the_learner(tmp_path: Path) -> None:
+    out, log = tmp_path / "out", tmp_path / "log"
+    process = start("run", "vllm-cpu", "--set", "sampler.actors=2", "--out", out, log=log)
+    assert finish(process, log) == 0, log.read_text()
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["oracle_queries"] == 64
+    gaps = [row["logprob_gap"] for row in rows(out) if "logprob_gap" in row]
+    assert len(gaps) == summary["rounds"] == summary["policy_version"]
+    assert max(gaps) < 1e-4
+
+
+def test_two_deepspeed_ranks_learn_what_one_torch_learner_learns(tmp_path: Path) -> None:
+    short = ["runtime=ray", "budget.oracle_queries=32", "evaluation.prompts=8", "learner.learning_rate=1e-4"]
+    engines = {"torch": [], "deepspeed": ["learner.engine=deepspeed", "learner.ranks=2", "learner.zero_stage=3"]}
+    for name, settings in engines.items():
+        log = tmp_path / f"{name}.log"
+        options = [part for setting in [*short, *settings] for part in ("--set", setting)]
+        assert finish(start("run", "demo-passive", *options, "--out", tmp_path / name, log=log), log) == 0, (
+            log.read_text()
+        )
+    torch_policy, deepspeed_policy = (load_file(tmp_path / name / "policy" / "model.safetensors") for name in engines)
+    assert torch_policy.keys() == deepspeed_policy.keys()
+    for name, weights in torch_policy.items():
+        assert (weights - deepspeed_policy[name]).abs().max() < 1e-5, name
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_leaves_no_process_behind(stop: signal.Signals, tmp_path: Path) -> None:
+    out, log = tmp_path / "out", tmp_path / "log"
+    process = start("run", "demo-passive", "--set", "budget.oracle_queries=100000", "--out", out, log=log)
+    deadline = time.monotonic() + PATIENCE
+    while len(rows(out)) < 2:
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.2)
+    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    assert any("ray" in " ".join(member.cmdline()) for member in family), "the control: Ray is running"
+    os.kill(process.pid, stop)
+    assert finish(process, log) not in (0, 2)
+    assert "Traceback" not in log.read_text()
+    _, alive = psutil.wait_procs(family, timeout=60)
+    assert alive == []

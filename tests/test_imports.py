@@ -1,0 +1,197 @@
+"""The shape of the house: imports point one way, a configuration is light to import, files stay short."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("sea_agent", "actors", "learner", "oracle")
+LONGEST_FILE = 500
+
+HEAVY = {"torch", "ray", "vllm", "deepspeed", "transformers", "datasets", "peft"}
+
+# (importer, what neither it nor anything inside it may import).
+FORBIDDEN = (
+    ("sea_agent.types", (*PACKAGES, "torch", "ray")),
+    ("sea_agent.bandit", ("ray", "fastapi", "httpx", "requests", "urllib", "sqlite3", "actors", "learner", "oracle")),
+    ("oracle", ("ray", "actors", "learner", "sea_agent.bandit")),
+    ("learner", ("ray", "actors", "oracle", "sea_agent.bandit")),
+    ("actors", ("oracle", "sea_agent.agent", "sea_agent.cli")),
+    ("sea_agent.agent", ("ray", "sea_agent.cli")),
+)
+
+
+def modules(root: Path = ROOT) -> dict[str, Path]:
+    """Dotted name and file of every module of the four packages."""
+    found = {}
+    for package in PACKAGES:
+        for path in sorted((root / package).rglob("*.py")):
+            parts = path.relative_to(root).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imports(name: str, known: dict[str, Path]) -> set[str]:
+    """What a module imports, also inside functions; a project module under its own name, others as written."""
+    return {_owner(target, known) for target in _targets(ast.parse(known[name].read_text()), name)} - {name}
+
+
+def _targets(tree: ast.AST, name: str) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name} imports relatively; write the whole name"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _owner(target: str, known: dict[str, Path]) -> str:
+    """``pkg.module.name`` → ``pkg.module`` where that is the project's module."""
+    candidate = target
+    while candidate:
+        if candidate in known:
+            return candidate
+        candidate = candidate.rpartition(".")[0]
+    return target
+
+
+def inside(name: str, place: str) -> bool:
+    return name == place or name.startswith(place + ".")
+
+
+def forbidden_imports(known: dict[str, Path]) -> list[str]:
+    return [
+        f"{name} imports {target}"
+        for name in known
+        for importer, banned in FORBIDDEN
+        if inside(name, importer)
+        for target in sorted(imports(name, known))
+        if any(inside(target, place) for place in banned)
+    ]
+
+
+def import_cycle(known: dict[str, Path]) -> list[str]:
+    """The modules of one circle, or none."""
+    graph = {name: {target for target in imports(name, known) if target in known} for name in known}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return error.args[1]
+    return []
+
+
+def long_files(files: Iterator[Path]) -> list[str]:
+    lengths = {path: len(path.read_text().splitlines()) for path in files}
+    return [f"{path}: {length} lines" for path, length in lengths.items() if length > LONGEST_FILE]
+
+
+def heavy_modules_after(statement: str) -> set[str]:
+    """Heavy libraries that a fresh interpreter holds after ``statement``."""
+    report = f"import sys; {statement}; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", report], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True
+    )
+    return HEAVY & set(done.stdout.split())
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Path:
+    """A small copy of the layout, in order."""
+    files = {
+        "sea_agent/__init__.py": "",
+        "sea_agent/types.py": "import dataclasses\n",
+        "sea_agent/agent.py": "from actors import pool\nfrom sea_agent.types import Duel\n",
+        "sea_agent/cli.py": "from sea_agent.agent import Agent\n",
+        "sea_agent/bandit/__init__.py": "",
+        "sea_agent/bandit/selection.py": "import torch\nfrom sea_agent.types import Duel\n",
+        "actors/__init__.py": "",
+        "actors/pool.py": "import ray\nfrom learner import losses\n",
+        "learner/__init__.py": "",
+        "learner/losses.py": "import torch\n",
+        "oracle/__init__.py": "",
+    }
+    for name, text in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return tmp_path
+
+
+# --- the project -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "module", ["sea_agent.config", "sea_agent.types", "sea_agent.keys", "sea_agent.doctor", "sea_agent.cli"]
+)
+def test_a_configuration_can_be_checked_without_loading_a_heavy_library(module: str) -> None:
+    assert heavy_modules_after(f"import {module}") == set()
+
+
+def test_every_module_that_a_rule_names_exists() -> None:
+    known = modules()
+    assert [importer for importer, _ in FORBIDDEN if importer not in known] == []
+
+
+def test_imports_point_one_way() -> None:
+    assert forbidden_imports(modules()) == []
+
+
+def test_there_is_no_circle_of_imports() -> None:
+    assert import_cycle(modules()) == []
+
+
+def test_files_are_short() -> None:
+    assert long_files(path for folder in (*PACKAGES, "tests") for path in (ROOT / folder).rglob("*.py")) == []
+
+
+# --- the checks find what they are for -------------------------------------------------------------------------------
+
+
+def test_a_heavy_import_is_seen() -> None:
+    assert "torch" in heavy_modules_after("import sea_agent.models")
+
+
+def test_a_house_in_order_passes(house: Path) -> None:
+    known = modules(house)
+    assert forbidden_imports(known) == []
+    assert import_cycle(known) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "fault"),
+    [
+        ("sea_agent/bandit/selection.py", "import ray", "sea_agent.bandit.selection imports ray"),
+        ("sea_agent/bandit/selection.py", "def f():\n    import fastapi.sse", "selection imports fastapi.sse"),
+        ("actors/pool.py", "from sea_agent import agent", "actors.pool imports sea_agent.agent"),
+        ("actors/pool.py", "from sea_agent.cli import main", "actors.pool imports sea_agent.cli"),
+        (
+            "learner/losses.py",
+            "from sea_agent.bandit.selection import RULES",
+            "learner.losses imports sea_agent.bandit",
+        ),
+        ("oracle/__init__.py", "import learner.losses", "oracle imports learner.losses"),
+    ],
+)
+def test_an_import_against_the_direction_is_found(house: Path, file: str, line: str, fault: str) -> None:
+    path = house / file
+    path.write_text(path.read_text() + line + "\n")
+    (found,) = forbidden_imports(modules(house))
+    assert fault in found
+
+
+@pytest.mark.parametrize("line", ["from sea_agent.agent import Agent", "def f():\n    import sea_agent.agent"])
+def test_a_circle_is_found(house: Path, line: str) -> None:
+    (house / "learner/losses.py").write_text(line + "\n")
+    assert {"sea_agent.agent", "actors.pool", "learner.losses"} <= set(import_cycle(modules(house)))
+
+
+def test_a_long_file_is_found(tmp_path: Path) -> None:
+    for name, lines in (("just.py", LONGEST_FILE), ("over.py", LONGEST_FILE + 1)):
+        (tmp_path / name).write_text("x = 1\n" * lines)
+    (found,) = long_files(tmp_path.glob("*.py"))
+    assert "over.py: 501 lines" in found
