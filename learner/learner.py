@@ -33,8 +33,8 @@ Tensor = torch.Tensor
 class PreferenceLearner:
     """Trains the policy on preferences against a frozen reference, one call of ``step`` for each round.
 
-    With several ranks there is one learner in each of ``config.ranks`` processes. Every public method but
-    ``version`` is then called on all of them at the same time and with the same arguments.
+    With several ranks there is one learner in each of ``config.ranks`` processes, and every method is called on all of
+    them at the same time and with the same arguments.
 
     Args:
         policy: the model to start from; it is also the reference.

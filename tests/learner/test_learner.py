@@ -161,8 +161,9 @@ def test_small_updates_of_bfloat16_weights_are_not_lost(stale_learner_of: Learne
     before = {name: tensor.float() for name, tensor in weights_of(learner).items()}
     for version in range(20):
         learner.step([replace_version(row, version) for row in ROWS])
-    masters = state_of(learner)["training"]["weights"]
-    assert largest_difference(masters, before) > 1e-4
+    name = "model.layers.0.mlp.up_proj.weight"
+    moved = state_of(learner)["training"]["weights"][name] != before[name]
+    assert moved.float().mean() > 0.99
     assert {tensor.dtype for tensor in weights_of(learner).values()} == {torch.bfloat16}
 
 
@@ -173,12 +174,11 @@ def test_a_stale_response_is_refused_by_name(learner_of: LearnerOf) -> None:
     learner = learner_of(max_staleness=1)
     learner.step([])
     learner.step([])
-    old, fresh = preferences_of(1, version=0)[0], preferences_of(1, version=1)[0]
-    learner.step([fresh])
-    with pytest.raises(RunFailure, match=r"response-0-0 .*version 0.*at version 3.*max_staleness=1"):
+    old = preferences_of(1, version=0)[0]
+    with pytest.raises(RunFailure, match=r"response-0-0 .*version 0.*at version 2.*max_staleness=1"):
         learner.step([old])
     with pytest.raises(RunFailure, match="response-0-1"):
-        learner.step([replace(old, chosen=replace(old.chosen, policy_version=3))])
+        learner.step([replace(old, chosen=replace(old.chosen, policy_version=1))])
 
 
 def test_a_response_just_young_enough_is_accepted(learner_of: LearnerOf) -> None:

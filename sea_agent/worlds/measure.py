@@ -1,0 +1,185 @@
+"""Measuring a built-in world: how its samples score, and how well its features predict its hidden reward.
+
+Run ``python -m sea_agent.worlds.measure [lexicon]`` to print the figures of docs/world.md.
+
+Dimension letters: P prompts, M candidates, D features, N labelled pairs.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
+
+from sea_agent.keys import generator_for
+from sea_agent.worlds import resolve, scorer
+from sea_agent.worlds.train import seeded
+
+Array = NDArray[np.float64]
+CANDIDATES = 20
+TEMPERATURE = 0.7
+LABELS = (50, 100, 200, 400, 800)
+PRIOR_DEVIATIONS = (0.5, 1.0, 2.0, 4.0, 8.0)
+
+
+def read_prompts(path: Path) -> list[str]:
+    """The prompts of a ``.jsonl`` file of a world."""
+    return [json.loads(line)["prompt"] for line in path.read_text().splitlines()]
+
+
+def sample(policy_dir: Path, prompts: Sequence[str], seed: int, candidates: int = CANDIDATES) -> list[list[str]]:
+    """``candidates`` texts for each prompt at temperature 0.7, at most 14 tokens each."""
+    tokenizer = AutoTokenizer.from_pretrained(policy_dir)
+    policy = AutoModelForCausalLM.from_pretrained(policy_dir)
+    texts: list[list[str]] = []
+    with seeded("measure", seed), torch.inference_mode():
+        for start in range(0, len(prompts), 64):
+            inputs = tokenizer(list(prompts[start : start + 64]), return_tensors="pt", return_token_type_ids=False)
+            tokens = policy.generate(
+                **inputs,
+                do_sample=True,
+                temperature=TEMPERATURE,
+                top_k=0,
+                max_new_tokens=14,
+                num_return_sequences=candidates,
+            )
+            flat = tokenizer.batch_decode(tokens[:, inputs.input_ids.shape[1] :], skip_special_tokens=True)
+            texts += [flat[i : i + candidates] for i in range(0, len(flat), candidates)]
+    return texts
+
+
+def statistics(name: str, prompts: Sequence[str], texts: Sequence[Sequence[str]]) -> dict[str, float]:
+    """Reward over candidates and its agreement with the judge, both within prompts, and how much texts differ."""
+    rewards_P_M, judged_P_M = scores(name, "reward", prompts, texts), scores(name, "judge", prompts, texts)
+    return {
+        "mean reward": float(rewards_P_M.mean()),
+        "reward deviation within a prompt": float(rewards_P_M.std(1).mean()),
+        "best of the candidates": float(rewards_P_M.max(1).mean()),
+        "correlation with the judge within prompts": _correlation_within(rewards_P_M, judged_P_M),
+        "distinct texts of a prompt": float(np.mean([len(set(row)) for row in texts])),
+        "words of a response": float(np.mean([len(text.split()) for row in texts for text in row])),
+    }
+
+
+def scores(name: str, kind: str, prompts: Sequence[str], texts: Sequence[Sequence[str]]) -> Array:
+    """(P, M) scores of the world's ``reward`` or ``judge``."""
+    score = scorer(name, kind)
+    return np.array([[score(prompt, text) for text in row] for prompt, row in zip(prompts, texts, strict=True)])
+
+
+def policy_features(policy_dir: Path, prompts: Sequence[str], texts: Sequence[Sequence[str]]) -> Array:
+    """(P, M, D) last hidden states of the policy, averaged over the response's tokens and its end token."""
+    tokenizer = AutoTokenizer.from_pretrained(policy_dir)
+    policy = AutoModel.from_pretrained(policy_dir)
+
+    def row(prompt: str, answers: Sequence[str]) -> torch.Tensor:
+        start = len(tokenizer(prompt).input_ids)
+        whole = [f"{prompt} {answer} {tokenizer.eos_token}" for answer in answers]
+        inputs = tokenizer(whole, padding=True, padding_side="right", return_tensors="pt")
+        hidden = policy(input_ids=inputs.input_ids, attention_mask=inputs.attention_mask).last_hidden_state
+        return _mean(hidden[:, start:], inputs.attention_mask[:, start:])
+
+    return _rows(row, prompts, texts)
+
+
+def encoder_features(encoder_dir: Path, prompts: Sequence[str], texts: Sequence[Sequence[str]]) -> Array:
+    """(P, M, D) last hidden states of the encoder, averaged over all attended tokens of the pair."""
+    tokenizer = AutoTokenizer.from_pretrained(encoder_dir)
+    encoder = AutoModel.from_pretrained(encoder_dir)
+
+    def row(prompt: str, answers: Sequence[str]) -> torch.Tensor:
+        inputs = tokenizer([prompt] * len(answers), list(answers), padding=True, return_tensors="pt")
+        return _mean(encoder(**inputs).last_hidden_state, inputs.attention_mask)
+
+    return _rows(row, prompts, texts)
+
+
+def pair_accuracy(features_P_M_D: Array, rewards_P_M: Array, labels: int, seed: int) -> float:
+    """Share of within-prompt pairs of unseen prompts ordered as the reward does, after ``labels`` Bernoulli labels.
+
+    Bradley-Terry logistic regression on standardised features; the width of the Gaussian prior is chosen by a
+    fifth of the labels.
+    """
+    rng = generator_for("pair accuracy", seed)
+    prompts, half = rng.permutation(len(rewards_P_M)), len(rewards_P_M) // 2
+    standard = (features_P_M_D - features_P_M_D.mean((0, 1))) / (features_P_M_D.std((0, 1)) + 1e-9)
+    train_x, train_gap = _pairs(standard, rewards_P_M, prompts[:half], labels, rng)
+    test_x, test_gap = _pairs(standard, rewards_P_M, prompts[half:], 4000, rng)
+    wins = (rng.random(labels) < 1 / (1 + np.exp(-train_gap))).astype(np.float64)
+
+    kept = labels - labels // 5
+
+    def held_out(deviation: float) -> float:
+        margins = train_x[kept:] @ _logistic(train_x[:kept], wins[:kept], deviation)
+        return float(np.logaddexp(0, np.where(wins[kept:] > 0, -margins, margins)).mean())
+
+    weights = _logistic(train_x, wins, min(PRIOR_DEVIATIONS, key=held_out))
+    return float(np.mean((test_x @ weights > 0) == (test_gap > 0)))
+
+
+def _pairs(
+    features_P_M_D: Array, rewards_P_M: Array, prompts: NDArray[np.int64], count: int, rng: np.random.Generator
+) -> tuple[Array, Array]:
+    """Feature differences (N, D) and reward differences (N,) of random unequal pairs, prompts taken in turn."""
+    rows = np.resize(prompts, count)
+    first = rng.integers(rewards_P_M.shape[1], size=count)
+    second = (first + rng.integers(1, rewards_P_M.shape[1], size=count)) % rewards_P_M.shape[1]
+    return (
+        features_P_M_D[rows, first] - features_P_M_D[rows, second],
+        rewards_P_M[rows, first] - rewards_P_M[rows, second],
+    )
+
+
+def _logistic(x_N_D: Array, wins_N: Array, deviation: float) -> Array:
+    """The mode of Bayesian logistic regression by Newton's method; ``deviation`` is the prior's of a reward."""
+    width = x_N_D.shape[1]
+    precision = width / deviation**2
+    weights = np.zeros(width)
+    for _ in range(25):
+        chance_N = 1 / (1 + np.exp(-np.clip(x_N_D @ weights, -30, 30)))
+        gradient = x_N_D.T @ (chance_N - wins_N) + precision * weights
+        curvature = (x_N_D * (chance_N * (1 - chance_N))[:, None]).T @ x_N_D + precision * np.eye(width)
+        weights -= np.linalg.solve(curvature, gradient)
+    return weights
+
+
+def _correlation_within(first_P_M: Array, second_P_M: Array) -> float:
+    centred = [values - values.mean(1, keepdims=True) for values in (first_P_M, second_P_M)]
+    return float(np.corrcoef(centred[0].ravel(), centred[1].ravel())[0, 1])
+
+
+def _mean(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    return (hidden * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True)
+
+
+def _rows(
+    row: Callable[[str, Sequence[str]], torch.Tensor], prompts: Sequence[str], texts: Sequence[Sequence[str]]
+) -> Array:
+    with torch.inference_mode():
+        stacked = torch.stack([row(prompt, answers) for prompt, answers in zip(prompts, texts, strict=True)])
+    return stacked.double().numpy()
+
+
+def main(name: str = "lexicon") -> None:
+    """Print every figure that the documentation of a world states."""
+    torch.set_num_threads(1)
+    policy_dir, encoder_dir = Path(resolve(f"world://{name}/policy")), Path(resolve(f"world://{name}/encoder"))
+    prompts = read_prompts(Path(resolve(f"world://{name}/heldout.jsonl")))[:384]
+    texts = sample(policy_dir, prompts, seed=0)
+    for label, value in statistics(name, prompts, texts).items():
+        print(f"{label}: {value:.3f}")
+    rewards_P_M = scores(name, "reward", prompts, texts)
+    for source, features in (
+        ("policy", policy_features(policy_dir, prompts, texts)),
+        ("encoder", encoder_features(encoder_dir, prompts, texts)),
+    ):
+        curve = [np.mean([pair_accuracy(features, rewards_P_M, n, seed) for seed in range(10)]) for n in LABELS]
+        print(f"{source}: pair accuracy after {LABELS} labels:", *(f"{value:.2f}" for value in curve))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
