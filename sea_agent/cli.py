@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from sea_agent.config import RunConfig, describe_keys, load_config
 from sea_agent.errors import RunFailure, UserError
@@ -97,8 +98,9 @@ def sample(run: Run, prompts: Count = 5) -> None:
     from sea_agent.inspection import sample_run
 
     for row in sample_run(run, prompts):
-        table = Table("before", "after", title=row["prompt"], title_justify="left", show_lines=True)
-        table.add_row(row["before"], row["after"])
+        # Model text is text: brackets in it must not be read as markup.
+        table = Table("before", "after", title=Text(row["prompt"]), title_justify="left", show_lines=True)
+        table.add_row(Text(row["before"]), Text(row["after"]))
         console.print(table)
 
 

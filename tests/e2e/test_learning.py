@@ -30,7 +30,7 @@ def compare(duels):
 def win_rates(out: Path, **settings: Any) -> list[float]:
     """Held-out win rates of a passive run on the world, in order."""
     overrides = [f"{key}={value}" for key, value in settings.items()]
-    config = load_config("demo-passive", ["runtime=inline", "budget.oracle_queries=1536", *overrides])
+    config = load_config("demo-passive", ["runtime=inline", *overrides])
     run(config, out)
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return [row["win_rate"] for row in rows if "win_rate" in row]
@@ -40,7 +40,7 @@ def win_rates(out: Path, **settings: Any) -> list[float]:
     "settings",
     [
         {"learner.loss": "dpo"},
-        {"learner.loss": "ipo"},
+        {"learner.loss": "ipo", "learner.beta": 0.1},
         {"learner.loss": "slic"},
     ],
     ids=["dpo", "ipo", "slic"],
