@@ -10,7 +10,7 @@ PYTHON ?= $(shell for candidate in python3.11 python3 python; do \
 
 # Two processes, a file's tests in one of them so that what they share is started once.
 PYTEST_FLAGS ?= -n 2 --dist loadfile
-DEMO_OUT ?= runs/demo
+DEMO_OUT ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
 .PHONY: help demo test lint clean
 .DEFAULT_GOAL := help
@@ -18,7 +18,7 @@ DEMO_OUT ?= runs/demo
 help:  ## Say what can be made
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
 
-demo: $(VENV)/core.stamp  ## Run the demo: a policy aligned from few labels, on two CPU cores, into runs/demo
+demo: $(VENV)/core.stamp  ## Run the demo: a policy aligned from few labels, on two CPU cores, into runs/demo-DATE
 	$(VENV)/bin/sea-agent demo --out $(DEMO_OUT)
 
 test: lint  ## Check the code (lint) and run every test that needs no GPU

@@ -7,9 +7,13 @@ A ``Pending`` given as an argument to another call is passed on without a detour
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol, Self
 
 from sea_agent.errors import RunFailure, UserError
+
+# Where our packages are, for workers that would find a file of the same name in the user's directory first.
+_PACKAGES = str(Path(__file__).resolve().parent.parent)
 
 
 class Pending(Protocol):
@@ -79,9 +83,15 @@ class _Shell:
     """The Ray actor around a hosted object; every answer carries the actor's CPU time so far."""
 
     def __init__(self, factory: Callable[..., Any], args: tuple[Any, ...]) -> None:
-        self._target = factory(*args)
+        self._problem: Exception | None = None
+        try:
+            self._target = factory(*args)
+        except (UserError, RunFailure) as problem:
+            self._problem = problem  # told at the first call: Ray keeps only the text of a constructor's error
 
     def call(self, method: str, *args: Any) -> tuple[Any, float]:
+        if self._problem is not None:
+            raise self._problem
         # A Pending of another actor arrives as that actor's whole answer, any other argument as a one-tuple.
         return getattr(self._target, method)(*(arg[0] for arg in args)), time.process_time()
 
@@ -121,10 +131,12 @@ class RayRuntime:
     def __enter__(self) -> Self:
         import ray
 
-        options = {"address": self._address} if self._address else {"include_dashboard": False, "num_cpus": _slots()}
+        if ray.is_initialized():
+            raise UserError("runtime=ray: this process is already connected to Ray; call ray.shutdown() first")
+        place = {"address": self._address} if self._address else {"address": "local", "include_dashboard": False}
         try:
-            ray.init(log_to_driver=False, logging_level="error", configure_logging=False, **options)
-        except ConnectionError as error:
+            ray.init(log_to_driver=False, logging_level="error", configure_logging=False, **place)
+        except (ConnectionError, ValueError) as error:
             raise UserError(f"ray_address={self._address}: no Ray cluster answers there ({error})") from None
         return self
 
@@ -139,13 +151,18 @@ class RayRuntime:
         """Start an actor that builds the object; errors of its constructor surface at the first call."""
         import ray
 
-        environment = {"OMP_NUM_THREADS": str(self._threads), "TOKENIZERS_PARALLELISM": "false"}
+        environment = {
+            "OMP_NUM_THREADS": str(self._threads),
+            "TOKENIZERS_PARALLELISM": "false",
+            "PYTHONPATH": os.pathsep.join([_PACKAGES, *filter(None, [os.environ.get("PYTHONPATH")])]),
+        }
         if gpus == 0.0:
             # Ray leaves the GPUs visible to actors that asked for none.
             environment["CUDA_VISIBLE_DEVICES"] = ""
+        # Actors of a local instance share its cores, so that the number of cores does not limit theirs.
         actor = (
             ray.remote(_Shell)
-            .options(num_cpus=1, num_gpus=gpus, runtime_env={"env_vars": environment})
+            .options(num_cpus=1 if self._address else 0, num_gpus=gpus, runtime_env={"env_vars": environment})
             .remote(factory, args)
         )
         self._actors.append(actor)
@@ -182,8 +199,3 @@ def make_runtime(kind: str, address: str | None, threads: int, deadline_seconds:
     if kind == "ray":
         return RayRuntime(address, threads, deadline_seconds)
     return InlineRuntime()
-
-
-def _slots() -> int:
-    # Actors of a local instance share the cores, so the number of cores must not limit their number.
-    return max(16, os.cpu_count() or 1)

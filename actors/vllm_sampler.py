@@ -196,7 +196,9 @@ def _import_vllm(device: str, threads: int) -> Any:
 def _skeleton(directory: str, dtype: str) -> torch.nn.Module:
     """The policy without values: names, shapes and ties of its weights."""
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(directory), dtype=getattr(torch, dtype))
+        return AutoModelForCausalLM.from_config(
+            AutoConfig.from_pretrained(directory, trust_remote_code=False), dtype=getattr(torch, dtype)
+        )
 
 
 def _generation_config(directory: str) -> GenerationConfig:
@@ -204,7 +206,7 @@ def _generation_config(directory: str) -> GenerationConfig:
     try:
         return GenerationConfig.from_pretrained(directory)
     except OSError:
-        return GenerationConfig.from_model_config(AutoConfig.from_pretrained(directory))
+        return GenerationConfig.from_model_config(AutoConfig.from_pretrained(directory, trust_remote_code=False))
 
 
 def _locate(model: Any, shapes: Mapping[str, torch.Size]) -> dict[str, _Place]:

@@ -78,7 +78,7 @@ class Oracle(ABC):
     def _probability(self, answer: Any, question: Question) -> float:
         try:
             probability = float(answer)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError, RuntimeError):
             probability = math.nan
         if not 0.0 <= probability <= 1.0:
             raise UserError(

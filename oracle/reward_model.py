@@ -9,8 +9,7 @@ from transformers import AutoModelForSequenceClassification
 from oracle.base import Oracle, Question, bradley_terry
 from sea_agent.config import RewardModelOracleConfig
 from sea_agent.errors import UserError
-from sea_agent.models import load_tokenizer
-from sea_agent.worlds import resolve
+from sea_agent.models import load_model, load_tokenizer
 
 
 class RewardModelOracle(Oracle):
@@ -26,6 +25,8 @@ class RewardModelOracle(Oracle):
         self._tokenizer = load_tokenizer(config.path, key="oracle.path")
         self._model = _load(config.path).to(device).eval()
         self._model.config.pad_token_id = self._tokenizer.pad_token_id
+        positions = getattr(self._model.config.get_text_config(), "max_position_embeddings", 2**31)
+        self._longest = min(self._tokenizer.model_max_length, positions)
         self._batch = config.batch
         self._device = device
 
@@ -46,7 +47,7 @@ class RewardModelOracle(Oracle):
         return rewards
 
     def _encode(self, batch: list[tuple[str, str]]) -> Any:
-        options = {"padding": True, "truncation": True, "return_tensors": "pt"}
+        options = {"padding": True, "truncation": True, "max_length": self._longest, "return_tensors": "pt"}
         if self._tokenizer.chat_template is None:
             return self._tokenizer([p for p, _ in batch], [r for _, r in batch], **options)
         chats = [[{"role": "user", "content": p}, {"role": "assistant", "content": r}] for p, r in batch]
@@ -55,12 +56,7 @@ class RewardModelOracle(Oracle):
 
 
 def _load(path: str) -> Any:
-    try:
-        model = AutoModelForSequenceClassification.from_pretrained(resolve(path), use_safetensors=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"oracle.path={path}: no sequence-classification model could be loaded ({str(error).splitlines()[0]})"
-        ) from None
+    model = load_model(AutoModelForSequenceClassification, path, "oracle.path")
     if model.config.num_labels != 1:
         raise UserError(f"oracle.path={path}: a reward model has one output, this one has {model.config.num_labels}")
     return model

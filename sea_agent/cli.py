@@ -45,9 +45,12 @@ def run_command(source: Source, out: Out, overrides: Overrides = None) -> None:
 def demo(out: Out = Path("runs/demo"), overrides: Overrides = None) -> None:
     """SEA, then passive online DPO, on the built-in world; shows how many labels were saved."""
     from sea_agent.report import draw_win_rate, labels_saved, read_curve
+    from sea_agent.run import require_unused
 
     configs = {"SEA": "demo", "passive": "demo-passive"}
     loaded = {name: load_config(preset, overrides or []) for name, preset in configs.items()}
+    for name in loaded:
+        require_unused(out / name.lower())
     for name, config in loaded.items():
         console.rule(f"{name}: {config.selection.rule}")
         _run(config, out / name.lower(), label=name)
@@ -57,8 +60,10 @@ def demo(out: Out = Path("runs/demo"), overrides: Overrides = None) -> None:
     draw_win_rate([ours, baseline], out / "figures" / "win_rate.png")
     table, factor = labels_saved(ours, baseline)
     console.print(table)
-    if factor is not None:
-        console.print(f"[bold]SEA needed {factor:.1f} times fewer labels than passive online DPO[/bold] (one seed).")
+    if factor is None:
+        console.print("SEA did not reach the final win rate of passive online DPO (one seed).")
+    else:
+        console.print(f"[bold]Passive online DPO needed {factor:.1f} times the labels of SEA[/bold] (one seed).")
     console.print(f"Both curves: {out / 'figures' / 'win_rate.png'}. Look at responses: sea-agent sample {out / 'sea'}")
 
 

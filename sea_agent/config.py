@@ -378,14 +378,17 @@ def _read_yaml(source: str) -> dict[str, Any]:
     if source in presets():
         text = (resources.files("sea_agent") / "presets" / f"{source}.yaml").read_text()
     elif os.path.isfile(source):
-        text = Path(source).read_text()
+        try:
+            text = Path(source).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{source}: cannot be read as UTF-8 text: {error}") from None
     else:
         nearest = difflib.get_close_matches(source, presets(), n=1)
         hint = f" Did you mean {nearest[0]}?" if nearest else ""
         raise UserError(f"{source}: no such file, and not one of the presets {', '.join(presets())}.{hint}")
     try:
         tree = yaml.load(text, Loader=_ScientificLoader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"{source}: not valid YAML: {error}") from None
     if not isinstance(tree, dict):
         raise UserError(f"{source}: expected a mapping of keys such as policy and prompts")
@@ -398,7 +401,7 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
         raise UserError(f"--set {override}: expected key.path=value, for example --set learner.beta=0.2")
     try:
         value = yaml.load(text, Loader=_ScientificLoader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"--set {override}: the value is not valid YAML: {error}") from None
     *parents, leaf = dotted.split(".")
     node = tree

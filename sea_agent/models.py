@@ -4,6 +4,7 @@ import os
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
@@ -13,8 +14,8 @@ from sea_agent.worlds import resolve
 # The run has a progress display of its own.
 transformers_logging.disable_progress_bar()
 
-# A wrong path or file is reported by transformers as one of these.
-_LOAD_ERRORS = (OSError, ValueError, KeyError)
+# A wrong, broken or foreign path or file is reported by transformers as one of these.
+_LOAD_ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
 
 
 def load_tokenizer(path: str, key: str = "policy.path") -> Any:
@@ -25,7 +26,7 @@ def load_tokenizer(path: str, key: str = "policy.path") -> Any:
     """
     directory = resolve(path)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(directory)
+        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
     except _LOAD_ERRORS as error:
         raise UserError(
             f"{key}={path}: no tokenizer could be loaded ({_first_line(error)}). "
@@ -42,28 +43,58 @@ def load_policy(path: str, dtype: str, device: str) -> Any:
     Raises:
         UserError: when the directory holds no loadable causal language model.
     """
-    directory = resolve(path)
+    return load_model(AutoModelForCausalLM, path, "policy.path", dtype=dtype).to(device).eval()
+
+
+def load_model(auto_class: Any, path: str, key: str, *, dtype: str = "float32", unused: str | None = None) -> Any:
+    """A model of ``auto_class`` from safetensors, every weight of it from the file but those named ``*unused*``.
+
+    Raises:
+        UserError: when nothing fitting can be loaded, or the file lacks weights, which would then be random.
+            ``key`` names the configuration key that points there.
+    """
     try:
-        model = AutoModelForCausalLM.from_pretrained(directory, dtype=getattr(torch, dtype), use_safetensors=True)
+        model, info = auto_class.from_pretrained(
+            resolve(path),
+            dtype=getattr(torch, dtype),
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
     except _LOAD_ERRORS as error:
         raise UserError(
-            f"policy.path={path}: no causal language model could be loaded ({_first_line(error)}). "
+            f"{key}={path}: no model for {auto_class.__name__} could be loaded ({_first_line(error)}). "
             "Give a directory written by model.save_pretrained(DIR) (safetensors)."
         ) from None
-    return model.to(device).eval()
+    missing = sorted(name for name in info["missing_keys"] if unused is None or unused not in name)
+    if missing:
+        raise UserError(
+            f"{key}={path}: the file lacks {len(missing)} weights of {type(model).__name__}, first {missing[0]}; they "
+            "would be random. Give the directory of a whole model of this kind."
+        )
+    return model
 
 
-def context_length(path: str) -> int:
-    """Longest sequence, prompt and response together, that the policy was built for, in tokens."""
+def model_config(path: str) -> Any:
+    """The text part of a policy's configuration.
+
+    Raises:
+        UserError: when there is none.
+    """
     directory = resolve(path)
     try:
-        config = AutoConfig.from_pretrained(directory)
+        config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
     except _LOAD_ERRORS as error:
         raise UserError(
             f"policy.path={path}: no model configuration could be read ({_first_line(error)}). "
             "Give a Hugging Face model directory, with config.json in it, or a hub name."
         ) from None
-    return int(getattr(config.get_text_config(), "max_position_embeddings", 2**31))
+    return config.get_text_config()
+
+
+def context_length(path: str) -> int:
+    """Longest sequence, prompt and response together, that the policy was built for, in tokens."""
+    return int(getattr(model_config(path), "max_position_embeddings", 2**31))
 
 
 def use_threads(count: int) -> None:

@@ -8,7 +8,7 @@ import torch
 from oracle import Oracle, make_oracle
 from sea_agent.config import PromptsConfig, RunConfig
 from sea_agent.errors import UserError
-from sea_agent.models import context_length, load_tokenizer
+from sea_agent.models import context_length, load_tokenizer, model_config
 from sea_agent.prompts import PromptSource
 from sea_agent.worlds import resolve
 
@@ -39,13 +39,13 @@ def check(config: RunConfig) -> Inputs:
     if config.needs_posterior and config.posterior.encoder_path is not None:
         resolve(config.posterior.encoder_path)
         load_tokenizer(config.posterior.encoder_path, key="posterior.encoder_path")
-    context = context_length(config.policy.path)
+    text_config = model_config(config.policy.path)
 
     def prompts(section: PromptsConfig, key: str) -> PromptSource:
         return PromptSource(
             section,
             tokenizer,
-            context_length=context,
+            context_length=context_length(config.policy.path),
             max_new_tokens=config.sampler.max_new_tokens,
             seed=config.seed,
             key=key,
@@ -58,17 +58,37 @@ def check(config: RunConfig) -> Inputs:
         )
         heldout = prompts(section, "evaluation.prompts_path")
     judge = config.evaluation.judge
+    training = prompts(config.prompts, "prompts.path")
+    for source in filter(None, (training, heldout)):
+        if source.largest_token >= text_config.vocab_size:
+            raise UserError(
+                f"policy.path={config.policy.path}: the tokenizer makes token {source.largest_token}, but the model "
+                f"has only {text_config.vocab_size} tokens. Save the tokenizer that belongs to the model beside it."
+            )
     return Inputs(
-        prompts=prompts(config.prompts, "prompts.path"),
+        prompts=training,
         heldout=heldout,
         oracle=make_oracle(config.oracle, seed=config.seed, device=config.device),
         judge=None if judge is None else make_oracle(judge, seed=config.seed, device=config.device),
     )
 
 
+def posterior_on_gpu(config: RunConfig) -> bool:
+    """Whether the posterior actor computes features on a GPU of its own."""
+    return config.device == "cuda" and config.needs_posterior
+
+
 def _check_machine(config: RunConfig) -> None:
     if config.device == "cuda" and config.ray_address is None and not torch.cuda.is_available():
         raise UserError("device=cuda: no GPU is visible here; set device=cpu, or ray_address to a cluster with GPUs")
+    if config.device == "cuda" and config.runtime == "ray" and config.ray_address is None:
+        needed = config.sampler.actors + config.learner.ranks + posterior_on_gpu(config)
+        if needed > torch.cuda.device_count():
+            raise UserError(
+                f"runtime=ray: sampler.actors, learner.ranks and the posterior need {needed} GPUs together, this "
+                f"machine has {torch.cuda.device_count()}. Lower the first two, set runtime=inline for one GPU, or ray_address "
+                "to a cluster."
+            )
     if config.sampler.backend == "vllm" and importlib.util.find_spec("vllm") is None:
         raise UserError(
             "sampler.backend=vllm: vLLM is not installed; install the extra for your hardware as the README says, "

@@ -122,6 +122,11 @@ class PromptSource:
             self._start_epoch(deferred)
         self._taken = state["taken"]
 
+    @property
+    def largest_token(self) -> int:
+        """The largest token id in any prompt."""
+        return max(int(tokens.max()) for tokens in self._tokens)
+
     def _prompt(self, index: int) -> Prompt:
         row = self._rows[index]
         return Prompt(id_for("prompt", index, row.text), row.text, tuple(self._tokens[index].tolist()), row.messages)
@@ -233,7 +238,7 @@ def _check(value: Any, where: str) -> _Row:
     if isinstance(value, str):
         if not value.strip():
             raise UserError(f"{where}: the prompt is empty. Give it a text, or remove it.")
-        return _Row(where, value, None)
+        return _Row(where, _unicode(value, where), None)
     if isinstance(value, list):
         messages = tuple(_message(message, where) for message in value)
         if not messages:
@@ -254,7 +259,15 @@ def _message(message: Any, where: str) -> tuple[str, str]:
         )
     if not message["content"].strip():
         raise UserError(f"{where}: a chat message is empty. Give its content a text, or remove it.")
-    return message["role"], message["content"]
+    return message["role"], _unicode(message["content"], where)
+
+
+def _unicode(text: str, where: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{where}: half a character at position {error.start} (a lone surrogate). Mend it.") from None
+    return text
 
 
 def _readable(messages: Messages) -> str:

@@ -99,7 +99,7 @@ def closing_table(summary: Mapping[str, Any]) -> Table:
 
 def labels_saved(curve: Curve, baseline: Curve) -> tuple[Table, float | None]:
     """Queries that each needed to reach the baseline's final win rate, and the ratio (None if not reached)."""
-    level = min(baseline.win_rate[-1], max(curve.win_rate))
+    level = baseline.win_rate[-1]
     ours, theirs = curve.queries_to(level), baseline.queries_to(level)
     table = Table(title=f"Oracle queries to a win rate of {level:.3f}", title_justify="left")
     for heading in ("method", "queries", "final win rate", "final judge win rate"):

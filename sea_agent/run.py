@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import socket
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from sea_agent.errors import RunFailure, UserError
 from sea_agent.evaluation import Evaluator
 from sea_agent.ledger import Ledger
 from sea_agent.models import use_threads
-from sea_agent.preflight import Inputs, check
+from sea_agent.preflight import Inputs, check, posterior_on_gpu
 from sea_agent.selector import Selector
 from sea_agent.stages import Stages
 
@@ -35,9 +36,29 @@ def run(config: RunConfig, out: Path, on_round: Callable[[Record], None] = lambd
         RunFailure: when the run cannot go on.
     """
     use_threads(config.threads)
+    require_unused(out)
     inputs = check(config)
     _make_directory(out)
     (out / "config.yaml").write_text(to_yaml(config))
+    try:
+        return _run(config, inputs, out, on_round)
+    except UserError:
+        if inputs.oracle.queries == 0:
+            shutil.rmtree(out)  # nothing was answered yet, so that the mended run can use the same directory
+        raise
+
+
+def require_unused(out: Path) -> None:
+    """Refuse an output directory that holds something.
+
+    Raises:
+        UserError: naming it.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"--out {out}: exists and is not an empty directory; name another, or remove it first")
+
+
+def _run(config: RunConfig, inputs: Inputs, out: Path, on_round: Callable[[Record], None]) -> dict[str, Any]:
     began = time.monotonic()
     runtime = make_runtime(config.runtime, config.ray_address, config.threads, config.deadline_seconds)
     with runtime, Ledger(out / "ledger.sqlite") as ledger, (out / "metrics.jsonl").open("w") as metrics:
@@ -64,7 +85,7 @@ def assemble(config: RunConfig, inputs: Inputs, runtime: Runtime, ledger: Ledger
         config,
         prompts=inputs.prompts,
         samplers=samplers,
-        selector=runtime.spawn("posterior", Selector, config),
+        selector=runtime.spawn("posterior", Selector, config, gpus=1.0 if posterior_on_gpu(config) else 0.0),
         oracle=inputs.oracle,
         learner=learner,
         evaluator=Evaluator(
@@ -90,8 +111,6 @@ def expected_rounds(config: RunConfig, prompts: int) -> int:
 
 
 def _make_directory(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"--out {out}: exists and is not an empty directory; name another, or remove it first")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -118,7 +137,7 @@ def _summary(agent: Agent, inputs: Inputs, runtime: Runtime, wall_seconds: float
     return {
         "oracle_queries": ledger.oracle_queries,
         "posterior_labels": ledger.posterior_labels,
-        "evaluation_queries": sum(o.evaluation_queries for o in (inputs.oracle, inputs.judge) if o is not None),
+        "evaluation_queries": agent.evaluator.queries,
         "rounds": agent.rounds,
         "win_rate": latest.get("win_rate"),
         "win_rate_ci": latest.get("win_rate_ci"),

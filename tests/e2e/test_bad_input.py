@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,6 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
+from user_policies import make_byte_tokenizer
+
+from sea_agent.ledger import Ledger
 
 GOOD_ORACLE = "def compare(duels):\n    return [1.0] * len(duels)\n"
 
@@ -101,9 +106,12 @@ def test_a_bad_prompt_file_is_named_with_its_line(
         ("return [float('nan')] * len(duels)", ["nan", "between 0 and 1"]),
         ("return [1.0]  * (len(duels) + 1)", ["3 answers for 2 duels"]),
         ("raise RuntimeError('out of tea')", ["RuntimeError", "out of tea", "mine.py:2"]),
-        ("return 1.0", ["TypeError", "mine.py"]),
+        ("raise SystemExit(0)", ["SystemExit", "mine.py:2"]),
+        ("return 1.0", ["returned float", "one probability for each duel"]),
+        ("return None", ["returned NoneType"]),
+        ("return [10**400] * len(duels)", ["between 0 and 1"]),
     ],
-    ids=["nan", "wrong-count", "raises", "not-a-list"],
+    ids=["nan", "wrong-count", "raises", "exits", "number", "nothing", "huge"],
 )
 def test_an_oracle_that_misbehaves_is_named(
     body: str, words: list[str], complain: Callable[..., str], tmp_path: Path
@@ -112,6 +120,72 @@ def test_an_oracle_that_misbehaves_is_named(
     message = complain()
     for word in words:
         assert word in message, message
+
+
+def test_an_async_oracle_is_refused(complain: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("async def compare(duels):\n    return [1.0] * len(duels)\n")
+    assert "async function; give a plain one" in complain()
+
+
+def test_after_an_error_without_answers_the_mended_run_can_use_the_same_directory(
+    complain: Callable[..., str], tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text("def compare(duels):\n    return []\n")
+    complain()
+    (tmp_path / "mine.py").write_text(GOOD_ORACLE)
+    complain(expect=0)
+
+
+def test_answers_that_were_paid_for_are_kept_when_a_later_one_is_bad(
+    complain: Callable[..., str], tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        "calls = []\ndef compare(duels):\n    calls.append(1)\n"
+        "    return [1.0] * len(duels) if len(calls) < 2 else []\n"
+    )
+    complain()
+    with Ledger(tmp_path / "out" / "ledger.sqlite") as ledger:
+        assert ledger.oracle_queries == 2
+
+
+def test_a_configuration_that_is_not_text_is_refused(complain: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_bytes(b"policy: \xff\xfe")
+    assert "mine.yaml: cannot be read as UTF-8 text" in complain()
+
+
+@pytest.mark.parametrize("runtime", ["inline", "ray"])
+def test_weights_that_are_not_safetensors_are_refused_wherever_they_are_loaded(
+    runtime: str, complain: Callable[..., str], policy_dir: Callable[[str], Path], tmp_path: Path
+) -> None:
+    broken = shutil.copytree(policy_dir("llama"), tmp_path / "broken")
+    (broken / "model.safetensors").rename(broken / "pytorch_model.bin")
+    message = complain(f"policy.path={broken}", f"runtime={runtime}")
+    assert f"policy.path={broken}" in message
+    assert "safetensors" in message
+
+
+@pytest.mark.parametrize("damage", ["cut", "layer"])
+def test_weights_that_are_not_whole_are_refused(
+    damage: str, complain: Callable[..., str], policy_dir: Callable[[str], Path], tmp_path: Path
+) -> None:
+    broken = shutil.copytree(policy_dir("llama"), tmp_path / "broken")
+    file = broken / "model.safetensors"
+    if damage == "cut":
+        file.write_bytes(file.read_bytes()[:1000])
+    else:
+        weights = {name: tensor for name, tensor in load_file(file).items() if "layers.1" not in name}
+        save_file(weights, file, metadata={"format": "pt"})
+    message = complain(f"policy.path={broken}")
+    assert f"policy.path={broken}" in message
+    assert damage == "cut" or "lacks" in message
+
+
+def test_a_tokenizer_of_another_model_is_refused(
+    complain: Callable[..., str], policy_dir: Callable[[str], Path], tmp_path: Path
+) -> None:
+    mixed = shutil.copytree(policy_dir("llama"), tmp_path / "mixed")
+    make_byte_tokenizer().save_pretrained(mixed)
+    assert "has only 32 tokens" in complain(f"policy.path={mixed}")
 
 
 def test_a_model_directory_without_a_tokenizer_is_refused(

@@ -12,13 +12,14 @@ import psutil
 import pytest
 from safetensors.torch import load_file
 
+ROOT = Path(__file__).parent.parent.parent
 PATIENCE = 240.0
 
 
-def start(*arguments: str | Path, log: Path) -> subprocess.Popen[bytes]:
+def start(*arguments: str | Path, log: Path, cwd: Path = ROOT) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "sea_agent", *map(str, arguments)]
     with log.open("wb") as file:
-        return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
+        return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, cwd=cwd, start_new_session=True)
 
 
 def finish(process: subprocess.Popen[bytes], log: Path) -> int:
@@ -59,6 +60,19 @@ def test_two_deepspeed_ranks_learn_what_one_torch_learner_learns(tmp_path: Path)
     assert torch_policy.keys() == deepspeed_policy.keys()
     for name, weights in torch_policy.items():
         assert (weights - deepspeed_policy[name]).abs().max() < 1e-5, name
+
+
+def test_files_of_the_user_do_not_hide_our_packages(tmp_path: Path) -> None:
+    """An oracle in oracle.py is what one would write, and actors.py or learner.py may stand beside it."""
+    for name in ("actors.py", "learner.py"):
+        (tmp_path / name).write_text("raise RuntimeError('the wrong module')\n")
+    (tmp_path / "oracle.py").write_text("import words\ndef compare(duels):\n    return [words.ONE] * len(duels)\n")
+    (tmp_path / "words.py").write_text("ONE = 1.0\n")
+    settings = ["runtime=ray", "oracle.kind=python", "oracle.target=oracle.py:compare", "budget.oracle_queries=16"]
+    options = [part for setting in [*settings, "evaluation.prompts=4"] for part in ("--set", setting)]
+    log = tmp_path / "log"
+    process = start("run", "demo-passive", *options, "--out", tmp_path / "out", log=log, cwd=tmp_path)
+    assert finish(process, log) == 0, log.read_text()
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])

@@ -1,6 +1,7 @@
 """A user's own policy, prompts and oracle: other architectures, plain and chat prompts, LoRA, every loss."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,24 @@ def test_chat_prompts_go_through_the_template_and_the_oracle_reads_plain_text(
         "    return [1.0] * len(duels)\n"
     )
     summary, _ = run_and_load(config_for(directory, evaluation={"prompts_path": None}))
+    assert summary["oracle_queries"] == 24
+
+
+def test_a_policy_that_comes_with_sampling_settings_is_saved(
+    run_and_load: Callable, policy_dir: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """transformers loads such settings and refuses to save them; the end of a run is no place to learn that."""
+    directory = shutil.copytree(policy_dir("llama"), tmp_path / "settings")
+    (directory / "generation_config.json").write_text('{"temperature": 0.6, "top_p": 0.9, "eos_token_id": 0}')
+    _, model = run_and_load(config_for(directory, evaluation={"prompts_path": None}))
+    assert model.generation_config.eos_token_id == 0
+
+
+def test_fewer_prompts_than_a_round_holds_are_enough(
+    run_and_load: Callable, policy_dir: Callable[[str], Path], write_jsonl: Callable[..., Path], workplace: Path
+) -> None:
+    write_jsonl([{"prompt": "w1 w2"}, {"prompt": "w3"}, {"prompt": "w4"}])
+    summary, _ = run_and_load(config_for(policy_dir("llama"), evaluation={"prompts_path": None}))
     assert summary["oracle_queries"] == 24
 
 

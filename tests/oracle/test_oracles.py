@@ -1,7 +1,9 @@
 """Oracles refuse what must not be asked, check what comes back, and count."""
 
 import dataclasses
+import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -191,6 +193,15 @@ def test_reward_model_oracle_equals_the_model_one_pair_at_a_time(reward_model_di
     expected = [bradley_terry(reward(q["prompt"], q["first"]), reward(q["prompt"], q["second"])) for q in questions]
     assert oracle.evaluate(questions) == pytest.approx(expected, abs=1e-5)
     assert abs(expected[0] - expected[1]) > 1e-3
+
+
+def test_a_language_model_is_not_taken_for_a_reward_model(policy_dir: Callable[[str], Path], tmp_path: Path) -> None:
+    """It has no score head; a random one would answer as an oracle without a word."""
+    directory = shutil.copytree(policy_dir("llama"), tmp_path / "no-head")
+    settings = json.loads((directory / "config.json").read_text()) | {"num_labels": 1}
+    (directory / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(UserError, match=r"lacks 1 weights .* first score\.weight"):
+        make_oracle(RewardModelOracleConfig(kind="reward_model", path=str(directory)), seed=0, device="cpu")
 
 
 def test_a_reward_model_with_two_outputs_is_refused(reward_model_dir: Callable[[int], Path]) -> None:
