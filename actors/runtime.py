@@ -4,7 +4,8 @@
 A ``Pending`` given as an argument to another call is passed on without a detour through this process.
 """
 
-import os
+import pickle
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,6 @@ from typing import Any, Protocol, Self
 
 from sea_agent.errors import RunFailure, UserError
 
-# Where our packages are, for workers that would find a file of the same name in the user's directory first.
 _PACKAGES = str(Path(__file__).resolve().parent.parent)
 
 
@@ -82,7 +82,11 @@ class InlineRuntime:
 class _Shell:
     """The Ray actor around a hosted object; every answer carries the actor's CPU time so far."""
 
-    def __init__(self, factory: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    def __init__(self, packages: str, part: bytes) -> None:
+        # Ray puts the user's directory first, where a file called oracle.py or learner.py would hide our packages;
+        # so they are put before it, and only then is anything unpickled that imports them.
+        sys.path.insert(0, packages)
+        factory, args = pickle.loads(part)
         self._problem: Exception | None = None
         try:
             self._target = factory(*args)
@@ -138,6 +142,8 @@ class RayRuntime:
             ray.init(log_to_driver=False, logging_level="error", configure_logging=False, **place)
         except (ConnectionError, ValueError) as error:
             raise UserError(f"ray_address={self._address}: no Ray cluster answers there ({error})") from None
+        # The shell must arrive without an import; see its constructor.
+        ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -154,7 +160,6 @@ class RayRuntime:
         environment = {
             "OMP_NUM_THREADS": str(self._threads),
             "TOKENIZERS_PARALLELISM": "false",
-            "PYTHONPATH": os.pathsep.join([_PACKAGES, *filter(None, [os.environ.get("PYTHONPATH")])]),
         }
         if gpus == 0.0:
             # Ray leaves the GPUs visible to actors that asked for none.
@@ -163,7 +168,7 @@ class RayRuntime:
         actor = (
             ray.remote(_Shell)
             .options(num_cpus=1 if self._address else 0, num_gpus=gpus, runtime_env={"env_vars": environment})
-            .remote(factory, args)
+            .remote(_PACKAGES, ray.cloudpickle.dumps((factory, args)))
         )
         self._actors.append(actor)
         return _RayRemote(self, name, actor)

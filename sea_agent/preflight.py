@@ -86,8 +86,8 @@ def _check_machine(config: RunConfig) -> None:
         if needed > torch.cuda.device_count():
             raise UserError(
                 f"runtime=ray: sampler.actors, learner.ranks and the posterior need {needed} GPUs together, this "
-                f"machine has {torch.cuda.device_count()}. Lower the first two, set runtime=inline for one GPU, or ray_address "
-                "to a cluster."
+                f"machine has {torch.cuda.device_count()}. Lower the first two, set runtime=inline for one GPU, or "
+                "ray_address to a cluster."
             )
     if config.sampler.backend == "vllm" and importlib.util.find_spec("vllm") is None:
         raise UserError(
