@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import pytest
@@ -51,11 +52,15 @@ def test_passive_learning_reaches_three_quarters_within_1536_answers(settings: d
     assert max(rates) >= 0.75
 
 
+# Small steps and a strong pull to the reference: with large ones a policy that is pushed about at random sharpens and
+# drifts, in single runs to .6 and more, without having learnt anything.
+CALM = {"learner.beta": 1.0, "learner.learning_rate": 1e-3, "evaluation.prompts": 512, "evaluation.every": 128}
+
+
 def test_nothing_is_learnt_from_shuffled_answers(tmp_path: Path) -> None:
+    """The mean over three seeds never rises above .55; the same settings with true answers do, so they can learn."""
     (tmp_path / "shuffled.py").write_text(SHUFFLED_ORACLE)
-    oracle = {
-        "oracle.kind": "python",
-        "oracle.target": f"{tmp_path / 'shuffled.py'}:compare",
-        "oracle.labels": "bernoulli",
-    }
-    assert max(win_rates(tmp_path / "out", **oracle)) <= 0.55
+    shuffled = CALM | {"oracle.kind": "python", "oracle.target": f"{tmp_path / 'shuffled.py'}:compare"}
+    runs = [win_rates(tmp_path / f"shuffled-{seed}", seed=seed, **shuffled) for seed in range(3)]
+    assert max(map(mean, zip(*runs, strict=True))) <= 0.55
+    assert max(win_rates(tmp_path / "true", **CALM)) >= 0.70
