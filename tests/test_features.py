@@ -279,7 +279,9 @@ def encoder_decoder(directory: Path) -> None:
     PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="[PAD]").save_pretrained(directory)
 
 
-@pytest.mark.parametrize(("make", "reason"), [(broken, "no encoder"), (encoder_decoder, "encoder-decoder")])
+@pytest.mark.parametrize(
+    ("make", "reason"), [(broken, "no tokenizer could be loaded"), (encoder_decoder, "encoder-decoder")]
+)
 def test_an_encoder_that_cannot_serve_is_refused_by_its_key(
     make: Callable[[Path], None], reason: str, tmp_path: Path
 ) -> None:

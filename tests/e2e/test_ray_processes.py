@@ -19,7 +19,15 @@ PATIENCE = 240.0
 def start(*arguments: str | Path, log: Path, cwd: Path = ROOT) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "sea_agent", *map(str, arguments)]
     with log.open("wb") as file:
-        return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, cwd=cwd, start_new_session=True)
+        return subprocess.Popen(
+            command,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            cwd=cwd,
+            start_new_session=True,
+            # Tests that were started in the background may have inherited an ignored interrupt.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
 
 
 def finish(process: subprocess.Popen[bytes], log: Path) -> int:
