@@ -36,7 +36,7 @@ from sea_agent.types import Prompt, Response
 from sea_agent.worlds import scorer
 
 Seconds = dict[str, float]
-STAGES = ("sample", "features", "select", "ask", "learn", "publish", "update")
+STAGES = ("sample", "features", "select", "ask", "label", "learn", "publish", "update")
 
 
 def framework(config: RunConfig, rounds: int) -> Seconds:

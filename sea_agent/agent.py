@@ -51,27 +51,29 @@ class Agent:
         """One round; returns its metrics."""
         self.rounds += 1
         number, config, stage = self.rounds, self.config, self.stages
-        labels = self.ledger.oracle_queries
+        asked = self.ledger.oracle_queries
         with stage("sample"):
             prompts = self.prompts.next(min(config.batch_size, len(self.prompts)))
             candidates = self.samplers.candidates(
                 prompts, config.sampler.candidates, config.sampler.temperature, "round", number
             )
         with stage("select"):
-            left = config.budget.oracle_queries - labels
-            duels: list[Duel] = self.selector.call("select", candidates, number, labels, left).result()
+            left = config.budget.oracle_queries - asked
+            duels: list[Duel] = self.selector.call("select", candidates, number, asked, left).result()
             self.ledger.add_duels(duels)
         with stage("ask"):
             verdicts = self.oracle.ask([duel for duel in duels if duel.label_source is LabelSource.ORACLE])
-            verdicts += self.selector.call("label", duels, number).result()
             self.ledger.add_verdicts(verdicts)
+        with stage("label"):
+            labels: list[Verdict] = self.selector.call("label", duels, number).result()
+            self.ledger.add_verdicts(labels)
         with stage("learn"):
-            metrics = self.learner.step(_preferences(duels, verdicts))
+            metrics = self.learner.step(_preferences(duels, verdicts + labels))
         with stage("publish"):
             self.samplers.load_weights(*self.learner.weights())
         with stage("update"):
             metrics |= self.selector.call("update", duels, verdicts, number).result()
-        self._refuse_silence(len(verdicts))
+        self._refuse_silence(len(duels))
         distinct = sum(len(group.responses) for group in candidates)
         return metrics | {"distinct_candidates": distinct / (len(candidates) * config.sampler.candidates)}
 
@@ -89,8 +91,8 @@ class Agent:
     def _evaluation_is_due(self) -> bool:
         return self.evaluator.is_due(self.ledger.oracle_queries, self.config.budget.oracle_queries)
 
-    def _refuse_silence(self, labels: int) -> None:
-        self._silent_rounds = 0 if labels else self._silent_rounds + 1
+    def _refuse_silence(self, duels: int) -> None:
+        self._silent_rounds = 0 if duels else self._silent_rounds + 1
         if self._silent_rounds == _MAX_SILENT_ROUNDS:
             raise RunFailure(
                 f"the policy gave only equal responses to every prompt for {_MAX_SILENT_ROUNDS} rounds, so there is "

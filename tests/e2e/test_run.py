@@ -10,8 +10,10 @@ from safetensors.torch import load_file
 
 from oracle.base import bradley_terry
 from sea_agent.config import RunConfig, SelectionConfig, parse_config
+from sea_agent.errors import RunFailure
 from sea_agent.ledger import Ledger
 from sea_agent.run import run
+from sea_agent.selector import Selector
 from sea_agent.types import LabelSource
 from sea_agent.worlds import scorer
 
@@ -99,6 +101,21 @@ def test_evaluation_asks_apart_from_the_budget(tmp_path: Path) -> None:
     seen = (tmp_path / "mine.seen").read_text().splitlines()
     assert summary["oracle_queries"] == 20
     assert summary["evaluation_queries"] == len(seen) - 20 > 0
+
+
+def test_answers_are_in_the_ledger_before_anything_else_can_fail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The posterior stumbles right after the oracle answered: what was paid for is kept."""
+
+    def stumble(*arguments: object) -> None:
+        raise RunFailure("the posterior died")
+
+    monkeypatch.setattr(Selector, "label", stumble)
+    with pytest.raises(RunFailure, match="the posterior died"):
+        run(world_config(), tmp_path / "out")
+    with Ledger(tmp_path / "out" / "ledger.sqlite") as ledger:
+        assert ledger.oracle_queries == 8
 
 
 def test_one_seed_gives_one_run_and_another_seed_another(tmp_path: Path) -> None:
