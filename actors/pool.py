@@ -98,31 +98,35 @@ class LearnerGroup:
 
     def step(self, preferences: Sequence[Preference]) -> dict[str, float]:
         """One round of policy optimisation; returns its metrics."""
-        return self._all("step", list(preferences)).result()
+        return self._answer("step", list(preferences))
 
     def weights(self) -> tuple[Pending, str]:
         """The current weights on their way, and the checksum that they must have on arrival."""
-        update = self._all("weights")
-        return update, self._all("published_checksum").result()
+        update = self._start("weights")[0]
+        return update, self._answer("published_checksum")
 
     def log_ratios(self, rows: Rows) -> list[float] | None:
         """log π(y|x) − log π_ref(y|x) of each response, in nats; None when the loss keeps no reference."""
         if not self._has_reference:
             return None
-        reference = self._all("reference_logprobs", rows).result()
+        reference = self._answer("reference_logprobs", rows)
         return [policy - base for policy, base in zip(self.logprobs(rows), reference, strict=True)]
 
     def logprobs(self, rows: Rows) -> list[float]:
         """log π(y|x) of each response under the current policy, in nats."""
-        return [sum(tokens) for tokens in self._all("policy_logprobs", rows).result()]
+        return [sum(tokens) for tokens in self._answer("policy_logprobs", rows)]
 
     def save_policy(self, directory: str) -> None:
         """Write the policy in Hugging Face format."""
-        self._all("save_policy", directory).result()
+        self._answer("save_policy", directory)
 
-    def _all(self, method: str, *args: Any) -> Pending:
-        answers = [rank.call(method, *args) for rank in self._ranks]
-        return answers[0]
+    def _start(self, method: str, *args: Any) -> list[Pending]:
+        return [rank.call(method, *args) for rank in self._ranks]
+
+    def _answer(self, method: str, *args: Any) -> Any:
+        # All are waited for, so that every rank's errors are told and its CPU time is counted.
+        rank_0, *_ = [pending.result() for pending in self._start(method, *args)]
+        return rank_0
 
 
 class LearnerRank(PreferenceLearner):

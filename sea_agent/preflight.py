@@ -10,7 +10,6 @@ from sea_agent.config import PromptsConfig, RunConfig
 from sea_agent.errors import UserError
 from sea_agent.models import context_length, load_tokenizer, model_config
 from sea_agent.prompts import PromptSource
-from sea_agent.worlds import resolve
 
 
 @dataclass(frozen=True)
@@ -36,8 +35,7 @@ def check(config: RunConfig) -> Inputs:
             f"policy.path={config.policy.path}: the tokenizer has no end-of-sequence token, so responses would never "
             "end; set eos_token in its tokenizer_config.json"
         )
-    if config.needs_posterior and config.posterior.encoder_path is not None:
-        resolve(config.posterior.encoder_path)
+    if config.needs_posterior and config.posterior.features == "encoder" and config.posterior.encoder_path is not None:
         load_tokenizer(config.posterior.encoder_path, key="posterior.encoder_path")
     text_config = model_config(config.policy.path)
 
