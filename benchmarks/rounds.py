@@ -25,7 +25,8 @@ from actors.runtime import InlineRuntime
 from oracle.base import bradley_terry
 from sea_agent.bandit.posterior import make_posterior
 from sea_agent.bandit.selection import select_pairs
-from sea_agent.config import RunConfig, load_config
+from sea_agent.config import RunConfig
+from sea_agent.config_files import load_config
 from sea_agent.features import make_features
 from sea_agent.keys import generator_for
 from sea_agent.ledger import Ledger

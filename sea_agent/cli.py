@@ -14,7 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from sea_agent.config import RunConfig, describe_keys, load_config
+from sea_agent.config import RunConfig
+from sea_agent.config_files import describe_keys, load_config
 from sea_agent.errors import RunFailure, UserError
 
 app = typer.Typer(

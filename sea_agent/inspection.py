@@ -6,7 +6,8 @@ from typing import Any
 
 from actors.pool import LearnerGroup, SamplerPool
 from actors.runtime import InlineRuntime
-from sea_agent.config import RunConfig, load_config
+from sea_agent.config import RunConfig
+from sea_agent.config_files import load_config
 from sea_agent.errors import UserError
 from sea_agent.evaluation import Evaluator
 from sea_agent.models import use_threads

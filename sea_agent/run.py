@@ -16,7 +16,8 @@ from actors.pool import LearnerGroup, SamplerPool
 from actors.runtime import Runtime, make_runtime
 from sea_agent import __version__
 from sea_agent.agent import Agent, Record
-from sea_agent.config import RunConfig, to_yaml
+from sea_agent.config import RunConfig
+from sea_agent.config_files import to_yaml
 from sea_agent.errors import RunFailure, UserError
 from sea_agent.evaluation import Evaluator
 from sea_agent.ledger import Ledger

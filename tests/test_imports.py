@@ -126,7 +126,15 @@ def house(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "module", ["sea_agent.config", "sea_agent.types", "sea_agent.keys", "sea_agent.doctor", "sea_agent.cli"]
+    "module",
+    [
+        "sea_agent.config",
+        "sea_agent.config_files",
+        "sea_agent.types",
+        "sea_agent.keys",
+        "sea_agent.doctor",
+        "sea_agent.cli",
+    ],
 )
 def test_a_configuration_can_be_checked_without_loading_a_heavy_library(module: str) -> None:
     assert heavy_modules_after(f"import {module}") == set()

@@ -8,7 +8,8 @@ import pytest
 from scipy.stats import binomtest
 
 from sea_agent.bandit.mixing import label_source
-from sea_agent.config import MixingConfig, RunConfig, parse_config
+from sea_agent.config import MixingConfig, RunConfig
+from sea_agent.config_files import parse_config
 from sea_agent.selector import Selector
 from sea_agent.types import Candidates, LabelSource, Outcome, Prompt, Response, Verdict
 

@@ -8,7 +8,8 @@ import torch
 
 from actors.pool import LearnerGroup, SamplerPool
 from actors.runtime import InlineRuntime
-from sea_agent.config import PolicyConfig, RunConfig, parse_config
+from sea_agent.config import PolicyConfig, RunConfig
+from sea_agent.config_files import parse_config
 from sea_agent.errors import RunFailure
 from sea_agent.types import Prompt
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sea_agent.config import load_config
+from sea_agent.config_files import load_config
 from sea_agent.run import run
 
 SHORT = ["runtime=inline", "budget.oracle_queries=48", "evaluation.prompts=24", "evaluation.every=48"]

@@ -9,7 +9,8 @@ import yaml
 from safetensors.torch import load_file
 
 from oracle.base import bradley_terry
-from sea_agent.config import RunConfig, SelectionConfig, parse_config
+from sea_agent.config import RunConfig, SelectionConfig
+from sea_agent.config_files import parse_config
 from sea_agent.errors import RunFailure
 from sea_agent.ledger import Ledger
 from sea_agent.run import run

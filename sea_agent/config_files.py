@@ -1,0 +1,158 @@
+"""Reading, overriding, explaining and writing run configurations.
+
+Importing this module pulls in neither torch, ray, vllm nor deepspeed. Unknown keys are refused with the nearest valid
+key named.
+"""
+
+import difflib
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from sea_agent.config import RunConfig
+from sea_agent.errors import UserError
+
+
+def presets() -> list[str]:
+    """Names of the configurations that ship with the package."""
+    folder = resources.files("sea_agent") / "presets"
+    return sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_config(source: str, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a YAML file or a preset, apply ``key.path=value`` overrides, and validate.
+
+    Raises:
+        UserError: naming the file, the key and the remedy.
+    """
+    tree = _read_yaml(source)
+    # A discriminator first: switching the kind of a section drops the other kind's keys.
+    for override in sorted(overrides, key=lambda text: not text.partition("=")[0].endswith(".kind")):
+        _apply_override(tree, override)
+    return parse_config(tree, where=source)
+
+
+def parse_config(tree: Mapping[str, Any], where: str) -> RunConfig:
+    """Validate a mapping; every problem is reported with its key and ``where``."""
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        problems = "\n".join(f"  {_explain(problem)}" for problem in error.errors())
+        raise UserError(f"{where}: the configuration is not valid\n{problems}") from None
+
+
+def to_yaml(config: RunConfig) -> str:
+    """The resolved configuration, all defaults written out."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def _read_yaml(source: str) -> dict[str, Any]:
+    if source in presets():
+        text = (resources.files("sea_agent") / "presets" / f"{source}.yaml").read_text()
+    elif os.path.isfile(source):
+        try:
+            text = Path(source).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{source}: cannot be read as UTF-8 text: {error}") from None
+    else:
+        nearest = difflib.get_close_matches(source, presets(), n=1)
+        hint = f" Did you mean {nearest[0]}?" if nearest else ""
+        raise UserError(f"{source}: no such file, and not one of the presets {', '.join(presets())}.{hint}")
+    try:
+        tree = yaml.load(text, Loader=_ScientificLoader)
+    except (yaml.YAMLError, ValueError) as error:
+        raise UserError(f"{source}: not valid YAML: {error}") from None
+    if not isinstance(tree, dict):
+        raise UserError(f"{source}: expected a mapping of keys such as policy and prompts")
+    return tree
+
+
+def _apply_override(tree: dict[str, Any], override: str) -> None:
+    dotted, equals, text = override.partition("=")
+    if not equals or not dotted:
+        raise UserError(f"--set {override}: expected key.path=value, for example --set learner.beta=0.2")
+    try:
+        value = yaml.load(text, Loader=_ScientificLoader)
+    except (yaml.YAMLError, ValueError) as error:
+        raise UserError(f"--set {override}: the value is not valid YAML: {error}") from None
+    *parents, leaf = dotted.split(".")
+    node = tree
+    for key in parents:
+        if not isinstance(node.get(key), dict):
+            node[key] = {}
+        node = node[key]
+    if leaf == "kind" and node.get("kind") != value:
+        node.clear()
+    node[leaf] = value
+
+
+class _ScientificLoader(yaml.SafeLoader):
+    """YAML 1.1 reads ``1e-3`` as text; here it is a number, as everywhere else."""
+
+
+_ScientificLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+0123456789."),
+)
+
+
+def _explain(problem: Mapping[str, Any]) -> str:
+    location = [str(part) for part in problem["loc"]]
+    dotted = ".".join(_without_tags(location))
+    if problem["type"] != "extra_forbidden":
+        message = problem["msg"].removeprefix("Value error, ")
+        return (
+            f"{dotted}: {message} (got {problem['input']!r})"
+            if dotted and problem["type"] != "missing"
+            else (f"{dotted}: {message}" if dotted else message)
+        )
+    valid = list(_valid_keys())
+    nearest = difflib.get_close_matches(dotted, valid, n=1, cutoff=0.5)
+    same_leaf = [key for key in valid if key.rpartition(".")[2] == location[-1]]
+    hint = f"did you mean {(same_leaf or nearest)[0]}?" if same_leaf or nearest else "see `sea-agent check --keys`"
+    return f"{dotted}: unknown key; {hint}"
+
+
+def _without_tags(location: Sequence[str]) -> Iterator[str]:
+    """Drop pydantic's union tags (``oracle.world.labels`` → ``oracle.labels``)."""
+    for index, part in enumerate(location):
+        if index and location[index - 1] in ("oracle", "judge") and index < len(location) - 1:
+            continue
+        yield part
+
+
+def _valid_keys(model: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        yield prefix + name
+        for section in _sections(field.annotation):
+            yield from _valid_keys(section, f"{prefix}{name}.")
+
+
+def _sections(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    elif get_origin(annotation) in (Annotated, Union) or get_args(annotation):
+        for argument in get_args(annotation):
+            yield from _sections(argument)
+
+
+def describe_keys() -> Iterator[tuple[str, str, str]]:
+    """(key, default, meaning) of every configuration key, for ``sea-agent check --keys``."""
+
+    def walk(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str]]:
+        for name, field in model.model_fields.items():
+            sections = list(_sections(field.annotation))
+            if not sections:
+                default = "required" if field.is_required() else str(field.default)
+                yield prefix + name, default, " ".join((field.description or "").split())
+            for section in sections:
+                yield from walk(section, f"{prefix}{name}.")
+
+    yield from {row[0]: row for row in walk(RunConfig, "")}.values()
