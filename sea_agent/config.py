@@ -151,6 +151,18 @@ class MixingConfig(Section):
     """The pair that the posterior labels: the selected duel, or the top and bottom candidate under one draw."""
 
 
+class ImaginationConfig(Section):
+    """Policy steps between the rounds that ask the oracle, on fresh pairs that the posterior labels."""
+
+    rounds: NonNegativeInt = 0
+    """Imagined rounds after each round that asks the oracle; 0 is none."""
+    start: NonNegativeInt = 32
+    """Oracle labels before the first imagined round."""
+    pessimism: NonNegativeFloat = 1.0
+    """The pair of a prompt is the one with the largest lower bound of its reward difference: the posterior's mean minus
+    this many of its standard deviations."""
+
+
 class WorldOracleConfig(Section):
     """The hidden reward of a built-in world."""
 
@@ -308,6 +320,8 @@ class RunConfig(Section):
     """The Bayesian reward posterior."""
     mixing: MixingConfig = MixingConfig()
     """Which duels the posterior labels."""
+    imagination: ImaginationConfig = ImaginationConfig()
+    """Policy steps without the oracle."""
     oracle: OracleConfig
     """Who answers duels."""
     learner: LearnerConfig = LearnerConfig()
@@ -328,4 +342,5 @@ class RunConfig(Section):
     @property
     def needs_posterior(self) -> bool:
         """Whether any decision of the run looks at the reward posterior."""
-        return self.selection.rule not in ("passive", "uniform") or self.mixing.oracle_share < 1.0
+        asked = self.selection.rule not in ("passive", "uniform")
+        return asked or self.mixing.oracle_share < 1.0 or self.imagination.rounds > 0

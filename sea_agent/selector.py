@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sea_agent.bandit.mixing import label_source
+from sea_agent.bandit.mixing import imagined_pairs, label_source
 from sea_agent.bandit.posterior import make_posterior
 from sea_agent.bandit.selection import RULES, belief, select_pairs
 from sea_agent.config import RunConfig
@@ -48,8 +48,20 @@ class Selector:
             extremes_P_2 = RULES["best_worst"](rewards_S_P_M, valid_P_M, generator)
             imagined_P = torch.tensor([source is LabelSource.POSTERIOR for source in sources])
             pairs_P_2 = torch.where(imagined_P[:, None], extremes_P_2, pairs_P_2)
-        duels = self._duels(contested, pairs_P_2, sources, rewards_S_P_M, number)
+        duels = self._duels(contested, pairs_P_2, sources, rewards_S_P_M, number, self._config.selection.rule)
         return _within_budget(duels, budget_left)
+
+    def imagine(self, candidates: Sequence[Candidates], number: int) -> tuple[list[Duel], list[Verdict]]:
+        """One pair for each prompt with two distinct candidates, chosen and labelled by the posterior."""
+        contested = [group for group in candidates if len(group.responses) >= 2]
+        if not contested:
+            return [], []
+        rewards_S_P_M, valid_P_M = self._draw(contested, "imagine", number)
+        assert rewards_S_P_M is not None  # a configuration with imagined rounds has a posterior
+        pairs_P_2 = imagined_pairs(rewards_S_P_M, valid_P_M, self._config.imagination.pessimism)
+        sources = [LabelSource.POSTERIOR] * len(contested)
+        duels = self._duels(contested, pairs_P_2, sources, rewards_S_P_M, number, rule="imagined")
+        return duels, [Verdict(duel.id, Outcome.FIRST, "posterior", time.time()) for duel in duels]
 
     def label(self, duels: Sequence[Duel], number: int) -> list[Verdict]:
         """The posterior's own verdicts, each under a fresh draw, for duels that the oracle is not asked about."""
@@ -124,6 +136,7 @@ class Selector:
         sources: Sequence[LabelSource],
         rewards_S_P_M: torch.Tensor | None,
         number: int,
+        rule: str,
     ) -> list[Duel]:
         beliefs: list[float | None] = [None] * len(groups)
         deviations: list[float | None] = [None] * len(groups)
@@ -137,7 +150,7 @@ class Selector:
                 prompt=group.prompt,
                 first=group.responses[first],
                 second=group.responses[second],
-                rule=self._config.selection.rule,
+                rule=rule,
                 policy_version=group.responses[first].policy_version,
                 posterior_version=0 if self._posterior is None else self._posterior.version,
                 label_source=source,
