@@ -132,14 +132,18 @@ class HfSampler:
 
 
 class _KeyedDraw(LogitsProcessor):
-    """Draws each row's next token by inverse CDF from one uniform keyed by (request seed, step)."""
+    """Draws each row's next token by inverse CDF from one uniform keyed by (request seed, step).
+
+    Rows of temperature 0 take the likeliest token instead.
+    """
 
     def __init__(self, requests: Sequence[SampleRequest], device: str) -> None:
         steps = max(request.max_new_tokens for request in requests)
         uniforms_R_S = np.stack([generator_for("response", request.seed).random(steps) for request in requests])
-        temperatures_R = [request.temperature for request in requests]
+        temperatures_R = torch.tensor([request.temperature for request in requests], dtype=torch.float64, device=device)
         self._uniforms_R_S = torch.from_numpy(uniforms_R_S).to(device)
-        self._temperatures_R_1 = torch.tensor(temperatures_R, dtype=torch.float64, device=device)[:, None]
+        self._greedy_R_1 = (temperatures_R == 0.0)[:, None]
+        self._temperatures_R_1 = temperatures_R[:, None].masked_fill(self._greedy_R_1, 1.0)
         self.tokens_S_R: list[torch.Tensor] = []
         self.logprobs_S_R: list[torch.Tensor] = []
 
@@ -153,6 +157,7 @@ class _KeyedDraw(LogitsProcessor):
         # Strictly below the total, so that rounding cannot point behind the last token of positive probability.
         target_R_1 = torch.minimum(target_R_1, torch.nextafter(total_R_1, torch.zeros_like(total_R_1)))
         tokens_R_1 = torch.searchsorted(cdf_R_V, target_R_1, right=True).clamp_(max=logits_R_V.shape[1] - 1)
+        tokens_R_1 = torch.where(self._greedy_R_1, logits_R_V.argmax(-1, keepdim=True), tokens_R_1)
         logprobs_R_1 = logits_R_V.gather(1, tokens_R_1) - logits_R_V.logsumexp(-1, keepdim=True)
         self.tokens_S_R.append(tokens_R_1[:, 0])
         self.logprobs_S_R.append(logprobs_R_1[:, 0])

@@ -1,6 +1,7 @@
 """The hosted samplers and learner ranks, each behind one object that the loop can talk to."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,24 +13,27 @@ from learner.losses import uses_reference
 from sea_agent.config import RunConfig
 from sea_agent.errors import RunFailure
 from sea_agent.keys import id_for, seed_for
-from sea_agent.types import Candidates, Preference, Prompt, Response
+from sea_agent.types import REFERENCE_VERSION, Candidates, Preference, Prompt, Response
 from sea_agent.weights import WeightUpdate
 
 Rows = Sequence[tuple[Sequence[int], Sequence[int]]]
 
 
 class SamplerPool:
-    """All samplers of a run.
+    """All samplers of a run, or with ``reference`` those that hold the initial policy for the whole run.
 
     Requests are cut into chunks of ``sampler.chunk`` in an order that depends on the requests alone, and the chunks
-    are dealt to the samplers in turn; so the number of samplers changes nothing but speed.
+    are dealt to the samplers in turn; so the number of samplers changes nothing but speed. Responses of the reference
+    carry ``REFERENCE_VERSION``.
     """
 
-    def __init__(self, runtime: Runtime, config: RunConfig) -> None:
+    def __init__(self, runtime: Runtime, config: RunConfig, *, reference: bool = False) -> None:
         factory = partial(make_sampler, config.policy, config.sampler, device=config.device, threads=config.threads)
         gpus = 1.0 if config.device == "cuda" else 0.0
+        self._is_reference = reference
+        self._name = "reference-sampler" if reference else "sampler"
         self._samplers: list[Remote] = [
-            runtime.spawn(f"sampler-{index}", factory, gpus=gpus) for index in range(config.sampler.actors)
+            runtime.spawn(f"{self._name}-{index}", factory, gpus=gpus) for index in range(config.sampler.actors)
         ]
         self._config = config.sampler
         self._seed = config.seed
@@ -37,7 +41,17 @@ class SamplerPool:
     def candidates(
         self, prompts: Sequence[Prompt], count: int, temperature: float, *key: int | str
     ) -> list[Candidates]:
-        """``count`` responses to each prompt, duplicates removed by text; randomness is keyed by ``key`` and prompt."""
+        """The distinct ones of ``count`` responses to each prompt; see ``samples``."""
+        samples = self.samples(prompts, count, temperature, *key)
+        return [Candidates.distinct(prompt, responses) for prompt, responses in zip(prompts, samples, strict=True)]
+
+    def samples(
+        self, prompts: Sequence[Prompt], count: int, temperature: float, *key: int | str
+    ) -> list[list[Response]]:
+        """``count`` responses to each prompt, in the order of the prompts; randomness is keyed by ``key`` and prompt.
+
+        Temperature 0 decodes greedily.
+        """
         requests = [
             SampleRequest(
                 id=id_for("response", self._seed, *key, prompt.id, index),
@@ -50,24 +64,26 @@ class SamplerPool:
             for index in range(count)
         ]
         responses = self._sample(requests)
-        grouped: dict[str, dict[str, Response]] = {prompt.id: {} for prompt in prompts}
-        for request in requests:
-            response = responses[request.id]
-            grouped[request.prompt.id].setdefault(response.text, response)
-        return [Candidates(prompt, tuple(grouped[prompt.id].values())) for prompt in prompts]
+        if self._is_reference:
+            responses = {id_: replace(one, policy_version=REFERENCE_VERSION) for id_, one in responses.items()}
+        ordered = [responses[request.id] for request in requests]
+        return [ordered[index * count : (index + 1) * count] for index in range(len(prompts))]
 
     def load_weights(self, update: Pending, expected: str) -> None:
         """Give every sampler the published weights and prove by checksum that it holds them.
 
         Raises:
             RunFailure: naming the sampler that holds other weights than the learner published.
+            ValueError: for the reference, which never changes.
         """
+        if self._is_reference:
+            raise ValueError("the reference policy is frozen and takes no weights")
         answers = [sampler.call("load_weights", update) for sampler in self._samplers]
         for index, answer in enumerate(answers):
             held = answer.result()
             if held != expected:
                 raise RunFailure(
-                    f"sampler-{index} holds weights {held} after the publish, the learner published {expected}; "
+                    f"{self._name}-{index} holds weights {held} after the publish, the learner published {expected}; "
                     "its responses would come from another policy than the one that learns"
                 )
 

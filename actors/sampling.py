@@ -1,9 +1,9 @@
 """What every sampler promises, and what the back ends share.
 
 Two back ends, one contract: prompts go in as token ids and are never tokenised again; each response is an exact
-draw from softmax(logits / temperature) with no truncation or penalty, keyed by its own request's seed; it ends at
-an end token, which is kept, or at its own ``max_new_tokens``; the reported log-probabilities are the model's own,
-before temperature.
+draw from softmax(logits / temperature) with no truncation or penalty, keyed by its own request's seed, or at
+temperature 0 the likeliest token at each step; it ends at an end token, which is kept, or at its own
+``max_new_tokens``; the reported log-probabilities are the model's own, before temperature.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from sea_agent.weights import WeightUpdate
 
 @dataclass(frozen=True, slots=True)
 class SampleRequest:
-    """One response to sample; ``seed`` alone decides its random numbers."""
+    """One response to sample; ``seed`` alone decides its random numbers. Temperature 0 decodes greedily."""
 
     id: str
     prompt: Prompt
@@ -81,13 +81,13 @@ def check_requests(requests: Sequence[SampleRequest], context: int) -> None:
 
     Raises:
         UserError: naming the first prompt that is empty or too long for a context of ``context`` tokens.
-        ValueError: ids are not unique, or a temperature is not positive.
+        ValueError: ids are not unique, or a temperature is negative.
     """
     if len({request.id for request in requests}) != len(requests):
         raise ValueError("request ids must be unique: responses are matched by id")
     for request in requests:
-        if request.temperature <= 0.0:
-            raise ValueError(f"request {request.id}: temperature must be positive, got {request.temperature}")
+        if not request.temperature >= 0.0:
+            raise ValueError(f"request {request.id}: temperature must not be negative, got {request.temperature}")
         length = len(request.prompt.token_ids)
         if not 0 < length <= context - request.max_new_tokens:
             raise UserError(

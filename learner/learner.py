@@ -1,12 +1,13 @@
 """The preference learner: one optimisation round on labelled pairs, and the weights that come out of it.
 
-Dimensions: P preference pairs of a micro-batch; 2P sequences, the chosen responses before the rejected ones.
+Dimensions: P preference pairs of a micro-batch; N its sequences, in the order that ``learner.objective`` gives them.
 """
 
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from learner.torch_engine import TorchEngine
 from sea_agent.config import LearnerConfig, PolicyConfig
 from sea_agent.errors import RunFailure
 from sea_agent.models import load_policy, load_tokenizer, use_threads
-from sea_agent.types import Preference, Response
+from sea_agent.types import REFERENCE_VERSION, Preference, Response
 from sea_agent.weights import WeightUpdate, checksum
 
 Tensor = torch.Tensor
@@ -94,7 +95,9 @@ class PreferenceLearner:
         """One round: ``steps_per_round`` optimiser steps on the weighted mean loss, then one version more.
 
         The loss is Σ wᵢlᵢ / Σ wᵢ over all preferences, so ranks and micro-batches change rounding only.
-        Preferences of weight 0 are left out; with none left nothing is trained and only ``pairs`` = 0 is returned.
+        lᵢ is the preference loss and, with ``optimism``, the exploration term of the explored response.
+        Preferences of weight 0 are left out; with none left, or no step to take, nothing is trained and only ``pairs``
+        is returned.
 
         Returns:
             ``pairs``; means over the round's optimiser steps of ``loss``, ``accuracy`` (share of pairs whose implicit
@@ -104,14 +107,15 @@ class PreferenceLearner:
             present version, left out where there are none.
 
         Raises:
-            RunFailure: when a response is older than ``max_staleness`` versions, or when ``logprob_gap`` exceeds
-                ``max_logprob_gap`` (the weights are then as they were), or when another rank does not answer.
+            RunFailure: when a response, unless it is the reference's, is older than ``max_staleness`` versions, or when
+                ``logprob_gap`` exceeds ``max_logprob_gap`` (the weights are then as they were), or when another rank
+                does not answer.
             ValueError: for a negative weight.
         """
         self._check(preferences)
         rows = [preference for preference in preferences if preference.weight > 0]
         metrics = {"pairs": float(len(rows))}
-        if rows:
+        if rows and self._config.steps_per_round:
             with self._engine.answers():
                 metrics |= self._train(rows)
         self.version += 1
@@ -169,8 +173,9 @@ class PreferenceLearner:
         for preference in preferences:
             if preference.weight < 0:
                 raise ValueError(f"preference {preference.id} has the negative weight {preference.weight}")
-            for response in (preference.chosen, preference.rejected):
-                self._refuse_stale(response)
+            for response in (preference.chosen, preference.rejected, preference.explored):
+                if response is not None and response.policy_version != REFERENCE_VERSION:
+                    self._refuse_stale(response)
 
     def _refuse_stale(self, response: Response) -> None:
         limit = self._config.max_staleness
@@ -202,11 +207,12 @@ class PreferenceLearner:
 
     def _micro_batches(self, rows: list[Preference]) -> list[MicroBatch]:
         parts = shard(rows, self._engine.rank, self._engine.ranks, self._config.micro_batch)
-        micros = [micro_batch(part, self.version, self._tokenizer.pad_token_id, self._device) for part in parts]
+        make = partial(micro_batch, explores=self._config.optimism != "none")
+        micros = [make(part, self.version, self._tokenizer.pad_token_id, self._device) for part in parts]
         if not uses_reference(self._config.loss):
             return micros
         with torch.no_grad(), self._as_reference() as reference:
-            return [replace(micro, reference_2P=token_logprobs(reference, micro.batch).sum(1)) for micro in micros]
+            return [replace(micro, reference_N=token_logprobs(reference, micro.batch).sum(1)) for micro in micros]
 
     def _accumulate(self, micros: list[MicroBatch], total_weight: float) -> Tensor:
         sums = torch.zeros(5, dtype=torch.float64)

@@ -44,10 +44,21 @@ class Pairs:
             rejected = rejected / _given(self.rejected_lengths, "rejected_lengths")
         return chosen - rejected
 
+    def swap(self) -> "Pairs":
+        """The same pairs with chosen and rejected exchanged."""
+        return Pairs(
+            self.policy_rejected,
+            self.policy_chosen,
+            self.reference_rejected,
+            self.reference_chosen,
+            self.rejected_lengths,
+            self.chosen_lengths,
+        )
+
 
 def _given(tensor: Tensor | None, name: str) -> Tensor:
     if tensor is None:
-        raise ValueError(f"this preference loss needs {name}")
+        raise ValueError(f"this loss needs {name}")
     return tensor
 
 
@@ -135,6 +146,33 @@ def pair_loss(name: str, pairs: Pairs, *, beta: float, **options: Any) -> Tensor
         if option not in valid:
             raise ValueError(f"loss {name} has no option {option!r}; valid options: {', '.join(valid) or 'none'}")
     return _LOSSES[name](pairs, beta=beta, **options)
+
+
+def optimism(name: str, policy_P: Tensor, reference_P: Tensor | None, *, beta: float, weight: float) -> Tensor:
+    """(P,) what is added to each pair's loss for the explored response ỹ to its prompt, α being ``weight``.
+
+    ==== ================================ ==============================================================
+    name term                             ỹ
+    ==== ================================ ==============================================================
+    xpo  α log π(ỹ)                       a response of the reference (arXiv 2405.21046, algorithm 1)
+    selm αβ (log π(ỹ) − log π_ref(ỹ))     the previous policy's greedy response (arXiv 2405.19332)
+    ==== ================================ ==============================================================
+
+    Minimising it takes probability away from ỹ and gives it to responses not tried yet. Among policies that explain
+    the labels equally well it prefers the one whose implicit reward promises more.
+
+    Args:
+        policy_P: summed log-probabilities of ỹ under the policy, in nats; ``reference_P`` those under the reference,
+            None for ``xpo``.
+
+    Raises:
+        ValueError: for an unknown name, or when a needed tensor is missing.
+    """
+    if name == "xpo":
+        return weight * policy_P
+    if name == "selm":
+        return weight * beta * (policy_P - _given(reference_P, "reference_P"))
+    raise ValueError(f"unknown optimism {name!r}; valid names: xpo, selm")
 
 
 def implicit_margin(name: str, pairs: Pairs, *, beta: float, length_average: bool = False) -> Tensor:

@@ -1,6 +1,7 @@
 """From preferences to the loss of a micro-batch, and what is measured beside it.
 
-Dimensions: P preference pairs; 2P sequences, the chosen responses before the rejected ones; L scored positions.
+Dimensions: P preference pairs; N sequences: the P chosen responses, the P rejected ones and, with optimism, the P
+explored ones; L scored positions.
 """
 
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from typing import Any
 
 import torch
 
-from learner.losses import Pairs, implicit_margin, loss_options, pair_loss
+from learner.losses import Pairs, implicit_margin, loss_options, optimism, pair_loss
 from learner.sequences import Batch, collate, token_logprobs
 from sea_agent.config import LearnerConfig
 from sea_agent.errors import RunFailure
@@ -22,16 +23,18 @@ Tensor = torch.Tensor
 class MicroBatch:
     """P pairs as tensors.
 
-    ``reference_2P`` are the summed log-probabilities under the reference, None for losses without one.
-    ``sampled_2P_L`` are what the sampler reported and ``compared_2P_L`` marks where that can be compared: responses of
-    the present version.
+    ``reference_N`` are the summed log-probabilities under the reference, None for losses without one.
+    ``sampled_N_L`` are what the sampler reported and ``compared_N_L`` marks where that can be compared: responses of
+    the present version. ``explores_P`` marks the pairs with an explored response; None without optimism.
     """
 
     batch: Batch
     weights_P: Tensor
-    sampled_2P_L: Tensor
-    compared_2P_L: Tensor
-    reference_2P: Tensor | None = None
+    confidence_P: Tensor
+    sampled_N_L: Tensor
+    compared_N_L: Tensor
+    explores_P: Tensor | None = None
+    reference_N: Tensor | None = None
 
 
 def shard(rows: Sequence[Preference], rank: int, ranks: int, size: int) -> list[list[Preference]]:
@@ -41,13 +44,20 @@ def shard(rows: Sequence[Preference], rank: int, ranks: int, size: int) -> list[
     return [mine[start : start + size] for start in range(0, len(mine), size)]
 
 
-def micro_batch(rows: Sequence[Preference], version: int, pad_id: int, device: str) -> MicroBatch:
-    """The rows as tensors, without a reference.
+def micro_batch(
+    rows: Sequence[Preference], version: int, pad_id: int, device: str, *, explores: bool = False
+) -> MicroBatch:
+    """The rows as tensors, without a reference; ``explores`` adds the explored responses.
 
     Raises:
         RunFailure: when a response of the present version does not report one log-probability for each token.
     """
     sides = [(row, row.chosen) for row in rows] + [(row, row.rejected) for row in rows]
+    explores_P = None
+    if explores:
+        # Every pair takes a place, so that ranks run the same shapes; what fills an empty one is left out of the loss.
+        sides += [(row, row.explored or row.chosen) for row in rows]
+        explores_P = torch.tensor([row.explored is not None for row in rows], device=device)
     batch = collate([(row.prompt.token_ids, response.token_ids) for row, response in sides], pad_id, device)
     mask = batch.response_mask_N_L
     sampled = torch.zeros(mask.shape, device=device)
@@ -57,7 +67,8 @@ def micro_batch(rows: Sequence[Preference], version: int, pad_id: int, device: s
             sampled[index, mask[index]] = torch.tensor(_reported(response), device=device)
             compared[index] = mask[index]
     weights = torch.tensor([row.weight for row in rows], dtype=torch.float64, device=device)
-    return MicroBatch(batch, weights, sampled, compared)
+    confidence = torch.tensor([row.confidence for row in rows], device=device)
+    return MicroBatch(batch, weights, confidence, sampled, compared, explores_P)
 
 
 def _reported(response: Response) -> tuple[float, ...]:
@@ -75,22 +86,34 @@ def evaluate(model: Any, micro: MicroBatch, config: LearnerConfig, total_weight:
     The second, float64 of shape (5,), holds loss, accuracy and margin, each weighted and divided by the total weight,
     the summed absolute difference of sampler and learner, and over how many tokens.
     """
-    logprobs_2P_L = token_logprobs(model, micro.batch)
-    pairs = _pairs(logprobs_2P_L.sum(1), micro)
+    logprobs_N_L = token_logprobs(model, micro.batch)
+    pairs = _pairs(logprobs_N_L.sum(1), micro)
     options = loss_options(config)
     loss_P = pair_loss(config.loss, pairs, beta=config.beta, **options)
+    if (micro.confidence_P < 1).any():
+        # The expected loss under the label's own probability; DPO then ends at βh = its log-odds instead of rising on.
+        swapped_P = pair_loss(config.loss, pairs.swap(), beta=config.beta, **options)
+        loss_P = micro.confidence_P * loss_P + (1 - micro.confidence_P) * swapped_P
+    if micro.explores_P is not None:
+        loss_P = loss_P + micro.explores_P * _optimism(logprobs_N_L.sum(1), micro, config)
     shares_P = micro.weights_P / total_weight
     loss = (shares_P.to(loss_P.dtype) * loss_P).sum()
     with torch.no_grad():
         average = options.get("length_average", False)
         margin_P = implicit_margin(config.loss, pairs, beta=config.beta, length_average=average)
-        gap_2P_L = (logprobs_2P_L - micro.sampled_2P_L).abs()[micro.compared_2P_L]
-        addends = [loss, (shares_P * (margin_P > 0)).sum(), (shares_P * margin_P).sum(), gap_2P_L.sum()]
-        sums = torch.tensor([*(float(value) for value in addends), gap_2P_L.numel()], dtype=torch.float64)
+        gap_N_L = (logprobs_N_L - micro.sampled_N_L).abs()[micro.compared_N_L]
+        addends = [loss, (shares_P * (margin_P > 0)).sum(), (shares_P * margin_P).sum(), gap_N_L.sum()]
+        sums = torch.tensor([*(float(value) for value in addends), gap_N_L.numel()], dtype=torch.float64)
     return loss, sums
 
 
-def _pairs(policy_2P: Tensor, micro: MicroBatch) -> Pairs:
-    policy = policy_2P.chunk(2)
-    reference = (None, None) if micro.reference_2P is None else micro.reference_2P.chunk(2)
-    return Pairs(*policy, *reference, *micro.batch.lengths_N.chunk(2))
+def _pairs(policy_N: Tensor, micro: MicroBatch) -> Pairs:
+    size = len(micro.weights_P)
+    reference = (None, None) if micro.reference_N is None else micro.reference_N.split(size)[:2]
+    return Pairs(*policy_N.split(size)[:2], *reference, *micro.batch.lengths_N.split(size)[:2])
+
+
+def _optimism(policy_N: Tensor, micro: MicroBatch, config: LearnerConfig) -> Tensor:
+    first = 2 * len(micro.weights_P)
+    reference_P = None if micro.reference_N is None else micro.reference_N[first:]
+    return optimism(config.optimism, policy_N[first:], reference_P, beta=config.beta, weight=config.optimism_weight)

@@ -59,6 +59,8 @@ class SamplerConfig(Section):
     """Number of sampler actors (``runtime: ray``). Changes speed only, never the responses."""
     candidates: Annotated[int, Field(ge=2)] = 20
     """Responses sampled per prompt (M)."""
+    reference_candidates: NonNegativeInt = 0
+    """Of the candidates, how many the frozen reference policy samples instead of the current one. All: offline."""
     temperature: PositiveFloat = 0.7
     """Sampling temperature."""
     max_new_tokens: PositiveInt = 64
@@ -75,15 +77,21 @@ class SamplerConfig(Section):
 
 
 class SelectionConfig(Section):
-    """Which pair of candidates is duelled."""
+    """Which prompts are asked about, and which pair of candidates is duelled."""
 
-    rule: Literal["sea_ee", "sea_bai", "passive", "uniform", "uncertainty", "best_worst"] = "sea_ee"
-    """``sea_ee``: two Thompson draws (both responses should be good). ``sea_bai``: a Thompson draw and its most
-    informative opponent. ``passive``: the first two distinct samples. ``uniform``: two at random.
-    ``uncertainty``: the pair whose reward difference is least known. ``best_worst``: top and bottom of one draw."""
-    bai_variance: Literal["probability", "difference"] = "probability"
-    """``sea_bai``: the opponent maximises the posterior variance of the preference probability, or of the
-    reward difference."""
+    rule: Literal["sea_ee", "sea_bai", "passive", "uniform", "uncertainty", "information", "best_worst", "apl"] = (
+        "sea_ee"
+    )
+    """``sea_ee``: two Thompson draws (both responses should be good). ``sea_bai``: a Thompson draw and the opponent whose
+    duel with it is least certain. ``passive``: the first two distinct samples. ``uniform``: two at random.
+    ``uncertainty``: the least certain pair of all. ``information``: the pair whose label tells most about the reward.
+    ``best_worst``: top and bottom of one draw. ``apl``: the largest gap of the policy's implicit rewards."""
+    variance: Literal["probability", "difference"] = "probability"
+    """``sea_bai``, ``uncertainty``: least certain is the largest posterior variance of the preference probability, or of
+    the reward difference."""
+    prompt_pool: PositiveInt = 1
+    """Sample the candidates of this many times batch_size prompts, and keep the batch_size prompts with the highest
+    predictive entropy of the policy."""
 
 
 class EnsembleConfig(Section):
@@ -122,8 +130,9 @@ class PosteriorConfig(Section):
     """``ensemble``: K MLP heads. ``laplace``: a linear last layer with a Gaussian posterior."""
     members: Annotated[int, Field(ge=2)] = 20
     """Heads of the ensemble, or posterior draws per prompt of the Laplace family (K)."""
-    features: Literal["policy", "encoder"] = "policy"
-    """What the posterior sees: hidden states of the frozen reference policy, or of ``encoder_path``."""
+    features: Literal["policy", "encoder", "text"] = "policy"
+    """What the posterior sees: hidden states of the frozen reference policy, or of ``encoder_path``; or ``text``: the
+    response's tokens and their relation to the prompt, beside the reference policy's view of it."""
     encoder_path: str | None = None
     """Hugging Face encoder directory, or ``world://lexicon/encoder``. It reads prompt and response as a pair."""
     feature_batch: PositiveInt = 256
@@ -158,9 +167,6 @@ class ImaginationConfig(Section):
     """Imagined rounds after each round that asks the oracle; 0 is none."""
     start: NonNegativeInt = 32
     """Oracle labels before the first imagined round."""
-    pessimism: NonNegativeFloat = 1.0
-    """The pair of a prompt is the one with the largest lower bound of its reward difference: the posterior's mean minus
-    this many of its standard deviations."""
 
 
 class WorldOracleConfig(Section):
@@ -168,7 +174,7 @@ class WorldOracleConfig(Section):
 
     kind: Literal["world"] = "world"
     """Selects this oracle."""
-    world: Literal["lexicon"] = "lexicon"
+    world: Literal["lexicon", "kitchen"] = "lexicon"
     """Name of the world."""
     scorer: Literal["reward", "judge"] = "reward"
     """``reward``: the hidden reward. ``judge``: the independent judge, with other terms and weights."""
@@ -236,6 +242,11 @@ class LearnerConfig(Section):
     """SimPO: target margin γ."""
     rpo_nll_weight: NonNegativeFloat = 0.2
     """RPO: weight η of the chosen response's negative log-likelihood per token."""
+    optimism: Literal["none", "xpo", "selm"] = "none"
+    """Exploration term added to the loss. ``xpo``: α log π(ỹ), ỹ a response of the reference policy. ``selm``:
+    αβ (log π(ỹ) − log π_ref(ỹ)), ỹ the greedy response of the policy before the round."""
+    optimism_weight: NonNegativeFloat = 5e-6
+    """α of the exploration term."""
     learning_rate: PositiveFloat = 5e-7
     """AdamW step size at its peak."""
     warmup_steps: NonNegativeInt = 0
@@ -248,8 +259,8 @@ class LearnerConfig(Section):
     """AdamW decoupled weight decay."""
     max_grad_norm: PositiveFloat = 1.0
     """Gradients are clipped to this global norm."""
-    steps_per_round: PositiveInt = 1
-    """Optimiser steps on each round's preferences."""
+    steps_per_round: NonNegativeInt = 1
+    """Optimiser steps on each round's preferences; with 0 the policy stays as it is and only the posterior learns."""
     micro_batch: PositiveInt = 64
     """Preference pairs in one forward pass; gradients are summed over passes."""
     lora: LoraConfig | None = None
@@ -261,9 +272,11 @@ class LearnerConfig(Section):
     of a token."""
 
     @model_validator(mode="after")
-    def _ranks_need_deepspeed(self) -> "LearnerConfig":
+    def _settings_fit_together(self) -> "LearnerConfig":
         if self.ranks > 1 and self.engine != "deepspeed":
             raise ValueError("learner.ranks above 1 needs learner.engine=deepspeed")
+        if self.optimism == "selm" and self.loss == "simpo":
+            raise ValueError("learner.optimism=selm needs a learner.loss with a reference; simpo has none")
         return self
 
 
@@ -289,6 +302,8 @@ class EvaluationConfig(Section):
     """Sampling temperature of policy and reference; the sampler's when not given."""
     judge: OracleConfig | None = None
     """An independent judge reported beside the training oracle."""
+    best_of: PositiveInt = 1
+    """Best-of-N inference: above 1, the response that the posterior likes best of this many samples is measured too."""
 
 
 class RunConfig(Section):
@@ -337,10 +352,26 @@ class RunConfig(Section):
             for key, count in (("learner.ranks", self.learner.ranks), ("sampler.actors", self.sampler.actors)):
                 if count > 1:
                     raise ValueError(f"{key}={count} needs runtime=ray: inline runs hold one of each part")
+        _check_candidates(self.sampler, self.selection, self.runtime)
+        if self.selection.rule == "apl" and self.learner.loss == "simpo":
+            raise ValueError("selection.rule=apl needs a learner.loss with a reference; simpo has none")
+        if self.learner.optimism == "xpo" and self.sampler.reference_candidates == 0:
+            raise ValueError("learner.optimism=xpo needs sampler.reference_candidates: it is optimistic on them")
         return self
 
     @property
     def needs_posterior(self) -> bool:
         """Whether any decision of the run looks at the reward posterior."""
-        asked = self.selection.rule not in ("passive", "uniform")
-        return asked or self.mixing.oracle_share < 1.0 or self.imagination.rounds > 0
+        asked = self.selection.rule not in ("passive", "uniform", "apl")
+        labels = self.mixing.oracle_share < 1.0 or self.imagination.rounds > 0
+        return asked or labels or self.evaluation.best_of > 1
+
+
+def _check_candidates(sampler: SamplerConfig, selection: SelectionConfig, runtime: str) -> None:
+    frozen, count = sampler.reference_candidates, sampler.candidates
+    if frozen > count:
+        raise ValueError(f"sampler.reference_candidates={frozen} is more than sampler.candidates={count}")
+    if selection.prompt_pool > 1 and frozen == count:
+        raise ValueError("selection.prompt_pool needs samples of the policy: lower sampler.reference_candidates")
+    if frozen and sampler.backend == "vllm" and runtime == "inline":
+        raise ValueError("sampler.reference_candidates needs runtime=ray with vllm: a process holds one engine")

@@ -4,19 +4,22 @@ Importing this module pulls in neither torch, ray, vllm nor deepspeed. Unknown k
 key named.
 """
 
+import copy
 import difflib
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from sea_agent.config import RunConfig
 from sea_agent.errors import UserError
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 def presets() -> list[str]:
@@ -31,20 +34,31 @@ def load_config(source: str, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         UserError: naming the file, the key and the remedy.
     """
-    tree = _read_yaml(source)
-    # A discriminator first: switching the kind of a section drops the other kind's keys.
-    for override in sorted(overrides, key=lambda text: not text.partition("=")[0].endswith(".kind")):
-        _apply_override(tree, override)
+    tree = load_tree(source)
+    apply_settings(tree, dict(_setting(override) for override in overrides))
     return parse_config(tree, where=source)
 
 
 def parse_config(tree: Mapping[str, Any], where: str) -> RunConfig:
     """Validate a mapping; every problem is reported with its key and ``where``."""
+    keys, otherwise = list(_valid_keys()), "see `sea-agent check --keys`"
+    return validate(RunConfig, tree, f"{where}: the configuration is not valid", keys, otherwise)
+
+
+def validate(
+    model: type[Model], tree: Mapping[str, Any], complaint: str, keys: Sequence[str], otherwise: str
+) -> Model:
+    """``tree`` as a ``model``.
+
+    Raises:
+        UserError: ``complaint`` and every problem with its dotted key. For an unknown key the nearest of ``keys`` is
+            named, or ``otherwise`` said when none is near.
+    """
     try:
-        return RunConfig.model_validate(tree)
+        return model.model_validate(tree)
     except ValidationError as error:
-        problems = "\n".join(f"  {_explain(problem)}" for problem in error.errors())
-        raise UserError(f"{where}: the configuration is not valid\n{problems}") from None
+        problems = "\n".join(f"  {_explain(problem, keys, otherwise)}" for problem in error.errors())
+        raise UserError(f"{complaint}\n{problems}") from None
 
 
 def to_yaml(config: RunConfig) -> str:
@@ -52,7 +66,37 @@ def to_yaml(config: RunConfig) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
-def _read_yaml(source: str) -> dict[str, Any]:
+def load_tree(source: str) -> dict[str, Any]:
+    """The mapping of a YAML file or a preset, not yet validated.
+
+    ``extends: PRESET`` in it fills in what it leaves out, key by key; what is extended extends nothing itself.
+
+    Raises:
+        UserError: when there is no such file or preset, or it holds no mapping, or extends what cannot be extended.
+    """
+    tree = _read_tree(source)
+    if "extends" not in tree:
+        return tree
+    name = tree.pop("extends")
+    if name not in presets():
+        raise UserError(f"{source}: extends {name}, which is not one of the presets {', '.join(presets())}")
+    base = _read_tree(name)
+    if "extends" in base:
+        raise UserError(f"{source}: extends {name}, which itself extends {base['extends']}; extend that one instead")
+    return _merged(base, tree)
+
+
+def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """``base`` with ``changes`` on top; a section of another ``kind`` takes nothing over."""
+    merged = base | changes
+    for key in base.keys() & changes.keys():
+        old, new = base[key], changes[key]
+        if isinstance(old, dict) and isinstance(new, dict) and new.get("kind", old.get("kind")) == old.get("kind"):
+            merged[key] = _merged(old, new)
+    return merged
+
+
+def _read_tree(source: str) -> dict[str, Any]:
     if source in presets():
         text = (resources.files("sea_agent") / "presets" / f"{source}.yaml").read_text()
     elif os.path.isfile(source):
@@ -73,23 +117,29 @@ def _read_yaml(source: str) -> dict[str, Any]:
     return tree
 
 
-def _apply_override(tree: dict[str, Any], override: str) -> None:
+def apply_settings(tree: dict[str, Any], settings: Mapping[str, Any]) -> None:
+    """Set dotted keys in a tree. A new ``kind`` of a section drops the keys of its other kind."""
+    for dotted in sorted(settings, key=lambda key: not key.endswith(".kind")):
+        value = copy.deepcopy(settings[dotted])
+        *parents, leaf = dotted.split(".")
+        node = tree
+        for key in parents:
+            if not isinstance(node.get(key), dict):
+                node[key] = {}
+            node = node[key]
+        if leaf == "kind" and node.get("kind") != value:
+            node.clear()
+        node[leaf] = value
+
+
+def _setting(override: str) -> tuple[str, Any]:
     dotted, equals, text = override.partition("=")
     if not equals or not dotted:
         raise UserError(f"--set {override}: expected key.path=value, for example --set learner.beta=0.2")
     try:
-        value = yaml.load(text, Loader=_ScientificLoader)
+        return dotted, yaml.load(text, Loader=_ScientificLoader)
     except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"--set {override}: the value is not valid YAML: {error}") from None
-    *parents, leaf = dotted.split(".")
-    node = tree
-    for key in parents:
-        if not isinstance(node.get(key), dict):
-            node[key] = {}
-        node = node[key]
-    if leaf == "kind" and node.get("kind") != value:
-        node.clear()
-    node[leaf] = value
 
 
 class _ScientificLoader(yaml.SafeLoader):
@@ -103,7 +153,7 @@ _ScientificLoader.add_implicit_resolver(
 )
 
 
-def _explain(problem: Mapping[str, Any]) -> str:
+def _explain(problem: Mapping[str, Any], keys: Sequence[str], otherwise: str) -> str:
     location = [str(part) for part in problem["loc"]]
     dotted = ".".join(_without_tags(location))
     if problem["type"] != "extra_forbidden":
@@ -113,10 +163,9 @@ def _explain(problem: Mapping[str, Any]) -> str:
             if dotted and problem["type"] != "missing"
             else (f"{dotted}: {message}" if dotted else message)
         )
-    valid = list(_valid_keys())
-    nearest = difflib.get_close_matches(dotted, valid, n=1, cutoff=0.5)
-    same_leaf = [key for key in valid if key.rpartition(".")[2] == location[-1]]
-    hint = f"did you mean {(same_leaf or nearest)[0]}?" if same_leaf or nearest else "see `sea-agent check --keys`"
+    nearest = difflib.get_close_matches(dotted, keys, n=1, cutoff=0.5)
+    same_leaf = [key for key in keys if key.rpartition(".")[2] == location[-1]]
+    hint = f"did you mean {(same_leaf or nearest)[0]}?" if same_leaf or nearest else otherwise
     return f"{dotted}: unknown key; {hint}"
 
 

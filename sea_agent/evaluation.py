@@ -13,8 +13,10 @@ from sea_agent.keys import generator_for, id_for
 from sea_agent.prompts import PromptSource
 from sea_agent.types import Candidates, Prompt, Response
 
-# Samples per prompt: the first is judged, all serve the distinct share.
+# Samples per prompt, at least: the first is judged, the first two serve the distinct share.
 _SAMPLES = 2
+
+Best = Callable[[Sequence[Candidates]], Sequence[Response]]
 
 
 class Evaluator:
@@ -23,7 +25,8 @@ class Evaluator:
     Win rate is the mean probability, by the oracle and by an independent judge, that the policy's response is
     preferred; equal responses count ½ and are not asked. Which of the two is shown first is drawn by prompt. The
     questions are counted as ``evaluation_queries`` and never come from the budget. ``log_ratios`` gives
-    log π(y|x) − log π_ref(y|x) of responses in nats, or None where no reference is kept.
+    log π(y|x) − log π_ref(y|x) of responses in nats, or None where no reference is kept. ``best`` names the best
+    response to each prompt for ``evaluation.best_of``; None where nobody can tell.
     """
 
     def __init__(
@@ -35,10 +38,12 @@ class Evaluator:
         log_ratios: Callable[[Rows], list[float] | None],
         oracle: Oracle,
         judge: Oracle | None,
+        best: Best | None = None,
     ) -> None:
         self._config = config
         self._prompts = [] if prompts is None else prompts.first(config.evaluation.prompts)
-        self._samplers, self._log_ratios, self._oracle, self._judge = samplers, log_ratios, oracle, judge
+        self._samplers, self._log_ratios, self._best = samplers, log_ratios, best
+        self._oracle, self._judge = oracle, judge
         self._temperature = config.evaluation.temperature or config.sampler.temperature
         self._reference: list[Response] = []
         self._next_at = 0
@@ -50,7 +55,7 @@ class Evaluator:
 
     def fix_reference(self) -> None:
         """Sample the responses that policies are compared with; call it while the samplers hold the reference."""
-        self._reference = [group.responses[0] for group in self._sample(1, "reference")]
+        self._reference = [samples[0] for samples in self._sample(1, "reference")]
 
     def evaluate(self, oracle_queries: int) -> dict[str, Any]:
         """Figures of the current policy after so many answers; empty without held-out prompts."""
@@ -58,16 +63,18 @@ class Evaluator:
         self._next_at = (oracle_queries // every + 1) * every
         if not self._prompts:
             return {}
-        groups = self._sample(_SAMPLES, "evaluation")
-        responses = [group.responses[0] for group in groups]
-        wins, interval = self._win_rate(self._oracle, responses)
-        figures: dict[str, Any] = {"win_rate": wins, "win_rate_ci": interval}
-        if self._judge is not None:
-            wins, interval = self._win_rate(self._judge, responses)
-            figures |= {"judge_win_rate": wins, "judge_win_rate_ci": interval}
+        best_of = 1 if self._best is None else self._config.evaluation.best_of
+        samples = self._sample(max(_SAMPLES, best_of), "evaluation")
+        responses = [row[0] for row in samples]
+        figures = self._win_rates("", responses)
+        if best_of > 1 and self._best is not None:
+            rows = zip(self._prompts, samples, strict=True)
+            found = self._best([Candidates.distinct(prompt, row[:best_of]) for prompt, row in rows])
+            best = {response.prompt_id: response for response in found}
+            figures |= self._win_rates("best_of_", [best[prompt.id] for prompt in self._prompts])
         figures |= {
             "kl_to_reference": self._divergence(),
-            "distinct_share": float(np.mean([(len(group.responses) - 1) / (_SAMPLES - 1) for group in groups])),
+            "distinct_share": float(np.mean([row[0].text != row[1].text for row in samples])),
             "response_tokens": float(np.mean([len(response.token_ids) for response in responses])),
             "evaluation_queries": self.queries,
         }
@@ -79,8 +86,17 @@ class Evaluator:
         """Questions asked for evaluation so far, by oracle and judge together."""
         return sum(oracle.evaluation_queries for oracle in (self._oracle, self._judge) if oracle is not None)
 
-    def _sample(self, count: int, purpose: str) -> list[Candidates]:
-        return self._samplers.candidates(self._prompts, count, self._temperature, purpose)
+    def _sample(self, count: int, purpose: str) -> list[list[Response]]:
+        return self._samplers.samples(self._prompts, count, self._temperature, purpose)
+
+    def _win_rates(self, name: str, responses: Sequence[Response]) -> dict[str, Any]:
+        """Win rate of the responses and its interval by the oracle and, where there is one, the judge."""
+        figures: dict[str, Any] = {}
+        for who, oracle in (("", self._oracle), ("judge_", self._judge)):
+            if oracle is not None:
+                rate, interval = self._win_rate(oracle, responses)
+                figures |= {f"{name}{who}win_rate": rate, f"{name}{who}win_rate_ci": interval}
+        return figures
 
     def _divergence(self) -> float | None:
         """KL(policy ‖ reference) of a response in nats, from one response per prompt sampled at temperature 1."""

@@ -80,7 +80,8 @@ def _check_machine(config: RunConfig) -> None:
     if config.device == "cuda" and config.ray_address is None and not torch.cuda.is_available():
         raise UserError("device=cuda: no GPU is visible here; set device=cpu, or ray_address to a cluster with GPUs")
     if config.device == "cuda" and config.runtime == "ray" and config.ray_address is None:
-        needed = config.sampler.actors + config.learner.ranks + posterior_on_gpu(config)
+        pools = 2 if config.sampler.reference_candidates else 1
+        needed = pools * config.sampler.actors + config.learner.ranks + posterior_on_gpu(config)
         if needed > torch.cuda.device_count():
             raise UserError(
                 f"runtime=ray: sampler.actors, learner.ranks and the posterior need {needed} GPUs together, this "

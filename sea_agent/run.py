@@ -16,6 +16,7 @@ from actors.pool import LearnerGroup, SamplerPool
 from actors.runtime import Runtime, make_runtime
 from sea_agent import __version__
 from sea_agent.agent import Agent, Record
+from sea_agent.candidates import CandidateSource
 from sea_agent.config import RunConfig
 from sea_agent.config_files import to_yaml
 from sea_agent.errors import RunFailure, UserError
@@ -80,13 +81,15 @@ def _run(config: RunConfig, inputs: Inputs, out: Path, on_round: Callable[[Recor
 def assemble(config: RunConfig, inputs: Inputs, runtime: Runtime, ledger: Ledger) -> Agent:
     """The agent of a run, its parts hosted by ``runtime``."""
     samplers = SamplerPool(runtime, config)
+    reference = SamplerPool(runtime, config, reference=True) if config.sampler.reference_candidates else None
     total_steps = expected_rounds(config, len(inputs.prompts)) * config.learner.steps_per_round
     learner = LearnerGroup(runtime, config, total_steps=total_steps, rendezvous=_rendezvous(config))
+    selector = runtime.spawn("posterior", Selector, config, gpus=1.0 if posterior_on_gpu(config) else 0.0)
     return Agent(
         config,
-        prompts=inputs.prompts,
+        source=CandidateSource(config, inputs.prompts, samplers, reference),
         samplers=samplers,
-        selector=runtime.spawn("posterior", Selector, config, gpus=1.0 if posterior_on_gpu(config) else 0.0),
+        selector=selector,
         oracle=inputs.oracle,
         learner=learner,
         evaluator=Evaluator(
@@ -96,6 +99,7 @@ def assemble(config: RunConfig, inputs: Inputs, runtime: Runtime, ledger: Ledger
             log_ratios=learner.log_ratios,
             oracle=inputs.oracle,
             judge=inputs.judge,
+            best=lambda candidates: selector.call("best", candidates).result(),
         ),
         ledger=ledger,
         stages=Stages(runtime.cpu_seconds),
@@ -103,11 +107,22 @@ def assemble(config: RunConfig, inputs: Inputs, runtime: Runtime, ledger: Ledger
 
 
 def expected_rounds(config: RunConfig, prompts: int) -> int:
-    """Rounds until the budget is spent when each prompt of a round gives a duel; there are ``prompts`` of them."""
-    budget, mixing = config.budget.oracle_queries, config.mixing
+    """Rounds, imagined ones included, until the budget is spent when each of ``prompts`` in a round gives a duel."""
     duels = min(config.batch_size, prompts)
-    full = math.ceil((budget if mixing.oracle_share >= 1.0 else min(mixing.burn_in, budget)) / duels)
-    left = max(0, budget - full * duels)
+    budget, imagination = config.budget.oracle_queries, config.imagination
+    asking = _asking_rounds(config, budget, duels)
+    if imagination.start > budget:
+        return asking
+    # Imagined rounds follow the round that brings the labels to ``start``, and every later one.
+    first = max(1, _asking_rounds(config, imagination.start, duels))
+    return asking + imagination.rounds * (asking - first + 1)
+
+
+def _asking_rounds(config: RunConfig, labels: int, duels: int) -> int:
+    """Rounds of ``duels`` duels until the oracle has given so many labels."""
+    mixing = config.mixing
+    full = math.ceil((labels if mixing.oracle_share >= 1.0 else min(mixing.burn_in, labels)) / duels)
+    left = max(0, labels - full * duels)
     return full + math.ceil(left / (duels * mixing.oracle_share))
 
 
@@ -144,6 +159,7 @@ def _summary(agent: Agent, inputs: Inputs, runtime: Runtime, wall_seconds: float
         "win_rate_ci": latest.get("win_rate_ci"),
         "judge_win_rate": latest.get("judge_win_rate"),
         "judge_win_rate_ci": latest.get("judge_win_rate_ci"),
+        **{key: value for key, value in latest.items() if key.startswith("best_of_")},
         "distinct_share": latest.get("distinct_share"),
         "kl_to_reference": latest.get("kl_to_reference"),
         "policy_version": agent.rounds,

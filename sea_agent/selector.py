@@ -4,20 +4,20 @@ Dimensions: S posterior draws, P prompts, M candidates (padded), D features.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from sea_agent.bandit.mixing import imagined_pairs, label_source
+from sea_agent.bandit.mixing import folded_pairs, label_source
 from sea_agent.bandit.posterior import make_posterior
 from sea_agent.bandit.selection import RULES, belief, select_pairs
 from sea_agent.config import RunConfig
 from sea_agent.features import make_features
 from sea_agent.keys import generator_for, id_for, seed_for
 from sea_agent.models import use_threads
-from sea_agent.types import Candidates, Duel, LabelSource, Outcome, Response, Verdict
+from sea_agent.types import Candidates, Duel, LabelSource, Outcome, Preference, Response, Verdict
 
 
 class Selector:
@@ -31,37 +31,73 @@ class Selector:
         if config.needs_posterior:
             self._features = make_features(config.policy, config.posterior, config.device, config.threads)
 
-    def select(self, candidates: Sequence[Candidates], number: int, oracle_labels: int, budget_left: int) -> list[Duel]:
+    def select(
+        self,
+        candidates: Sequence[Candidates],
+        number: int,
+        oracle_labels: int,
+        budget_left: int,
+        implicit_rewards: Mapping[str, float] | None = None,
+    ) -> list[Duel]:
         """One duel for each prompt with two distinct candidates, at most ``budget_left`` of them for the oracle.
 
         ``number`` is the round, ``oracle_labels`` the count before it. The posterior is not asked about prompts
-        whose candidates are all equal, and nobody else is.
+        whose candidates are all equal, and nobody else is. ``implicit_rewards``, by response id, are the policy's own:
+        a rule that gets them looks at them instead of the posterior.
         """
         contested = [group for group in candidates if len(group.responses) >= 2]
         if not contested:
             return []
         rewards_S_P_M, valid_P_M = self._draw(contested, "select", number)
         generator = generator_for(self._config.seed, "rule", number)
-        pairs_P_2 = select_pairs(self._config.selection, rewards_S_P_M, valid_P_M, generator)
+        seen_S_P_M = rewards_S_P_M
+        if implicit_rewards is not None:
+            seen_S_P_M = torch.zeros(1, *valid_P_M.shape, dtype=torch.float64)
+            seen_S_P_M[0, valid_P_M] = torch.tensor(
+                [implicit_rewards[response.id] for group in contested for response in group.responses],
+                dtype=torch.float64,
+            )
+        pairs_P_2 = select_pairs(self._config.selection, seen_S_P_M, valid_P_M, generator)
         sources = [self._source(group, number, oracle_labels) for group in contested]
         if self._config.mixing.pair == "best_worst" and LabelSource.POSTERIOR in sources:
             extremes_P_2 = RULES["best_worst"](rewards_S_P_M, valid_P_M, generator)
             imagined_P = torch.tensor([source is LabelSource.POSTERIOR for source in sources])
             pairs_P_2 = torch.where(imagined_P[:, None], extremes_P_2, pairs_P_2)
-        duels = self._duels(contested, pairs_P_2, sources, rewards_S_P_M, number, self._config.selection.rule)
+        duels = self._duels(contested, pairs_P_2, sources, rewards_S_P_M, number)
         return _within_budget(duels, budget_left)
 
-    def imagine(self, candidates: Sequence[Candidates], number: int) -> tuple[list[Duel], list[Verdict]]:
-        """One pair for each prompt with two distinct candidates, chosen and labelled by the posterior."""
+    def imagine(self, candidates: Sequence[Candidates], number: int) -> list[Preference]:
+        """Pairs of the candidates of each prompt, with the posterior's probability of their order."""
         contested = [group for group in candidates if len(group.responses) >= 2]
         if not contested:
-            return [], []
+            return []
         rewards_S_P_M, valid_P_M = self._draw(contested, "imagine", number)
         assert rewards_S_P_M is not None  # a configuration with imagined rounds has a posterior
-        pairs_P_2 = imagined_pairs(rewards_S_P_M, valid_P_M, self._config.imagination.pessimism)
-        sources = [LabelSource.POSTERIOR] * len(contested)
-        duels = self._duels(contested, pairs_P_2, sources, rewards_S_P_M, number, rule="imagined")
-        return duels, [Verdict(duel.id, Outcome.FIRST, "posterior", time.time()) for duel in duels]
+        return [
+            Preference(
+                id=id_for("imagined", self._config.seed, number, contested[row].prompt.id, better),
+                prompt=contested[row].prompt,
+                chosen=contested[row].responses[better],
+                rejected=contested[row].responses[worse],
+                source=LabelSource.POSTERIOR,
+                confidence=probability,
+            )
+            for row, (better, worse), probability in zip(
+                *(tensor.tolist() for tensor in folded_pairs(rewards_S_P_M, valid_P_M)), strict=True
+            )
+        ]
+
+    def best(self, candidates: Sequence[Candidates]) -> list[Response]:
+        """Best-of-N inference: the response to each prompt with the highest mean reward under the posterior.
+
+        It is the first response as long as the posterior has seen no label.
+        """
+        if self._posterior is None or not self._posterior.labels:
+            return [group.responses[0] for group in candidates]
+        rows_N_D = self._rows([(group.prompt, response) for group in candidates for response in group.responses])
+        rewards_N = self._posterior.mean(rows_N_D[None])[0]
+        by_group = rewards_N.split([len(group.responses) for group in candidates])
+        return [group.responses[int(rewards.argmax())] for group, rewards in zip(candidates, by_group, strict=True)]
 
     def label(self, duels: Sequence[Duel], number: int) -> list[Verdict]:
         """The posterior's own verdicts, each under a fresh draw, for duels that the oracle is not asked about."""
@@ -113,7 +149,7 @@ class Selector:
         features_P_M_D[valid_P_M] = rows_N_D
         if self._posterior is None:
             seed = seed_for(self._config.seed, "posterior")
-            self._posterior = make_posterior(self._config.posterior, rows_N_D.shape[1], seed)
+            self._posterior = make_posterior(self._config.posterior, self._features.blocks, seed)
         return self._posterior.draw(features_P_M_D, self._generator(purpose, number)), valid_P_M
 
     def _rows(self, pairs: list[tuple[Any, Response]]) -> torch.Tensor:
@@ -136,7 +172,6 @@ class Selector:
         sources: Sequence[LabelSource],
         rewards_S_P_M: torch.Tensor | None,
         number: int,
-        rule: str,
     ) -> list[Duel]:
         beliefs: list[float | None] = [None] * len(groups)
         deviations: list[float | None] = [None] * len(groups)
@@ -150,7 +185,7 @@ class Selector:
                 prompt=group.prompt,
                 first=group.responses[first],
                 second=group.responses[second],
-                rule=rule,
+                rule=self._config.selection.rule,
                 policy_version=group.responses[first].policy_version,
                 posterior_version=0 if self._posterior is None else self._posterior.version,
                 label_source=source,

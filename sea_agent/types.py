@@ -3,9 +3,13 @@
 No row is ever matched by position across a process boundary; it is matched by its id.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Self
+
+REFERENCE_VERSION = -1
+"""The policy version of responses of the frozen reference, which are off-policy on purpose at any time of the run."""
 
 
 class LabelSource(StrEnum):
@@ -46,7 +50,7 @@ class Response:
 
     ``token_ids`` includes the end token when the policy wrote one. ``logprobs`` holds, for each token, its
     natural-log probability under the policy that sampled it, before temperature. ``policy_version`` is the
-    weight version that sampled it.
+    weight version that sampled it, or ``REFERENCE_VERSION``.
     """
 
     id: str
@@ -63,6 +67,14 @@ class Candidates:
 
     prompt: Prompt
     responses: tuple[Response, ...]
+
+    @classmethod
+    def distinct(cls, prompt: Prompt, responses: Iterable[Response]) -> Self:
+        """The responses without duplicates by text; the first of equals stays."""
+        first: dict[str, Response] = {}
+        for response in responses:
+            first.setdefault(response.text, response)
+        return cls(prompt, tuple(first.values()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +129,10 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """What the learner eats: one ordered pair."""
+    """What the learner eats: one ordered pair, and the response on which the loss is optimistic, if it is.
+
+    ``confidence`` is the probability that the order is right, where the label comes from a model that knows it.
+    """
 
     id: str
     prompt: Prompt
@@ -125,7 +140,9 @@ class Preference:
     rejected: Response
     source: LabelSource
     weight: float = 1.0
+    confidence: float = 1.0
     annotator: str | None = None
+    explored: Response | None = None
 
 
 def preference_from(duel: Duel, verdict: Verdict) -> Preference | None:

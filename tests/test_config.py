@@ -137,6 +137,18 @@ def test_every_problem_is_reported_at_once_with_the_file() -> None:
         ({"learner": {"ranks": 2, "engine": "deepspeed"}}, "learner.ranks=2 needs runtime=ray"),
         ({"sampler": {"actors": 2}}, "sampler.actors=2 needs runtime=ray"),
         ({"posterior": {"features": "encoder"}}, "posterior.encoder_path"),
+        (
+            {"sampler": {"candidates": 4, "reference_candidates": 5}},
+            "reference_candidates=5 is more than .*candidates=4",
+        ),
+        (
+            {"sampler": {"candidates": 4, "reference_candidates": 4}, "selection": {"prompt_pool": 2}},
+            "selection.prompt_pool needs samples of the policy",
+        ),
+        ({"sampler": {"reference_candidates": 1, "backend": "vllm"}}, "needs runtime=ray with vllm"),
+        ({"selection": {"rule": "apl"}, "learner": {"loss": "simpo"}}, "selection.rule=apl needs .* a reference"),
+        ({"learner": {"optimism": "selm", "loss": "simpo"}}, "learner.optimism=selm needs .* a reference"),
+        ({"learner": {"optimism": "xpo"}}, "learner.optimism=xpo needs sampler.reference_candidates"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(changes: dict[str, Any], message: str) -> None:
@@ -147,6 +159,10 @@ def test_settings_that_contradict_each_other_are_refused(changes: dict[str, Any]
 def test_the_same_settings_are_accepted_once_they_agree() -> None:
     changes = {"learner": {"ranks": 2, "engine": "deepspeed"}, "sampler": {"actors": 2}, "runtime": "ray"}
     assert parse_config(minimal() | changes, where="run.yaml").learner.ranks == 2
+    sampler = {"candidates": 4, "reference_candidates": 3, "backend": "vllm"}
+    changes = {"runtime": "ray", "sampler": sampler, "selection": {"rule": "apl", "prompt_pool": 2}}
+    changes["learner"] = {"optimism": "xpo", "loss": "ipo"}
+    assert parse_config(minimal() | changes, where="run.yaml").selection.prompt_pool == 2
 
 
 @pytest.mark.parametrize(
@@ -236,6 +252,46 @@ def test_each_preset_is_valid_and_survives_being_written_and_read(name: str, tmp
     assert load_config(str(path)) == config
 
 
+def extending(tmp_path: Path, tree: dict[str, Any]) -> str:
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    return str(path)
+
+
+def test_a_file_that_extends_a_preset_holds_what_differs(tmp_path: Path) -> None:
+    changes = {"extends": "lab", "learner": {"loss": "ipo"}, "budget": {"oracle_queries": 3}}
+    expected = load_config("lab", ["learner.loss=ipo", "budget.oracle_queries=3"])
+    assert load_config(extending(tmp_path, changes)) == expected
+    assert expected != load_config("lab")
+    assert load_config(extending(tmp_path, changes), ["learner.loss=slic"]).learner.loss == "slic"
+
+
+def test_a_section_of_another_kind_takes_nothing_over(tmp_path: Path) -> None:
+    oracle = {"kind": "python", "target": "mine.py:compare"}
+    config = load_config(extending(tmp_path, {"extends": "lab", "oracle": oracle}))
+    assert config.oracle.model_dump() == oracle | {"labels": "threshold"}
+    same_kind = load_config(extending(tmp_path, {"extends": "lab", "oracle": {"kind": "world", "scorer": "judge"}}))
+    assert same_kind.oracle.model_dump()["labels"] == "threshold", "lab's; the default is bernoulli"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("lap", r"mine\.yaml: extends lap, which is not one of the presets"),
+        ("sea_ee", "extends sea_ee, which itself extends lab; extend that one instead"),
+        (["lab"], "not one of the presets"),
+    ],
+)
+def test_only_a_preset_that_stands_alone_can_be_extended(tmp_path: Path, name: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_config(extending(tmp_path, {"extends": name}))
+
+
+def test_an_unknown_key_of_an_extending_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"learner\.betta: unknown key; did you mean learner\.beta\?"):
+        load_config(extending(tmp_path, {"extends": "lab", "learner": {"betta": 0.2}}))
+
+
 @pytest.mark.parametrize("size", ["1b", "2.8b", "6.9b"])
 def test_the_tldr_presets_hold_the_published_settings(size: str) -> None:
     config = load_config(f"tldr-pythia-{size}")
@@ -278,11 +334,20 @@ def test_a_valid_key_is_accepted_by_the_parser() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rule", "share", "needed"),
-    [("passive", 1.0, False), ("uniform", 1.0, False), ("passive", 0.7, True), ("sea_bai", 1.0, True)],
+    ("rule", "share", "best_of", "needed"),
+    [
+        ("passive", 1.0, 1, False),
+        ("uniform", 1.0, 1, False),
+        ("apl", 1.0, 1, False),
+        ("passive", 0.7, 1, True),
+        ("passive", 1.0, 2, True),
+        ("apl", 0.7, 1, True),
+        ("sea_bai", 1.0, 1, True),
+    ],
 )
-def test_a_posterior_is_needed_when_a_decision_looks_at_it(rule: str, share: float, needed: bool) -> None:
+def test_a_posterior_is_needed_when_a_decision_looks_at_it(rule: str, share: float, best_of: int, needed: bool) -> None:
     tree = minimal() | {"selection": {"rule": rule}, "mixing": {"oracle_share": share}}
+    tree["evaluation"] = {"best_of": best_of}
     assert parse_config(tree, where="here").needs_posterior is needed
 
 

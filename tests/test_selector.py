@@ -119,3 +119,51 @@ def test_a_passive_run_computes_no_features(config: Callable[..., RunConfig]) ->
     duels = selector.select(many(3), 1, 0, 100)
     assert selector._features is None
     assert [(duel.first.text, duel.second.text, duel.belief) for duel in duels] == [("w1", "w2 w3", None)] * 3
+
+
+def responses_of(groups: list[Candidates]) -> dict[str, Response]:
+    return {response.id: response for group in groups for response in group.responses}
+
+
+def test_implicit_rewards_decide_the_pair_and_need_no_posterior(config: Callable[..., RunConfig]) -> None:
+    selector = Selector(config(selection={"rule": "apl"}))
+    groups = many(6)
+    rewards = {id_: float(index * 7 % 11) for index, id_ in enumerate(responses_of(groups))}
+    duels = selector.select(groups, 1, 0, 100, rewards)
+    assert selector._features is None
+    assert [duel.belief for duel in duels] == [None] * 6
+    for group, duel in zip(groups, duels, strict=True):
+        values = [rewards[response.id] for response in group.responses]
+        assert (rewards[duel.first.id], rewards[duel.second.id]) == (max(values), min(values))
+    turned = selector.select(groups, 1, 0, 100, {id_: -value for id_, value in rewards.items()})
+    assert [duel.first.id for duel in turned] == [duel.second.id for duel in duels], "the control: rewards decide"
+
+
+def test_a_posterior_beside_implicit_rewards_still_tells_its_belief(config: Callable[..., RunConfig]) -> None:
+    selector = Selector(config(selection={"rule": "apl"}, mixing={"oracle_share": 0.5}))
+    groups = many(6)
+    duels = selector.select(groups, 1, 0, 100, dict.fromkeys(responses_of(groups), 0.0))
+    assert all(duel.belief is not None for duel in duels)
+
+
+def test_best_of_n_goes_by_what_the_oracle_taught(config: Callable[..., RunConfig]) -> None:
+    """A passive run keeps a posterior for it; before the first label the policy's own first sample stands."""
+    selector = Selector(
+        config(posterior={"family": "laplace"}, selection={"rule": "passive"}, evaluation={"best_of": 4})
+    )
+    fresh = [group(f"fresh-{index}", "w1", "w4 w5", "w2 w3", "w6") for index in range(5)]
+    assert [response.text for response in selector.best(fresh)] == ["w1"] * 5
+    for number in range(1, 4):
+        groups = [group(f"p{index}", *pair) for index, pair in enumerate([("w1", "w2 w3"), ("w2 w3", "w6")] * 6)]
+        duels = selector.select(groups, number, 0, 100)
+        if number == 1:
+            assert [response.text for response in selector.best(fresh)] == ["w1"] * 5
+        verdicts = [
+            Verdict(duel.id, Outcome.FIRST if "w2" in duel.first.text else Outcome.SECOND, "test", 0.0)
+            for duel in duels
+        ]
+        selector.update(duels, verdicts, number)
+    best = selector.best(fresh)
+    assert [response.prompt_id for response in best] == [one.prompt.id for one in fresh]
+    assert [response.text for response in best] == ["w2 w3"] * 5
+    assert selector.best(fresh) == best

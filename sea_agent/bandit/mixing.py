@@ -1,9 +1,9 @@
 """What the posterior labels itself: a share of the duels (arXiv 2411.01493, section 4.2), and pairs of imagined rounds.
 
-Dimension legend: S posterior draws, P prompts, M candidates of a prompt.
+Dimension legend: S posterior draws, P prompts, M candidates of a prompt, C valid ones of a single prompt, Q pairs.
 """
 
-from torch import Tensor, inf, stack
+from torch import Tensor, cat, full, stack
 
 from sea_agent.config import ImaginationConfig, MixingConfig
 from sea_agent.keys import generator_for
@@ -27,19 +27,23 @@ def imagined_rounds(config: ImaginationConfig, oracle_labels: int) -> int:
     return config.rounds if oracle_labels >= config.start else 0
 
 
-def imagined_pairs(rewards_S_P_M: Tensor, valid_P_M: Tensor, pessimism: float) -> Tensor:
-    """The pair of each prompt whose order the posterior is surest of, (winner, loser) in pairs_P_2.
+def folded_pairs(rewards_S_P_M: Tensor, valid_P_M: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Pairs of candidates to train on: best with worst, second best with second worst, and so on, by the mean reward.
 
-    It has the largest lower bound of the reward difference, mean − ``pessimism`` · standard deviation over the draws.
+    Every candidate takes part, so a step sees the whole order of a prompt's candidates and not only its ends.
+
+    Returns:
+        rows_Q, the prompt of each pair; pairs_Q_2, better and worse by the mean; and probability_Q, the mean over the
+        draws of the probability that the better one is preferred. For an odd number the middle candidate is left out.
     """
-    draws, _, candidates = rewards_S_P_M.shape
-    centred_S_P_M = (rewards_S_P_M - rewards_S_P_M.mean(0)).masked_fill(~valid_P_M, 0.0)
-    covariance_P_M_M = (centred_S_P_M.permute(1, 2, 0) @ centred_S_P_M.permute(1, 0, 2)) / draws
-    variance_P_M = covariance_P_M_M.diagonal(dim1=1, dim2=2)
-    variance_P_M_M = (variance_P_M[:, :, None] + variance_P_M[:, None, :] - 2 * covariance_P_M_M).clamp_min(0.0)
     mean_P_M = rewards_S_P_M.mean(0)
-    bound_P_M_M = mean_P_M[:, :, None] - mean_P_M[:, None, :] - pessimism * variance_P_M_M.sqrt()
-    bound_P_M_M = bound_P_M_M.masked_fill(~(valid_P_M[:, :, None] & valid_P_M[:, None, :]), -inf)
-    bound_P_M_M.diagonal(dim1=1, dim2=2).fill_(-inf)
-    best_P = bound_P_M_M.flatten(1).argmax(1)
-    return stack([best_P // candidates, best_P % candidates], 1)
+    rows, pairs = [], []
+    for row, valid_M in enumerate(valid_P_M):
+        candidates_C = valid_M.nonzero()[:, 0]
+        order_C = candidates_C[mean_P_M[row, candidates_C].argsort(descending=True, stable=True)]
+        half = len(order_C) // 2
+        pairs.append(stack([order_C[:half], order_C.flip(0)[:half]], 1))
+        rows.append(full((half,), row))
+    rows_Q, pairs_Q_2 = cat(rows), cat(pairs)
+    gap_S_Q = rewards_S_P_M[:, rows_Q, pairs_Q_2[:, 0]] - rewards_S_P_M[:, rows_Q, pairs_Q_2[:, 1]]
+    return rows_Q, pairs_Q_2, gap_S_Q.sigmoid().mean(0)

@@ -5,7 +5,7 @@ itself or with one that is not valid. The draws come in an order of its own for 
 (``Posterior.draw``), so "draw 0" below is a fresh Thompson draw for every prompt. A reward may be anything,
 even NaN, where a candidate is not valid.
 
-Dimension legend: S posterior draws, P prompts, M candidates of a prompt.
+Dimension legend: S posterior draws, P prompts, M candidates of a prompt, Q duels to choose from.
 """
 
 from collections.abc import Callable
@@ -18,6 +18,8 @@ from torch import Tensor
 from sea_agent.config import SelectionConfig
 from sea_agent.errors import RunFailure
 
+Variance = Literal["probability", "difference"]
+
 
 def select_pairs(
     config: SelectionConfig, rewards_S_P_M: Tensor | None, valid_P_M: Tensor, generator: np.random.Generator
@@ -25,9 +27,10 @@ def select_pairs(
     """The duel of each prompt, pairs_P_2 (int64): indices of the first and the second response.
 
     Args:
-        rewards_S_P_M: posterior draws; None will do for ``passive`` and ``uniform``.
+        rewards_S_P_M: posterior draws, for ``apl`` the implicit rewards as a single draw; None will do for
+            ``passive`` and ``uniform``.
         valid_P_M: which candidates exist, bool.
-        generator: decides what a rule leaves to chance; only ``uniform`` draws from it.
+        generator: decides what a rule leaves to chance; only ``uniform`` and ``apl`` draw from it.
 
     Raises:
         ValueError: when a prompt has fewer than two valid candidates, or a rule lacks the rewards it needs.
@@ -40,8 +43,45 @@ def select_pairs(
             raise ValueError(f"selection.rule={config.rule} needs posterior draws of the rewards")
         if not (rewards_S_P_M.isfinite() | ~valid_P_M).all():
             raise RunFailure("the posterior gave rewards that are not finite: check its settings and features")
-    options = {"variance": config.bai_variance} if config.rule == "sea_bai" else {}
+    options = {"variance": config.variance} if config.rule in ("sea_bai", "uncertainty") else {}
     return RULES[config.rule](rewards_S_P_M, valid_P_M, generator, **options)
+
+
+def diverse_duels(margins_S_Q: Tensor, count: int) -> Tensor:
+    """Which ``count`` of Q possible duels to ask together, so that their labels tell most about the rewards.
+
+    Greedily maximises ½ log det(I + W½ C W½), the information of labels with Gaussian noise (D-optimal design): C is the
+    covariance of the margins over the draws, W the curvature p (1 − p) of a label, its mean over the draws. Each choice
+    is conditioned on those before it, so that two duels which tell the same are not both asked.
+
+    Args:
+        margins_S_Q: posterior draws of the reward of the first response minus that of the second; one draw must be one
+            reward function for all Q duels, or their covariance says nothing.
+
+    Returns:
+        chosen_count (int64): indices of different duels, the most informative first.
+
+    Raises:
+        ValueError: when there are fewer than ``count`` duels.
+    """
+    draws, duels = margins_S_Q.shape
+    if duels < count:
+        raise ValueError(f"cannot choose {count} of {duels} duels")
+    centred_S_Q = margins_S_Q - margins_S_Q.mean(0)
+    covariance_Q_Q = centred_S_Q.T @ centred_S_Q / draws
+    chance_S_Q = torch.sigmoid(margins_S_Q)
+    curvature_Q = (chance_S_Q * (1 - chance_S_Q)).mean(0)
+    free_Q = torch.ones_like(curvature_Q, dtype=torch.bool)
+    chosen: list[Tensor] = []
+    for _ in range(count):
+        gain_Q = curvature_Q * covariance_Q_Q.diagonal()
+        best_1 = _best(gain_Q, free_Q)[None]
+        chosen.append(best_1)
+        free_Q = free_Q & (torch.arange(duels, device=best_1.device) != best_1)
+        row_1_Q = covariance_Q_Q.index_select(0, best_1)
+        known_1 = (curvature_Q / (1 + gain_Q)).index_select(0, best_1)
+        covariance_Q_Q = covariance_Q_Q - known_1 * row_1_Q.T @ row_1_Q
+    return torch.cat(chosen)
 
 
 def belief(rewards_S_P_M: Tensor, pairs_P_2: Tensor) -> tuple[Tensor, Tensor]:
@@ -82,34 +122,37 @@ def sea_ee(rewards_S_P_M: Tensor, valid_P_M: Tensor, _generator: np.random.Gener
 
 
 def sea_bai(
-    rewards_S_P_M: Tensor,
-    valid_P_M: Tensor,
-    _generator: np.random.Generator,
-    variance: Literal["probability", "difference"] = "probability",
+    rewards_S_P_M: Tensor, valid_P_M: Tensor, _generator: np.random.Generator, variance: Variance = "probability"
 ) -> Tensor:
-    """Best-arm identification: the best of draw 0 against the opponent whose duel with it is least predictable.
+    """Best-arm identification: the best of draw 0 against the opponent whose duel with it is least certain.
 
     ``variance`` names what has the posterior variance: the preference ``probability`` σ(r(y) − r(first)), as the
     paper writes it, or the reward ``difference`` r(y) − r(first).
     """
     first_P = _best(rewards_S_P_M[0], valid_P_M)
     first_S_P_1 = first_P[:, None].expand(len(rewards_S_P_M), -1, 1)
-    gap_S_P_M = rewards_S_P_M - rewards_S_P_M.gather(2, first_S_P_1)
-    doubtful_S_P_M = torch.sigmoid(gap_S_P_M) if variance == "probability" else gap_S_P_M
-    second_P = _best(doubtful_S_P_M.var(0, correction=0), valid_P_M & _other_than(first_P, valid_P_M))
+    doubt_P_M = _doubt(rewards_S_P_M - rewards_S_P_M.gather(2, first_S_P_1), variance)
+    second_P = _best(doubt_P_M, valid_P_M & _other_than(first_P, valid_P_M))
     return torch.stack([first_P, second_P], 1)
 
 
-def uncertainty(rewards_S_P_M: Tensor, valid_P_M: Tensor, _generator: np.random.Generator) -> Tensor:
-    """The pair whose reward difference has the largest posterior variance."""
-    candidates = valid_P_M.shape[1]
-    centred_S_P_M = rewards_S_P_M - rewards_S_P_M.mean(0)
-    covariance_P_M_M = torch.einsum("spm,spn->pmn", centred_S_P_M, centred_S_P_M) / len(rewards_S_P_M)
-    variance_P_M = covariance_P_M_M.diagonal(dim1=1, dim2=2)
-    spread_P_M_M = variance_P_M[:, :, None] + variance_P_M[:, None, :] - 2 * covariance_P_M_M
-    allowed_P_M_M = (valid_P_M[:, :, None] & valid_P_M[:, None, :]).triu(diagonal=1)
-    flat_P = _best(spread_P_M_M.flatten(1), allowed_P_M_M.flatten(1))
-    return torch.stack([flat_P // candidates, flat_P % candidates], 1)
+def uncertainty(
+    rewards_S_P_M: Tensor, valid_P_M: Tensor, _generator: np.random.Generator, variance: Variance = "probability"
+) -> Tensor:
+    """The least certain pair of all; ``variance`` as in ``sea_bai``."""
+    return _best_pair(_doubt(_gaps(rewards_S_P_M), variance), valid_P_M)
+
+
+def information(rewards_S_P_M: Tensor, valid_P_M: Tensor, _generator: np.random.Generator) -> Tensor:
+    """The pair whose label tells most about the reward (BALD, arXiv 1112.5745).
+
+    That is the mutual information between the label and the draw, H(mean p) − mean H(p), where p is the preference
+    probability under one draw and H the entropy of a coin. Unlike a variance it discounts what chance decides.
+    """
+    # Close to the end of learning this is a small difference of large numbers.
+    chance_S_P_Q = torch.sigmoid(_gaps(rewards_S_P_M.to(torch.float64)))
+    information_P_Q = _entropy(chance_S_P_Q.mean(0)) - _entropy(chance_S_P_Q).mean(0)
+    return _best_pair(information_P_Q, valid_P_M)
 
 
 def best_worst(rewards_S_P_M: Tensor, valid_P_M: Tensor, _generator: np.random.Generator) -> Tensor:
@@ -119,19 +162,57 @@ def best_worst(rewards_S_P_M: Tensor, valid_P_M: Tensor, _generator: np.random.G
     return torch.stack([best_P, worst_P], 1)
 
 
+def apl(rewards_S_P_M: Tensor, valid_P_M: Tensor, generator: np.random.Generator) -> Tensor:
+    """The pair with the largest gap of mean reward, ties broken at random (arXiv 2402.08114).
+
+    The paper's rewards are the implicit ones of the policy, β (log π − log π_ref), all zero before the first step:
+    the first duels are then random pairs.
+    """
+    order_P_M = torch.from_numpy(generator.random(valid_P_M.shape)).argsort(1)
+    mean_1_P_M = rewards_S_P_M.mean(0).gather(1, order_P_M)[None]
+    return order_P_M.gather(1, best_worst(mean_1_P_M, valid_P_M.gather(1, order_P_M), generator))
+
+
 RULES: dict[str, Callable[..., Tensor]] = {
     "passive": passive,
     "uniform": uniform,
     "sea_ee": sea_ee,
     "sea_bai": sea_bai,
     "uncertainty": uncertainty,
+    "information": information,
     "best_worst": best_worst,
+    "apl": apl,
 }
 
 
 def _best(values_M: Tensor, allowed_M: Tensor) -> Tensor:
     """Index of the largest allowed value along the last dimension, the lowest index among equals."""
     return values_M.masked_fill(~allowed_M, -torch.inf).argmax(-1)
+
+
+def _best_pair(score_P_Q: Tensor, valid_P_M: Tensor) -> Tensor:
+    """pairs_P_2: the pair of valid candidates with the largest score, pairs in the order of ``_gaps``."""
+    pairs_2_Q = torch.triu_indices(valid_P_M.shape[1], valid_P_M.shape[1], offset=1)
+    allowed_P_Q = valid_P_M[:, pairs_2_Q[0]] & valid_P_M[:, pairs_2_Q[1]]
+    return pairs_2_Q.T[_best(score_P_Q, allowed_P_Q)]
+
+
+def _gaps(rewards_S_P_M: Tensor) -> Tensor:
+    """gap_S_P_Q: reward differences of all pairs, the first index below the second."""
+    candidates = rewards_S_P_M.shape[2]
+    first_Q, second_Q = torch.triu_indices(candidates, candidates, offset=1)
+    return rewards_S_P_M[..., first_Q] - rewards_S_P_M[..., second_Q]
+
+
+def _doubt(gap_S_P_Q: Tensor, variance: Variance) -> Tensor:
+    """doubt_P_Q: posterior variance of the preference probability or of the reward difference."""
+    doubtful_S_P_Q = torch.sigmoid(gap_S_P_Q) if variance == "probability" else gap_S_P_Q
+    return doubtful_S_P_Q.var(0, correction=0)
+
+
+def _entropy(chance: Tensor) -> Tensor:
+    """Entropy of a coin, in nats."""
+    return torch.special.entr(chance) + torch.special.entr(1 - chance)
 
 
 def _other_than(index_P: Tensor, like_P_M: Tensor) -> Tensor:

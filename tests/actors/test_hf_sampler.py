@@ -4,11 +4,22 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from tiny_policies import END, VOCABULARY, by_id, forward_logprobs, goodness_of_fit, perturbed, request, varied_requests
+from tiny_policies import (
+    END,
+    VOCABULARY,
+    by_id,
+    forward_logprobs,
+    goodness_of_fit,
+    greedy_tokens,
+    perturbed,
+    request,
+    varied_requests,
+)
 
 import actors.hf_sampler
 from actors.backends import make_sampler
@@ -119,6 +130,25 @@ def test_responses_end_at_the_end_token_or_at_the_limit(tiny_policy: Policies, l
         )
 
 
+def test_temperature_zero_takes_the_likeliest_token_at_every_step(tiny_policy: Policies, llama: HfSampler) -> None:
+    """Whatever the seed, and in one batch with rows that are drawn and stay as they are."""
+    model = load_policy(tiny_policy("llama").path, "float32", "cpu")
+    drawn = varied_requests(6)
+    greedy = [
+        replace(one, id=f"greedy-{one.id}-{seed}", temperature=0.0, seed=seed) for one in drawn for seed in (0, 1)
+    ]
+    responses = by_id(llama.sample([*drawn, *greedy]))
+    for one in greedy:
+        response = responses[one.id]
+        assert response.token_ids == greedy_tokens(model, one)
+        assert response.logprobs == pytest.approx(
+            forward_logprobs(model, one.prompt.token_ids, response.token_ids), abs=1e-4
+        )
+    alone = by_id(llama.sample(drawn))
+    assert all(responses[one.id].token_ids == alone[one.id].token_ids for one in drawn)
+    assert any(responses[one.id].token_ids != greedy_tokens(model, one) for one in drawn)
+
+
 def test_every_end_token_of_the_model_ends_a_response(tiny_policy: Policies, tmp_path: Path) -> None:
     directory = shutil.copytree(tiny_policy("llama").path, tmp_path / "two_ends")
     settings = json.loads((directory / "generation_config.json").read_text())
@@ -223,7 +253,8 @@ def test_a_policy_that_diverged_is_not_sampled_silently(tiny_policy: Policies, l
         (request("a", prompt=()), UserError, "prompt-a: 0 tokens"),
         (request("a", prompt=range(2, 40), max_new_tokens=27), UserError, "context of 64"),
         (request("b"), ValueError, "unique"),
-        (request("a", temperature=0.0), ValueError, "temperature"),
+        (request("a", temperature=-0.1), ValueError, "temperature"),
+        (request("a", temperature=float("nan")), ValueError, "temperature"),
     ],
 )
 def test_requests_that_cannot_be_answered_are_refused(

@@ -11,7 +11,7 @@ from actors.runtime import InlineRuntime
 from sea_agent.config import PolicyConfig, RunConfig
 from sea_agent.config_files import parse_config
 from sea_agent.errors import RunFailure
-from sea_agent.types import Prompt
+from sea_agent.types import REFERENCE_VERSION, LabelSource, Preference, Prompt, Response
 
 Policies = Callable[..., PolicyConfig]
 
@@ -69,3 +69,59 @@ def test_responses_do_not_depend_on_which_other_prompts_are_asked(config: RunCon
     assert [r.token_ids for r in together[3].responses] == [r.token_ids for r in alone[0].responses]
     later = pool.candidates(prompts(5)[3:4], 4, 1.0, "round", 2)
     assert [r.token_ids for r in later[0].responses] != [r.token_ids for r in alone[0].responses]
+
+
+def trained(config: RunConfig) -> LearnerGroup:
+    """A learner whose policy has left the reference."""
+    learner = LearnerGroup(InlineRuntime(), config, total_steps=3, rendezvous=None)
+    pairs = SamplerPool(InlineRuntime(), config).candidates(prompts(4), 8, 1.0, "training")
+    learner.step(
+        [
+            Preference(group.prompt.id, group.prompt, *group.responses[:2], source=LabelSource.ORACLE)
+            for group in pairs
+            if len(group.responses) > 1
+        ]
+    )
+    return learner
+
+
+def tokens(samples: list[list[Response]]) -> list[list[tuple[int, ...]]]:
+    return [[response.token_ids for response in row] for row in samples]
+
+
+def test_the_reference_samples_what_version_0_sampled_however_far_the_policy_has_gone(config: RunConfig) -> None:
+    pool, reference = (SamplerPool(InlineRuntime(), config, reference=flag) for flag in (False, True))
+    first = pool.samples(prompts(5), 6, 1.0, "round", 7)
+    pool.load_weights(*trained(config).weights())
+    later, frozen = (one.samples(prompts(5), 6, 1.0, "round", 7) for one in (pool, reference))
+    assert tokens(frozen) == tokens(first)
+    assert tokens(later) != tokens(first), "the control: the policy has moved"
+    assert {response.policy_version for row in frozen for response in row} == {REFERENCE_VERSION}
+    assert {response.policy_version for row in later for response in row} == {1}
+
+
+def test_the_reference_takes_no_weights_and_has_names_of_its_own(config: RunConfig) -> None:
+    named: list[str] = []
+
+    class Watched(InlineRuntime):
+        def spawn(self, name: str, *arguments: Any, **options: Any) -> Any:
+            named.append(name)
+            return super().spawn(name, *arguments, **options)
+
+    reference = SamplerPool(Watched(), config, reference=True)
+    SamplerPool(Watched(), config)
+    assert named == ["reference-sampler-0", "sampler-0"]
+    with pytest.raises(ValueError, match="frozen"):
+        reference.load_weights(*trained(config).weights())
+
+
+def test_samples_keep_duplicates_in_order_and_candidates_drop_them(config: RunConfig) -> None:
+    pool = SamplerPool(InlineRuntime(), config)
+    samples = pool.samples(prompts(6), 12, 0.3, "round", 1)
+    groups = pool.candidates(prompts(6), 12, 0.3, "round", 1)
+    assert [len(row) for row in samples] == [12] * 6
+    for row, group in zip(samples, groups, strict=True):
+        assert [response.text for response in group.responses] == list(dict.fromkeys(one.text for one in row))
+        assert all(response in row for response in group.responses)
+    assert any(len(group.responses) < 12 for group in groups)
+    assert pool.samples(prompts(2), 0, 1.0, "round", 1) == [[], []]

@@ -6,12 +6,22 @@ process, in which the functions named ``child_*`` run. Every call into it has a 
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 from typing import Any
 
 import pytest
 import torch
-from tiny_policies import END, by_id, forward_logprobs, goodness_of_fit, perturbed, request, varied_requests
+from tiny_policies import (
+    END,
+    by_id,
+    forward_logprobs,
+    goodness_of_fit,
+    greedy_tokens,
+    perturbed,
+    request,
+    varied_requests,
+)
 
 from actors.backends import make_sampler
 from actors.sampling import SampleRequest
@@ -125,6 +135,20 @@ def test_responses_end_at_the_end_token_or_at_their_own_limit(tiny_policy: Polic
         assert len(response.logprobs) == len(response.token_ids)
         assert response.text == tokenizer.decode(response.token_ids, skip_special_tokens=True)
         assert "</s>" not in response.text
+
+
+def test_temperature_zero_takes_the_likeliest_token_at_every_step(tiny_policy: Policies, llama: Engine) -> None:
+    model = load_policy(tiny_policy("llama").path, "float32", "cpu")
+    drawn = varied_requests(4)
+    greedy = [replace(one, id=f"greedy-{one.id}", temperature=0.0) for one in drawn]
+    responses = llama.sample([*drawn, *greedy])
+    for one in greedy:
+        response = responses[one.id]
+        assert response.token_ids == greedy_tokens(model, one)
+        assert response.logprobs == pytest.approx(
+            forward_logprobs(model, one.prompt.token_ids, response.token_ids), abs=1e-4
+        )
+    assert any(responses[one.id].token_ids != greedy_tokens(model, one) for one in drawn)
 
 
 def test_a_full_context_is_sampled_and_scored(tiny_policy: Policies, llama: Engine) -> None:

@@ -93,6 +93,16 @@ def forward_logprobs(model: torch.nn.Module, prompt: Sequence[int], response: Se
     return picked[:, 0].tolist()
 
 
+def greedy_tokens(model: torch.nn.Module, request: SampleRequest) -> tuple[int, ...]:
+    """The likeliest next token, one unpadded, uncached forward pass after the other."""
+    tokens: list[int] = []
+    while len(tokens) < request.max_new_tokens and END not in tokens:
+        with torch.inference_mode():
+            logits_V = model(input_ids=torch.tensor([[*request.prompt.token_ids, *tokens]])).logits[0, -1]
+        tokens.append(int(logits_V.argmax()))
+    return tuple(tokens)
+
+
 def by_id(responses: Sequence[Response]) -> dict[str, Response]:
     return {response.id: response for response in responses}
 

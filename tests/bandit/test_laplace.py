@@ -9,7 +9,8 @@ import pytest
 import torch
 from scipy import integrate, optimize
 
-from sea_agent.bandit.laplace import DEVIATIONS, Laplace, fit_mode
+from sea_agent.bandit.evidence import LARGEST, SMALLEST
+from sea_agent.bandit.laplace import Laplace, fit_mode
 from sea_agent.config import LaplaceConfig
 
 
@@ -29,7 +30,7 @@ def problem(labels: int, dimension: int, soft: bool = False) -> tuple[np.ndarray
 def fitted(z_N_D: np.ndarray, wins_N: np.ndarray, deviation: float, draws: int) -> tuple[np.ndarray, np.ndarray]:
     """Posterior mean and covariance of the weights, from draws of the rewards of the unit vectors."""
     dimension = z_N_D.shape[1]
-    posterior = Laplace(LaplaceConfig(prior_deviation=deviation), draws, dimension)
+    posterior = Laplace(LaplaceConfig(prior_deviation=deviation), draws, (dimension,))
     first_N_D = torch.from_numpy(z_N_D).float()
     ids = [str(row) for row in range(len(z_N_D))]
     posterior.add(first_N_D, torch.zeros_like(first_N_D), torch.from_numpy(wins_N).float(), ids)
@@ -102,41 +103,87 @@ def test_newton_finds_the_mode_from_a_start_where_full_steps_overshoot() -> None
 def test_the_prior_deviation_is_found_from_labels(linear_bandit: Callable[..., Any], scale: float) -> None:
     bandit = linear_bandit(10, scale, seed=3)
     truth = math.sqrt(10) * np.sqrt(np.mean(bandit.weights_D**2))
-    posterior = Laplace(LaplaceConfig(), 20, 10)
+    posterior = Laplace(LaplaceConfig(), 20, (10,))
     first_N_D, second_N_D, chance_N = bandit.duels(1500)
     posterior.add(first_N_D, second_N_D, bandit.labels(chance_N), [str(row) for row in range(1500)])
     posterior.update(np.random.default_rng(0))
-    assert truth / 2 <= posterior.prior_deviation <= truth * 2
+    assert truth / 2 <= posterior.scales[0] <= truth * 2
 
 
-def test_small_steps_uphill_end_where_one_fit_of_all_labels_ends(linear_bandit: Callable[..., Any]) -> None:
+def test_scales_found_round_by_round_end_where_one_fit_of_all_labels_ends(linear_bandit: Callable[..., Any]) -> None:
     bandit = linear_bandit(10, 6.0, seed=4)
     first_N_D, second_N_D, chance_N = bandit.duels(400)
     wins_N = bandit.labels(chance_N)
-    gradual, at_once = Laplace(LaplaceConfig(), 20, 10), Laplace(LaplaceConfig(), 20, 10)
+    gradual, at_once = Laplace(LaplaceConfig(), 20, (10,)), Laplace(LaplaceConfig(), 20, (10,))
     for start in range(0, 400, 50):
         rows = slice(start, start + 50)
         gradual.add(first_N_D[rows], second_N_D[rows], wins_N[rows], [str(row) for row in range(400)][rows])
         gradual.update(np.random.default_rng(0))
     at_once.add(first_N_D, second_N_D, wins_N, [str(row) for row in range(400)])
     at_once.update(np.random.default_rng(0))
-    assert gradual.prior_deviation == at_once.prior_deviation
-    torch.testing.assert_close(gradual.state()["mode"], at_once.state()["mode"], rtol=0, atol=1e-6)
+    assert gradual.scales == pytest.approx(at_once.scales, rel=1e-2)
+    features_P_M_D = first_N_D.reshape(40, 10, 10)
+    torch.testing.assert_close(gradual.mean(features_P_M_D), at_once.mean(features_P_M_D), rtol=0, atol=0.02)
 
 
-def test_labels_without_information_do_not_push_the_deviation_to_the_end_of_the_grid() -> None:
-    posterior = Laplace(LaplaceConfig(), 20, 40)
+def test_labels_without_information_do_not_push_the_scale_to_its_bounds() -> None:
+    posterior = Laplace(LaplaceConfig(), 20, (40,))
     features_N_D = torch.from_numpy(np.random.default_rng(0).normal(size=(8, 40))).float()
     posterior.add(features_N_D, -features_N_D, torch.full((8,), 0.5), [str(row) for row in range(8)])
     posterior.update(np.random.default_rng(0))
-    assert DEVIATIONS[0] < posterior.prior_deviation < DEVIATIONS[-1]
+    assert 4 * SMALLEST < posterior.scales[0] < LARGEST / 4
+
+
+def test_a_block_that_tells_nothing_is_scaled_down_and_the_one_that_tells_is_not(
+    linear_bandit: Callable[..., Any],
+) -> None:
+    bandit = linear_bandit(8, 3.0, seed=5)
+    noise = np.random.default_rng(6)
+    posterior, blind = Laplace(LaplaceConfig(), 20, (8, 200)), Laplace(LaplaceConfig(), 20, (208,))
+    first_N_D, second_N_D, chance_N = bandit.duels(150)
+    sides = [
+        torch.cat([side, torch.from_numpy(noise.normal(size=(150, 200))).float()], 1)
+        for side in (first_N_D, second_N_D)
+    ]
+    wins_N = bandit.labels(chance_N)
+    for one in (posterior, blind):
+        one.add(*sides, wins_N, [str(row) for row in range(150)])
+        one.update(np.random.default_rng(0))
+    telling, silent = posterior.scales
+    assert telling > 1.0 > 2 * silent
+
+    first_P_D, second_P_D, chance_P = bandit.duels(2000)
+    held = [
+        torch.cat([side, torch.from_numpy(noise.normal(size=(2000, 200))).float()], 1)
+        for side in (first_P_D, second_P_D)
+    ]
+
+    def accuracy(one: Laplace) -> float:
+        means_P_2 = one.mean(torch.stack(held, 1))
+        return float(((means_P_2[:, 0] > means_P_2[:, 1]) == (chance_P > 0.5)).float().mean())
+
+    # One scale for everything drowns the telling features in the silent ones.
+    assert accuracy(posterior) > 0.85 > accuracy(blind) + 0.05
+
+
+def test_the_mean_is_that_of_the_draws(linear_bandit: Callable[..., Any]) -> None:
+    bandit = linear_bandit(6, 2.0, seed=7)
+    posterior = Laplace(LaplaceConfig(), 20_000, (2, 4))
+    first_N_D, second_N_D, chance_N = bandit.duels(5)
+    posterior.add(first_N_D, second_N_D, bandit.labels(chance_N), [str(row) for row in range(5)])
+    posterior.update(np.random.default_rng(0))
+    features_P_M_D = first_N_D[None]
+    rewards_S_P_M = posterior.draw(features_P_M_D, np.random.default_rng(1))
+    error_P_M = rewards_S_P_M.std(0) / math.sqrt(20_000)
+    assert ((rewards_S_P_M.mean(0) - posterior.mean(features_P_M_D)).abs() < 5 * error_P_M).all()
+    assert ((rewards_S_P_M.mean(0) + posterior.mean(features_P_M_D)).abs() > 5 * error_P_M).any()
 
 
 def test_intervals_hold_the_truth_as_often_as_they_claim(linear_bandit: Callable[..., Any]) -> None:
     inside, overconfident, total = 0, 0, 0
     for seed in range(40):
         bandit = linear_bandit(6, 2.0, seed)
-        posterior = Laplace(LaplaceConfig(prior_deviation=2.0), 200, 6)
+        posterior = Laplace(LaplaceConfig(prior_deviation=2.0), 200, (6,))
         first_N_D, second_N_D, chance_N = bandit.duels(40)
         posterior.add(first_N_D, second_N_D, bandit.labels(chance_N), [str(row) for row in range(40)])
         posterior.update(np.random.default_rng(seed))

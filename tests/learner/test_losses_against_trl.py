@@ -118,7 +118,7 @@ class Setting:
         micro = micro_batch(preferences, 0, pad_id=1, device="cpu")
         with torch.no_grad():
             scores = token_logprobs(self.reference, micro.batch).sum(1)
-        micro = type(micro)(**(vars(micro) | {"reference_2P": scores}))
+        micro = type(micro)(**(vars(micro) | {"reference_N": scores}))
         loss, _ = evaluate(self.policy, micro, LearnerConfig(**settings), total_weight=count)
         return loss.detach(), self.gradients(loss)
 
