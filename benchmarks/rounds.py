@@ -144,7 +144,7 @@ class BareLoop:
     def draw(self, rows: torch.Tensor, groups: list[list[Response]]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Posterior draws, the mask of real candidates, and the padded features."""
         if self.posterior is None:
-            self.posterior = make_posterior(self.config.posterior, rows.shape[1], 0)
+            self.posterior = make_posterior(self.config.posterior, (rows.shape[1],), 0)
         width = max(map(len, groups))
         valid = torch.tensor([[column < len(group) for column in range(width)] for group in groups])
         values = torch.zeros(len(groups), width, rows.shape[1])

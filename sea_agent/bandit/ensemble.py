@@ -97,6 +97,12 @@ class Ensemble:
         order_K_P = torch.from_numpy(generator.permuted(heads_P_K, axis=1).T)
         return rewards_K_P_M.gather(0, order_K_P[:, :, None].expand_as(rewards_K_P_M))
 
+    def mean(self, features_P_M_D: Tensor) -> Tensor:
+        """rewards_P_M: the mean over the heads."""
+        with torch.no_grad():
+            rewards_K_N = self._rewards(features_P_M_D.flatten(0, 1))
+        return rewards_K_N.mean(0).unflatten(0, features_P_M_D.shape[:2])
+
     def add(self, first_N_D: Tensor, second_N_D: Tensor, first_wins_N: Tensor, ids: Sequence[str]) -> None:
         self._replay.add(first_N_D, second_N_D, first_wins_N, ids)
         self._counts_N_K = torch.cat([self._counts_N_K, self._bootstrap(ids)])

@@ -1,13 +1,14 @@
 """Bayesian logistic regression on feature differences, with a Gaussian (Laplace) posterior around the mode.
 
-Rewards are linear, r = φ·w with w ~ N(0, s² I), and a duel is won with probability σ((φ₁ − φ₂)·w). The mode is
-found by Newton's method, the covariance is the inverse Hessian there, and s maximises the Laplace evidence
-(MacKay 1992, "The evidence framework applied to classification networks") under a broad hyperprior. All float64.
+Rewards are linear, r = φ·w, and a duel is won with probability σ((φ₁ − φ₂)·w). Features come in blocks; the weights of a
+block of D_b features have the prior N(0, s_b²/D_b), so that s_b is the standard deviation of what the block adds to the
+reward of a standardised row. The scales s_b maximise the evidence (``evidence.py``), the mode is found by Newton's
+method, and the covariance is the inverse Hessian there. All float64.
 
 With fewer labels than features the labels only speak about their own span; the fit then runs in coordinates
 of that span (R of them) and the prior stays as it was across it, which is exact.
 
-Dimension legend: S draws, P prompts, M candidates of a prompt, N labelled duels, D features,
+Dimension legend: S draws, P prompts, M candidates of a prompt, N labelled duels, B blocks, D features,
 R = min(N, D) coordinates.
 """
 
@@ -21,13 +22,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from sea_agent.bandit.evidence import fit_scales
 from sea_agent.bandit.replay import Replay
 from sea_agent.config import LaplaceConfig
 from sea_agent.errors import RunFailure, UserError
 
-# Candidates for the prior deviation of a reward: half-octaves from 1/8 to 128.
-DEVIATIONS = tuple(2.0 ** (step / 2) for step in range(-6, 15))
-_START = DEVIATIONS.index(1.0)
+# Labels that the scales are fitted to at most: evenly spread over the replay, so that their cost stays bounded.
+_EVIDENCE_LABELS = 512
 _NEWTON_LIMIT = 100
 _HALVINGS_LIMIT = 40
 # Half the squared Newton decrement, in nats: the distance to the optimum from which one more step ends at it to
@@ -46,17 +47,19 @@ class Fit:
 
 
 class Laplace:
-    """``posterior.family: laplace``; see ``Posterior`` for the methods."""
+    """``posterior.family: laplace``; see ``Posterior`` for the methods. ``blocks`` are the sizes of the blocks."""
 
-    def __init__(self, config: LaplaceConfig, members: int, dimension: int) -> None:
+    def __init__(self, config: LaplaceConfig, members: int, blocks: Sequence[int]) -> None:
         self.version = 0
         self._members = members
-        self._dimension = dimension
-        self._fixed = config.prior_deviation
-        self._grid_index = _START
-        self._replay = Replay(dimension)
-        self._mode_D = torch.zeros(dimension, dtype=torch.float64)
-        self._basis_D_R = torch.zeros(dimension, 0, dtype=torch.float64)
+        self._sizes_B = torch.tensor(blocks)
+        self._dimension = sum(blocks)
+        self._fixed = config.prior_deviation is not None
+        start = config.prior_deviation if config.prior_deviation is not None else 1.0 / math.sqrt(len(blocks))
+        self._scales_B = torch.full((len(blocks),), start, dtype=torch.float64)
+        self._replay = Replay(self._dimension)
+        self._basis_D_R = torch.zeros(self._dimension, 0, dtype=torch.float64)
+        self._mode_R = torch.zeros(0, dtype=torch.float64)
         self._factor_R_R = torch.zeros(0, 0, dtype=torch.float64)
 
     @property
@@ -64,83 +67,79 @@ class Laplace:
         return len(self._replay)
 
     @property
-    def prior_deviation(self) -> float:
-        """Prior standard deviation of the reward of a standardised row: s √D."""
-        return self._fixed if self._fixed is not None else DEVIATIONS[self._grid_index]
+    def scales(self) -> list[float]:
+        """Prior standard deviation, in logits, of what each block adds to the reward of a standardised row."""
+        return self._scales_B.tolist()
 
     def draw(self, features_P_M_D: Tensor, generator: np.random.Generator) -> Tensor:
-        """rewards_S_P_M: fresh weights for every draw and prompt."""
-        prompts = len(features_P_M_D)
-        noise = generator.standard_normal((prompts * self._members, self._dimension))
-        weights_P_S_D = self._weights(torch.from_numpy(noise)).unflatten(0, (prompts, self._members))
-        rewards_P_S_M = torch.bmm(weights_P_S_D, features_P_M_D.to(torch.float64).transpose(1, 2))
-        return rewards_P_S_M.transpose(0, 1).to(torch.float32)
+        """rewards_S_P_M: fresh draws for every prompt, joint over its candidates."""
+        prompts, candidates, _ = features_P_M_D.shape
+        mean_P_M, deviation_P_M_M = self._joint(features_P_M_D)
+        noise = generator.standard_normal((prompts, candidates, self._members))
+        rewards_P_M_S = mean_P_M[:, :, None] + deviation_P_M_M @ torch.from_numpy(noise)
+        return rewards_P_M_S.permute(2, 0, 1).to(torch.float32)
 
-    def _weights(self, noise_S_D: Tensor) -> Tensor:
-        """Standard normal noise turned into draws of the weights.
+    def mean(self, features_P_M_D: Tensor) -> Tensor:
+        """rewards_P_M under the mode."""
+        return (self._scaled(features_P_M_D) @ self._basis_D_R @ self._mode_R).to(torch.float32)
 
-        Within the labels' span the covariance is A Aᵀ, across it s² I: w = mode + s ε + Q (A − s I) Qᵀ ε.
+    def _joint(self, features_P_M_D: Tensor) -> tuple[Tensor, Tensor]:
+        """mean_P_M, and deviation_P_M_M with deviation · deviationᵀ the covariance of a prompt's candidates.
+
+        The covariance is A Aᵀ within the labels' span and that of the prior across it.
         """
-        deviation = self._scale(self.prior_deviation)
-        inner_S_R = noise_S_D @ self._basis_D_R
-        change_S_R = inner_S_R @ self._factor_R_R.T - deviation * inner_S_R
-        return self._mode_D + deviation * noise_S_D + change_S_R @ self._basis_D_R.T
+        scaled_P_M_D = self._scaled(features_P_M_D)
+        inner_P_M_R = scaled_P_M_D @ self._basis_D_R
+        known_P_M_R = inner_P_M_R @ self._factor_R_R
+        covariance_P_M_M = known_P_M_R @ known_P_M_R.mT
+        if self._basis_D_R.shape[1] < self._dimension:
+            covariance_P_M_M += scaled_P_M_D @ scaled_P_M_D.mT - inner_P_M_R @ inner_P_M_R.mT
+        values_P_M, vectors_P_M_M = torch.linalg.eigh(covariance_P_M_M)
+        # Equal candidates make the covariance singular, and rounding may then leave it an eigenvalue below zero.
+        return inner_P_M_R @ self._mode_R, vectors_P_M_M * values_P_M.clamp_min(0.0).sqrt()[:, None, :]
+
+    def _scaled(self, features_X_D: Tensor) -> Tensor:
+        """Features in coordinates whose weights have the prior N(0, 1)."""
+        weights_D = (self._scales_B / self._sizes_B.sqrt()).repeat_interleave(self._sizes_B)
+        return features_X_D.to(torch.float64) * weights_D
 
     def add(self, first_N_D: Tensor, second_N_D: Tensor, first_wins_N: Tensor, ids: Sequence[str]) -> None:
         self._replay.add(first_N_D, second_N_D, first_wins_N, ids)
 
     def update(self, generator: np.random.Generator) -> dict[str, float]:
-        """Fit to the whole replay; a function of the replay and the previous fit, so ``generator`` is not drawn on."""
+        """Fit to the whole replay; a function of the replay and the last scales, so ``generator`` is not drawn on."""
         self.version += 1
         if not self.labels:
             return {}
         difference_N_D = self._replay.first_N_D.to(torch.float64) - self._replay.second_N_D.to(torch.float64)
         wins_N = self._replay.wins_N.to(torch.float64)
-        basis_D_R = _span(difference_N_D)
-        difference_N_R = difference_N_D @ basis_D_R
-        start_R = self._mode_D @ basis_D_R
-        if self._fixed is not None:
-            fit = fit_mode(difference_N_R, wins_N, self._scale(self._fixed), start_R)
-        else:
-            fit = self._climb(difference_N_R, wins_N, start_R)
-        self._basis_D_R = basis_D_R
+        if not self._fixed:
+            self._fit_scales(difference_N_D, wins_N)
+        scaled_N_D = self._scaled(difference_N_D)
+        self._basis_D_R = _span(scaled_N_D)
+        difference_N_R = scaled_N_D @ self._basis_D_R
+        fit = fit_mode(difference_N_R, wins_N, 1.0, torch.zeros(difference_N_R.shape[1], dtype=torch.float64))
         identity_R_R = torch.eye(len(fit.mode_R), dtype=torch.float64)
         self._factor_R_R = torch.linalg.solve_triangular(fit.cholesky_R_R, identity_R_R, upper=False).T
-        self._mode_D = basis_D_R @ fit.mode_R
+        self._mode_R = fit.mode_R
         return {
             "loss": fit.loss,
             "log_evidence_per_label": fit.evidence / self.labels,
-            "prior_deviation": self.prior_deviation,
+            "prior_deviation": float(self._scales_B.square().sum().sqrt()),
         }
 
-    def _climb(self, difference_N_R: Tensor, wins_N: Tensor, start_R: Tensor) -> Fit:
-        """Walk uphill in evidence × hyperprior over the grid, from where the last update ended."""
-
-        def at(index: int, start: Tensor) -> Fit:
-            return fit_mode(difference_N_R, wins_N, self._scale(DEVIATIONS[index]), start)
-
-        best = at(self._grid_index, start_R)
-        for direction in (1, -1):
-            while 0 <= self._grid_index + direction < len(DEVIATIONS):
-                neighbour = at(self._grid_index + direction, best.mode_R)
-                if neighbour.evidence + _hyperprior(self._grid_index + direction) <= (
-                    best.evidence + _hyperprior(self._grid_index)
-                ):
-                    break
-                best = neighbour
-                self._grid_index += direction
-        return best
-
-    def _scale(self, deviation: float) -> float:
-        """s, the prior deviation of one weight."""
-        return deviation / math.sqrt(self._dimension)
+    def _fit_scales(self, difference_N_D: Tensor, wins_N: Tensor) -> None:
+        rows = torch.linspace(0, len(wins_N) - 1, min(len(wins_N), _EVIDENCE_LABELS)).round().long()
+        parts = difference_N_D[rows].split(self._sizes_B.tolist(), dim=1)
+        grams_B_N_N = torch.stack([part @ part.T / part.shape[1] for part in parts])
+        self._scales_B = fit_scales(grams_B_N_N, wins_N[rows], self._scales_B)
 
     def state(self) -> dict[str, Any]:
         return {
             "family": "laplace",
             "version": self.version,
-            "grid_index": self._grid_index,
-            "mode": self._mode_D.clone(),
+            "scales": self._scales_B.clone(),
+            "mode": self._mode_R.clone(),
             "basis": self._basis_D_R.clone(),
             "factor": self._factor_R_R.clone(),
             "replay": self._replay.state(),
@@ -149,10 +148,15 @@ class Laplace:
     def load_state(self, state: dict[str, Any]) -> None:
         if state["family"] != "laplace":
             raise UserError("the checkpoint's posterior is not laplace: resume with the family the run started with")
+        if len(state["scales"]) != len(self._scales_B):
+            raise UserError(
+                f"the checkpoint's posterior has {len(state['scales'])} blocks of features and this run's "
+                f"{len(self._scales_B)}: resume with the posterior.features that the run was started with"
+            )
         self._replay.load_state(state["replay"])
         self.version = state["version"]
-        self._grid_index = state["grid_index"]
-        self._mode_D = state["mode"].clone()
+        self._scales_B = state["scales"].clone()
+        self._mode_R = state["mode"].clone()
         self._basis_D_R = state["basis"].clone()
         self._factor_R_R = state["factor"].clone()
 
@@ -207,14 +211,6 @@ def _shortened(
             return candidate_R
         step_R = step_R / 2
     return mode_R
-
-
-def _hyperprior(index: int) -> float:
-    """Log density, up to a constant, of a log-normal around 1 with a deviation of two octaves.
-
-    A handful of labels hardly tells the scale; without this the evidence drifts to the end of the grid.
-    """
-    return -((math.log2(DEVIATIONS[index]) / 2) ** 2) / 2
 
 
 def _span(difference_N_D: Tensor) -> Tensor:

@@ -32,6 +32,9 @@ class Posterior(Protocol):
         fresh Thompson draw for every prompt. One draw is one reward function for all candidates of its prompt.
         """
 
+    def mean(self, features_P_M_D: Tensor) -> Tensor:
+        """The best guess of the rewards, rewards_P_M (float32): the mean over the posterior, without any chance."""
+
     def add(self, first_N_D: Tensor, second_N_D: Tensor, first_wins_N: Tensor, ids: Sequence[str]) -> None:
         """Append labelled duels to the replay; labels are floats in [0, 1].
 
@@ -57,11 +60,11 @@ class Posterior(Protocol):
         """
 
 
-def make_posterior(config: PosteriorConfig, dimension: int, seed: int) -> Posterior:
-    """A posterior over rewards of ``dimension`` standardised features, before any label.
+def make_posterior(config: PosteriorConfig, blocks: Sequence[int], seed: int) -> Posterior:
+    """A posterior over rewards of standardised features, before any label; ``blocks`` are the sizes of their blocks.
 
     ``seed`` keys the prior draws of the heads and their bootstrap weights.
     """
     if config.family == "ensemble":
-        return Ensemble(config.ensemble, config.members, dimension, seed)
-    return Laplace(config.laplace, config.members, dimension)
+        return Ensemble(config.ensemble, config.members, sum(blocks), seed)
+    return Laplace(config.laplace, config.members, blocks)

@@ -18,10 +18,11 @@ from transformers import (
     T5Model,
 )
 
-from sea_agent import features
 from sea_agent.config import PolicyConfig, PosteriorConfig
 from sea_agent.errors import UserError
-from sea_agent.features import EncoderFeatures, FeatureMap, Pair, PolicyFeatures, Row, make_features
+from sea_agent.features import Features, base, hidden, make_features
+from sea_agent.features.base import FeatureMap, Pair, Row
+from sea_agent.features.hidden import EncoderFeatures, PolicyFeatures
 from sea_agent.types import Prompt, Response
 
 WORDS = [f"w{index}" for index in range(40)]
@@ -124,7 +125,7 @@ def test_padding_that_is_not_masked_would_be_noticed(
     def ones(rows: list[list[int]], length: int, device: str) -> Tensor:
         return torch.tensor([row + [1] * (length - len(row)) for row in rows])
 
-    monkeypatch.setattr(features, "_padded", ones)
+    monkeypatch.setattr(hidden, "padded", ones)
     feature_map, pairs = EncoderFeatures(encoder, 3, "cpu"), pairs_of_many_lengths()
     expected_N_D = torch.stack([states_of_one(feature_map, policy, encoder, row) for row in pairs])
     assert (unscaled(feature_map, pairs) - expected_N_D).abs().max() > 1e-2
@@ -148,7 +149,7 @@ class CountingMap(FeatureMap):
     """Features (sum, length, constant) of the response's tokens; remembers every batch it was asked for."""
 
     def __init__(self, batch: int = 100) -> None:
-        super().__init__(3, batch)
+        super().__init__((3,), batch)
         self.batches: list[tuple[list[int], int]] = []
 
     def _key(self, prompt: Prompt, response: Response) -> Hashable:
@@ -231,7 +232,7 @@ def test_equal_content_is_encoded_once_whatever_its_ids() -> None:
 
 
 def test_the_cache_is_bounded_and_forgets_the_least_recently_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(features, "_CACHE_BYTES", 2 * 3 * 4)  # two rows of three floats
+    monkeypatch.setattr(base, "_CACHE_BYTES", 2 * 3 * 4)  # two rows of three floats
     counting = CountingMap()
     assert unscaled(counting, of_lengths(1, 2, 3))[:, 1].tolist() == pytest.approx([1, 2, 3])
     counting.features(of_lengths(2))
@@ -290,11 +291,27 @@ def test_an_encoder_that_cannot_serve_is_refused_by_its_key(
         EncoderFeatures(str(tmp_path), 3, "cpu")
 
 
-def test_the_configuration_chooses_the_map(policy: str, encoder: str) -> None:
-    def made(**fields: Any) -> FeatureMap:
+def test_the_configuration_chooses_the_maps(policy: str, encoder: str) -> None:
+    def made(**fields: Any) -> Features:
         return make_features(PolicyConfig(path=policy), PosteriorConfig(**fields), "cpu", 1)
 
-    assert isinstance(made(), PolicyFeatures)
-    assert isinstance(made(features="encoder", encoder_path=encoder), EncoderFeatures)
-    assert made().dimension == 32
-    assert made(features="encoder", encoder_path=encoder).dimension == 12
+    rows = pairs_of_many_lengths()
+    hidden_N_D = made().features(rows)
+    encoded_N_D = made(features="encoder", encoder_path=encoder).features(rows)
+    assert torch.equal(hidden_N_D, PolicyFeatures(PolicyConfig(path=policy), 256, "cpu").features(rows))
+    assert torch.equal(encoded_N_D, EncoderFeatures(encoder, 256, "cpu").features(rows))
+    text, both = made(features="text"), made(features="text", encoder_path=encoder)
+    assert both.blocks == (*text.blocks, 12)
+    assert torch.equal(both.features(rows), torch.cat([text.features(rows), encoded_N_D], dim=1))
+
+
+def test_several_maps_resume_together(policy: str, encoder: str) -> None:
+    def made() -> Features:
+        config = PosteriorConfig(features="text", encoder_path=encoder)
+        return make_features(PolicyConfig(path=policy), config, "cpu", 1)
+
+    first, resumed, rows = made(), made(), pairs_of_many_lengths()
+    first.features(rows[:4])
+    resumed.load_state(first.state())
+    assert torch.equal(resumed.features(rows[4:]), first.features(rows[4:]))
+    assert not torch.equal(made().features(rows[4:]), first.features(rows[4:]))

@@ -1,0 +1,145 @@
+"""What every feature map does: batches, remembers and standardises.
+
+A map works in batches sorted by length, remembers what it has seen, and standardises features by the mean and deviation
+of the first rows it was asked for. Sequences are padded on the right to a multiple of ``_BUCKET`` tokens and batches
+never mix padded lengths, so a row's features do not depend on its batch mates beyond float rounding.
+
+Dimension legend: N rows, B rows of a batch, T tokens, D features, H hidden units of the model.
+"""
+
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Hashable, Iterator, Sequence
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from sea_agent.errors import UserError
+from sea_agent.types import Prompt, Response
+
+_BUCKET = 16
+_CACHE_BYTES = 256 * 2**20
+# A feature that hardly varied in the first rows must not explode later: no deviation below this share of the mean one.
+_DEVIATION_FLOOR = 0.01
+
+Pair = tuple[Prompt, Response]
+Row = dict[str, list[int]]
+
+
+class FeatureMap(ABC):
+    """A frozen map from (prompt, response) to standardised features.
+
+    ``blocks`` are the sizes of the kinds of features that come one after another. The features of a ``shared`` block
+    are divided by one deviation: what is rare in it stays rare, where standardising each would blow it up.
+    """
+
+    def __init__(self, blocks: Sequence[int], batch: int, shared: Sequence[bool] | None = None) -> None:
+        self.blocks = tuple(blocks)
+        self.dimension = dimension = sum(blocks)
+        self._shared = shared or [False] * len(self.blocks)
+        self._batch = batch
+        self._capacity = max(1, _CACHE_BYTES // (4 * dimension))
+        self._cache: OrderedDict[Hashable, Tensor] = OrderedDict()
+        self._mean_D: Tensor | None = None
+        self._deviation_D: Tensor | None = None
+
+    def features(self, pairs: Sequence[Pair]) -> Tensor:
+        """Standardised features_N_D of the pairs, float32 on the CPU.
+
+        The first call freezes mean and deviation, so it must hold at least two rows.
+
+        Raises:
+            ValueError: when the first call has a single row, or a response has no tokens.
+        """
+        if not pairs:
+            return torch.empty(0, self.dimension)
+        raw_N_D = self._raw(pairs)
+        if self._mean_D is None or self._deviation_D is None:
+            if len(raw_N_D) < 2:
+                raise ValueError("the first features call sets the scale of every feature and needs two rows or more")
+            self._mean_D = raw_N_D.mean(0)
+            variances = raw_N_D.var(0, correction=0).split(self.blocks)
+            self._deviation_D = torch.cat(list(map(_deviation, variances, self._shared)))
+        return (raw_N_D - self._mean_D) / self._deviation_D
+
+    def state(self) -> dict[str, Tensor]:
+        """The frozen mean and deviation; empty before the first call."""
+        if self._mean_D is None or self._deviation_D is None:
+            return {}
+        return {"mean": self._mean_D.clone(), "deviation": self._deviation_D.clone()}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Continue with a saved scale.
+
+        Raises:
+            UserError: when it was saved for another number of features.
+        """
+        if state and len(state["mean"]) != self.dimension:
+            raise UserError(
+                f"the checkpoint's features have {len(state['mean'])} dimensions and this run's {self.dimension}: "
+                "resume with the posterior.features and models that the run was started with"
+            )
+        self._mean_D = state["mean"].clone() if state else None
+        self._deviation_D = state["deviation"].clone() if state else None
+
+    def _raw(self, pairs: Sequence[Pair]) -> Tensor:
+        keys = [self._key(*pair) for pair in pairs]
+        found: dict[Hashable, Tensor] = {}
+        missing: dict[Hashable, Pair] = {}
+        for key, pair in zip(keys, pairs, strict=True):
+            if key in self._cache:
+                self._cache.move_to_end(key)
+                found[key] = self._cache[key]
+            else:
+                missing[key] = pair
+        rows = {key: self._tokens(*pair) for key, pair in missing.items()}
+        for batch, length in self._batches(rows):
+            with torch.inference_mode():
+                features_B_D = self._encode([rows[key] for key in batch], length).float().cpu()
+            # Clones: a row kept by the cache must not keep its whole batch alive.
+            found.update((key, row_D.clone()) for key, row_D in zip(batch, features_B_D, strict=True))
+        self._cache.update((key, found[key]) for key in missing)
+        while len(self._cache) > self._capacity:
+            self._cache.popitem(last=False)
+        return torch.stack([found[key] for key in keys])
+
+    def _batches(self, rows: dict[Hashable, Row]) -> Iterator[tuple[list[Hashable], int]]:
+        """(keys, padded length) of each batch, shortest first."""
+
+        def padded(key: Hashable) -> int:
+            return -(-len(rows[key]["input_ids"]) // _BUCKET) * _BUCKET
+
+        for length, group in groupby(sorted(rows, key=padded), key=padded):
+            keys = list(group)
+            for start in range(0, len(keys), self._batch):
+                yield keys[start : start + self._batch], length
+
+    @abstractmethod
+    def _key(self, prompt: Prompt, response: Response) -> Hashable:
+        """All content that the features depend on."""
+
+    @abstractmethod
+    def _tokens(self, prompt: Prompt, response: Response) -> Row:
+        """Model input of one pair: ``input_ids`` and more sequences of the same length."""
+
+    @abstractmethod
+    def _encode(self, rows: list[Row], length: int) -> Tensor:
+        """features_B_D of rows padded to ``length`` tokens."""
+
+
+def _deviation(variance_D: Tensor, shared: bool) -> Tensor:
+    """The deviation that each feature of a block is divided by."""
+    deviation_D = variance_D.mean().expand_as(variance_D).sqrt() if shared else variance_D.sqrt()
+    floor = _DEVIATION_FLOOR * float(deviation_D.mean())
+    return deviation_D.clamp_min(floor) if floor > 0 else torch.ones_like(deviation_D)
+
+
+def masked_mean(states_B_T_H: Tensor, mask_B_T: Tensor) -> Tensor:
+    weights_B_T_1 = mask_B_T[..., None].to(states_B_T_H.dtype)
+    return (states_B_T_H * weights_B_T_1).sum(1) / weights_B_T_1.sum(1)
+
+
+def padded(rows: list[list[int]], length: int, device: str) -> Tensor:
+    """Zeros on the right; every model input is masked there."""
+    return torch.tensor([row + [0] * (length - len(row)) for row in rows], device=device)

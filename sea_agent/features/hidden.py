@@ -1,0 +1,109 @@
+"""Hidden states of frozen models as features: the reference policy's, or an encoder's.
+
+Dimension legend: B rows of a batch, T tokens, D features, H hidden units of the model.
+"""
+
+from collections.abc import Hashable
+
+import torch
+from torch import Tensor
+from transformers import AutoModel
+
+from sea_agent.config import PolicyConfig
+from sea_agent.errors import UserError
+from sea_agent.features.base import FeatureMap, Row, masked_mean, padded
+from sea_agent.models import load_model, load_policy, load_tokenizer
+from sea_agent.types import Prompt, Response
+
+
+class PolicyFeatures(FeatureMap):
+    """Last hidden states of the frozen reference policy: their mean over the response and the last token's.
+
+    D = 2 H. Tokens are those that were sampled, so nothing is tokenised again.
+    """
+
+    def __init__(self, policy: PolicyConfig, batch: int, device: str) -> None:
+        model = load_policy(policy.path, policy.dtype, device)
+        super().__init__((2 * model.config.get_text_config().hidden_size,), batch)
+        # Without the language-model head: logits over the vocabulary are not needed.
+        self._model = model.base_model
+        self._device = device
+
+    def _key(self, prompt: Prompt, response: Response) -> Hashable:
+        return prompt.token_ids, response.token_ids
+
+    def _tokens(self, prompt: Prompt, response: Response) -> Row:
+        return sampled_tokens(prompt, response)
+
+    def _encode(self, rows: list[Row], length: int) -> Tensor:
+        ids_B_T = padded([row["input_ids"] for row in rows], length, self._device)
+        answered_B_T = padded([row["answered"] for row in rows], length, self._device)
+        lengths_B = torch.tensor([len(row["input_ids"]) for row in rows], device=self._device)
+        mask_B_T = torch.arange(length, device=self._device) < lengths_B[:, None]
+        output = self._model(input_ids=ids_B_T, attention_mask=mask_B_T.long(), use_cache=False)
+        states_B_T_H = output.last_hidden_state.float()
+        last_B_H = states_B_T_H[torch.arange(len(rows), device=self._device), lengths_B - 1]
+        return torch.cat([masked_mean(states_B_T_H, answered_B_T), last_B_H], dim=1)
+
+
+class EncoderFeatures(FeatureMap):
+    """Last hidden states of a Hugging Face encoder that reads the pair, averaged over its tokens. D = H.
+
+    A pair that is longer than the encoder loses the beginning of its prompt; a response that is longer by
+    itself also loses its end. The end of a prompt and the beginning of a response are always read.
+    """
+
+    def __init__(self, path: str, batch: int, device: str) -> None:
+        self._tokenizer = load_tokenizer(path, key="posterior.encoder_path")
+        # A pooler sits behind the hidden states that are used here, and often has no weights in the file.
+        model = load_model(AutoModel, path, "posterior.encoder_path", unused="pooler")
+        if model.config.is_encoder_decoder:
+            raise UserError(f"posterior.encoder_path={path}: an encoder-decoder model; give an encoder such as BERT")
+        super().__init__((model.config.get_text_config().hidden_size,), batch)
+        self._model = model.to(device).eval()
+        self._device = device
+        longest = getattr(model.config.get_text_config(), "max_position_embeddings", self._tokenizer.model_max_length)
+        self._limit = min(longest, self._tokenizer.model_max_length)
+
+    def _key(self, prompt: Prompt, response: Response) -> Hashable:
+        return prompt.text, response.text
+
+    def _tokens(self, prompt: Prompt, response: Response) -> Row:
+        encoding = self._tokenizer(prompt.text, response.text)
+        if len(encoding["input_ids"]) > self._limit:
+            encoding = self._tokenizer(
+                *self._shortened(prompt.text, response.text), truncation="longest_first", max_length=self._limit
+            )
+        return dict(encoding)
+
+    def _shortened(self, prompt: str, response: str) -> tuple[str, str]:
+        """Prompt without its beginning and response without its end, so that both fit."""
+        room = self._limit - self._tokenizer.num_special_tokens_to_add(pair=True)
+        prompt_spans, response_spans = (
+            self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)[
+                "offset_mapping"
+            ]
+            for text in (prompt, response)
+        )
+        if len(response_spans) >= room:
+            return "", response[: response_spans[room - 1][1]]
+        keep = room - len(response_spans)
+        return prompt[prompt_spans[-keep][0] :], response
+
+    def _encode(self, rows: list[Row], length: int) -> Tensor:
+        length = min(length, self._limit)
+        inputs = {name: padded([row[name] for row in rows], length, self._device) for name in rows[0]}
+        states_B_T_H = self._model(**inputs).last_hidden_state
+        return masked_mean(states_B_T_H, inputs["attention_mask"])
+
+
+def sampled_tokens(prompt: Prompt, response: Response) -> Row:
+    """The sequence that the policy saw and wrote, ``input_ids``, and which tokens of it are the response, ``answered``.
+
+    Raises:
+        ValueError: when the response has no tokens.
+    """
+    if not response.token_ids:
+        raise ValueError(f"response {response.id} has no tokens, not even an end token")
+    answered = [0] * len(prompt.token_ids) + [1] * len(response.token_ids)
+    return {"input_ids": [*prompt.token_ids, *response.token_ids], "answered": answered}

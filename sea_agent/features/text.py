@@ -1,0 +1,176 @@
+"""Features of a response's text that learn fast from few labels, for any tokenizer: ``posterior.features: text``.
+
+They know nothing of any world: which tokens a response has, whether it copied them from the prompt, where they first
+come, which follow which, how long it is, how that combines with the prompt, and what the frozen reference policy makes
+of it. Each kind is one block, whose share in the reward the posterior finds by evidence (``bandit/evidence.py``).
+
+A token's bucket is its id where the vocabulary is small and a hash of it otherwise; pairs of tokens are always hashed.
+The cost is linear in tokens, apart from the policy's forward pass.
+
+Dimension legend: B rows of a batch, N tokens of the batch's responses (or distinct tokens of each, where it says so),
+T padded tokens, V vocabulary, H hidden units, K buckets, E principal components of the token embeddings.
+"""
+
+from collections.abc import Hashable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sea_agent.config import PolicyConfig
+from sea_agent.features.base import FeatureMap, Row, masked_mean, padded
+from sea_agent.features.hidden import sampled_tokens
+from sea_agent.models import load_policy
+from sea_agent.types import Prompt, Response
+
+_TOKEN_BUCKETS = 1024
+_PAIR_BUCKETS = 2048
+_PROMPT_BUCKETS = 128
+_COMPONENTS = 16
+_COUNTS = 6
+# Blocks whose features differ in unit, so that each is divided by its own deviation.
+_OWN_SCALES = ("counts", "hidden", "likelihood")
+# 2³² / golden ratio, which spreads consecutive integers evenly (Knuth, "The Art of Computer Programming", 6.4).
+_MULTIPLIER = 2654435761
+
+Array = NDArray[Any]
+
+
+class TextFeatures(FeatureMap):
+    """Blocks of features of (prompt, response) from their tokens and the frozen reference policy.
+
+    =================  ============================================================================================
+    copied, new        which tokens the response has, those of the prompt apart from the others (K each)
+    copied and new     the same tokens' places on the principal axes of the policy's embeddings, summed, so that
+    components         tokens of like meaning share what is learnt (E each)
+    counts             length, tokens copied, new and repeated, whether the response ended, and the length's square
+    position           where each token first comes, as a share of the length (K)
+    pairs              which token directly follows which
+    prompt             counts and components, each times every token of the prompt
+    hidden             mean over the response, and last, of the policy's last hidden states (2 H)
+    likelihood         log-probability of the response under the policy, whole and per token, in nats
+    =================  ============================================================================================
+    """
+
+    def __init__(self, policy: PolicyConfig, batch: int, device: str) -> None:
+        model = load_policy(policy.path, policy.dtype, device)
+        self._model, self._device = model, device
+        self._axes_V_E = _principal_places(model.get_input_embeddings().weight.detach().float().cpu())
+        ends = model.generation_config.eos_token_id
+        self._end_ids = ends if isinstance(ends, list) else [ends]
+        self._vocabulary, axes = self._axes_V_E.shape
+        tokens = min(self._vocabulary, _TOKEN_BUCKETS)
+        self._blocks = {
+            "copied": tokens,
+            "new": tokens,
+            "copied components": axes,
+            "new components": axes,
+            "counts": _COUNTS,
+            "position": tokens,
+            "pairs": _PAIR_BUCKETS,
+            "prompt": min(self._vocabulary, _PROMPT_BUCKETS) * (_COUNTS - 1 + 2 * axes),
+            "hidden": 2 * model.config.get_text_config().hidden_size,
+            "likelihood": 2,
+        }
+        shared = [name not in _OWN_SCALES for name in self._blocks]
+        super().__init__(tuple(self._blocks.values()), batch, shared)
+
+    def _key(self, prompt: Prompt, response: Response) -> Hashable:
+        return prompt.token_ids, response.token_ids
+
+    def _tokens(self, prompt: Prompt, response: Response) -> Row:
+        return sampled_tokens(prompt, response)
+
+    def _encode(self, rows: list[Row], length: int) -> Tensor:
+        blocks = self._text(rows) | self._view(rows, length)
+        return torch.cat([blocks[name] for name in self._blocks], dim=1)
+
+    def _text(self, rows: list[Row]) -> dict[str, Tensor]:
+        """The blocks that need no model."""
+        starts = [len(row["answered"]) - sum(row["answered"]) for row in rows]
+        prompts = [np.array(row["input_ids"][:start], dtype=np.int64) for row, start in zip(rows, starts, strict=True)]
+        responses = [np.array(row["input_ids"][start:]) for row, start in zip(rows, starts, strict=True)]
+        lengths_B = np.array([len(response) for response in responses])
+        row_N, token_N = np.repeat(np.arange(len(rows)), lengths_B), np.concatenate(responses)
+        place_N = np.concatenate([np.arange(length) / length for length in lengths_B])
+        given = np.unique(np.repeat(np.arange(len(rows)), starts) * self._vocabulary + np.concatenate(prompts))
+
+        # From here on N are the distinct tokens of each response, each at its first place.
+        found_N, first_N = np.unique(row_N * self._vocabulary + token_N, return_index=True)
+        own_N, kind_N = np.divmod(found_N, self._vocabulary)
+        copied_N = np.isin(found_N, given)
+        side_N = copied_N.astype(np.int64)
+        bucket_N = self._buckets(kind_N, _TOKEN_BUCKETS)
+        presence_2_B_K = np.zeros((2, len(rows), self._blocks["copied"]), dtype=np.float32)
+        np.add.at(presence_2_B_K, (side_N, own_N, bucket_N), 1.0)
+        position_B_K = np.zeros(presence_2_B_K.shape[1:], dtype=np.float32)
+        np.add.at(position_B_K, (own_N, bucket_N), place_N[first_N])
+        components_2_B_E = np.zeros((2, len(rows), self._axes_V_E.shape[1]), dtype=np.float32)
+        np.add.at(components_2_B_E, (side_N, own_N), self._axes_V_E[kind_N])
+
+        distinct_B = np.bincount(own_N, minlength=len(rows))
+        copies_B = np.bincount(own_N[copied_N], minlength=len(rows))
+        ended_B = np.isin([response[-1] for response in responses], self._end_ids)
+        plain = [lengths_B, copies_B, distinct_B - copies_B, lengths_B - distinct_B, ended_B]
+        counts_B_6 = np.stack([*plain, lengths_B**2], axis=1).astype(np.float32)
+        # Logarithms, so that the prompt's tokens meet a long response at the scale of a short one.
+        summary_B_S = np.concatenate([np.log1p(counts_B_6[:, :-1]), *components_2_B_E], axis=1)
+        blocks = {
+            "copied": presence_2_B_K[1],
+            "new": presence_2_B_K[0],
+            "copied components": components_2_B_E[1],
+            "new components": components_2_B_E[0],
+            "counts": counts_B_6,
+            "position": position_B_K,
+            "pairs": self._pairs(row_N, token_N, len(rows)),
+            "prompt": self._crossed(given, summary_B_S),
+        }
+        return {name: torch.from_numpy(block) for name, block in blocks.items()}
+
+    def _pairs(self, row_N: Array, token_N: Array, rows: int) -> Array:
+        follows_N = row_N[1:] == row_N[:-1]
+        bucket_N = _hash(token_N[:-1] * self._vocabulary + token_N[1:], _PAIR_BUCKETS)
+        pairs = np.zeros((rows, _PAIR_BUCKETS), dtype=np.float32)
+        pairs[row_N[1:][follows_N], bucket_N[follows_N]] = 1.0
+        return pairs
+
+    def _crossed(self, given: Array, summary_B_S: Array) -> Array:
+        """Every token of the prompt times every figure of the response."""
+        row, kind = np.divmod(given, self._vocabulary)
+        prompt_B_K = np.zeros((len(summary_B_S), min(self._vocabulary, _PROMPT_BUCKETS)), dtype=np.float32)
+        prompt_B_K[row, self._buckets(kind, _PROMPT_BUCKETS)] = 1.0
+        return (prompt_B_K[:, :, None] * summary_B_S[:, None, :]).reshape(len(summary_B_S), -1)
+
+    def _buckets(self, tokens: Array, count: int) -> Array:
+        return tokens if self._vocabulary <= count else _hash(tokens, count)
+
+    def _view(self, rows: list[Row], length: int) -> dict[str, Tensor]:
+        """The blocks that are the policy's view of the response."""
+        ids_B_T = padded([row["input_ids"] for row in rows], length, self._device)
+        answered_B_T = padded([row["answered"] for row in rows], length, self._device)
+        lengths_B = torch.tensor([len(row["input_ids"]) for row in rows], device=self._device)
+        mask_B_T = torch.arange(length, device=self._device) < lengths_B[:, None]
+        output = self._model(
+            input_ids=ids_B_T, attention_mask=mask_B_T.long(), use_cache=False, output_hidden_states=True
+        )
+        states_B_T_H = output.hidden_states[-1].float()
+        last_B_H = states_B_T_H[torch.arange(len(rows), device=self._device), lengths_B - 1]
+        logprobs_B_T = output.logits[:, :-1].float().log_softmax(-1).gather(-1, ids_B_T[:, 1:, None])[..., 0]
+        total_B = (logprobs_B_T * answered_B_T[:, 1:]).sum(1)
+        likelihood_B_2 = torch.stack([total_B, total_B / answered_B_T.sum(1)], dim=1)
+        hidden_B_2H = torch.cat([masked_mean(states_B_T_H, answered_B_T), last_B_H], dim=1)
+        return {"hidden": hidden_B_2H.cpu(), "likelihood": likelihood_B_2.cpu()}
+
+
+def _principal_places(embeddings_V_H: Tensor) -> Array:
+    """axes_V_E: every token's place on the top principal axes of the embeddings, each of unit variance."""
+    centred_V_H = (embeddings_V_H - embeddings_V_H.mean(0)).double()
+    _, axes_H_H = torch.linalg.eigh(centred_V_H.T @ centred_V_H)
+    places_V_E = centred_V_H @ axes_H_H[:, -_COMPONENTS:].flip(1)
+    return (places_V_E / places_V_E.std(0)).float().numpy()
+
+
+def _hash(values: Array, buckets: int) -> Array:
+    return (values.astype(np.uint64) * np.uint64(_MULTIPLIER) % np.uint64(2**32) * np.uint64(buckets)) >> np.uint64(32)

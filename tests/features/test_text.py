@@ -1,0 +1,168 @@
+"""Text features: what each block holds, for any vocabulary and length, and that they learn fast."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from sea_agent.bandit.laplace import Laplace
+from sea_agent.config import LaplaceConfig, PolicyConfig, PosteriorConfig
+from sea_agent.features import make_features
+from sea_agent.features.text import TextFeatures
+from sea_agent.types import Prompt, Response
+from sea_agent.worlds import resolve, scorer
+from sea_agent.worlds.measure import read_prompts, sample
+
+END = 2
+
+
+def save_policy(directory: Path, vocabulary: int) -> str:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=24,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        eos_token_id=END,
+    )
+    LlamaForCausalLM(config).save_pretrained(directory)
+    return str(directory)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return save_policy(tmp_path_factory.mktemp("small"), 40)
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return save_policy(tmp_path_factory.mktemp("large"), 5000)
+
+
+def blocks_of(policy: str, *rows: tuple[Sequence[int], Sequence[int]]) -> dict[str, Tensor]:
+    """Every block of unscaled features, by name."""
+    features = TextFeatures(PolicyConfig(path=policy), 256, "cpu")
+    features.load_state({"mean": torch.zeros(features.dimension), "deviation": torch.ones(features.dimension)})
+    pairs = [
+        (Prompt(f"p{index}", "", tuple(prompt)), Response(f"r{index}", f"p{index}", "", tuple(response), (), 0))
+        for index, (prompt, response) in enumerate(rows)
+    ]
+    parts = features.features(pairs).split(features.blocks, dim=1)
+    return dict(zip(features._blocks, parts, strict=True))
+
+
+def test_tokens_copied_from_the_prompt_are_told_from_new_ones(small: str) -> None:
+    blocks = blocks_of(small, ([10, 11, 12], [11, 30, 11, 12, END]), ([30], [11, 30]))
+    assert blocks["copied"][0].nonzero().flatten().tolist() == [11, 12]
+    assert blocks["new"][0].nonzero().flatten().tolist() == [END, 30]
+    assert blocks["copied"][1].nonzero().flatten().tolist() == [30]
+    assert blocks["new"][1].nonzero().flatten().tolist() == [11]
+    # Length, copied, new, repeated, ended, length squared.
+    assert blocks["counts"].tolist() == [[5, 2, 2, 1, 1, 25], [2, 1, 1, 0, 0, 4]]
+
+
+def test_order_shows_in_places_and_pairs_and_nowhere_else_in_the_text(small: str) -> None:
+    blocks = blocks_of(small, ([10, 11], [10, 20, 30, END]), ([10, 11], [30, 20, 10, END]))
+    for name in ("copied", "new", "copied components", "new components", "counts", "prompt"):
+        assert torch.equal(blocks[name][0], blocks[name][1])
+    for name in ("position", "pairs", "hidden", "likelihood"):
+        assert not torch.allclose(blocks[name][0], blocks[name][1])
+    assert blocks["position"][:, 30].tolist() == [0.5, 0.0]
+
+
+def test_the_prompt_changes_what_the_response_means(small: str) -> None:
+    blocks = blocks_of(small, ([5, 10], [20, 21]), ([6, 10], [20, 21]))
+    assert torch.equal(blocks["new"][0], blocks["new"][1])
+    assert not torch.equal(blocks["prompt"][0], blocks["prompt"][1])
+    crossed = blocks["prompt"].unflatten(1, (40, -1))
+    assert crossed[0].abs().sum(1).nonzero().flatten().tolist() == [5, 10]
+
+
+def test_components_are_the_summed_places_on_the_embeddings_principal_axes(small: str) -> None:
+    embeddings = LlamaForCausalLM.from_pretrained(small).get_input_embeddings().weight.detach().double()
+    centred = embeddings - embeddings.mean(0)
+    left, sizes, _ = torch.linalg.svd(centred, full_matrices=False)
+    places = (left * sizes)[:, :16]
+    places = places / places.std(0)
+    blocks = blocks_of(small, ([10], [10, 20, 20, 21]))
+    torch.testing.assert_close(
+        blocks["new components"][0].double().abs(), (places[20] + places[21]).abs(), rtol=0, atol=1e-4
+    )
+    torch.testing.assert_close(blocks["copied components"][0].double().abs(), places[10].abs(), rtol=0, atol=1e-4)
+
+
+def test_likelihood_is_the_policys_log_probability(small: str) -> None:
+    blocks = blocks_of(small, ([10, 11], [20, 21, END]), ([7], [8]))
+    model = LlamaForCausalLM.from_pretrained(small).eval()
+    with torch.inference_mode():
+        logprobs = model(torch.tensor([[10, 11, 20, 21, END]])).logits.log_softmax(-1)
+    total = float(logprobs[0, 1, 20] + logprobs[0, 2, 21] + logprobs[0, 3, END])
+    torch.testing.assert_close(blocks["likelihood"][0], torch.tensor([total, total / 3]), rtol=0, atol=1e-4)
+
+
+def test_a_large_vocabulary_and_long_texts_keep_the_features_few_and_finite(large: str) -> None:
+    generator = np.random.default_rng(0)
+    rows = [(generator.integers(0, 5000, 300).tolist(), generator.integers(0, 5000, 400).tolist()) for _ in range(3)]
+    blocks = blocks_of(large, *rows)
+    assert sum(block.shape[1] for block in blocks.values()) < 12_000
+    assert all(block.isfinite().all() for block in blocks.values())
+    # Hashing keeps different tokens apart, but for collisions.
+    distinct = [len(set(response) - set(prompt)) for prompt, response in rows]
+    found = (blocks["new"] > 0).sum(1).tolist()
+    assert all(0.7 * count < buckets <= count for count, buckets in zip(distinct, found, strict=True))
+
+
+def test_batch_mates_change_nothing_but_rounding(large: str) -> None:
+    rows = [([7, 8, 9], [8, 4000, END]), ([4000], [1, 2, 3, 4, 5]), ([3], [3])]
+    together = blocks_of(large, *rows)
+    for index, row in enumerate(rows):
+        for name, block in blocks_of(large, row).items():
+            torch.testing.assert_close(block[0], together[name][index], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt_neox", "qwen2"])
+def test_every_family_of_policies_has_text_features(family: str, policy_dir: Callable[[str], Path]) -> None:
+    blocks = blocks_of(str(policy_dir(family)), ([4, 5], [5, 6]), ([4], [7, 7]))
+    assert all(block.isfinite().all() for block in blocks.values())
+    assert blocks["counts"][:, 0].tolist() == [2, 2]
+
+
+def test_a_response_without_tokens_is_refused(small: str) -> None:
+    with pytest.raises(ValueError, match="no tokens"):
+        blocks_of(small, ([4], []))
+
+
+def pair_accuracy(config: PosteriorConfig, labels: int) -> float:
+    """Share of pairs of responses to unseen prompts of the lexicon world that are ordered as the hidden reward does."""
+    path = "world://lexicon/policy"
+    tokenizer = AutoTokenizer.from_pretrained(resolve(path))
+    prompts = read_prompts(Path(resolve("world://lexicon/heldout.jsonl")))[:160]
+    texts = sample(Path(resolve(path)), prompts, seed=0, candidates=8)
+    score = scorer("lexicon", "reward")
+    rows, rewards = [], []
+    for prompt, responses in zip(prompts, texts, strict=True):
+        asked = Prompt(prompt, prompt, tuple(tokenizer(prompt).input_ids))
+        for text in responses:
+            ids = tokenizer(text + tokenizer.eos_token, add_special_tokens=False).input_ids
+            rows.append((asked, Response(text, prompt, text, tuple(ids), (), 0)))
+            rewards.append(score(prompt, text))
+    features = make_features(PolicyConfig(path=path), config, "cpu", 1)
+    features_P_M_D = features.features(rows).unflatten(0, (160, 8))
+    rewards_P_M = torch.tensor(rewards).unflatten(0, (160, 8))
+    first, second = features_P_M_D[:, ::2].flatten(0, 1), features_P_M_D[:, 1::2].flatten(0, 1)
+    gap = rewards_P_M[:, ::2].flatten() - rewards_P_M[:, 1::2].flatten()
+    posterior = Laplace(LaplaceConfig(), 20, features.blocks)
+    posterior.add(first[:labels], second[:labels], (gap[:labels] > 0).float(), [str(row) for row in range(labels)])
+    posterior.update(np.random.default_rng(0))
+    held = posterior.mean(torch.stack([first[labels:], second[labels:]], 1))
+    return float(((held[:, 0] > held[:, 1]) == (gap[labels:] > 0)).float().mean())
+
+
+def test_text_features_learn_a_hidden_reward_from_labels_that_leave_hidden_states_at_a_loss() -> None:
+    assert pair_accuracy(PosteriorConfig(features="text"), 200) > 0.78
+    assert pair_accuracy(PosteriorConfig(features="policy"), 200) < 0.72
