@@ -76,7 +76,7 @@ class BareLoop:
         self.model = load_policy(config.policy.path, config.policy.dtype, "cpu")
         self.reference = load_policy(config.policy.path, config.policy.dtype, "cpu").requires_grad_(False)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=config.learner.learning_rate, weight_decay=0.0)
-        self.features = make_features(config.policy, config.posterior, "cpu", config.threads)
+        self.features = make_features(config)
         self.posterior: Any = None
         self.prompts = check(config).prompts
         self.reward = scorer("lexicon", "reward")

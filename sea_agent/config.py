@@ -130,9 +130,10 @@ class PosteriorConfig(Section):
     """``ensemble``: K MLP heads. ``laplace``: a linear last layer with a Gaussian posterior."""
     members: Annotated[int, Field(ge=2)] = 20
     """Heads of the ensemble, or posterior draws per prompt of the Laplace family (K)."""
-    features: Literal["policy", "encoder", "text"] = "policy"
-    """What the posterior sees: hidden states of the frozen reference policy, or of ``encoder_path``; or ``text``: the
-    response's tokens and their relation to the prompt, beside the reference policy's view of it."""
+    features: Literal["policy", "encoder", "text", "reward"] = "policy"
+    """What the posterior sees. ``policy``: hidden states of the frozen reference policy. ``encoder``: those of
+    ``encoder_path``. ``text``: the response's tokens and their relation to the prompt, beside the reference policy's view
+    of it, and beside ``encoder_path`` where given. ``reward``: the hidden reward of a built-in world, as a control."""
     encoder_path: str | None = None
     """Hugging Face encoder directory, or ``world://lexicon/encoder``. It reads prompt and response as a pair."""
     feature_batch: PositiveInt = 256
@@ -357,6 +358,12 @@ class RunConfig(Section):
             raise ValueError("selection.rule=apl needs a learner.loss with a reference; simpo has none")
         if self.learner.optimism == "xpo" and self.sampler.reference_candidates == 0:
             raise ValueError("learner.optimism=xpo needs sampler.reference_candidates: it is optimistic on them")
+        return self
+
+    @model_validator(mode="after")
+    def _the_control_has_a_world(self) -> "RunConfig":
+        if self.posterior.features == "reward" and self.oracle.kind != "world":
+            raise ValueError("posterior.features=reward needs oracle.kind=world: it is a control on built-in worlds")
         return self
 
     @property

@@ -35,7 +35,7 @@ def check(config: RunConfig) -> Inputs:
             f"policy.path={config.policy.path}: the tokenizer has no end-of-sequence token, so responses would never "
             "end; set eos_token in its tokenizer_config.json"
         )
-    if config.needs_posterior and config.posterior.features == "encoder" and config.posterior.encoder_path is not None:
+    if config.needs_posterior and config.posterior.encoder_path is not None:
         load_tokenizer(config.posterior.encoder_path, key="posterior.encoder_path")
     text_config = model_config(config.policy.path)
 

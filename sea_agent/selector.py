@@ -29,7 +29,7 @@ class Selector:
         self._features = None
         self._posterior: Any = None  # made when the first features tell their dimension
         if config.needs_posterior:
-            self._features = make_features(config.policy, config.posterior, config.device, config.threads)
+            self._features = make_features(config)
 
     def select(
         self,

@@ -27,20 +27,17 @@ Pair = tuple[Prompt, Response]
 Row = dict[str, list[int]]
 
 
-class FeatureMap(ABC):
+class Standardised(ABC):
     """A frozen map from (prompt, response) to standardised features.
 
     ``blocks`` are the sizes of the kinds of features that come one after another. The features of a ``shared`` block
     are divided by one deviation: what is rare in it stays rare, where standardising each would blow it up.
     """
 
-    def __init__(self, blocks: Sequence[int], batch: int, shared: Sequence[bool] | None = None) -> None:
+    def __init__(self, blocks: Sequence[int], shared: Sequence[bool] | None = None) -> None:
         self.blocks = tuple(blocks)
-        self.dimension = dimension = sum(blocks)
+        self.dimension = sum(blocks)
         self._shared = shared or [False] * len(self.blocks)
-        self._batch = batch
-        self._capacity = max(1, _CACHE_BYTES // (4 * dimension))
-        self._cache: OrderedDict[Hashable, Tensor] = OrderedDict()
         self._mean_D: Tensor | None = None
         self._deviation_D: Tensor | None = None
 
@@ -82,6 +79,20 @@ class FeatureMap(ABC):
             )
         self._mean_D = state["mean"].clone() if state else None
         self._deviation_D = state["deviation"].clone() if state else None
+
+    @abstractmethod
+    def _raw(self, pairs: Sequence[Pair]) -> Tensor:
+        """features_N_D before standardising, float32 on the CPU."""
+
+
+class FeatureMap(Standardised):
+    """Features from a model: computed in batches of like length and remembered."""
+
+    def __init__(self, blocks: Sequence[int], batch: int, shared: Sequence[bool] | None = None) -> None:
+        super().__init__(blocks, shared)
+        self._batch = batch
+        self._capacity = max(1, _CACHE_BYTES // (4 * self.dimension))
+        self._cache: OrderedDict[Hashable, Tensor] = OrderedDict()
 
     def _raw(self, pairs: Sequence[Pair]) -> Tensor:
         keys = [self._key(*pair) for pair in pairs]

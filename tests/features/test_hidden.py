@@ -18,12 +18,14 @@ from transformers import (
     T5Model,
 )
 
-from sea_agent.config import PolicyConfig, PosteriorConfig
+from sea_agent.config import PolicyConfig, RunConfig
+from sea_agent.config_files import parse_config
 from sea_agent.errors import UserError
 from sea_agent.features import Features, base, hidden, make_features
 from sea_agent.features.base import FeatureMap, Pair, Row
 from sea_agent.features.hidden import EncoderFeatures, PolicyFeatures
 from sea_agent.types import Prompt, Response
+from sea_agent.worlds import scorer
 
 WORDS = [f"w{index}" for index in range(40)]
 LIMIT = 24
@@ -291,9 +293,20 @@ def test_an_encoder_that_cannot_serve_is_refused_by_its_key(
         EncoderFeatures(str(tmp_path), 3, "cpu")
 
 
+def run_config(policy: str, **posterior: Any) -> RunConfig:
+    tree = {
+        "policy": {"path": policy},
+        "prompts": {"path": "unused.jsonl"},
+        "posterior": posterior,
+        "oracle": {"kind": "world"},
+        "budget": {"oracle_queries": 1},
+    }
+    return parse_config(tree, where="test")
+
+
 def test_the_configuration_chooses_the_maps(policy: str, encoder: str) -> None:
     def made(**fields: Any) -> Features:
-        return make_features(PolicyConfig(path=policy), PosteriorConfig(**fields), "cpu", 1)
+        return make_features(run_config(policy, **fields))
 
     rows = pairs_of_many_lengths()
     hidden_N_D = made().features(rows)
@@ -305,10 +318,17 @@ def test_the_configuration_chooses_the_maps(policy: str, encoder: str) -> None:
     assert torch.equal(both.features(rows), torch.cat([text.features(rows), encoded_N_D], dim=1))
 
 
+def test_the_control_sees_the_hidden_reward_and_nothing_else(policy: str) -> None:
+    prompt, good, bad = "plain warm : lamp =>", "lamp .", "um um"
+    rows = [(Prompt("p", prompt, (1,)), Response(text, "p", text, (1,), (0.0,), 0)) for text in (good, bad)]
+    rewards = [scorer("lexicon", "reward")(prompt, text) for text in (good, bad)]
+    features_N_1 = make_features(run_config(policy, features="reward")).features(rows)
+    assert features_N_1.flatten().tolist() == pytest.approx([1.0, -1.0] if rewards[0] > rewards[1] else [-1.0, 1.0])
+
+
 def test_several_maps_resume_together(policy: str, encoder: str) -> None:
     def made() -> Features:
-        config = PosteriorConfig(features="text", encoder_path=encoder)
-        return make_features(PolicyConfig(path=policy), config, "cpu", 1)
+        return make_features(run_config(policy, features="text", encoder_path=encoder))
 
     first, resumed, rows = made(), made(), pairs_of_many_lengths()
     first.features(rows[:4])

@@ -10,7 +10,8 @@ from torch import Tensor
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from sea_agent.bandit.laplace import Laplace
-from sea_agent.config import LaplaceConfig, PolicyConfig, PosteriorConfig
+from sea_agent.config import LaplaceConfig, PolicyConfig
+from sea_agent.config_files import load_config
 from sea_agent.features import make_features
 from sea_agent.features.text import TextFeatures
 from sea_agent.types import Prompt, Response
@@ -137,7 +138,7 @@ def test_a_response_without_tokens_is_refused(small: str) -> None:
         blocks_of(small, ([4], []))
 
 
-def pair_accuracy(config: PosteriorConfig, labels: int) -> float:
+def pair_accuracy(kind: str, labels: int) -> float:
     """Share of pairs of responses to unseen prompts of the lexicon world that are ordered as the hidden reward does."""
     path = "world://lexicon/policy"
     tokenizer = AutoTokenizer.from_pretrained(resolve(path))
@@ -151,7 +152,7 @@ def pair_accuracy(config: PosteriorConfig, labels: int) -> float:
             ids = tokenizer(text + tokenizer.eos_token, add_special_tokens=False).input_ids
             rows.append((asked, Response(text, prompt, text, tuple(ids), (), 0)))
             rewards.append(score(prompt, text))
-    features = make_features(PolicyConfig(path=path), config, "cpu", 1)
+    features = make_features(load_config("lab", [f"posterior.features={kind}"]))
     features_P_M_D = features.features(rows).unflatten(0, (160, 8))
     rewards_P_M = torch.tensor(rewards).unflatten(0, (160, 8))
     first, second = features_P_M_D[:, ::2].flatten(0, 1), features_P_M_D[:, 1::2].flatten(0, 1)
@@ -164,5 +165,5 @@ def pair_accuracy(config: PosteriorConfig, labels: int) -> float:
 
 
 def test_text_features_learn_a_hidden_reward_from_labels_that_leave_hidden_states_at_a_loss() -> None:
-    assert pair_accuracy(PosteriorConfig(features="text"), 200) > 0.78
-    assert pair_accuracy(PosteriorConfig(features="policy"), 200) < 0.72
+    assert pair_accuracy("text", 200) > 0.78
+    assert pair_accuracy("policy", 200) < 0.72
