@@ -1,4 +1,4 @@
-"""The command line: run, demo, check, eval, sample, world make, doctor."""
+"""The command line: run, demo, check, experiment, compare, eval, sample, world make, doctor."""
 
 import json
 import signal
@@ -45,26 +45,32 @@ def run_command(source: Source, out: Out, overrides: Overrides = None) -> None:
 @app.command()
 def demo(out: Out = Path("runs/demo"), overrides: Overrides = None) -> None:
     """SEA, then passive online DPO, on the built-in world; shows how many labels were saved."""
-    from sea_agent.report import draw_win_rate, labels_saved, read_curve
+    from sea_agent.lab.comparison import compare as compare_runs
+    from sea_agent.lab.figures import draw_runs
+    from sea_agent.lab.reading import read_run
+    from sea_agent.lab.tables import terminal_tables
     from sea_agent.run import require_unused
 
     configs = {"SEA": "demo", "passive": "demo-passive"}
     loaded = {name: load_config(preset, overrides or []) for name, preset in configs.items()}
-    for name in loaded:
+    for name, config in loaded.items():
         require_unused(out / name.lower())
+        if config.evaluation.prompts_path is None:
+            raise UserError("demo: nothing to compare without evaluation.prompts_path")
     for name, config in loaded.items():
         console.rule(f"{name}: {config.selection.rule}")
         _run(config, out / name.lower(), label=name)
-    ours, baseline = (read_curve(out / name.lower(), name) for name in loaded)
-    if ours is None or baseline is None:
-        raise UserError("demo: nothing to compare without evaluation.prompts_path")
-    draw_win_rate([ours, baseline], out / "figures" / "win_rate.png")
-    table, factor = labels_saved(ours, baseline)
-    console.print(table)
-    if factor is None:
+    records = [read_run(out / name.lower(), name) for name in loaded]
+    draw_runs(records, out / "figures" / "win_rate.png")
+    level = records[-1].curve.win_rate[-1]
+    comparison = compare_runs(records, level=level, baseline="passive")
+    for table in terminal_tables(comparison):
+        console.print(table)
+    (factor,) = (row.factor for group in comparison.groups for row in group.methods if row.factor is not None)
+    if factor.bound:
         console.print("SEA did not reach the final win rate of passive online DPO (one seed).")
     else:
-        console.print(f"[bold]Passive online DPO needed {factor:.1f} times the labels of SEA[/bold] (one seed).")
+        console.print(f"[bold]Passive online DPO needed {factor.mean:.1f} times the labels of SEA[/bold] (one seed).")
     console.print(f"Both curves: {out / 'figures' / 'win_rate.png'}. Look at responses: sea-agent sample {out / 'sea'}")
 
 
@@ -88,6 +94,77 @@ def check(
     config = load_config(source, overrides or [])
     inputs = preflight(config)
     console.print(f"{source}: fine. {len(inputs.prompts)} prompts, oracle {inputs.oracle.name}.")
+
+
+@app.command()
+def experiment(
+    spec: Annotated[Path, typer.Argument(metavar="SPEC", help="YAML file: worlds, losses, methods and seeds.")],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Directory of the experiment; call again to go on.")
+    ],
+    jobs: Annotated[int | None, typer.Option(min=1, help="Runs at once; the number of cores when not given.")] = None,
+    ray_address: Annotated[str | None, typer.Option(help="Run as tasks of this Ray cluster.")] = None,
+) -> None:
+    """Run every combination of world, loss, method and seed in SPEC that is not finished yet."""
+    from sea_agent.lab.experiment import Status, run_experiment
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("runs done, {task.fields[running]} running, {task.fields[failed]} failed"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(spec.stem, visible=False, running=0, failed=0)
+
+        def on_change(status: Status) -> None:
+            progress.update(task, visible=True, total=status.total, completed=status.done)
+            progress.update(task, running=status.running, failed=len(status.failed))
+
+        status = run_experiment(spec, out, jobs=jobs, ray_address=ray_address, on_change=on_change)
+    if status.failed:
+        failures = "\n".join(f"  {out / cell}: {reason}" for cell, reason in status.failed.items())
+        raise RunFailure(
+            f"{len(status.failed)} of {status.total} runs failed; error.txt in their directories says more\n{failures}"
+            "\nRepair the cause and give the same command again: finished runs are kept."
+        )
+    console.print(f"{status.done} runs in {out}. Compare them: sea-agent compare {out}")
+
+
+@app.command()
+def compare(
+    sources: Annotated[list[Path], typer.Argument(metavar="DIR_OR_JSON...", help="Experiments, runs, records.json.")],
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Write tables, records and figures.")] = None,
+    baseline: Annotated[str | None, typer.Option(help="Method of the factors; passive when there is one.")] = None,
+    level: Annotated[float, typer.Option(min=0.0, max=1.0, help="Win rate to be reached.")] = 0.8,
+    horizon: Annotated[
+        int | None, typer.Option(min=1, help="Oracle queries of the mean win rate; the shortest run's when not given.")
+    ] = None,
+) -> None:
+    """Compare methods: queries to a win rate, labels saved, and what was spent, with intervals over seeds."""
+    from sea_agent.lab.comparison import compare as compare_runs
+    from sea_agent.lab.figures import draw_comparison
+    from sea_agent.lab.reading import load_records
+    from sea_agent.lab.records import write_records
+    from sea_agent.lab.tables import terminal_tables, write_csv, write_json
+
+    loaded = load_records(sources)
+    for problem in loaded.problems:
+        _complain(f"left out: {problem}", style="yellow")
+    comparison = compare_runs(loaded.records, level=level, baseline=baseline, horizon=horizon)
+    for table in terminal_tables(comparison):
+        console.print(table)
+    if out is not None:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--out {out}: cannot be made ({error.strerror})") from None
+        write_csv(comparison, out / "comparison.csv")
+        write_json(comparison, out / "comparison.json")
+        write_records(loaded.records, out / "records.json")
+        draw_comparison(comparison, loaded.records, out / "figures")
+        console.print(f"Tables, records and figures: {out}")
 
 
 @app.command("eval")
@@ -150,19 +227,20 @@ def main() -> NoReturn:
     sys.exit(0)
 
 
-def _complain(error: Exception) -> None:
-    complaints.print(f"sea-agent: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+def _complain(message: object, style: str = "red") -> None:
+    complaints.print(f"sea-agent: {message}", style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def _run(config: RunConfig, out: Path, label: str) -> None:
-    from sea_agent.report import closing_table, draw_win_rate, read_curve
+    from sea_agent.lab.figures import draw_runs
+    from sea_agent.lab.reading import read_run
+    from sea_agent.report import closing_table
     from sea_agent.run import run
 
     with _progress(config, label) as on_round:
         summary = run(config, out, on_round)
-    curve = read_curve(out, label)
-    if curve is not None:
-        draw_win_rate([curve], out / "figures" / "win_rate.png")
+    if config.evaluation.prompts_path is not None:
+        draw_runs([read_run(out, label)], out / "figures" / "win_rate.png")
     console.print(closing_table(summary))
 
 

@@ -45,9 +45,7 @@ def parse_config(tree: Mapping[str, Any], where: str) -> RunConfig:
     return validate(RunConfig, tree, f"{where}: the configuration is not valid", keys, otherwise)
 
 
-def validate(
-    model: type[Model], tree: Mapping[str, Any], complaint: str, keys: Sequence[str], otherwise: str
-) -> Model:
+def validate(model: type[Model], tree: Mapping[str, Any], complaint: str, keys: Sequence[str], otherwise: str) -> Model:
     """``tree`` as a ``model``.
 
     Raises:

@@ -23,6 +23,7 @@ FORBIDDEN = (
     ("learner", ("ray", "actors", "oracle", "sea_agent.bandit")),
     ("actors", ("oracle", "sea_agent.agent", "sea_agent.cli")),
     ("sea_agent.agent", ("ray", "sea_agent.cli")),
+    ("sea_agent.lab", ("torch", "sea_agent.cli", "sea_agent.agent")),
 )
 
 
@@ -134,6 +135,9 @@ def house(tmp_path: Path) -> Path:
         "sea_agent.keys",
         "sea_agent.doctor",
         "sea_agent.cli",
+        "sea_agent.lab.experiment",
+        "sea_agent.lab.reading",
+        "sea_agent.lab.figures",
     ],
 )
 def test_a_configuration_can_be_checked_without_loading_a_heavy_library(module: str) -> None:

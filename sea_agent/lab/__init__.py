@@ -1,0 +1,1 @@
+"""The sample-efficiency lab: experiments of many runs, and their comparison over seeds."""

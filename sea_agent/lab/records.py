@@ -1,0 +1,155 @@
+"""The record of a run: what a comparison needs of it, small enough to keep, many in one JSON file."""
+
+import json
+from collections.abc import Iterable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from pydantic import NonNegativeInt, PositiveInt, model_validator
+
+from sea_agent.config import Section
+from sea_agent.config_files import validate
+from sea_agent.errors import UserError
+
+FORMAT = 1
+
+Column = tuple[float, ...] | None
+Counts = tuple[NonNegativeInt, ...]
+
+
+class Curve(Section):
+    """A run's evaluations in order: a column is None where the run did not measure it. All counts are cumulative."""
+
+    queries: Counts
+    """Oracle answers so far."""
+    win_rate: tuple[float, ...]
+    """By the training oracle, against the initial policy."""
+    low: tuple[float, ...]
+    """Lower end of the win rate's 95 % interval over prompts."""
+    high: tuple[float, ...]
+    """Upper end of it."""
+    judge_win_rate: Column = None
+    """By the independent judge."""
+    best_of_win_rate: Column = None
+    """By the training oracle, of the best of several responses as the reward posterior sees it."""
+    best_of_judge_win_rate: Column = None
+    """The same by the independent judge."""
+    distinct_share: Column = None
+    """Share of prompts to which two samples differ."""
+    response_tokens: Column = None
+    """Mean length of a response."""
+    kl_to_reference: Column = None
+    """KL(policy ‖ initial policy) of a response in nats."""
+    policy_samples: Counts | None = None
+    """Responses sampled for training."""
+    gradient_steps: Counts | None = None
+    """Optimiser steps."""
+    cpu_seconds: Column = None
+    """CPU time of everything but evaluation."""
+
+    @model_validator(mode="after")
+    def _columns_are_of_one_length(self) -> "Curve":
+        for name, column in self:
+            if column is not None and len(column) != len(self.queries):
+                raise ValueError(f"{name} has {len(column)} values for {len(self.queries)} evaluations")
+        if not self.queries or any(later <= sooner for sooner, later in pairwise(self.queries)):
+            raise ValueError("queries must grow from one evaluation to the next")
+        return self
+
+    def queries_to(self, level: float) -> float | None:
+        """Oracle queries at which the win rate first reaches ``level``, linear between evaluations; None if never."""
+        for index, rate in enumerate(self.win_rate):
+            if rate < level:
+                continue
+            if index == 0:
+                return float(self.queries[0])
+            before, after = self.win_rate[index - 1], rate
+            share = (level - before) / (after - before)
+            return self.queries[index - 1] + share * (self.queries[index] - self.queries[index - 1])
+        return None
+
+
+class Measurement(Section):
+    """How a run's win rates were measured."""
+
+    oracle: str
+    """Who judged ``win_rate``."""
+    judge: str | None = None
+    """Who judged ``judge_win_rate``."""
+    reference: str
+    """The policy that responses are compared with."""
+    prompts: PositiveInt
+    """Largest number of held-out prompts."""
+    temperature: float
+    """Sampling temperature of policy and reference."""
+
+
+class Record(Section):
+    """One run. Runs are compared within one world, loss and kind of labels, and paired by seed and model."""
+
+    world: str
+    """Name of the world, or the kind of oracle outside the built-in ones."""
+    loss: str
+    """Name of the loss."""
+    labels: str
+    """Kind of the oracle's labels."""
+    method: str
+    """Name of the method; the selection rule of a run that belongs to no experiment."""
+    seed: NonNegativeInt
+    """Seed of the run."""
+    model: NonNegativeInt | None = None
+    """Which of the experiment's initial policies."""
+    config: str
+    """Digest of the configuration."""
+    budget: PositiveInt
+    """Oracle queries that the run was allowed."""
+    measurement: Measurement
+    """How the win rates were measured."""
+    commit: str | None = None
+    """Commit of the source tree that ran it, shortened."""
+    summary: dict[str, int | float]
+    """Figures of the whole run, evaluation included."""
+    curve: Curve
+    """Evaluations."""
+
+    @property
+    def group(self) -> tuple[str, str, str]:
+        """What compared runs have in common."""
+        return self.world, self.loss, self.labels
+
+
+def read_records(file: Path) -> list[Record]:
+    """The records of a file that ``write_records`` wrote.
+
+    Raises:
+        UserError: naming the file and what is wrong with it.
+    """
+    tree = read_json(file)
+    if tree.get("format") != FORMAT or not isinstance(tree.get("records"), list):
+        raise UserError(f"{file}: not a file of records, format {FORMAT}; give records.json of a comparison")
+    return [
+        validate(Record, record, f"{file}: record {number} is not valid", (), "not known here")
+        for number, record in enumerate(tree["records"], start=1)
+    ]
+
+
+def write_records(records: Iterable[Record], file: Path) -> None:
+    """Write records, one a line."""
+    lines = (record.model_dump_json(exclude_none=True) for record in records)
+    file.write_text(f'{{"format": {FORMAT}, "records": [\n' + ",\n".join(lines) + "\n]}\n")
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        UserError: when there is none.
+    """
+    try:
+        tree = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: not readable as JSON ({error})") from None
+    if not isinstance(tree, dict):
+        raise UserError(f"{file}: expected a JSON object")
+    return tree
