@@ -42,7 +42,7 @@ class Agent:
         self.rounds = 0
         self._silent_rounds = 0
         self._policy_samples = 0
-        self._imagined_pairs = 0
+        self.imagined_pairs = 0
 
     def run(self, on_round: Callable[[Record], None]) -> None:
         """Spend the budget; every round's record goes to ``on_round``."""
@@ -83,7 +83,7 @@ class Agent:
         draw = self._draw(asks=False)
         with self.stages("imagine"):
             preferences: list[Preference] = self.selector.call("imagine", draw.candidates, self.rounds).result()
-        self._imagined_pairs += len(preferences)
+        self.imagined_pairs += len(preferences)
         return self._learn(preferences) | self._spent(draw)
 
     def _draw(self, *, asks: bool) -> Draw:
@@ -116,7 +116,7 @@ class Agent:
             "round": self.rounds,
             "oracle_queries": self.ledger.oracle_queries,
             "posterior_labels": self.ledger.posterior_labels,
-            "imagined_pairs": self._imagined_pairs,
+            "imagined_pairs": self.imagined_pairs,
             "policy_samples": self._policy_samples,
             "gradient_steps": self.rounds * self.config.learner.steps_per_round,
         }

@@ -153,6 +153,7 @@ def _summary(agent: Agent, inputs: Inputs, runtime: Runtime, wall_seconds: float
     return {
         "oracle_queries": ledger.oracle_queries,
         "posterior_labels": ledger.posterior_labels,
+        "imagined_pairs": agent.imagined_pairs,
         "evaluation_queries": agent.evaluator.queries,
         "rounds": agent.rounds,
         "win_rate": latest.get("win_rate"),

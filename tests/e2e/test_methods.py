@@ -21,7 +21,19 @@ from sea_agent.run import assemble, run
 from sea_agent.types import REFERENCE_VERSION, Candidates, LabelSource, Response
 from sea_agent.worlds import resolve
 
-METHODS = ["offline", "passive", "uniform", "apl", "xpo", "selm", "uncertainty", "best_worst", "sea_ee", "sea_bai"]
+METHODS = [
+    "offline",
+    "passive",
+    "uniform",
+    "apl",
+    "xpo",
+    "selm",
+    "uncertainty",
+    "best_worst",
+    "sea_ee",
+    "sea_bai",
+    "sea",
+]
 VARIANTS = [f"variant-{number}" for number in range(1, 8)]
 LOSSES = ("dpo", "ipo", "slic")
 
