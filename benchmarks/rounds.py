@@ -1,6 +1,6 @@
 """CPU seconds per round by stage, beside a bare loop that does the same work without the framework.
 
-    python benchmarks/rounds.py [--rounds 40] [--repeats 3] [--config demo] [--set KEY=VALUE ...]
+    python benchmarks/rounds.py [--rounds 40] [--repeats 3] [--config sea] [--set KEY=VALUE ...]
 
 Both loops sample the same number of responses of the same prompts with the same model, compute the same features,
 fit the same posterior, apply the same rule, ask the same world and take one optimiser step on as many pairs. The bare
@@ -204,7 +204,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--config", default="demo")
+    parser.add_argument("--config", default="sea")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_args()
     fixed = ["runtime=inline", "mixing.oracle_share=1.0", "budget.oracle_queries=1000000", "oracle.labels=threshold"]

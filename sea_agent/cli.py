@@ -51,8 +51,8 @@ def demo(out: Out = Path("runs/demo"), overrides: Overrides = None) -> None:
     from sea_agent.lab.tables import terminal_tables
     from sea_agent.run import require_unused
 
-    configs = {"SEA": "demo", "passive": "demo-passive"}
-    loaded = {name: load_config(preset, overrides or []) for name, preset in configs.items()}
+    configs = {"SEA": "sea", "passive": "passive"}
+    loaded = {name: load_config(preset, ["runtime=ray", *(overrides or [])]) for name, preset in configs.items()}
     for name, config in loaded.items():
         require_unused(out / name.lower())
         if config.evaluation.prompts_path is None:

@@ -15,7 +15,7 @@ SHORT = ["runtime=inline", "budget.oracle_queries=48", "evaluation.prompts=24", 
 
 @pytest.fixture
 def finished(tmp_path: Path) -> dict[str, Any]:
-    return run(load_config("demo-passive", SHORT), tmp_path / "out")
+    return run(load_config("passive", SHORT), tmp_path / "out")
 
 
 def test_evaluating_a_run_again_gives_its_own_figures(finished: dict[str, Any], sea_agent: Callable[..., Any]) -> None:
@@ -42,7 +42,7 @@ def test_a_directory_that_is_no_run_is_refused(command: str, sea_agent: Callable
 
 
 def test_checking_a_preset_and_listing_the_keys(sea_agent: Callable[..., Any]) -> None:
-    checked = sea_agent("check", "demo")
+    checked = sea_agent("check", "sea")
     assert checked.code == 0
     assert "2048 prompts" in checked.out
     assert "selection.rule" in sea_agent("check", "--keys").out

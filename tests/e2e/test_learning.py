@@ -31,7 +31,7 @@ def compare(duels):
 def win_rates(out: Path, **settings: Any) -> list[float]:
     """Held-out win rates of a passive run on the world, in order."""
     overrides = [f"{key}={value}" for key, value in settings.items()]
-    config = load_config("demo-passive", ["runtime=inline", *overrides])
+    config = load_config("passive", ["runtime=inline", *overrides])
     run(config, out)
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return [row["win_rate"] for row in rows if "win_rate" in row]

@@ -61,7 +61,7 @@ def test_two_deepspeed_ranks_learn_what_one_torch_learner_learns(tmp_path: Path)
     for name, settings in engines.items():
         log = tmp_path / f"{name}.log"
         options = [part for setting in [*short, *settings] for part in ("--set", setting)]
-        assert finish(start("run", "demo-passive", *options, "--out", tmp_path / name, log=log), log) == 0, (
+        assert finish(start("run", "passive", *options, "--out", tmp_path / name, log=log), log) == 0, (
             log.read_text()
         )
     torch_policy, deepspeed_policy = (load_file(tmp_path / name / "policy" / "model.safetensors") for name in engines)
@@ -79,14 +79,14 @@ def test_files_of_the_user_do_not_hide_our_packages(tmp_path: Path) -> None:
     settings = ["runtime=ray", "oracle.kind=python", "oracle.target=oracle.py:compare", "budget.oracle_queries=16"]
     options = [part for setting in [*settings, "evaluation.prompts=4"] for part in ("--set", setting)]
     log = tmp_path / "log"
-    process = start("run", "demo-passive", *options, "--out", tmp_path / "out", log=log, cwd=tmp_path)
+    process = start("run", "passive", *options, "--out", tmp_path / "out", log=log, cwd=tmp_path)
     assert finish(process, log) == 0, log.read_text()
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_leaves_no_process_behind(stop: signal.Signals, tmp_path: Path) -> None:
     out, log = tmp_path / "out", tmp_path / "log"
-    process = start("run", "demo-passive", "--set", "budget.oracle_queries=100000", "--out", out, log=log)
+    process = start("run", "passive", "--set", "budget.oracle_queries=100000", "--out", out, log=log)
     deadline = time.monotonic() + PATIENCE
     while len(rows(out)) < 2:
         assert process.poll() is None, log.read_text()

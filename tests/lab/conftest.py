@@ -59,7 +59,7 @@ def write_spec(tmp_path: Path) -> Callable[..., Path]:
     def write(**changes: Any) -> Path:
         tree = {
             "name": "small",
-            "base": "demo-passive",
+            "base": "passive",
             "set": {
                 "runtime": "inline",
                 "batch_size": 8,

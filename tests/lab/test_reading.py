@@ -35,7 +35,7 @@ def rows() -> list[dict[str, Any]]:
 
 def make_run(directory: Path, *settings: str, cell: dict[str, Any] | None = None) -> Path:
     directory.mkdir(parents=True)
-    (directory / "config.yaml").write_text(to_yaml(load_config("demo-passive", settings)))
+    (directory / "config.yaml").write_text(to_yaml(load_config("passive", settings)))
     (directory / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows()))
     (directory / "summary.json").write_text(json.dumps({"oracle_queries": 16, "git_commit": "0123456789abcdef"}))
     if cell is not None:

@@ -66,7 +66,7 @@ def test_a_seed_means_the_same_model_for_every_method(write_spec: WriteSpec) -> 
 
 
 def test_a_method_may_start_from_another_base_and_still_has_the_settings_of_all(write_spec: WriteSpec) -> None:
-    found = cells(write_spec(methods={"passive": {}, "sea": {"base": "demo", "set": {"learner.beta": 0.7}}}))
+    found = cells(write_spec(methods={"passive": {}, "sea": {"base": "sea", "set": {"learner.beta": 0.7}}}))
     assert found["sea/seed-0"].config.selection.rule == "sea_ee"
     assert found["sea/seed-0"].config.learner.beta == 0.7
     assert found["sea/seed-0"].config.batch_size == found["passive/seed-0"].config.batch_size == 8
@@ -102,7 +102,7 @@ def test_switching_the_kind_of_a_section_drops_the_other_kinds_keys(write_spec: 
         ({"methods": {"sea": {"seeds": [2]}}}, ["methods.sea.seeds names 2", "0, 1"]),
         ({"set": {"learner.betta": 1.0}}, ["passive/seed-0", "learner.betta", "learner.beta"]),
         ({"methods": {"sea": {"set": {"learner.beta": -1}}}}, ["sea/seed-0", "learner.beta", "-1"]),
-        ({"base": "demo-pasive"}, ["base: demo-pasive", "demo-passive"]),
+        ({"base": "pasive"}, ["base: pasive", "passive"]),
         ({"methods": {"sea": {"base": "nowhere.yaml"}}}, ["methods.sea.base: nowhere.yaml", "no such file"]),
     ],
 )
