@@ -144,7 +144,7 @@ class BareLoop:
     def draw(self, rows: torch.Tensor, groups: list[list[Response]]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Posterior draws, the mask of real candidates, and the padded features."""
         if self.posterior is None:
-            self.posterior = make_posterior(self.config.posterior, (rows.shape[1],), 0)
+            self.posterior = make_posterior(self.config.posterior, self.features.blocks, 0)
         width = max(map(len, groups))
         valid = torch.tensor([[column < len(group) for column in range(width)] for group in groups])
         values = torch.zeros(len(groups), width, rows.shape[1])
@@ -207,7 +207,7 @@ def main() -> None:
     parser.add_argument("--config", default="sea")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_args()
-    fixed = ["runtime=inline", "mixing.oracle_share=1.0", "budget.oracle_queries=1000000", "oracle.labels=threshold"]
+    fixed = ["runtime=inline", "mixing.oracle_share=1.0", "imagination.rounds=0", "budget.oracle_queries=1000000", "oracle.labels=threshold"]
     config = load_config(arguments.config, [*fixed, *arguments.set])
     use_threads(config.threads)
     measured = [(framework(config, arguments.rounds), bare(config, arguments.rounds)) for _ in range(arguments.repeats)]
