@@ -12,17 +12,36 @@ PYTHON ?= $(shell for candidate in python3.11 python3 python; do \
 PYTEST_FLAGS ?= -n 2 --dist loadfile
 DEMO_OUT ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: help demo test lint clean
+# On two cores, estimated; `make efficiency` and `make help` tell it.
+EFFICIENCY_HOURS := 3
+EFFICIENCY := runs/efficiency
+EXPERIMENTS := tuning main losses ablations
+
+.PHONY: help demo test efficiency report lint clean
 .DEFAULT_GOAL := help
 
 help:  ## Say what can be made
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
+	@sed -n -e 's/\$$(EFFICIENCY_HOURS)/$(EFFICIENCY_HOURS)/' -e 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
 
 demo: $(VENV)/core.stamp  ## Run the demo: a policy aligned from few labels, on two CPU cores, into runs/demo-DATE
 	$(VENV)/bin/sea-agent demo --out $(DEMO_OUT)
 
 test: lint  ## Check the code (lint) and run every test that needs no GPU
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest $(PYTEST_FLAGS)
+
+efficiency: $(VENV)/core.stamp $(EFFICIENCY)/worlds/lexicon-1 $(EFFICIENCY)/worlds/kitchen-1  ## Measure sample efficiency: about $(EFFICIENCY_HOURS) hours on two cores; stopped, it goes on where it was
+	@echo "About $(EFFICIENCY_HOURS) hours on two cores; what is finished in $(EFFICIENCY) is not done again"
+	mkdir -p benchmarks/results
+	set -e; for name in $(EXPERIMENTS); do \
+		$(VENV)/bin/sea-agent experiment benchmarks/efficiency/$$name.yaml --out $(EFFICIENCY)/$$name; \
+		$(VENV)/bin/sea-agent compare $(EFFICIENCY)/$$name --out $(EFFICIENCY)/compared/$$name; \
+		cp $(EFFICIENCY)/compared/$$name/records.json benchmarks/results/$$name.json; done
+	test -e $(EFFICIENCY)/bandit.stamp || $(VENV)/bin/python benchmarks/bandit.py
+	touch $(EFFICIENCY)/bandit.stamp
+	$(VENV)/bin/python benchmarks/report.py
+
+report: $(VENV)/core.stamp  ## Write docs/sample-efficiency.md from the records in benchmarks/results
+	$(VENV)/bin/python benchmarks/report.py
 
 lint: $(VENV)/test.stamp  ## Run ruff and mypy
 	$(VENV)/bin/ruff check .
@@ -32,6 +51,12 @@ lint: $(VENV)/test.stamp  ## Run ruff and mypy
 clean:  ## Remove the environment, caches and build outputs; runs/ stays
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The second initial policy of a world, there as a whole or not at all.
+$(EFFICIENCY)/worlds/%-1: | $(VENV)/core.stamp
+	rm -rf $@.part
+	$(VENV)/bin/sea-agent world make --name $* --seed 1 --out $@.part
+	mv $@.part $@
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" && $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
