@@ -50,9 +50,9 @@ def select_pairs(
 def diverse_duels(margins_S_Q: Tensor, count: int) -> Tensor:
     """Which ``count`` of Q possible duels to ask together, so that their labels tell most about the rewards.
 
-    Greedily maximises ½ log det(I + W½ C W½), the information of labels with Gaussian noise (D-optimal design): C is the
-    covariance of the margins over the draws, W the curvature p (1 − p) of a label, its mean over the draws. Each choice
-    is conditioned on those before it, so that two duels which tell the same are not both asked.
+    Greedily maximises ½ log det(I + W½ C W½), the information of labels with Gaussian noise: C is the covariance of the
+    margins over the draws, W the curvature p (1 − p) of a label, its mean over the draws. Each choice is conditioned on
+    those before it, so that two duels which tell the same are not both asked.
 
     Args:
         margins_S_Q: posterior draws of the reward of the first response minus that of the second; one draw must be one

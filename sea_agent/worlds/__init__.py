@@ -8,10 +8,10 @@ from importlib import resources
 from types import ModuleType
 
 from sea_agent.errors import UserError
-from sea_agent.worlds import lexicon
+from sea_agent.worlds import kitchen, lexicon
 
 SCHEME = "world://"
-_WORLDS: dict[str, ModuleType] = {"lexicon": lexicon}
+_WORLDS: dict[str, ModuleType] = {"lexicon": lexicon, "kitchen": kitchen}
 
 
 def resolve(path: str) -> str:
@@ -29,7 +29,7 @@ def resolve(path: str) -> str:
 
 
 def world(name: str) -> ModuleType:
-    """The module of a built-in world: its words, texts, attributes, reward and judge.
+    """The module of a built-in world: its words, texts, reward and judge; ``attributes`` where it has an encoder.
 
     Raises:
         UserError: when there is no such world.

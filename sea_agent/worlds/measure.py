@@ -1,13 +1,15 @@
 """Measuring a built-in world: how its samples score, and how well its features predict its hidden reward.
 
-Run ``python -m sea_agent.worlds.measure [lexicon]`` to print the figures of docs/world.md.
+Run ``python -m sea_agent.worlds.measure [lexicon|kitchen]`` to print the figures of docs/world.md and docs/kitchen.md.
 
 Dimension letters: P prompts, M candidates, D features, N labelled pairs.
 """
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +18,15 @@ from numpy.typing import NDArray
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from sea_agent.keys import generator_for
-from sea_agent.worlds import resolve, scorer
+from sea_agent.worlds import resolve, scorer, world
 from sea_agent.worlds.train import seeded
 
 Array = NDArray[np.float64]
 CANDIDATES = 20
 TEMPERATURE = 0.7
-LABELS = (50, 100, 200, 400, 800)
+LABELS = (50, 100, 200, 400, 800, 5000)
+DRAWS = 10
+"""Draws of pairs and labels that a pair accuracy is averaged over."""
 PRIOR_DEVIATIONS = (0.5, 1.0, 2.0, 4.0, 8.0)
 
 
@@ -98,6 +102,31 @@ def encoder_features(encoder_dir: Path, prompts: Sequence[str], texts: Sequence[
     return _rows(row, prompts, texts)
 
 
+def word_presence(name: str, prompts: Sequence[str], texts: Sequence[Sequence[str]]) -> Array:
+    """(P, M, D): which words of the world a text has, copied from its prompt or not, and how many: all that adds up."""
+    words = world(name).WORDS
+
+    def row(prompt: str, text: str) -> list[float]:
+        given, present = set(prompt.split()), set(text.split())
+        copied, own = present & given, present - given
+        return [*(word in copied for word in words), *(word in own for word in words), len(text.split())]
+
+    return np.array([[row(prompt, text) for text in rows] for prompt, rows in zip(prompts, texts, strict=True)], float)
+
+
+def bigram_counts(texts: Sequence[Sequence[str]]) -> Array:
+    """(P, M, D): how often each pair of neighbouring words that any of the texts has stands in each of them."""
+    counted = [[Counter(pairwise(text.split())) for text in row] for row in texts]
+    bigrams = sorted({bigram for row in counted for count in row for bigram in count})
+    return np.array([[[count[bigram] for bigram in bigrams] for count in row] for row in counted], float)
+
+
+def true_terms(name: str, prompts: Sequence[str], texts: Sequence[Sequence[str]]) -> Array:
+    """(P, M, T) terms of the hidden reward before they are weighted; they know the world's hidden classes."""
+    terms = world(name).terms
+    return np.array([[terms(prompt, text) for text in row] for prompt, row in zip(prompts, texts, strict=True)])
+
+
 def pair_accuracy(features_P_M_D: Array, rewards_P_M: Array, labels: int, seed: int) -> float:
     """Share of within-prompt pairs of unseen prompts ordered as the reward does, after ``labels`` Bernoulli labels.
 
@@ -136,7 +165,11 @@ def _pairs(
 
 def _logistic(x_N_D: Array, wins_N: Array, deviation: float) -> Array:
     """The mode of Bayesian logistic regression by Newton's method; ``deviation`` is the prior's of a reward."""
-    width = x_N_D.shape[1]
+    labels, width = x_N_D.shape
+    if labels < width:
+        # The mode lies in the span of the data.
+        basis_D_N, reduced_N_N = np.linalg.qr(x_N_D.T)
+        return basis_D_N @ _logistic(reduced_N_N.T, wins_N, deviation * np.sqrt(labels / width))
     precision = width / deviation**2
     weights = np.zeros(width)
     for _ in range(25):
@@ -167,17 +200,23 @@ def _rows(
 def main(name: str = "lexicon") -> None:
     """Print every figure that the documentation of a world states."""
     torch.set_num_threads(1)
-    policy_dir, encoder_dir = Path(resolve(f"world://{name}/policy")), Path(resolve(f"world://{name}/encoder"))
+    policy_dir = Path(resolve(f"world://{name}/policy"))
     prompts = read_prompts(Path(resolve(f"world://{name}/heldout.jsonl")))[:384]
     texts = sample(policy_dir, prompts, seed=0)
     for label, value in statistics(name, prompts, texts).items():
         print(f"{label}: {value:.3f}")
     rewards_P_M = scores(name, "reward", prompts, texts)
-    for source, features in (
-        ("policy", policy_features(policy_dir, prompts, texts)),
-        ("encoder", encoder_features(encoder_dir, prompts, texts)),
-    ):
-        curve = [np.mean([pair_accuracy(features, rewards_P_M, n, seed) for seed in range(10)]) for n in LABELS]
+    sources = {
+        "policy": policy_features(policy_dir, prompts, texts),
+        "word presence": word_presence(name, prompts, texts),
+        "bigram counts": bigram_counts(texts),
+    }
+    if hasattr(world(name), "attributes"):
+        sources["encoder"] = encoder_features(Path(resolve(f"world://{name}/encoder")), prompts, texts)
+    if hasattr(world(name), "terms"):
+        sources["true terms"] = true_terms(name, prompts, texts)
+    for source, features in sources.items():
+        curve = [np.mean([pair_accuracy(features, rewards_P_M, n, seed) for seed in range(DRAWS)]) for n in LABELS]
         print(f"{source}: pair accuracy after {LABELS} labels:", *(f"{value:.2f}" for value in curve))
 
 

@@ -1,4 +1,7 @@
-"""Each rule takes the pair its definition names; all take two different valid candidates."""
+"""Each rule takes the pair its definition names; all take two different valid candidates.
+
+``diverse_duels`` takes the duels that tell most together.
+"""
 
 import math
 from typing import Any
@@ -10,12 +13,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sea_agent.bandit.selection import RULES, belief, select_pairs
+from sea_agent.bandit.selection import RULES, belief, diverse_duels, select_pairs
 from sea_agent.config import SelectionConfig
 from sea_agent.errors import RunFailure
 
 NAMES = sorted(RULES)
-BY_REWARD = ["best_worst", "sea_bai", "sea_ee", "uncertainty"]
+BY_REWARD = ["apl", "best_worst", "information", "sea_bai", "sea_ee", "uncertainty"]
 
 
 def choose(rule: str, rewards_S_M: list[list[float]], valid_M: list[bool] | None = None, **options: Any) -> list[int]:
@@ -44,14 +47,62 @@ def test_sea_ee_takes_the_runner_up_of_the_last_draw_when_all_name_the_same_best
 def test_sea_bai_duels_the_best_with_the_opponent_whose_probability_varies_most() -> None:
     # Against candidate 0, candidate 1 swings between σ(-1) and σ(1); candidate 2 only far out, where σ is flat.
     draws = [[9.0, 8.0, 1.0], [0.0, 1.0, -20.0]]
-    assert choose("sea_bai", draws, bai_variance="probability") == [0, 1]
-    assert choose("sea_bai", draws, bai_variance="difference") == [0, 2]
+    assert choose("sea_bai", draws, variance="probability") == [0, 1]
+    assert choose("sea_bai", draws, variance="difference") == [0, 2]
 
 
-def test_uncertainty_takes_the_pair_of_largest_difference_variance_not_the_most_variable_candidates() -> None:
-    # 0 and 1 vary most, but together: only pairs with candidate 2 or 3 have an uncertain difference.
+@pytest.mark.parametrize("variance", ["probability", "difference"])
+def test_uncertainty_takes_the_pair_that_varies_most_not_the_most_variable_candidates(variance: str) -> None:
+    # 0 and 1 vary most, but together: only pairs with candidate 2 or 3 are uncertain.
     draws = [[5.0, 5.0, 1.0, 0.0], [-5.0, -5.1, -1.0, 1.0]]
-    assert choose("uncertainty", draws) == [1, 3]
+    assert choose("uncertainty", draws, variance=variance) == [1, 3]
+
+
+def test_uncertainty_of_the_probability_disregards_rewards_that_are_far_apart() -> None:
+    # Candidates 0 and 1 swing around each other; both are certain to beat 2, by an uncertain distance.
+    draws = [[9.0, 8.0, 1.0], [0.0, 1.0, -20.0]]
+    assert choose("uncertainty", draws, variance="probability") == [0, 1]
+    assert choose("uncertainty", draws, variance="difference") == [1, 2]
+
+
+def test_information_takes_the_label_that_tells_most_though_another_probability_varies_more() -> None:
+    # σ(r0 − r1) is .3 or .7, a variance of .040 whose label is worth .082 nats, for it is noisy under both draws.
+    # σ(r0 − r2) is .001 or .25, a variance of .016 worth .092 nats: a loss would settle the matter.
+    # σ(r1 − r2) is .0023 or .125: .004 and .040 nats.
+    def logit(chance: float) -> float:
+        return math.log(chance / (1 - chance))
+
+    draws = [[0.0, -logit(0.3), -logit(0.001)], [0.0, -logit(0.7), -logit(0.25)]]
+    assert choose("information", draws) == [0, 2]
+    assert choose("uncertainty", draws) == [0, 1]
+
+
+def test_information_does_not_ask_what_chance_decides() -> None:
+    # 0 and 1 are a fair coin under both draws: the least predictable label, and it tells nothing.
+    assert choose("information", [[0.0, 0.0, 2.0], [0.0, 0.0, 3.0]]) == [0, 2]
+
+
+def test_apl_takes_the_ends_of_the_mean_reward() -> None:
+    assert choose("apl", [[2.0, 7.0, -1.0, 3.0]]) == [1, 2]
+    assert choose("apl", [[2.0, 7.0, -1.0, 3.0], [0.0, 0.0, 9.0, 9.0]]) == [3, 0]
+
+
+@pytest.mark.parametrize(
+    ("rewards_M", "tied"),
+    [
+        ([0.0, 5.0, 0.0, 0.0], [[0, 2], [0, 3], [2, 0], [2, 3], [3, 0], [3, 2]]),  # 1 is not valid
+        ([4.0, 9.0, -1.0, 4.0], [[0, 2], [3, 2]]),
+    ],
+)
+def test_apl_breaks_ties_evenly_at_random(rewards_M: list[float], tied: list[list[int]]) -> None:
+    prompts = 6000
+    valid_P_M = torch.tensor([[True, False, True, True]]).expand(prompts, 4)
+    rewards_S_P_M = torch.tensor(rewards_M).expand(1, prompts, 4)
+    pairs_P_2 = select_pairs(SelectionConfig(rule="apl"), rewards_S_P_M, valid_P_M, np.random.default_rng(1))
+    pairs, counts = np.unique(pairs_P_2.numpy(), axis=0, return_counts=True)
+    assert pairs.tolist() == tied
+    share = 1 / len(tied)
+    assert (np.abs(counts - prompts * share) < 5 * np.sqrt(prompts * share * (1 - share))).all()
 
 
 def test_best_worst_takes_the_ends_of_draw_0_only() -> None:
@@ -116,16 +167,30 @@ def test_pairs_do_not_depend_on_the_order_of_the_candidates(
 ) -> None:
     rewards_S_P_M, valid_P_M = bandit
     # One draw has no variance, so all opponents tie.
-    assume(rule in ("sea_ee", "best_worst") or len(rewards_S_P_M) > 1)
+    assume(rule in ("sea_ee", "best_worst", "apl") or len(rewards_S_P_M) > 1)
     order = list(range(valid_P_M.shape[1]))
     random.shuffle(order)
     config = SelectionConfig.model_validate({"rule": rule})
     straight_P_2 = select_pairs(config, rewards_S_P_M, valid_P_M, np.random.default_rng(0))
     moved_P_2 = select_pairs(config, rewards_S_P_M[..., order], valid_P_M[:, order], np.random.default_rng(0))
     back_P_2 = torch.tensor(order)[moved_P_2]
-    if rule == "uncertainty":  # its pair has no first and second
+    if rule in ("uncertainty", "information"):  # their pairs have no first and second
         straight_P_2, back_P_2 = straight_P_2.sort(1).values, back_P_2.sort(1).values
     assert torch.equal(straight_P_2, back_P_2)
+
+
+@settings(max_examples=60, deadline=None)
+@given(bandits(), st.sampled_from(NAMES), st.floats(width=32))
+def test_pairs_do_not_depend_on_what_stands_where_no_candidate_is(
+    bandit: tuple[Tensor, Tensor], rule: str, filling: float
+) -> None:
+    rewards_S_P_M, valid_P_M = bandit
+    config = SelectionConfig.model_validate({"rule": rule})
+    other_S_P_M = rewards_S_P_M.masked_fill(~valid_P_M, filling)
+    pairs_P_2, other_P_2 = (
+        select_pairs(config, rewards, valid_P_M, np.random.default_rng(0)) for rewards in (rewards_S_P_M, other_S_P_M)
+    )
+    assert torch.equal(pairs_P_2, other_P_2)
 
 
 def test_the_order_check_notices_a_rule_that_looks_at_positions() -> None:
@@ -165,3 +230,46 @@ def test_belief_in_the_swapped_duel_is_the_complement() -> None:
     swapped_mean_P, swapped_deviation_P = belief(rewards_S_P_M, pairs_P_2.flip(1))
     torch.testing.assert_close(mean_P + swapped_mean_P, torch.ones(5))
     torch.testing.assert_close(deviation_P, swapped_deviation_P)
+
+
+# --- duels that are asked together -----------------------------------------------------------------------------------
+
+
+def information_of(margins_S_Q: Tensor, chosen: list[int]) -> float:
+    """½ log det(I + W½ C W½) of some duels, in nats."""
+    margins = margins_S_Q.double().numpy()[:, chosen]
+    covariance = np.atleast_2d(np.cov(margins.T, bias=True))
+    chance = 1 / (1 + np.exp(-margins))
+    root = np.sqrt((chance * (1 - chance)).mean(0))
+    return float(np.linalg.slogdet(np.eye(len(chosen)) + root[:, None] * covariance * root)[1] / 2)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(2, 8), st.integers(1, 6), st.integers(0, 2**32), st.sampled_from([0.1, 1.0, 5.0]))
+def test_each_duel_chosen_adds_most_to_the_information_of_those_before_it(
+    draws: int, duels: int, seed: int, scale: float
+) -> None:
+    margins_S_Q = torch.from_numpy(scale * np.random.default_rng(seed).normal(size=(draws, duels)))
+    chosen = diverse_duels(margins_S_Q, duels).tolist()
+    assert sorted(chosen) == list(range(duels))
+    for done in range(duels):
+        values = [information_of(margins_S_Q, [*chosen[:done], other]) for other in set(chosen[done:])]
+        assert information_of(margins_S_Q, chosen[: done + 1]) >= max(values) - 1e-9
+
+
+def test_duels_that_tell_the_same_are_not_asked_together() -> None:
+    # 0 and 1 are one question; 2 is another, less uncertain by itself.
+    margins_S_Q = torch.tensor([[1.1, 1.1, 1.0], [-1.1, -1.1, 1.0], [1.1, 1.1, -1.0], [-1.1, -1.1, -1.0]])
+    assert diverse_duels(margins_S_Q, 2).tolist() == [0, 2]
+    alone = [information_of(margins_S_Q, [duel]) for duel in range(3)]
+    assert min(alone[:2]) > alone[2], "each by itself, 0 and 1 would be asked"
+
+
+def test_a_duel_whose_answer_is_certain_is_asked_last() -> None:
+    margins_S_Q = torch.tensor([[6.0, 0.5, 9.0], [14.0, -0.5, 10.0]])
+    assert diverse_duels(margins_S_Q, 3)[0] == 1
+
+
+def test_more_duels_than_there_are_cannot_be_chosen() -> None:
+    with pytest.raises(ValueError, match="3 of 2"):
+        diverse_duels(torch.zeros(4, 2), 3)
