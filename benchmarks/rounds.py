@@ -207,7 +207,13 @@ def main() -> None:
     parser.add_argument("--config", default="sea")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_args()
-    fixed = ["runtime=inline", "mixing.oracle_share=1.0", "imagination.rounds=0", "budget.oracle_queries=1000000", "oracle.labels=threshold"]
+    fixed = [
+        "runtime=inline",
+        "mixing.oracle_share=1.0",
+        "imagination.rounds=0",
+        "budget.oracle_queries=1000000",
+        "oracle.labels=threshold",
+    ]
     config = load_config(arguments.config, [*fixed, *arguments.set])
     use_threads(config.threads)
     measured = [(framework(config, arguments.rounds), bare(config, arguments.rounds)) for _ in range(arguments.repeats)]

@@ -61,9 +61,7 @@ def test_two_deepspeed_ranks_learn_what_one_torch_learner_learns(tmp_path: Path)
     for name, settings in engines.items():
         log = tmp_path / f"{name}.log"
         options = [part for setting in [*short, *settings] for part in ("--set", setting)]
-        assert finish(start("run", "passive", *options, "--out", tmp_path / name, log=log), log) == 0, (
-            log.read_text()
-        )
+        assert finish(start("run", "passive", *options, "--out", tmp_path / name, log=log), log) == 0, log.read_text()
     torch_policy, deepspeed_policy = (load_file(tmp_path / name / "policy" / "model.safetensors") for name in engines)
     assert torch_policy.keys() == deepspeed_policy.keys()
     for name, weights in torch_policy.items():
