@@ -82,13 +82,13 @@ class SelectionConfig(Section):
     rule: Literal["sea_ee", "sea_bai", "passive", "uniform", "uncertainty", "information", "best_worst", "apl"] = (
         "sea_ee"
     )
-    """``sea_ee``: two Thompson draws (both responses should be good). ``sea_bai``: a Thompson draw and the opponent whose
-    duel with it is least certain. ``passive``: the first two distinct samples. ``uniform``: two at random.
+    """``sea_ee``: two Thompson draws (both responses should be good). ``sea_bai``: a Thompson draw and the opponent
+    whose duel with it is least certain. ``passive``: the first two distinct samples. ``uniform``: two at random.
     ``uncertainty``: the least certain pair of all. ``information``: the pair whose label tells most about the reward.
     ``best_worst``: top and bottom of one draw. ``apl``: the largest gap of the policy's implicit rewards."""
     variance: Literal["probability", "difference"] = "probability"
-    """``sea_bai``, ``uncertainty``: least certain is the largest posterior variance of the preference probability, or of
-    the reward difference."""
+    """``sea_bai``, ``uncertainty``: least certain is the largest posterior variance of the preference probability, or
+    of the reward difference."""
     prompt_pool: PositiveInt = 1
     """Sample the candidates of this many times batch_size prompts, and keep the batch_size prompts with the highest
     predictive entropy of the policy."""
@@ -132,8 +132,8 @@ class PosteriorConfig(Section):
     """Heads of the ensemble, or posterior draws per prompt of the Laplace family (K)."""
     features: Literal["policy", "encoder", "text", "reward"] = "policy"
     """What the posterior sees. ``policy``: hidden states of the frozen reference policy. ``encoder``: those of
-    ``encoder_path``. ``text``: the response's tokens and their relation to the prompt, beside the reference policy's view
-    of it, and beside ``encoder_path`` where given. ``reward``: the hidden reward of a built-in world, as a control."""
+    ``encoder_path``. ``text``: the response's tokens and their relation to the prompt, beside the reference policy's
+    view of it, and beside ``encoder_path`` where given. ``reward``: the hidden reward of a built-in world, a control."""
     encoder_path: str | None = None
     """Hugging Face encoder directory, or ``world://lexicon/encoder``. It reads prompt and response as a pair."""
     feature_batch: PositiveInt = 256

@@ -2,8 +2,9 @@
 
 Logistic regression with the prior w ~ N(0, s_b² I) on the weights of block b is a Gaussian process whose covariance is
 K = Σ_b s_b² G_b, with G_b the Gram matrix of the block's feature differences. The scales maximise the Laplace
-approximation of the evidence (Rasmussen and Williams 2006, "Gaussian Processes for Machine Learning", algorithms 3.1 and
-5.1) times a broad log-normal hyperprior. Everything happens between labels, so the number of features does not matter.
+approximation of the evidence (Rasmussen and Williams 2006, "Gaussian Processes for Machine Learning", algorithms 3.1
+and 5.1) times a broad log-normal hyperprior. Everything happens between labels, so the number of features does not
+matter.
 
 Dimension legend: B blocks, N labelled duels.
 """

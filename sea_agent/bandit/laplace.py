@@ -1,9 +1,9 @@
 """Bayesian logistic regression on feature differences, with a Gaussian (Laplace) posterior around the mode.
 
-Rewards are linear, r = φ·w, and a duel is won with probability σ((φ₁ − φ₂)·w). Features come in blocks; the weights of a
-block of D_b features have the prior N(0, s_b²/D_b), so that s_b is the standard deviation of what the block adds to the
-reward of a standardised row. The scales s_b maximise the evidence (``evidence.py``), the mode is found by Newton's
-method, and the covariance is the inverse Hessian there. All float64.
+Rewards are linear, r = φ·w, and a duel is won with probability σ((φ₁ − φ₂)·w). Features come in blocks; the weights
+of a block of D_b features have the prior N(0, s_b²/D_b), so that s_b is the standard deviation of what the block adds
+to the reward of a standardised row. The scales s_b maximise the evidence (``evidence.py``), the mode is found by
+Newton's method, and the covariance is the inverse Hessian there. All float64.
 
 With fewer labels than features the labels only speak about their own span; the fit then runs in coordinates
 of that span (R of them) and the prior stays as it was across it, which is exact.

@@ -1,4 +1,4 @@
-"""The hidden reward of a built-in world as the only feature: a control, which bounds what better features could save."""
+"""The hidden reward of a built-in world as the only feature: a control that bounds what better features could save."""
 
 from collections.abc import Sequence
 
