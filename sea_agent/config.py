@@ -133,7 +133,8 @@ class PosteriorConfig(Section):
     features: Literal["policy", "encoder", "text", "reward"] = "policy"
     """What the posterior sees. ``policy``: hidden states of the frozen reference policy. ``encoder``: those of
     ``encoder_path``. ``text``: the response's tokens and their relation to the prompt, beside the reference policy's
-    view of it, and beside ``encoder_path`` where given. ``reward``: the hidden reward of a built-in world, a control."""
+    view of it, and beside ``encoder_path`` where given. ``reward``: a control, the hidden reward of a built-in
+    world."""
     encoder_path: str | None = None
     """Hugging Face encoder directory, or ``world://lexicon/encoder``. It reads prompt and response as a pair."""
     feature_batch: PositiveInt = 256
