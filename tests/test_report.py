@@ -7,6 +7,7 @@ from sea_agent.report import closing_table
 SUMMARY = {
     "oracle_queries": 256,
     "posterior_labels": 1024,
+    "imagined_pairs": 15932,
     "evaluation_queries": 4096,
     "rounds": 40,
     "win_rate": 0.81234,

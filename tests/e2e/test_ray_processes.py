@@ -84,7 +84,8 @@ def test_files_of_the_user_do_not_hide_our_packages(tmp_path: Path) -> None:
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_leaves_no_process_behind(stop: signal.Signals, tmp_path: Path) -> None:
     out, log = tmp_path / "out", tmp_path / "log"
-    process = start("run", "passive", "--set", "budget.oracle_queries=100000", "--out", out, log=log)
+    settings = ("--set", "runtime=ray", "--set", "budget.oracle_queries=100000")
+    process = start("run", "passive", *settings, "--out", out, log=log)
     deadline = time.monotonic() + PATIENCE
     while len(rows(out)) < 2:
         assert process.poll() is None, log.read_text()
