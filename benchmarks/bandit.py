@@ -61,9 +61,11 @@ SETTINGS = {
     "neural": Setting("reward of a hidden network, new contexts", NEURAL, labels=2048, bandits=64),
     "batches": Setting("linear reward, labels in batches of 16", Problem(), labels=2048, bandits=100, batch=16),
 }
+# Simple regrets are compared over the checkpoints from so many labels on.
+COMPARED_FROM = 32
 # Four contexts are offered for each label, in batches of 16.
 POOL, POOL_BATCH, POOL_LABELS = 4, 16, 384
-POOL_RULES = ("sea_ee", "sea_bai")
+SEA_RULES = ("sea_ee", "sea_bai")
 POOL_SETTINGS = {"linear": 200, "arms": 200, "neural": 100}
 
 
@@ -81,7 +83,7 @@ def measure(console: Console) -> dict[str, Any]:
         settings[name] = {**asdict(setting), "rules": rules}
     pools = {}
     for name, bandits in POOL_SETTINGS.items():
-        pools[name] = {rule: _pool(SETTINGS[name].problem, rule, bandits) for rule in POOL_RULES}
+        pools[name] = {rule: _pool(SETTINGS[name].problem, rule, bandits) for rule in SEA_RULES}
         console.print(f"{name}: pools done")
     return {
         "settings": settings,
@@ -90,14 +92,18 @@ def measure(console: Console) -> dict[str, Any]:
 
 
 def _figures(traces: dict[str, Trace], rule: str) -> dict[str, Any]:
-    """Curves and closing figures of one rule; ``saving`` compares with passive."""
-    trace, passive = traces[rule], traces["passive"]
+    """Curves and closing figures of one rule; ``saving`` compares with passive, ``simple_to_ee`` with ``sea_ee``."""
+    trace = traces[rule]
+    after = trace.labels_C >= COMPARED_FROM
 
     def exponent(regret_P_C: np.ndarray) -> float:
         return growth(trace.labels_C, regret_P_C)
 
     def saving(simple_P_C: np.ndarray, passive_P_C: np.ndarray) -> float:
         return float(trace.labels_C[-1]) / labels_to(passive_P_C.mean(0)[-1], trace.labels_C, simple_P_C)
+
+    def change(simple_P_C: np.ndarray, other_P_C: np.ndarray) -> float:
+        return float(simple_P_C[:, after].mean() / other_P_C[:, after].mean() - 1)
 
     every = slice((len(trace.labels_C) - 1) % 2, None, 2)  # two checkpoints to a doubling, the last one among them
     return {
@@ -107,7 +113,8 @@ def _figures(traces: dict[str, Trace], rule: str) -> dict[str, Any]:
         "simple": _curve(trace.simple_P_C[:, every]),
         "growth": _rounded(interval(exponent, trace.regret_P_C)),
         "growth_avoidable": _rounded(interval(exponent, trace.avoidable_P_C)),
-        "saving": _rounded(interval(saving, trace.simple_P_C, passive.simple_P_C)),
+        "saving": _rounded(interval(saving, trace.simple_P_C, traces["passive"].simple_P_C)),
+        "simple_to_ee": _rounded(interval(change, trace.simple_P_C, traces["sea_ee"].simple_P_C)),
     }
 
 
@@ -148,6 +155,7 @@ def tables(results: dict[str, Any]) -> list[Table]:
         table = Table(title=f"{setting['title']}: {setting['labels']} labels, {setting['bandits']} bandits")
         for heading in ("rule", "cumulative regret", "avoidable", "exponent", "of the avoidable", "simple regret"):
             table.add_column(heading)
+        table.add_column("against sea_ee")
         table.add_column("labels saved ×")
         for rule, row in setting["rules"].items():
             ends = (row["regret"][-1], row["avoidable"][-1])
@@ -157,6 +165,7 @@ def tables(results: dict[str, Any]) -> list[Table]:
                 _text(row["growth"], ".2f"),
                 _text(row["growth_avoidable"], ".2f"),
                 _text(row["simple"][-1], ".4f"),
+                _text(row["simple_to_ee"], "+.0%"),
                 _text(row["saving"], ".1f", zero="<1"),  # the level was never reached
             )
         found.append(table)
@@ -179,7 +188,10 @@ def _text(values: list[float], form: str, zero: str | None = None) -> str:
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
-    """Cumulative regret above, simple regret below, a column for each setting with labels one by one."""
+    """Cumulative regret above, simple regret below, a column for each setting with labels one by one.
+
+    Dashed is the avoidable part of the regret, for the two rules that avoid much of it.
+    """
     from matplotlib.figure import Figure
 
     settings = [setting for setting in results["settings"].values() if setting["batch"] == 1]
@@ -194,6 +206,8 @@ def draw(results: dict[str, Any], path: Path) -> None:
                 axes[line, column].fill_between(
                     row["labels"], low, high, color=drawn.get_color(), alpha=0.15, linewidth=0
                 )
+            if rule in SEA_RULES:
+                axes[0, column].loglog(row["labels"], np.array(row["avoidable"])[:, 0], "--", color=drawn.get_color())
         row = setting["rules"]["sea_ee"]
         unavoidable = np.array(row["regret"])[:, 0] - np.array(row["avoidable"])[:, 0]
         axes[0, column].loglog(row["labels"], unavoidable, "k:", linewidth=1, label="unavoidable")

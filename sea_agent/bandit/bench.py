@@ -144,19 +144,21 @@ def growth(labels_C: np.ndarray, regret_P_C: np.ndarray) -> float:
 
 
 def labels_to(level: float, labels_C: np.ndarray, simple_P_C: np.ndarray) -> float:
-    """Labels after which the mean simple regret first is ``level`` or less; infinite when it never is.
+    """Labels from which on the mean simple regret stays at ``level`` or below; infinite when it ends above.
 
     Between checkpoints both are taken to move evenly in their logarithms.
     """
     simple_C = simple_P_C.mean(0)
-    reached_C = simple_C <= level
-    if not reached_C.any():
+    above_C = simple_C > level
+    if above_C[-1]:
         return np.inf
-    at = int(reached_C.argmax())
-    if at == 0 or level <= 0:
-        return float(labels_C[at])
-    share = np.log(simple_C[at - 1] / level) / np.log(simple_C[at - 1] / max(simple_C[at], 1e-12))
-    return float(labels_C[at - 1] * (labels_C[at] / labels_C[at - 1]) ** share)
+    if not above_C.any():
+        return float(labels_C[0])
+    last = int(np.flatnonzero(above_C)[-1])
+    # A recommendation may end without any regret; its logarithm is not needed more exactly than this.
+    start, end, goal = np.log(np.maximum([simple_C[last], simple_C[last + 1], level], 1e-12))
+    share = (start - goal) / (start - end)
+    return float(labels_C[last] * (labels_C[last + 1] / labels_C[last]) ** share)
 
 
 def interval(statistic: Callable[..., float], *samples_P: np.ndarray) -> tuple[float, float, float]:

@@ -53,7 +53,7 @@ MAX_RESPONSE_WORDS = 13
 
 # The hidden tables, by how far the column's class is ahead of the row's in the cycle of three: rows and columns sum to
 # zero.
-_PAIRING = (1.0, -0.5, -0.5)
+_PAIRING = (1.1, -0.55, -0.55)
 _FOLLOWING = (0.0, 0.35, -0.35)
 _FAVOUR = (0.3, -0.15, -0.15)
 

@@ -115,9 +115,10 @@ def word_presence(name: str, prompts: Sequence[str], texts: Sequence[Sequence[st
 
 
 def bigram_counts(texts: Sequence[Sequence[str]]) -> Array:
-    """(P, M, D): how often each pair of neighbouring words that any of the texts has stands in each of them."""
+    """(P, M, D): how often two words are neighbours in a text, for the pairs that one text in a thousand has."""
     counted = [[Counter(pairwise(text.split())) for text in row] for row in texts]
-    bigrams = sorted({bigram for row in counted for count in row for bigram in count})
+    having = Counter(bigram for row in counted for count in row for bigram in count)
+    bigrams = sorted(bigram for bigram, number in having.items() if 1000 * number >= sum(map(len, texts)))
     return np.array([[[count[bigram] for bigram in bigrams] for count in row] for row in counted], float)
 
 
@@ -176,7 +177,10 @@ def _logistic(x_N_D: Array, wins_N: Array, deviation: float) -> Array:
         chance_N = 1 / (1 + np.exp(-np.clip(x_N_D @ weights, -30, 30)))
         gradient = x_N_D.T @ (chance_N - wins_N) + precision * weights
         curvature = (x_N_D * (chance_N * (1 - chance_N))[:, None]).T @ x_N_D + precision * np.eye(width)
-        weights -= np.linalg.solve(curvature, gradient)
+        step = np.linalg.solve(curvature, gradient)
+        weights -= step
+        if np.abs(step).max() < 1e-9:
+            break
     return weights
 
 

@@ -188,6 +188,13 @@ def test_labels_to_a_level_are_read_off_a_power_law() -> None:
     assert labels_to(0.01, labels_C, simple_P_C) == math.inf
 
 
+def test_a_level_that_is_left_again_is_not_reached() -> None:
+    labels_C = np.array([1.0, 2.0, 4.0, 8.0])
+    assert labels_to(0.5, labels_C, np.array([[1.0, 0.1, 0.9, 0.5]])) == pytest.approx(8.0)
+    assert labels_to(0.5, labels_C, np.array([[1.0, 0.1, 0.9, 0.6]])) == math.inf
+    assert 4.0 < labels_to(0.0, labels_C, np.array([[1.0, 0.1, 0.9, 0.0]])) <= 8.0
+
+
 def test_the_interval_of_a_mean_is_that_of_normal_theory() -> None:
     sample_P = np.random.default_rng(0).normal(3.0, 2.0, 400)
     value, low, high = interval(lambda chosen_P: float(chosen_P.mean()), sample_P)
