@@ -4,16 +4,40 @@ Dimension legend: B rows of a batch, T tokens, D features, H hidden units of the
 """
 
 from collections.abc import Hashable
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModel
+from transformers import AutoModel, PreTrainedModel
 
 from sea_agent.config import PolicyConfig
 from sea_agent.errors import UserError
 from sea_agent.features.base import FeatureMap, Row, masked_mean, padded
 from sea_agent.models import load_model, load_policy, load_tokenizer
 from sea_agent.types import Prompt, Response
+
+
+class Batch:
+    """Sampled sequences, padded to one length, for a causal language model.
+
+    ``ids_B_T`` are the tokens, ``answered_B_T`` is 1 where they are the response.
+    """
+
+    def __init__(self, rows: list[Row], length: int, device: str) -> None:
+        self.ids_B_T = padded([row["input_ids"] for row in rows], length, device)
+        self.answered_B_T = padded([row["answered"] for row in rows], length, device)
+        self._lengths_B = torch.tensor([len(row["input_ids"]) for row in rows], device=device)
+
+    def through(self, model: PreTrainedModel, **options: bool) -> Any:
+        """The model's output."""
+        mask_B_T = torch.arange(self.ids_B_T.shape[1], device=self.ids_B_T.device) < self._lengths_B[:, None]
+        return model(input_ids=self.ids_B_T, attention_mask=mask_B_T.long(), use_cache=False, **options)
+
+    def mean_and_last(self, states_B_T_H: Tensor) -> Tensor:
+        """features_B_2H: the mean over the response and the state at its last token, float32."""
+        states_B_T_H = states_B_T_H.float()
+        rows_B = torch.arange(len(states_B_T_H), device=states_B_T_H.device)
+        return torch.cat([masked_mean(states_B_T_H, self.answered_B_T), states_B_T_H[rows_B, self._lengths_B - 1]], 1)
 
 
 class PolicyFeatures(FeatureMap):
@@ -36,14 +60,8 @@ class PolicyFeatures(FeatureMap):
         return sampled_tokens(prompt, response)
 
     def _encode(self, rows: list[Row], length: int) -> Tensor:
-        ids_B_T = padded([row["input_ids"] for row in rows], length, self._device)
-        answered_B_T = padded([row["answered"] for row in rows], length, self._device)
-        lengths_B = torch.tensor([len(row["input_ids"]) for row in rows], device=self._device)
-        mask_B_T = torch.arange(length, device=self._device) < lengths_B[:, None]
-        output = self._model(input_ids=ids_B_T, attention_mask=mask_B_T.long(), use_cache=False)
-        states_B_T_H = output.last_hidden_state.float()
-        last_B_H = states_B_T_H[torch.arange(len(rows), device=self._device), lengths_B - 1]
-        return torch.cat([masked_mean(states_B_T_H, answered_B_T), last_B_H], dim=1)
+        batch = Batch(rows, length, self._device)
+        return batch.mean_and_last(batch.through(self._model).last_hidden_state)
 
 
 class EncoderFeatures(FeatureMap):

@@ -1,14 +1,15 @@
 """Features of a response's text that learn fast from few labels, for any tokenizer: ``posterior.features: text``.
 
 They know nothing of any world: which tokens a response has, whether it copied them from the prompt, where they first
-come, which follow which, how long it is, how that combines with the prompt, and what the frozen reference policy makes
-of it. Each kind is one block, whose share in the reward the posterior finds by evidence (``bandit/evidence.py``).
+come, what kind of token follows what kind, how long it is, how that combines with the prompt, and what the frozen
+reference policy makes of it. Each of these is one block, whose share in the reward the posterior finds by evidence
+(``bandit/evidence.py``).
 
-A token's bucket is its id where the vocabulary is small and a hash of it otherwise; pairs of tokens are always hashed.
-The cost is linear in tokens, apart from the policy's forward pass.
+A token's bucket is its id where the vocabulary is small and a hash of it otherwise. The cost is linear in tokens,
+apart from the policy's forward pass.
 
 Dimension legend: B rows of a batch, N tokens of the batch's responses (or distinct tokens of each, where it says so),
-T padded tokens, V vocabulary, H hidden units, K buckets, E principal components of the token embeddings.
+T padded tokens, V vocabulary, L landmarks, H hidden units, K buckets, E principal axes of the token embeddings.
 """
 
 from collections.abc import Hashable
@@ -18,17 +19,25 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel
 
 from sea_agent.config import PolicyConfig
-from sea_agent.features.base import FeatureMap, Row, masked_mean, padded
-from sea_agent.features.hidden import sampled_tokens
+from sea_agent.features.base import FeatureMap, Row
+from sea_agent.features.hidden import Batch, sampled_tokens
 from sea_agent.models import load_policy
 from sea_agent.types import Prompt, Response
 
 _TOKEN_BUCKETS = 1024
-_PAIR_BUCKETS = 2048
 _PROMPT_BUCKETS = 128
-_COMPONENTS = 16
+_AXES = 16
+# Of the Gaussian kernel between tokens: how many of them stand for a large vocabulary, its width as a share of the
+# median squared distance, and the smallest eigenvalue that is more than rounding.
+_LANDMARKS = 256
+_WIDTH = 0.25
+_SMALLEST_EIGENVALUE = 1e-9
+# A token's neighbours are the three that follow it: close enough to be said of each other.
+_REACH = 3
 _COUNTS = 6
 # Blocks whose features differ in unit, so that each is divided by its own deviation.
 _OWN_SCALES = ("counts", "hidden", "likelihood")
@@ -47,7 +56,7 @@ class TextFeatures(FeatureMap):
     components         tokens of like meaning share what is learnt (E each)
     counts             length, tokens copied, new and repeated, whether the response ended, and the length's square
     position           where each token first comes, as a share of the length (K)
-    pairs              which token directly follows which
+    neighbours         which kind of token follows which within three tokens: products of their kinds, summed (E²)
     prompt             counts and components, each times every token of the prompt
     hidden             mean over the response, and last, of the policy's last hidden states (2 H)
     likelihood         log-probability of the response under the policy, whole and per token, in nats
@@ -57,7 +66,8 @@ class TextFeatures(FeatureMap):
     def __init__(self, policy: PolicyConfig, batch: int, device: str) -> None:
         model = load_policy(policy.path, policy.dtype, device)
         self._model, self._device = model, device
-        self._axes_V_E = _principal_places(model.get_input_embeddings().weight.detach().float().cpu())
+        self._axes_V_E = _principal_places(_embeddings(model.get_input_embeddings()))
+        self._kinds_V_E = _kinds(model)
         ends = model.generation_config.eos_token_id
         self._end_ids = ends if isinstance(ends, list) else [ends]
         self._vocabulary, axes = self._axes_V_E.shape
@@ -69,7 +79,7 @@ class TextFeatures(FeatureMap):
             "new components": axes,
             "counts": _COUNTS,
             "position": tokens,
-            "pairs": _PAIR_BUCKETS,
+            "neighbours": self._kinds_V_E.shape[1] ** 2,
             "prompt": min(self._vocabulary, _PROMPT_BUCKETS) * (_COUNTS - 1 + 2 * axes),
             "hidden": 2 * model.config.get_text_config().hidden_size,
             "likelihood": 2,
@@ -124,17 +134,23 @@ class TextFeatures(FeatureMap):
             "new components": components_2_B_E[0],
             "counts": counts_B_6,
             "position": position_B_K,
-            "pairs": self._pairs(row_N, token_N, len(rows)),
             "prompt": self._crossed(given, summary_B_S),
         }
-        return {name: torch.from_numpy(block) for name, block in blocks.items()}
+        return {name: torch.from_numpy(block) for name, block in blocks.items()} | {
+            "neighbours": self._neighbours(responses)
+        }
 
-    def _pairs(self, row_N: Array, token_N: Array, rows: int) -> Array:
-        follows_N = row_N[1:] == row_N[:-1]
-        bucket_N = _hash(token_N[:-1] * self._vocabulary + token_N[1:], _PAIR_BUCKETS)
-        pairs = np.zeros((rows, _PAIR_BUCKETS), dtype=np.float32)
-        pairs[row_N[1:][follows_N], bucket_N[follows_N]] = 1.0
-        return pairs
+    def _neighbours(self, responses: list[Array]) -> Tensor:
+        """Of every two tokens at most ``_REACH`` apart: the product of the first one's and the second one's kinds."""
+        kinds_B_T_E = pad_sequence([self._kinds_V_E[response] for response in responses], batch_first=True)
+        reach = min(_REACH, kinds_B_T_E.shape[1] - 1)
+        return sum(
+            (
+                torch.einsum("bti,btj->bij", kinds_B_T_E[:, :-apart], kinds_B_T_E[:, apart:]).flatten(1)
+                for apart in range(1, reach + 1)
+            ),
+            start=torch.zeros(len(responses), self._blocks["neighbours"]),
+        )
 
     def _crossed(self, given: Array, summary_B_S: Array) -> Array:
         """Every token of the prompt times every figure of the response."""
@@ -148,27 +164,43 @@ class TextFeatures(FeatureMap):
 
     def _view(self, rows: list[Row], length: int) -> dict[str, Tensor]:
         """The blocks that are the policy's view of the response."""
-        ids_B_T = padded([row["input_ids"] for row in rows], length, self._device)
-        answered_B_T = padded([row["answered"] for row in rows], length, self._device)
-        lengths_B = torch.tensor([len(row["input_ids"]) for row in rows], device=self._device)
-        mask_B_T = torch.arange(length, device=self._device) < lengths_B[:, None]
-        output = self._model(
-            input_ids=ids_B_T, attention_mask=mask_B_T.long(), use_cache=False, output_hidden_states=True
-        )
-        states_B_T_H = output.hidden_states[-1].float()
-        last_B_H = states_B_T_H[torch.arange(len(rows), device=self._device), lengths_B - 1]
-        logprobs_B_T = output.logits[:, :-1].float().log_softmax(-1).gather(-1, ids_B_T[:, 1:, None])[..., 0]
-        total_B = (logprobs_B_T * answered_B_T[:, 1:]).sum(1)
-        likelihood_B_2 = torch.stack([total_B, total_B / answered_B_T.sum(1)], dim=1)
-        hidden_B_2H = torch.cat([masked_mean(states_B_T_H, answered_B_T), last_B_H], dim=1)
-        return {"hidden": hidden_B_2H.cpu(), "likelihood": likelihood_B_2.cpu()}
+        batch = Batch(rows, length, self._device)
+        output = batch.through(self._model, output_hidden_states=True)
+        logprobs_B_T = output.logits[:, :-1].float().log_softmax(-1).gather(-1, batch.ids_B_T[:, 1:, None])[..., 0]
+        total_B = (logprobs_B_T * batch.answered_B_T[:, 1:]).sum(1)
+        likelihood_B_2 = torch.stack([total_B, total_B / batch.answered_B_T.sum(1)], dim=1)
+        return {"hidden": batch.mean_and_last(output.hidden_states[-1]).cpu(), "likelihood": likelihood_B_2.cpu()}
 
 
-def _principal_places(embeddings_V_H: Tensor) -> Array:
-    """axes_V_E: every token's place on the top principal axes of the embeddings, each of unit variance."""
-    centred_V_H = (embeddings_V_H - embeddings_V_H.mean(0)).double()
+def _embeddings(layer: torch.nn.Module) -> Tensor:
+    """vectors_V_H of the tokens."""
+    return layer.get_parameter("weight").detach().float().cpu()
+
+
+def _kinds(model: PreTrainedModel) -> Tensor:
+    """kinds_V_E: every token's place among the kinds of tokens, each axis of unit variance.
+
+    Kernel principal components (Schölkopf, Smola and Müller 1998) of a narrow Gaussian kernel, through landmarks
+    where the vocabulary is large: tokens that the policy reads and writes alike share a place, and others do not
+    stand in a line between them. That makes products of kinds tell classes of tokens, where products of the
+    embeddings' own axes mostly tell parts of speech.
+    """
+    layers = (model.get_input_embeddings(), model.get_output_embeddings())
+    embeddings_V_H = torch.cat([_embeddings(layer) / _embeddings(layer).std() for layer in layers], dim=1)
+    landmarks = torch.linspace(0, len(embeddings_V_H) - 1, min(len(embeddings_V_H), _LANDMARKS)).round().long()
+    distances_V_L = torch.cdist(embeddings_V_H.double(), embeddings_V_H[landmarks].double()).square()
+    between_L_L = distances_V_L[landmarks]
+    width = between_L_L[between_L_L > 0].median() * _WIDTH
+    values_L, vectors_L_L = torch.linalg.eigh((-between_L_L / width).exp())
+    root_L_L = vectors_L_L / values_L.clamp_min(_SMALLEST_EIGENVALUE).sqrt()
+    return torch.from_numpy(_principal_places((-distances_V_L / width).exp() @ root_L_L))
+
+
+def _principal_places(vectors_V_H: Tensor) -> Array:
+    """axes_V_E: every token's place on the top principal axes of the tokens' vectors, each of unit variance."""
+    centred_V_H = (vectors_V_H - vectors_V_H.mean(0)).double()
     _, axes_H_H = torch.linalg.eigh(centred_V_H.T @ centred_V_H)
-    places_V_E = centred_V_H @ axes_H_H[:, -_COMPONENTS:].flip(1)
+    places_V_E = centred_V_H @ axes_H_H[:, -_AXES:].flip(1)
     return (places_V_E / places_V_E.std(0)).float().numpy()
 
 

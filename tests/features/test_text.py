@@ -67,11 +67,11 @@ def test_tokens_copied_from_the_prompt_are_told_from_new_ones(small: str) -> Non
     assert blocks["counts"].tolist() == [[5, 2, 2, 1, 1, 25], [2, 1, 1, 0, 0, 4]]
 
 
-def test_order_shows_in_places_and_pairs_and_nowhere_else_in_the_text(small: str) -> None:
+def test_order_shows_in_places_and_neighbours_and_nowhere_else_in_the_text(small: str) -> None:
     blocks = blocks_of(small, ([10, 11], [10, 20, 30, END]), ([10, 11], [30, 20, 10, END]))
     for name in ("copied", "new", "copied components", "new components", "counts", "prompt"):
         assert torch.equal(blocks[name][0], blocks[name][1])
-    for name in ("position", "pairs", "hidden", "likelihood"):
+    for name in ("position", "neighbours", "hidden", "likelihood"):
         assert not torch.allclose(blocks[name][0], blocks[name][1])
     assert blocks["position"][:, 30].tolist() == [0.5, 0.0]
 
@@ -95,6 +95,36 @@ def test_components_are_the_summed_places_on_the_embeddings_principal_axes(small
         blocks["new components"][0].double().abs(), (places[20] + places[21]).abs(), rtol=0, atol=1e-4
     )
     torch.testing.assert_close(blocks["copied components"][0].double().abs(), places[10].abs(), rtol=0, atol=1e-4)
+
+
+def test_neighbours_are_products_of_kinds_of_tokens_at_most_three_apart(small: str) -> None:
+    response = [10, 20, 30, 11, 21]
+    kinds = TextFeatures(PolicyConfig(path=small), 256, "cpu")._kinds_V_E.double()
+    near = [(10, 20), (10, 30), (10, 11), (20, 30), (20, 11), (20, 21), (30, 11), (30, 21), (11, 21)]
+    expected = torch.stack([torch.outer(kinds[first], kinds[second]) for first, second in near]).sum(0)
+    # A shorter response beside it, so that padding is seen to add nothing.
+    blocks = blocks_of(small, ([10, 11], response), ([10], [20, 30]), ([10], [20]))
+    torch.testing.assert_close(blocks["neighbours"][0].double(), expected.flatten(), rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        blocks["neighbours"][1].double(), torch.outer(kinds[20], kinds[30]).flatten(), rtol=0, atol=1e-4
+    )
+    assert not blocks["neighbours"][2].any()
+
+
+@pytest.mark.parametrize("vocabulary", [60, 900], ids=["every token a landmark", "landmarks"])
+def test_tokens_that_the_policy_reads_and_writes_alike_are_of_one_kind(vocabulary: int, tmp_path: Path) -> None:
+    model = LlamaForCausalLM.from_pretrained(save_policy(tmp_path / "random", vocabulary))
+    # Read alike: tokens equal modulo 2. Written alike: tokens equal modulo 3. Both: modulo 6.
+    for layer, classes in ((model.get_input_embeddings(), 2), (model.get_output_embeddings(), 3)):
+        noise = 0.1 * torch.randn(vocabulary, 24, generator=torch.Generator().manual_seed(classes))
+        centres = torch.randn(classes, 24, generator=torch.Generator().manual_seed(classes + 10))
+        layer.weight.data = centres[torch.arange(vocabulary) % classes] + noise
+    model.save_pretrained(tmp_path / "classes")
+    kinds = TextFeatures(PolicyConfig(path=str(tmp_path / "classes")), 256, "cpu")._kinds_V_E
+    distances = torch.cdist(kinds, kinds)
+    distances.fill_diagonal_(torch.inf)
+    nearest = distances.argmin(1)
+    assert bool((nearest % 6 == torch.arange(vocabulary) % 6).all())
 
 
 def test_likelihood_is_the_policys_log_probability(small: str) -> None:
@@ -138,13 +168,13 @@ def test_a_response_without_tokens_is_refused(small: str) -> None:
         blocks_of(small, ([4], []))
 
 
-def pair_accuracy(kind: str, labels: int) -> float:
-    """Share of pairs of responses to unseen prompts of the lexicon world that are ordered as the hidden reward does."""
-    path = "world://lexicon/policy"
+def pair_accuracy(world: str, kind: str, labels: int, without: str = "") -> float:
+    """Share of pairs of responses to unseen prompts of the world that are ordered as the hidden reward does."""
+    path = f"world://{world}/policy"
     tokenizer = AutoTokenizer.from_pretrained(resolve(path))
-    prompts = read_prompts(Path(resolve("world://lexicon/heldout.jsonl")))[:160]
+    prompts = read_prompts(Path(resolve(f"world://{world}/heldout.jsonl")))[:160]
     texts = sample(Path(resolve(path)), prompts, seed=0, candidates=8)
-    score = scorer("lexicon", "reward")
+    score = scorer(world, "reward")
     rows, rewards = [], []
     for prompt, responses in zip(prompts, texts, strict=True):
         asked = Prompt(prompt, prompt, tuple(tokenizer(prompt).input_ids))
@@ -152,8 +182,12 @@ def pair_accuracy(kind: str, labels: int) -> float:
             ids = tokenizer(text + tokenizer.eos_token, add_special_tokens=False).input_ids
             rows.append((asked, Response(text, prompt, text, tuple(ids), (), 0)))
             rewards.append(score(prompt, text))
-    features = make_features(load_config("lab", [f"posterior.features={kind}"]))
-    features_P_M_D = features.features(rows).unflatten(0, (160, 8))
+    features = make_features(load_config("lab", [f"posterior.features={kind}", f"policy.path={path}"]))
+    features_N_D = features.features(rows)
+    if without:
+        names = list(TextFeatures(PolicyConfig(path=path), 1, "cpu")._blocks)
+        features_N_D.split(features.blocks, dim=1)[names.index(without)].zero_()
+    features_P_M_D = features_N_D.unflatten(0, (160, 8))
     rewards_P_M = torch.tensor(rewards).unflatten(0, (160, 8))
     first, second = features_P_M_D[:, ::2].flatten(0, 1), features_P_M_D[:, 1::2].flatten(0, 1)
     gap = rewards_P_M[:, ::2].flatten() - rewards_P_M[:, 1::2].flatten()
@@ -165,5 +199,11 @@ def pair_accuracy(kind: str, labels: int) -> float:
 
 
 def test_text_features_learn_a_hidden_reward_from_labels_that_leave_hidden_states_at_a_loss() -> None:
-    assert pair_accuracy("text", 200) > 0.78
-    assert pair_accuracy("policy", 200) < 0.72
+    assert pair_accuracy("lexicon", "text", 200) > 0.78
+    assert pair_accuracy("lexicon", "policy", 200) < 0.72
+
+
+def test_kinds_of_neighbours_learn_a_hidden_reward_that_no_word_is_part_of() -> None:
+    assert pair_accuracy("kitchen", "text", 200) > 0.7
+    assert pair_accuracy("kitchen", "text", 200, without="neighbours") < 0.6
+    assert pair_accuracy("kitchen", "policy", 200) < 0.6
