@@ -109,7 +109,7 @@ class Agent:
     def _spent(self, draw: Draw) -> Record:
         self._policy_samples += draw.sampled
         distinct = sum(len(group.responses) for group in draw.candidates)
-        return {"distinct_candidates": distinct / (len(draw.candidates) * self.config.sampler.candidates)}
+        return {"distinct_candidates": distinct / (len(draw.candidates) * draw.per_prompt)}
 
     def _record(self, metrics: Record, *, evaluate: bool) -> Record:
         counts = {

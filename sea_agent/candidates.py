@@ -19,11 +19,13 @@ from sea_agent.types import Candidates, Prompt, Response
 class Draw:
     """The candidates of a round, those of the current policy before those of the reference.
 
-    ``explored`` holds, by prompt id, the response on which the learner's loss is optimistic; it is empty without
-    optimism. ``sampled`` counts all responses that were sampled for the round.
+    ``per_prompt`` were sampled for each prompt; equal ones are one candidate. ``explored`` holds, by prompt id, the
+    response on which the learner's loss is optimistic; it is empty without optimism. ``sampled`` counts all responses
+    that were sampled for the round.
     """
 
     candidates: list[Candidates]
+    per_prompt: int
     explored: dict[str, Response]
     sampled: int
 
@@ -43,9 +45,10 @@ class CandidateSource:
     def draw(self, number: int, *, asks: bool) -> Draw:
         """The candidates of round ``number``; where it asks the oracle, its prompts are chosen from the prompt pool."""
         sampler, size = self._config.sampler, self._config.batch_size
+        per_prompt = sampler.candidates if asks else self._config.imagination.candidates or sampler.candidates
         pool = self._config.selection.prompt_pool if asks else 1
         prompts = self.prompts.next(min(pool * size, len(self.prompts)))
-        own_count = sampler.candidates - sampler.reference_candidates
+        own_count = per_prompt - sampler.reference_candidates
         own = self._samplers.samples(prompts, own_count, sampler.temperature, "round", number)
         sampled = _count(own)
         if len(prompts) > size:
@@ -60,6 +63,7 @@ class CandidateSource:
                 Candidates.distinct(prompt, [*mine, *others])
                 for prompt, mine, others in zip(prompts, own, theirs, strict=True)
             ],
+            per_prompt=per_prompt,
             explored={row[0].prompt_id: row[0] for row in explored},
             sampled=sampled + _count(theirs) + _count(greedy),
         )

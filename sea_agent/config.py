@@ -169,6 +169,9 @@ class ImaginationConfig(Section):
     """Imagined rounds after each round that asks the oracle; 0 is none."""
     start: NonNegativeInt = 32
     """Oracle labels before the first imagined round."""
+    candidates: Annotated[int, Field(ge=2)] | None = None
+    """Responses to each prompt of an imagined round, of which ``sampler.reference_candidates`` are the reference's.
+    By default as many as ``sampler.candidates``. Rounds that ask are few, so they can afford more to choose from."""
 
 
 class WorldOracleConfig(Section):
@@ -354,7 +357,7 @@ class RunConfig(Section):
             for key, count in (("learner.ranks", self.learner.ranks), ("sampler.actors", self.sampler.actors)):
                 if count > 1:
                     raise ValueError(f"{key}={count} needs runtime=ray: inline runs hold one of each part")
-        _check_candidates(self.sampler, self.selection, self.runtime)
+        _check_candidates(self.sampler, self.selection, self.imagination, self.runtime)
         if self.selection.rule == "apl" and self.learner.loss == "simpo":
             raise ValueError("selection.rule=apl needs a learner.loss with a reference; simpo has none")
         if self.learner.optimism == "xpo" and self.sampler.reference_candidates == 0:
@@ -375,10 +378,13 @@ class RunConfig(Section):
         return asked or labels or self.evaluation.best_of > 1
 
 
-def _check_candidates(sampler: SamplerConfig, selection: SelectionConfig, runtime: str) -> None:
+def _check_candidates(
+    sampler: SamplerConfig, selection: SelectionConfig, imagination: ImaginationConfig, runtime: str
+) -> None:
     frozen, count = sampler.reference_candidates, sampler.candidates
-    if frozen > count:
-        raise ValueError(f"sampler.reference_candidates={frozen} is more than sampler.candidates={count}")
+    for key, of in (("sampler.candidates", count), ("imagination.candidates", imagination.candidates)):
+        if of is not None and frozen > of:
+            raise ValueError(f"sampler.reference_candidates={frozen} is more than {key}={of}")
     if selection.prompt_pool > 1 and frozen == count:
         raise ValueError("selection.prompt_pool needs samples of the policy: lower sampler.reference_candidates")
     if frozen and sampler.backend == "vllm" and runtime == "inline":

@@ -37,7 +37,9 @@ class Prompts:
 
 @pytest.fixture
 def config(policy_dir: Callable[[str], Path]) -> Callable[..., RunConfig]:
-    def make(candidates: int = 6, frozen: int = 0, pool: int = 1, optimism: str = "none") -> RunConfig:
+    def make(
+        candidates: int = 6, frozen: int = 0, pool: int = 1, optimism: str = "none", imagined: int | None = None
+    ) -> RunConfig:
         tree = {
             "batch_size": 4,
             "policy": {"path": str(policy_dir("llama"))},
@@ -50,6 +52,7 @@ def config(policy_dir: Callable[[str], Path]) -> Callable[..., RunConfig]:
                 "chunk": 8,
             },
             "selection": {"rule": "passive", "prompt_pool": pool},
+            "imagination": {"candidates": imagined},
             "oracle": {"kind": "world"},
             "learner": {"optimism": optimism},
             "budget": {"oracle_queries": 1},
@@ -152,6 +155,15 @@ def test_a_round_that_asks_nobody_chooses_no_prompts(config: Callable[..., RunCo
     draw = source.draw(1, asks=False)
     assert [group.prompt.id for group in draw.candidates] == ["p0", "p1", "p2", "p3"]
     assert draw.sampled == source.asked[0] == 4 * 4
+
+
+def test_a_round_that_asks_nobody_can_have_fewer_candidates(config: Callable[..., RunConfig]) -> None:
+    source = Source(config(candidates=8, frozen=1, imagined=3))
+    assert source.draw(1, asks=True).per_prompt == 8
+    assert source.asked == [4 * 7, 4 * 1]
+    imagined = source.draw(2, asks=False)
+    assert imagined.per_prompt == 3
+    assert source.asked == [4 * (7 + 2), 4 * (1 + 1)]
 
 
 def test_a_pool_larger_than_the_prompts_takes_them_all(config: Callable[..., RunConfig]) -> None:

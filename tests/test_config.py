@@ -142,6 +142,10 @@ def test_every_problem_is_reported_at_once_with_the_file() -> None:
             "reference_candidates=5 is more than .*candidates=4",
         ),
         (
+            {"sampler": {"candidates": 4, "reference_candidates": 3}, "imagination": {"candidates": 2}},
+            "reference_candidates=3 is more than imagination.candidates=2",
+        ),
+        (
             {"sampler": {"candidates": 4, "reference_candidates": 4}, "selection": {"prompt_pool": 2}},
             "selection.prompt_pool needs samples of the policy",
         ),
