@@ -33,20 +33,18 @@ PAGE = "sample-efficiency.md"
 FACTORS = "efficiency.json"
 EXPERIMENTS = ("tuning", "main", "losses", "ablations")
 LEVEL = 0.8
-BASELINES = ("passive", "passive-short")
-"""Horizons of the tuned baseline, the long one first."""
+BASELINES = ("passive", "passive-short", "passive-kitchen")
+"""The baseline as tuned for the long and the short horizon on the first world, and for the second world."""
 WORLDS = ("lexicon", "kitchen")
 """The worlds in the order of the page: settings were picked on the first."""
 
 
 @dataclass(frozen=True)
 class Judged:
-    """Win rates by the independent judge: before the first answer, where the oracle's win rate reached the level (a run
-    that never reached it counts with its end), and at the end; ``fall`` is how far the mean curve ended below its
-    highest point."""
+    """Win rates by the independent judge, before the first answer and at the end; ``fall`` is how far the mean curve
+    ended below its highest point."""
 
     start: Estimate
-    at_level: Estimate
     end: Estimate
     fall: float
 
@@ -102,17 +100,23 @@ class Sheet:
         """What the independent judge says; None where a run was not judged."""
         runs = self.runs[method]
         mean = band(runs, "judge_win_rate")
-        curves = [(record, record.curve.judge_win_rate) for record in runs if record.curve.judge_win_rate is not None]
+        curves = [record.curve.judge_win_rate for record in runs if record.curve.judge_win_rate is not None]
         if mean is None:
             return None
-        at_level = [
-            float(np.interp(reach(record, self.level).queries, record.curve.queries, judge)) for record, judge in curves
-        ]
         return Judged(
-            start=estimate([judge[0] for _, judge in curves]),
-            at_level=estimate(at_level),
-            end=estimate([judge[-1] for _, judge in curves]),
+            start=estimate([judge[0] for judge in curves]),
+            end=estimate([judge[-1] for judge in curves]),
             fall=float(mean.mean_P.max() - mean.mean_P[-1]),
+        )
+
+    def at_level(self, method: str, column: str) -> Estimate | None:
+        """A column of the curve where the win rate first reached the level; a run that never did counts with its end.
+        None where a run did not measure it."""
+        runs = [(record, getattr(record.curve, column)) for record in self.runs[method]]
+        if any(values is None for _, values in runs):
+            return None
+        return estimate(
+            [float(np.interp(reach(record, self.level).queries, record.curve.queries, values)) for record, values in runs]
         )
 
 

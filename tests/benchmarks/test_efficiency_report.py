@@ -164,11 +164,13 @@ def test_a_judge_that_falls_is_told(make_runs: MakeRuns) -> None:
         )
         for record in records
     ]
-    fallen = report.Experiment(tuple(falling)).groups[0].against().judged("sea")
+    sheet = report.Experiment(tuple(falling)).groups[0].against()
+    fallen, at_level = sheet.judged("sea"), sheet.at_level("sea", "judge_win_rate")
     assert risen is not None
     assert fallen is not None
+    assert at_level is not None
     assert risen.fall == pytest.approx(0.0, abs=1e-9)
-    assert (fallen.start.mean, fallen.at_level.mean, fallen.end.mean) == pytest.approx((0.5, 0.65, 0.55))
+    assert (fallen.start.mean, at_level.mean, fallen.end.mean) == pytest.approx((0.5, 0.65, 0.55))
     assert fallen.fall == pytest.approx(0.1)
 
 
@@ -255,19 +257,20 @@ def test_settings_were_picked_on_seeds_that_report_nothing_and_on_one_world() ->
     assert {cell.world for cell in tuned} == {report.WORLDS[0]}
 
 
-def test_as_many_settings_are_tried_of_passive_as_of_sea() -> None:
+def test_no_fewer_settings_are_tried_of_passive_than_of_sea() -> None:
     tuned = cells("tuning")
     assert len({str(cell.config) for cell in tuned}) == len(tuned), "no setting is tried twice"
     passive = {cell.method for cell in tuned if cell.config.selection.rule == "passive"}
     active = {cell.method for cell in tuned} - passive
-    assert len(passive) == len(active) == 9
+    assert len(passive) >= len(active) > 1
 
 
 def test_the_settings_of_the_main_experiment_are_among_those_that_were_tried() -> None:
     def settings(cell: Cell) -> tuple[Any, ...]:
         config = cell.config
         learner = config.learner.beta, config.learner.learning_rate
-        return config.selection.rule, *learner, config.imagination.rounds, config.posterior.features
+        candidates = config.sampler.candidates, config.sampler.reference_candidates
+        return config.selection.rule, *learner, *candidates, config.imagination.rounds, config.posterior.features
 
     tried = {settings(cell) for cell in cells("tuning")}
     chosen = [cell for cell in cells("main") if cell.method in ("passive", "passive-short", "sea", "sea-bai")]
@@ -276,9 +279,8 @@ def test_the_settings_of_the_main_experiment_are_among_those_that_were_tried() -
 
 def test_each_loss_asks_as_much_as_it_says() -> None:
     budgets = {(cell.loss, cell.method): cell.config.budget.oracle_queries for cell in cells("losses")}
-    for loss, active in (("ipo", 256), ("slic", 256), ("dpo-bernoulli", 512)):
-        methods = ("passive", "uniform-imagined", "sea", "sea-bai")
-        assert [budgets[loss, method] for method in methods] == [1536, active, active, active]
+    for loss, active in (("ipo", 224), ("slic", 224), ("dpo-bernoulli", 320)):
+        assert [budgets[loss, method] for method in ("passive", "uniform-imagined", "sea")] == [1536, active, active]
     kinds = {(cell.loss, cell.config.learner.loss, cell.config.oracle.labels) for cell in cells("losses")}
     assert kinds == {("ipo", "ipo", "threshold"), ("slic", "slic", "threshold"), ("dpo-bernoulli", "dpo", "bernoulli")}
 
