@@ -115,9 +115,8 @@ class Sheet:
         runs = [(record, getattr(record.curve, column)) for record in self.runs[method]]
         if any(values is None for _, values in runs):
             return None
-        return estimate(
-            [float(np.interp(reach(record, self.level).queries, record.curve.queries, values)) for record, values in runs]
-        )
+        found = [(reach(record, self.level).queries, record.curve.queries, values) for record, values in runs]
+        return estimate([float(np.interp(end, queries, values)) for end, queries, values in found])
 
 
 @dataclass(frozen=True)
