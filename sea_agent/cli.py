@@ -1,4 +1,4 @@
-"""The command line: run, demo, check, experiment, compare, eval, sample, world make, doctor."""
+"""The command line: run, demo, check, experiment, compare, eval, sample, serve, world make, doctor."""
 
 import json
 import signal
@@ -185,6 +185,25 @@ def sample(run: Run, prompts: Count = 5) -> None:
         table = Table("before", "after", title=Text(row["prompt"]), title_justify="left", show_lines=True)
         table.add_row(Text(row["before"]), Text(row["after"]))
         console.print(table)
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8400,
+    database: Annotated[
+        str | None, typer.Option(metavar="URL", help="sqlite:///FILE or postgresql://…; a file in DIR when not given.")
+    ] = None,
+    data: Annotated[Path, typer.Option(metavar="DIR", help="Directory of the database.")] = Path("sea-agent-data"),
+) -> None:
+    """Run the feedback service, in which people and judges answer duels."""
+    from sea_agent.service.serve import serve as run_service
+    from sea_agent.service.settings import Settings
+
+    def announce(line: str) -> None:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    run_service(Settings(data=data, database=database, host=host, port=port), announce)
 
 
 @app.command()

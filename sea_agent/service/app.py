@@ -1,0 +1,60 @@
+"""The application: routes, limits and problem documents around one open store."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+
+from sea_agent import __version__
+from sea_agent.service import problems
+from sea_agent.service.keyring import KeyRing
+from sea_agent.service.limits import BodyLimit, RateLimit
+from sea_agent.service.routes import health, keys, labels, leases, queries, runs
+from sea_agent.service.security import SecurityHeaders
+from sea_agent.service.settings import Settings
+from sea_agent.service.state import State
+from sea_agent.service.store.database import Database
+
+
+def make_app(settings: Settings) -> FastAPI:
+    """The service as an ASGI application; its lifespan opens and closes the store (``app.state.service``)."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with Database(settings.url, settings.deadline_seconds) as database:
+            keyring = await KeyRing.load(database, settings.clock)
+            rate = RateLimit(settings.requests_per_second, settings.burst)
+            app.state.service = State(settings, database, keyring, rate)
+            yield
+
+    app = FastAPI(
+        title="sea-agent feedback service",
+        version=__version__,
+        lifespan=lifespan,
+        openapi_url="/v1/openapi.json",
+        docs_url=None,  # its scripts come from elsewhere
+        redoc_url=None,
+    )
+    app.add_middleware(BodyLimit, largest=settings.body_bytes)
+    app.add_middleware(SecurityHeaders)
+    problems.install(app)
+    app.include_router(health.router)
+    for module in (runs, queries, leases, labels, keys):
+        app.include_router(
+            module.router, prefix="/v1", responses=problems.documented(400, 401, 403, 413, 422, 429, 503)
+        )
+    _describe_problems(app)
+    return app
+
+
+def _describe_problems(app: FastAPI) -> None:
+    """Let OpenAPI know the shape of a problem, which every route refers to."""
+    describe = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = describe()
+        document.setdefault("components", {}).setdefault("schemas", {})["Problem"] = problems.SCHEMA
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]

@@ -1,0 +1,120 @@
+"""The keys in memory: as one process writes them, what is here is what is stored."""
+
+from collections.abc import Callable
+from typing import Self
+
+from sea_agent.service.problems import Problem
+from sea_agent.service.store import keys as store
+from sea_agent.service.store.database import Database
+from sea_agent.service.store.keys import Key
+
+
+class KeyRing:
+    """Finds, makes and ends keys and page sessions."""
+
+    def __init__(self, database: Database, clock: Callable[[], float], loaded: list[Key]) -> None:
+        self._database = database
+        self._clock = clock
+        self._by_id = {key.id: key for key in loaded}
+        self._by_digest = {key.digest: key for key in loaded}
+
+    @classmethod
+    async def load(cls, database: Database, clock: Callable[[], float]) -> Self:
+        """The keys of a database."""
+        return cls(database, clock, await database.read(store.load))
+
+    def find(self, secret: str) -> Key | None:
+        """The valid key with this secret."""
+        key = self._by_digest.get(store.digest_of(secret))
+        return key if key is not None and key.parent is None and self._valid(key) else None
+
+    def find_session(self, token: str) -> Key | None:
+        """The valid session with this token."""
+        key = self._by_digest.get(store.digest_of(token))
+        return key if key is not None and key.parent is not None and self._valid(key) else None
+
+    def knows(self, secret: str) -> bool:
+        """Whether there is such a key, or was."""
+        return store.digest_of(secret) in self._by_digest
+
+    @property
+    def keys(self) -> list[Key]:
+        """Every key, the ended ones too, without sessions."""
+        return [key for key in self._by_id.values() if key.parent is None]
+
+    def has_admin(self) -> bool:
+        """Whether some valid key may make others."""
+        return any("admin" in key.scopes and self._valid(key) for key in self.keys)
+
+    async def make(
+        self,
+        name: str,
+        scopes: frozenset[str],
+        annotator: str | None = None,
+        runs: frozenset[str] | None = None,
+        expires_at: float | None = None,
+        secret: str | None = None,
+    ) -> tuple[Key, str]:
+        """Store a new key; its secret is not kept anywhere."""
+        key, secret = store.make_key(name, scopes, self._clock(), annotator, runs, expires_at, secret)
+        await self._add(key)
+        return key, secret
+
+    async def revoke(self, key_id: str) -> None:
+        """End a key and its sessions. Ending it twice is no error.
+
+        Raises:
+            Problem: 404 for an unknown key, 409 for the last one that may make others.
+        """
+        key = self._by_id.get(key_id)
+        if key is None or key.parent is not None:
+            raise Problem(404, f"There is no key {key_id}.")
+        if key.revoked_at is not None:
+            return
+        others = [other for other in self.keys if other.id != key_id and "admin" in other.scopes and self._valid(other)]
+        if "admin" in key.scopes and self._valid(key) and not others:
+            raise Problem(409, "This is the last admin key; make another one first.")
+        now = self._clock()
+        await self._database.write(lambda connection: store.revoke(connection, key_id, now))
+        self._forget(lambda other: other.id == key_id)
+        self._remember(store.replace(key, revoked_at=now))
+
+    async def sign_in(self, secret: str) -> str:
+        """Start a page session of a key; the token for its cookie.
+
+        Raises:
+            Problem: 401 for an unknown or ended key.
+        """
+        parent = self.find(secret)
+        if parent is None:
+            raise Problem(401, "This key is unknown or has ended.")
+        now = self._clock()
+        await self._database.write(lambda connection: store.remove_sessions(connection, now))
+        self._forget(lambda key: key.parent is not None and not self._valid(key))
+        child, token = store.make_session(parent, now)
+        await self._add(child)
+        return token
+
+    async def sign_out(self, token: str) -> None:
+        """End a page session; an unknown one is no error."""
+        digest, now = store.digest_of(token), self._clock()
+        await self._database.write(lambda connection: store.remove_sessions(connection, now, digest))
+        self._forget(lambda key: key.parent is not None and key.digest == digest)
+
+    def _valid(self, key: Key) -> bool:
+        now = self._clock()
+        parent = None if key.parent is None else self._by_id.get(key.parent)
+        return key.valid(now) and (parent is None or parent.valid(now))
+
+    async def _add(self, key: Key) -> None:
+        await self._database.write(lambda connection: store.add(connection, key))
+        self._remember(key)
+
+    def _remember(self, key: Key) -> None:
+        self._by_id[key.id] = key
+        self._by_digest[key.digest] = key
+
+    def _forget(self, unwanted: Callable[[Key], bool]) -> None:
+        for key in [key for key in self._by_id.values() if unwanted(key)]:
+            del self._by_id[key.id]
+            del self._by_digest[key.digest]

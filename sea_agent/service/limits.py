@@ -1,0 +1,74 @@
+"""Limits of size and rate."""
+
+import math
+import time
+from collections.abc import Callable
+from typing import Annotated
+
+from pydantic import StringConstraints
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from sea_agent.service.problems import Problem, problem_response
+
+TEXT_CHARACTERS = 100_000
+"""Longest prompt, response or instruction."""
+
+_NO_NUL = r"^[^\x00]*$"
+
+LongText = Annotated[str, StringConstraints(max_length=TEXT_CHARACTERS, pattern=_NO_NUL)]
+Comment = Annotated[str, StringConstraints(max_length=2000, pattern=_NO_NUL)]
+ShortText = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=_NO_NUL)]
+
+
+class BodyLimit:
+    """Refuse bodies above a size: at once where a length is given, while reading where none is."""
+
+    def __init__(self, app: ASGIApp, largest: int) -> None:
+        self._app = app
+        self._largest = largest
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        length = dict(scope["headers"]).get(b"content-length", b"0")
+        if length.isdigit() and int(length) > self._largest:
+            return await problem_response(self._too_large())(scope, receive, send)
+        received = 0
+
+        async def counted() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self._largest:
+                raise self._too_large()
+            return message
+
+        await self._app(scope, counted, send)
+
+    def _too_large(self) -> Problem:
+        return Problem(413, f"The body is larger than {self._largest:,} bytes; send less at once.")
+
+
+class RateLimit:
+    """A token bucket for each key: ``burst`` requests at once, ``rate`` a second on average."""
+
+    def __init__(self, rate: float, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._clock = clock
+        self._buckets: dict[str, tuple[float, float]] = {}
+
+    def take(self, key: str) -> None:
+        """Take one request from a key's bucket.
+
+        Raises:
+            Problem: 429 when it is empty, with the seconds until it is not.
+        """
+        now = self._clock()
+        tokens, since = self._buckets.get(key, (float(self._burst), now))
+        tokens = min(self._burst, tokens + (now - since) * self._rate)
+        if tokens < 1:
+            self._buckets[key] = (tokens, now)
+            seconds = math.ceil((1 - tokens) / self._rate)
+            raise Problem(429, "Too many requests with this key.", headers={"Retry-After": str(seconds)})
+        self._buckets[key] = (tokens - 1, now)

@@ -1,0 +1,49 @@
+"""Keys, made and ended by admins."""
+
+from fastapi import APIRouter
+
+from sea_agent.service.auth import Admin
+from sea_agent.service.models import KeyIn, KeyOut, KeysOut, NewKeyOut, ObjectId
+from sea_agent.service.problems import documented
+from sea_agent.service.state import Service
+from sea_agent.service.store.keys import Key
+
+router = APIRouter(tags=["keys"])
+
+
+@router.get("/keys")
+async def list_keys(service: Service, caller: Admin) -> KeysOut:
+    """Every key, without its secret."""
+    return KeysOut(keys=[KeyOut(**_public(key)) for key in service.keyring.keys])
+
+
+@router.post("/keys", status_code=201)
+async def make_key(body: KeyIn, service: Service, caller: Admin) -> NewKeyOut:
+    """Make a key. It is shown this once: the service keeps only its digest."""
+    key, secret = await service.keyring.make(
+        body.name,
+        frozenset(body.scopes),
+        body.annotator,
+        None if body.runs is None else frozenset(body.runs),
+        body.expires_at,
+    )
+    return NewKeyOut(**_public(key), key=secret)
+
+
+@router.delete("/keys/{key_id}", status_code=204, responses=documented(404, 409))
+async def end_key(key_id: ObjectId, service: Service, caller: Admin) -> None:
+    """End a key and its page sessions."""
+    await service.keyring.revoke(key_id)
+
+
+def _public(key: Key) -> dict[str, object]:
+    return {
+        "id": key.id,
+        "name": key.name,
+        "scopes": sorted(key.scopes),
+        "annotator": key.annotator,
+        "runs": None if key.runs is None else sorted(key.runs),
+        "created_at": key.created_at,
+        "expires_at": key.expires_at,
+        "revoked_at": key.revoked_at,
+    }

@@ -1,0 +1,113 @@
+"""Labels: answers, corrections, imports, and the log that learners read."""
+
+import asyncio
+from functools import partial
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query, Response
+
+from sea_agent.service.auth import Annotator, Caller, Experiment, Reader
+from sea_agent.service.models import (
+    LARGEST_INTEGER,
+    LONGEST_WAIT,
+    ImportedOut,
+    LabelIn,
+    LabelOut,
+    LabelsIn,
+    LabelsOut,
+    LogEntryOut,
+    LogOut,
+    ObjectId,
+    RunId,
+)
+from sea_agent.service.problems import Problem, documented
+from sea_agent.service.state import Service
+from sea_agent.service.store import labels as store
+from sea_agent.service.store import leases
+from sea_agent.service.store.faults import Missing
+from sea_agent.service.store.labels import Author, Refused
+from sea_agent.service.store.signals import log
+
+router = APIRouter(tags=["labels"])
+
+_REPLAY = {200: {"model": LabelOut, "description": "The label was there already"}}
+IdempotencyKey = Annotated[str | None, Header(min_length=1, max_length=200, pattern=r"^[\x21-\x7e]+$")]
+
+
+@router.put("/leases/{lease_id}/label", status_code=201, responses=_REPLAY | documented(404, 409))
+async def put_label(
+    lease_id: ObjectId, body: LabelIn, service: Service, caller: Annotator, response: Response
+) -> LabelOut:
+    """Answer a leased duel, in the order in which it was shown. An answer to a lease that ended is kept, as late."""
+    run = await service.database.read(partial(leases.run_of, lease_id=lease_id, annotator=caller.annotator))
+    caller.require_run(run)
+    put = partial(store.put, lease_id=lease_id, author=_author(caller), body=body.model_dump(), now=service.now())
+    label, new = await service.database.write(put, wake=[log(run)])
+    response.status_code = 201 if new else 200
+    return LabelOut(**label)
+
+
+@router.post("/labels/{label_id}/revisions", status_code=201, responses=_REPLAY | documented(404))
+async def revise(
+    label_id: ObjectId, body: LabelIn, service: Service, caller: Annotator, response: Response
+) -> LabelOut:
+    """Correct a label, in the order in which its duel was shown. The log gets a new entry; nothing is overwritten."""
+    run = await service.database.read(partial(store.run_of, label_id=label_id))
+    caller.require_run(run)
+    correct = partial(
+        store.revise, label_id=label_id, author=_author(caller), body=body.model_dump(), now=service.now()
+    )
+    label, new = await service.database.write(correct, wake=[log(run)])
+    response.status_code = 201 if new else 200
+    return LabelOut(**label)
+
+
+@router.post("/runs/{run}/labels:batch", responses=documented(404, 409))
+async def import_labels(
+    run: RunId, body: LabelsIn, service: Service, caller: Experiment, idempotency_key: IdempotencyKey = None
+) -> LabelsOut:
+    """Store answers of judges and scripts, all or none, in the duels' own order.
+
+    The header ``Idempotency-Key`` is needed: the same key with the same body stores nothing twice.
+    """
+    if idempotency_key is None:
+        raise Problem(400, "The header Idempotency-Key is needed: any text, new for each batch.")
+    items = [label.model_dump() for label in body.labels]
+    write = partial(
+        store.import_batch, run=run, author=_author(caller), key=idempotency_key, items=items, now=service.now()
+    )
+    try:
+        answers = await service.database.write(write, wake=[log(run)])
+    except Refused as refused:
+        errors = [(f"body.labels.{index}.{field}", what) for index, field, what in refused.faults]
+        raise Problem(422, "Some labels are for queries that do not exist; nothing was stored.", errors) from None
+    return LabelsOut(labels=[ImportedOut(**answer) for answer in answers])
+
+
+@router.get("/runs/{run}/labels", responses=documented(404))
+async def get_log(
+    run: RunId,
+    service: Service,
+    caller: Reader,
+    after_seq: Annotated[int, Query(ge=0, le=LARGEST_INTEGER)] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
+    wait_s: Annotated[int, Query(ge=0, le=LONGEST_WAIT)] = 0,
+) -> LogOut:
+    """A page of the label log; waits for the next entry if there is none after ``after_seq``."""
+    clock = asyncio.get_running_loop().time
+    deadline = clock() + wait_s
+    signals = service.database.signals
+    while True:
+        grown = signals.event(log(run))
+        rows = await service.database.read(partial(store.page, run=run, after_seq=after_seq, limit=limit))
+        if rows is None:
+            raise Missing(f"There is no run {run}.")
+        left = deadline - clock()
+        if rows or left <= 0 or signals.closed:
+            entries = [LogEntryOut(**row._asdict()) for row in rows]
+            return LogOut(labels=entries, next_seq=entries[-1].seq if entries else after_seq)
+        await signals.wait(grown, left)
+
+
+def _author(caller: Caller) -> Author:
+    return Author(caller.annotator, caller.name, corrects_others=caller.may("admin"))

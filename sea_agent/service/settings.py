@@ -1,0 +1,38 @@
+"""What an operator can set about the feedback service."""
+
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of one service process."""
+
+    data: Path = Path("sea-agent-data")
+    """Directory of the SQLite database; made when missing."""
+    database: str | None = None
+    """``sqlite:///FILE`` or ``postgresql://…``; ``feedback.sqlite`` in ``data`` when not given."""
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: int = 8400
+    """Port to listen on; 0 takes a free one."""
+    body_bytes: int = 2_000_000
+    """Largest request body."""
+    requests_per_second: float = 600.0
+    """What one key may ask for, on average."""
+    burst: int = 1200
+    """What one key may ask for at once."""
+    deadline_seconds: float = 20.0
+    """Longest wait for the store before a request is answered with 503."""
+    seed: int = field(default_factory=lambda: secrets.randbits(62))
+    """Of the draws of presentation order, repeated and gold duels."""
+    clock: Callable[[], float] = time.time
+    """Seconds UTC."""
+
+    @property
+    def url(self) -> str:
+        """Where the database is."""
+        return self.database or f"sqlite:///{self.data / 'feedback.sqlite'}"

@@ -1,0 +1,34 @@
+"""What one running service holds, and how a route gets it."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from sea_agent.service.keyring import KeyRing
+from sea_agent.service.limits import RateLimit
+from sea_agent.service.settings import Settings
+from sea_agent.service.store.database import Database
+
+
+@dataclass(frozen=True)
+class State:
+    """The parts of a running service."""
+
+    settings: Settings
+    database: Database
+    keyring: KeyRing
+    rate: RateLimit
+
+    def now(self) -> float:
+        """Seconds UTC by the service's clock."""
+        return self.settings.clock()
+
+
+def state_of(request: Request) -> State:
+    """The service that handles a request."""
+    state: State = request.app.state.service
+    return state
+
+
+Service = Annotated[State, Depends(state_of)]

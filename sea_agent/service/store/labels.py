@@ -1,0 +1,283 @@
+"""The label log: append-only, ``seq`` without gaps in the order of the commits.
+
+An answer comes in presentation order and is kept in the query's own. An annotator has one vote on a duel; corrections
+are entries of their own that name the label they revise.
+"""
+
+import json
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Row, case, insert, select, update
+
+from sea_agent.service.store import queries as duels
+from sea_agent.service.store.faults import Conflict, Missing
+from sea_agent.service.store.leases import over, sweep
+from sea_agent.service.store.queries import digest_of
+from sea_agent.service.store.tables import OPEN, labels, leases, queries, requests, runs
+
+Values = dict[str, Any]
+
+_OTHER_SIDE = {"first": "second", "second": "first"}
+
+
+@dataclass(frozen=True, slots=True)
+class Author:
+    """Whose answer it is, the name of the key that brings it, and whether that key may correct others."""
+
+    annotator: str
+    entered_by: str
+    corrects_others: bool = False
+
+
+class Refused(Exception):
+    """Items of a batch name nothing that exists: (index, field, what is wrong)."""
+
+    def __init__(self, faults: list[tuple[int, str, str]]) -> None:
+        super().__init__("the batch names what does not exist")
+        self.faults = faults
+
+
+def put(connection: Connection, lease_id: str, author: Author, body: Values, now: float) -> tuple[Values, bool]:
+    """Answer a lease: the label, and whether it is new. An exact replay finds the label that is there.
+
+    Raises:
+        Missing: for a lease that is not the annotator's.
+        Conflict: when there is an answer with another body.
+    """
+    mine = (leases.c.id == lease_id, leases.c.annotator == author.annotator)
+    lease = connection.execute(select(leases).where(*mine)).first()
+    if lease is None:
+        raise Missing(f"There is no lease {lease_id}.")
+    if lease.state == "labelled":
+        return _replayed(connection, lease, body), False
+    if lease.state == "live" and over(lease.expires_at, now):
+        sweep(connection, lease.run, now)
+        lease = connection.execute(select(leases).where(*mine)).one()
+    if lease.kind != "repeat" and _vote_of(connection, lease.query_id, author.annotator) is not None:
+        raise Conflict("This annotator has answered the query already, in an import.")
+    entry = _entry(lease.run, lease.query_id, author, _own_order(body["outcome"], lease.swapped), now)
+    entry |= {
+        "lease_id": lease_id,
+        "kind": lease.kind,
+        "swapped": lease.swapped,
+        "strength": body["strength"],
+        "comment": body["comment"],
+        "elapsed_ms": body["elapsed_ms"],
+        "late": lease.state != "live",
+        "body_digest": digest_of(body),
+    }
+    entry["seq"] = _append(connection, lease.run, [entry])
+    connection.execute(update(leases).where(leases.c.id == lease_id).values(state="labelled"))
+    if lease.kind == "vote":
+        _count_vote(connection, lease.query_id, held_place=lease.state == "live")
+    return _answer(entry), True
+
+
+def revise(connection: Connection, label_id: str, author: Author, body: Values, now: float) -> tuple[Values, bool]:
+    """Correct a label by a new entry: that entry, and whether it is new. Saying again what holds adds nothing.
+
+    Raises:
+        Missing: for a label that is not the annotator's.
+    """
+    given = connection.execute(select(labels).where(labels.c.id == label_id)).first()
+    if given is None or not (author.corrects_others or given.annotator == author.annotator):
+        raise Missing(f"There is no label {label_id}.")
+    root = given.revises or given.id
+    history = select(labels).where((labels.c.id == root) | (labels.c.revises == root)).order_by(labels.c.seq.desc())
+    latest = connection.execute(history.limit(1)).one()
+    if latest.body_digest == digest_of(body):
+        return _answer(latest._asdict()), False
+    of_annotator = Author(given.annotator, author.entered_by)
+    entry = _entry(given.run, given.query_id, of_annotator, _own_order(body["outcome"], given.swapped), now)
+    entry |= {
+        "lease_id": given.lease_id,
+        "kind": given.kind,
+        "swapped": given.swapped,
+        "strength": body["strength"],
+        "comment": body["comment"],
+        "elapsed_ms": body["elapsed_ms"],
+        "late": given.late,
+        "revises": root,
+        "body_digest": digest_of(body),
+    }
+    entry["seq"] = _append(connection, given.run, [entry])
+    return _answer(entry), True
+
+
+def run_of(connection: Connection, label_id: str) -> str:
+    """The run of a label. Raises: Missing."""
+    run = connection.execute(select(labels.c.run).where(labels.c.id == label_id)).scalar()
+    if run is None:
+        raise Missing(f"There is no label {label_id}.")
+    return run
+
+
+def import_batch(
+    connection: Connection, run: str, author: Author, key: str, items: Sequence[Values], now: float
+) -> list[Values]:
+    """Store answers in the queries' own order: all of them or, with an exception, none.
+
+    The same idempotency key with the same body gives the first answer again.
+
+    Raises:
+        Missing: for an unknown run.
+        Refused: for a query that is not in the run.
+        Conflict: for an idempotency key that came with another body, or a second vote with another outcome.
+    """
+    digest = digest_of(list(items))
+    same = (requests.c.run == run, requests.c.annotator == author.annotator, requests.c.idempotency_key == key)
+    before = connection.execute(select(requests).where(*same)).first()
+    if before is not None:
+        if before.body_digest != digest:
+            raise Conflict(f"Idempotency-Key {key!r} came with another body before.")
+        return list(json.loads(before.answer))
+    if not connection.execute(select(runs.c.id).where(runs.c.id == run)).first():
+        raise Missing(f"There is no run {run}.")
+    answers = _import(connection, run, author, _resolved(connection, run, items), now)
+    connection.execute(
+        insert(requests),
+        {
+            "run": run,
+            "annotator": author.annotator,
+            "idempotency_key": key,
+            "body_digest": digest,
+            "answer": json.dumps(answers),
+            "created_at": now,
+        },
+    )
+    return answers
+
+
+def page(connection: Connection, run: str, after_seq: int, limit: int) -> list[Row] | None:
+    """Entries of a run's log after ``seq``, in order; None for an unknown run."""
+    entries = list(connection.execute(_log(labels.c.run == run, labels.c.seq > after_seq).limit(limit)))
+    known = bool(entries) or connection.execute(select(runs.c.id).where(runs.c.id == run)).first() is not None
+    return entries if known else None
+
+
+def of_query(connection: Connection, query_id: str) -> list[Row]:
+    """The votes on a duel and their corrections, in the order of the log."""
+    return list(connection.execute(_log(labels.c.query_id == query_id, labels.c.kind == "vote")))
+
+
+def _log(*where: ColumnElement[bool]) -> Any:
+    joined = select(labels, labels.c.id.label("label_id"), queries.c.client_key).join(
+        queries, queries.c.id == labels.c.query_id
+    )
+    return joined.where(*where).order_by(labels.c.seq)
+
+
+def _replayed(connection: Connection, lease: Row, body: Values) -> Values:
+    label = connection.execute(select(labels).where(labels.c.lease_id == lease.id, labels.c.revises.is_(None))).one()
+    if label.body_digest != digest_of(body):
+        raise Conflict("The lease has another answer already; revise the label instead.")
+    return _answer(label._asdict())
+
+
+def _import(
+    connection: Connection, run: str, author: Author, items: Sequence[tuple[Row, Values]], now: float
+) -> list[Values]:
+    answers = []
+    for query, item in items:
+        annotator = item["annotator"] or author.annotator
+        given = _vote_of(connection, query.id, annotator)
+        if given is not None and given.outcome != item["outcome"]:
+            raise Conflict(f"{annotator} has answered {query.client_key!r} with {given.outcome} already.")
+        created = given is None
+        if given is None:
+            entry = _entry(run, query.id, Author(annotator, author.entered_by), item["outcome"], item["at"] or now)
+            entry["kind"] = "vote" if query.gold is None else "gold"
+            entry["seq"] = _append(connection, run, [entry])
+            if query.gold is None:
+                _count_vote(connection, query.id, held_place=False)
+            given_id, seq = entry["id"], entry["seq"]
+        else:
+            given_id, seq = given.id, given.seq
+        answers.append({"label_id": given_id, "seq": seq, "query_id": query.id, "created": created})
+    return answers
+
+
+def _resolved(connection: Connection, run: str, items: Sequence[Values]) -> list[tuple[Row, Values]]:
+    """Each item with its query."""
+    found: dict[str, dict[str, Row]] = {}
+    for field, column in (("client_key", "client_key"), ("query_id", "id")):
+        found[field] = duels.find(connection, run, column, [item[field] for item in items if field in item])
+    resolved, faults = [], []
+    for index, item in enumerate(items):
+        field = "client_key" if "client_key" in item else "query_id"
+        query = found[field].get(item[field])
+        if query is None:
+            faults.append((index, field, f"there is no such query in run {run}"))
+        else:
+            resolved.append((query, item))
+    if faults:
+        raise Refused(faults)
+    return resolved
+
+
+def _vote_of(connection: Connection, query_id: str, annotator: str) -> Row | None:
+    """The annotator's own answer to a duel: a vote, or that to a gold duel."""
+    mine = (labels.c.query_id == query_id, labels.c.annotator == annotator)
+    first = (labels.c.kind != "repeat", labels.c.revises.is_(None))
+    return connection.execute(select(labels).where(*mine, *first)).first()
+
+
+def _entry(run: str, query_id: str, author: Author, outcome: str, at: float) -> Values:
+    return {
+        "run": run,
+        "id": f"label-{secrets.token_hex(10)}",
+        "query_id": query_id,
+        "lease_id": None,
+        "annotator": author.annotator,
+        "entered_by": author.entered_by,
+        "outcome": outcome,
+        "swapped": None,
+        "strength": None,
+        "comment": None,
+        "elapsed_ms": None,
+        "late": False,
+        "revises": None,
+        "body_digest": digest_of({"outcome": outcome, "strength": None, "comment": None, "elapsed_ms": None}),
+        "at": at,
+    }
+
+
+def _append(connection: Connection, run: str, entries: Sequence[Values]) -> int:
+    """Append entries to the log; the ``seq`` of the last one."""
+    counted = update(runs).where(runs.c.id == run).values(last_seq=runs.c.last_seq + len(entries))
+    last = int(connection.execute(counted.returning(runs.c.last_seq)).scalar_one())
+    numbered = [entry | {"seq": last - len(entries) + 1 + index} for index, entry in enumerate(entries)]
+    connection.execute(insert(labels), numbered)
+    return last
+
+
+def _count_vote(connection: Connection, query_id: str, held_place: bool) -> None:
+    """Count a vote; one that was not given on a live lease takes a place that others could have leased."""
+    enough = queries.c.votes + 1 >= queries.c.votes_needed
+    connection.execute(
+        update(queries)
+        .where(queries.c.id == query_id)
+        .values(
+            votes=queries.c.votes + 1,
+            places=queries.c.places - (0 if held_place else 1),
+            state=case((enough & (queries.c.state == OPEN), "answered"), else_=queries.c.state),
+        )
+    )
+
+
+def _own_order(outcome: str, swapped: bool | None) -> str:
+    return _OTHER_SIDE.get(outcome, outcome) if swapped else outcome
+
+
+def _answer(entry: Values) -> Values:
+    """The label as its author sees it, with the outcome in the order that was shown."""
+    return {
+        "label_id": entry["id"],
+        "seq": entry["seq"],
+        "query_id": entry["query_id"],
+        "outcome": _own_order(entry["outcome"], entry["swapped"]),
+        "late": entry["late"],
+    }

@@ -1,0 +1,1 @@
+"""Schema changes, applied in order when the service starts."""

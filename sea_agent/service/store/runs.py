@@ -1,0 +1,70 @@
+"""Runs: what annotators are told, how many votes a duel needs, and how far a run is."""
+
+from typing import Any
+
+from sqlalchemy import Connection, Row, func, insert, select, update
+
+from sea_agent.service.store.tables import labels, queries, runs
+
+DEFAULTS: dict[str, Any] = {
+    "instructions": "",
+    "votes_needed": 1,
+    "repeat_share": 0.05,
+    "gold_share": 0.05,
+}
+
+_ANSWERED = queries.c.votes >= queries.c.votes_needed
+_OF_RUN = (queries.c.run == runs.c.id, queries.c.gold.is_(None))
+_RUNS = select(
+    runs,
+    runs.c.last_seq.label("labels"),
+    select(func.count()).where(*_OF_RUN).scalar_subquery().label("queries"),
+    select(func.count()).where(*_OF_RUN, _ANSWERED).scalar_subquery().label("answered"),
+).order_by(runs.c.created_at, runs.c.id)
+
+
+def put(connection: Connection, run: str, given: dict[str, Any], now: float) -> None:
+    """Create a run, or change the given fields of one."""
+    if connection.execute(select(runs.c.id).where(runs.c.id == run)).first() is None:
+        row = {"id": run, "name": run, **DEFAULTS, **given, "created_at": now, "last_seq": 0}
+        connection.execute(insert(runs), row)
+    elif given:
+        connection.execute(update(runs).where(runs.c.id == run).values(given))
+
+
+def exists(connection: Connection, run: str) -> bool:
+    """Whether there is such a run."""
+    return connection.execute(select(runs.c.id).where(runs.c.id == run)).first() is not None
+
+
+def get(connection: Connection, run: str) -> Row | None:
+    """A run with its counts."""
+    return connection.execute(_RUNS.where(runs.c.id == run)).first()
+
+
+def everything(connection: Connection) -> list[Row]:
+    """Every run with its counts, the oldest first."""
+    return list(connection.execute(_RUNS))
+
+
+def progress(connection: Connection, run: str, annotator: str, now: float) -> dict[str, int] | None:
+    """How many duels are open, answered, and ended without their answers; how many labels there are, and whose."""
+    length = connection.execute(select(runs.c.last_seq).where(runs.c.id == run)).scalar()
+    if length is None:
+        return None
+    over = queries.c.state.in_(("cancelled", "expired")) | ((queries.c.state == "open") & (queries.c.expires_at <= now))
+    counts = connection.execute(
+        select(
+            func.count().label("asked"),
+            func.count().filter(_ANSWERED).label("answered"),
+            func.count().filter(~_ANSWERED, func.coalesce(over, False)).label("cancelled"),
+        ).where(queries.c.run == run, queries.c.gold.is_(None))
+    ).one()
+    mine = select(func.count()).where(labels.c.run == run, labels.c.annotator == annotator, labels.c.revises.is_(None))
+    return {
+        "open": counts.asked - counts.answered - counts.cancelled,
+        "answered": counts.answered,
+        "cancelled": counts.cancelled,
+        "labels": length,
+        "mine": connection.execute(mine).scalar_one(),
+    }
