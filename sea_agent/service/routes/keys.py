@@ -1,5 +1,7 @@
 """Keys, made and ended by admins."""
 
+from typing import Any
+
 from fastapi import APIRouter
 
 from sea_agent.service.auth import Admin
@@ -36,14 +38,6 @@ async def end_key(key_id: ObjectId, service: Service, caller: Admin) -> None:
     await service.keyring.revoke(key_id)
 
 
-def _public(key: Key) -> dict[str, object]:
-    return {
-        "id": key.id,
-        "name": key.name,
-        "scopes": sorted(key.scopes),
-        "annotator": key.annotator,
-        "runs": None if key.runs is None else sorted(key.runs),
-        "created_at": key.created_at,
-        "expires_at": key.expires_at,
-        "revoked_at": key.revoked_at,
-    }
+def _public(key: Key) -> dict[str, Any]:
+    shown = {field: getattr(key, field) for field in KeyOut.model_fields}
+    return shown | {"scopes": sorted(key.scopes), "runs": None if key.runs is None else sorted(key.runs)}

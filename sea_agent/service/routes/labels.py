@@ -20,7 +20,7 @@ from sea_agent.service.models import (
     ObjectId,
     RunId,
 )
-from sea_agent.service.problems import Problem, documented
+from sea_agent.service.problems import Problem, Responses, documented
 from sea_agent.service.state import Service
 from sea_agent.service.store import labels as store
 from sea_agent.service.store import leases
@@ -30,7 +30,7 @@ from sea_agent.service.store.signals import log
 
 router = APIRouter(tags=["labels"])
 
-_REPLAY = {200: {"model": LabelOut, "description": "The label was there already"}}
+_REPLAY: Responses = {200: {"model": LabelOut, "description": "The label was there already"}}
 IdempotencyKey = Annotated[str | None, Header(min_length=1, max_length=200, pattern=r"^[\x21-\x7e]+$")]
 
 

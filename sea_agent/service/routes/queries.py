@@ -33,7 +33,7 @@ async def get_query(query_id: ObjectId, service: Service, caller: Reader) -> Que
         raise Missing(f"There is no query {query_id}.")
     caller.require_run(query["run"])
     votes = await service.database.read(partial(labels.of_query, query_id=query_id))
-    return QueryOut(**query, votes=[LogEntryOut(**vote._asdict()) for vote in votes])
+    return QueryOut(**query | {"votes": [LogEntryOut(**vote._asdict()) for vote in votes]})
 
 
 @router.post("/queries/{query_id}/cancel", responses=documented(404))

@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Connection, Row, case, insert, select, upd
 
 from sea_agent.service.store import queries as duels
 from sea_agent.service.store.faults import Conflict, Missing
-from sea_agent.service.store.leases import over, sweep
+from sea_agent.service.store.leases import sweep
 from sea_agent.service.store.queries import digest_of
 from sea_agent.service.store.tables import OPEN, labels, leases, queries, requests, runs
 
@@ -53,7 +53,7 @@ def put(connection: Connection, lease_id: str, author: Author, body: Values, now
         raise Missing(f"There is no lease {lease_id}.")
     if lease.state == "labelled":
         return _replayed(connection, lease, body), False
-    if lease.state == "live" and over(lease.expires_at, now):
+    if lease.state == "live" and lease.expires_at <= now:
         sweep(connection, lease.run, now)
         lease = connection.execute(select(leases).where(*mine)).one()
     if lease.kind != "repeat" and _vote_of(connection, lease.query_id, author.annotator) is not None:

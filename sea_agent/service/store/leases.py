@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, exists, func, insert, select, update
+from sqlalchemy import Connection, Row, and_, case, exists, func, insert, select, update
 
 from sea_agent.keys import seed_for
 from sea_agent.service.store.faults import Conflict, Missing
@@ -21,7 +21,9 @@ Values = dict[str, Any]
 REPEAT_AFTER = 20
 """Leases of an annotator between a duel and its repetition."""
 LONGEST_SECONDS = 3600.0
-"""A live lease that ends later than this from now was made before the clock was set back; it has ended."""
+"""A lease that ends later than this from now was made before the clock was set back."""
+AFTER_CLOCK_SECONDS = 300.0
+"""How long such a lease still lasts."""
 
 _PLACE_BACK = {"places": queries.c.places + 1}
 
@@ -62,25 +64,24 @@ def claim(connection: Connection, wanted: Claim, now: float) -> Values | None:
 
 def sweep(connection: Connection, run: str, now: float) -> None:
     """Write down which leases and duels of a run have passed their time, so that no clock brings them back."""
-    ended = connection.execute(
+    ended, from_the_future = leases.c.expires_at <= now, leases.c.expires_at > now + LONGEST_SECONDS
+    changed = connection.execute(
         update(leases)
-        .where(leases.c.run == run, leases.c.state == LIVE, over(leases.c.expires_at, now))
-        .values(state="expired")
-        .returning(leases.c.query_id, leases.c.kind)
+        .where(leases.c.run == run, leases.c.state == LIVE, ended | from_the_future)
+        .values(
+            state=case((ended, "expired"), else_=leases.c.state),
+            expires_at=case((from_the_future, now + AFTER_CLOCK_SECONDS), else_=leases.c.expires_at),
+        )
+        .returning(leases.c.query_id, leases.c.kind, leases.c.state)
     ).all()
-    freed = [lease.query_id for lease in ended if lease.kind == "vote"]
-    for query_id in freed:
-        connection.execute(update(queries).where(queries.c.id == query_id).values(_PLACE_BACK))
+    for lease in changed:
+        if lease.state == "expired" and lease.kind == "vote":
+            connection.execute(update(queries).where(queries.c.id == lease.query_id).values(_PLACE_BACK))
     connection.execute(
         update(queries)
         .where(queries.c.run == run, queries.c.state == OPEN, queries.c.expires_at <= now)
         .values(state="expired")
     )
-
-
-def over(expires_at: Any, now: float) -> Any:
-    """Whether a live lease (a value, or the column) has passed its time."""
-    return (expires_at <= now) | (expires_at > now + LONGEST_SECONDS)
 
 
 def next_end(connection: Connection, run: str) -> float | None:
