@@ -13,6 +13,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sea_agent.service.problems import Problem
 from sea_agent.service.state import Service, state_of
 from sea_agent.service.store.keys import Key
+from sea_agent.service.store.leases import Author
 
 COOKIE = "sea_session"
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
@@ -28,6 +29,11 @@ class Caller:
     annotator: str
     scopes: frozenset[str]
     runs: frozenset[str] | None = None
+
+    @property
+    def author(self) -> Author:
+        """Whose leases and labels the caller's are."""
+        return Author(self.annotator, self.name, self.runs, self.may("admin"))
 
     def may(self, *scopes: str) -> bool:
         """Whether the caller has one of the scopes; an admin has all."""

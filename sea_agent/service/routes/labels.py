@@ -2,11 +2,11 @@
 
 import asyncio
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Response
 
-from sea_agent.service.auth import Annotator, Caller, Experiment, Reader
+from sea_agent.service.auth import Annotator, Experiment, Reader
 from sea_agent.service.models import (
     LARGEST_INTEGER,
     LONGEST_WAIT,
@@ -23,10 +23,9 @@ from sea_agent.service.models import (
 from sea_agent.service.problems import Problem, Responses, documented
 from sea_agent.service.state import Service
 from sea_agent.service.store import labels as store
-from sea_agent.service.store import leases
 from sea_agent.service.store.faults import Missing
-from sea_agent.service.store.labels import Author, Refused
-from sea_agent.service.store.signals import log
+from sea_agent.service.store.labels import Refused
+from sea_agent.service.store.signals import Topic, log
 
 router = APIRouter(tags=["labels"])
 
@@ -39,10 +38,8 @@ async def put_label(
     lease_id: ObjectId, body: LabelIn, service: Service, caller: Annotator, response: Response
 ) -> LabelOut:
     """Answer a leased duel, in the order in which it was shown. An answer to a lease that ended is kept, as late."""
-    run = await service.database.read(partial(leases.run_of, lease_id=lease_id, annotator=caller.annotator))
-    caller.require_run(run)
-    put = partial(store.put, lease_id=lease_id, author=_author(caller), body=body.model_dump(), now=service.now())
-    label, new = await service.database.write(put, wake=[log(run)])
+    put = partial(store.put, lease_id=lease_id, author=caller.author, body=body.model_dump(), now=service.now())
+    label, new = await service.database.write(put, wake=_grown)
     response.status_code = 201 if new else 200
     return LabelOut(**label)
 
@@ -52,12 +49,8 @@ async def revise(
     label_id: ObjectId, body: LabelIn, service: Service, caller: Annotator, response: Response
 ) -> LabelOut:
     """Correct a label, in the order in which its duel was shown. The log gets a new entry; nothing is overwritten."""
-    run = await service.database.read(partial(store.run_of, label_id=label_id))
-    caller.require_run(run)
-    correct = partial(
-        store.revise, label_id=label_id, author=_author(caller), body=body.model_dump(), now=service.now()
-    )
-    label, new = await service.database.write(correct, wake=[log(run)])
+    put = partial(store.revise, label_id=label_id, author=caller.author, body=body.model_dump(), now=service.now())
+    label, new = await service.database.write(put, wake=_grown)
     response.status_code = 201 if new else 200
     return LabelOut(**label)
 
@@ -74,10 +67,10 @@ async def import_labels(
         raise Problem(400, "The header Idempotency-Key is needed: any text, new for each batch.")
     items = [label.model_dump() for label in body.labels]
     write = partial(
-        store.import_batch, run=run, author=_author(caller), key=idempotency_key, items=items, now=service.now()
+        store.import_batch, run=run, author=caller.author, key=idempotency_key, items=items, now=service.now()
     )
     try:
-        answers = await service.database.write(write, wake=[log(run)])
+        answers = await service.database.write(write, wake=lambda _: [log(run)])
     except Refused as refused:
         errors = [(f"body.labels.{index}.{field}", what) for index, field, what in refused.faults]
         raise Problem(422, "Some labels are for queries that do not exist; nothing was stored.", errors) from None
@@ -109,5 +102,6 @@ async def get_log(
         await signals.wait(grown, left)
 
 
-def _author(caller: Caller) -> Author:
-    return Author(caller.annotator, caller.name, corrects_others=caller.may("admin"))
+def _grown(done: tuple[dict[str, Any], bool]) -> list[Topic]:
+    label, new = done
+    return [log(label["run"])] if new else []

@@ -45,25 +45,19 @@ async def claim(run: RunId, body: LeaseIn, service: Service, caller: Annotator) 
 @router.patch("/leases/{lease_id}", responses=documented(404, 409))
 async def heartbeat(lease_id: ObjectId, body: HeartbeatIn, service: Service, caller: Annotator) -> HeartbeatOut:
     """Keep a duel for longer."""
-    run = await service.database.read(partial(store.run_of, lease_id=lease_id, annotator=caller.annotator))
-    caller.require_run(run)
-    extend = partial(store.extend, lease_id=lease_id, annotator=caller.annotator, ttl_s=body.ttl_s, now=service.now())
+    extend = partial(store.extend, lease_id=lease_id, author=caller.author, ttl_s=body.ttl_s, now=service.now())
     return HeartbeatOut(expires_at=await service.database.write(extend))
 
 
 @router.delete("/leases/{lease_id}", status_code=204, responses=documented(404))
 async def release(lease_id: ObjectId, service: Service, caller: Annotator) -> None:
     """Give a duel back."""
-    run = await service.database.read(partial(store.run_of, lease_id=lease_id, annotator=caller.annotator))
-    caller.require_run(run)
-    await service.database.write(
-        partial(store.release, lease_id=lease_id, annotator=caller.annotator), wake=[work(run)]
-    )
+    give_back = partial(store.release, lease_id=lease_id, author=caller.author)
+    await service.database.write(give_back, wake=lambda run: [work(run)])
 
 
 @router.post("/leases/{lease_id}/skip", status_code=204, responses=documented(404, 409))
 async def skip(lease_id: ObjectId, service: Service, caller: Annotator) -> None:
     """Leave a duel to others. It is not a label."""
-    run = await service.database.read(partial(store.run_of, lease_id=lease_id, annotator=caller.annotator))
-    caller.require_run(run)
-    await service.database.write(partial(store.skip, lease_id=lease_id, annotator=caller.annotator), wake=[work(run)])
+    leave = partial(store.skip, lease_id=lease_id, author=caller.author)
+    await service.database.write(leave, wake=lambda run: [work(run)])

@@ -21,7 +21,7 @@ async def post_queries(run: RunId, body: QueriesIn, service: Service, caller: Ex
     """Post duels, all or none. A ``client_key`` that is there already with the same body is left alone."""
     items = [query.model_dump() for query in body.queries]
     post = partial(store.post, run=run, items=items, now=service.now())
-    answers = await service.database.write(post, wake=[work(run)])
+    answers = await service.database.write(post, wake=lambda _: [work(run)])
     return QueriesOut(queries=[PostedOut(**answer) for answer in answers])
 
 
@@ -40,5 +40,5 @@ async def get_query(query_id: ObjectId, service: Service, caller: Reader) -> Que
 async def cancel_query(query_id: ObjectId, service: Service, caller: Experiment) -> QueryOut:
     """Ask nobody any more; the policy moved on. An answered duel stays answered."""
     query = await get_query(query_id, service, caller)
-    await service.database.write(partial(store.cancel, query_id=query_id), wake=[work(query.run)])
+    await service.database.write(partial(store.cancel, query_id=query_id), wake=lambda _: [work(query.run)])
     return await get_query(query_id, service, caller)

@@ -36,7 +36,7 @@ async def put_run(run: RunId, body: RunIn, service: Service, caller: Experiment)
     """Create a run, or change the fields that are given. What posted duels need stays as it was."""
     given = body.model_dump(exclude_none=True)
     put = partial(store.put, run=run, given=given, now=service.now())
-    await service.database.write(put, wake=[work(run)])
+    await service.database.write(put, wake=lambda _: [work(run)])
     return await get_run(run, service, caller)
 
 

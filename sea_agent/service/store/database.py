@@ -40,6 +40,10 @@ STATEMENT_MS = 30_000
 logger = logging.getLogger(__name__)
 
 
+def _nothing(_: object) -> Sequence[Topic]:
+    return ()
+
+
 class StoreUnavailable(Exception):
     """The store cannot answer now; nothing of the request was written unless the message says otherwise."""
 
@@ -48,7 +52,7 @@ class StoreUnavailable(Exception):
 class _Job:
     function: Callable[[Connection], Any]
     future: asyncio.Future[Any]
-    wake: Sequence[Topic]
+    wake: Callable[[Any], Sequence[Topic]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +109,11 @@ class Database:
         self._readers.shutdown(wait=False, cancel_futures=True)
         self._release()
 
-    async def write(self, function: Callable[[Connection], T], wake: Sequence[Topic] = ()) -> T:
+    async def write(self, function: Callable[[Connection], T], wake: Callable[[T], Sequence[Topic]] = _nothing) -> T:
         """Run a function in the writer's next transaction; return when that is committed.
 
-        An exception of the function undoes what it wrote, nothing else, and comes out here. ``wake`` names the topics
-        to be woken after the commit.
+        An exception of the function undoes what it wrote, nothing else, and comes out here. ``wake`` tells
+        from its result which topics are to be woken after the commit.
 
         Raises:
             StoreUnavailable: when the commit fails or the deadline passes.
@@ -190,7 +194,9 @@ class Database:
                     outcome.job.future.set_result(outcome.value)
                 else:
                     outcome.job.future.set_exception(outcome.error)
-        for topic in {topic for outcome in outcomes if outcome.error is None for topic in outcome.job.wake}:
+        for topic in {
+            topic for outcome in outcomes if outcome.error is None for topic in outcome.job.wake(outcome.value)
+        }:
             self.signals.wake(topic)
 
     def _release(self) -> None:

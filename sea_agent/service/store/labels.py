@@ -7,14 +7,13 @@ are entries of their own that name the label they revise.
 import json
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, case, insert, select, update
+from sqlalchemy import BindParameter, ColumnElement, Connection, Row, bindparam, case, insert, select, update
 
 from sea_agent.service.store import queries as duels
 from sea_agent.service.store.faults import Conflict, Missing
-from sea_agent.service.store.leases import sweep
+from sea_agent.service.store.leases import Author, own, sweep
 from sea_agent.service.store.queries import digest_of
 from sea_agent.service.store.tables import OPEN, labels, leases, queries, requests, runs
 
@@ -23,13 +22,30 @@ Values = dict[str, Any]
 _OTHER_SIDE = {"first": "second", "second": "first"}
 
 
-@dataclass(frozen=True, slots=True)
-class Author:
-    """Whose answer it is, the name of the key that brings it, and whether that key may correct others."""
-
-    annotator: str
-    entered_by: str
-    corrects_others: bool = False
+_ID: BindParameter[str] = bindparam("which")
+_NEXT_SEQ = update(runs).where(runs.c.id == _ID).values(last_seq=runs.c.last_seq + 1).returning(runs.c.last_seq)
+_INSERT = insert(labels)
+_SET_LABELLED = update(leases).where(leases.c.id == _ID).values(state="labelled")
+_COUNT_VOTE = (
+    update(queries)
+    .where(queries.c.id == _ID)
+    .values(
+        votes=queries.c.votes + 1,
+        places=queries.c.places - bindparam("taken"),
+        state=case(
+            ((queries.c.votes + 1 >= queries.c.votes_needed) & (queries.c.state == OPEN), "answered"),
+            else_=queries.c.state,
+        ),
+    )
+)
+_VOTE_OF = select(labels).where(
+    labels.c.query_id == _ID,
+    labels.c.annotator == bindparam("who"),
+    labels.c.kind != "repeat",
+    labels.c.revises.is_(None),
+)
+_LABEL = select(labels).where(labels.c.id == _ID)
+_LABEL_OF_LEASE = select(labels).where(labels.c.lease_id == _ID, labels.c.revises.is_(None))
 
 
 class Refused(Exception):
@@ -41,21 +57,18 @@ class Refused(Exception):
 
 
 def put(connection: Connection, lease_id: str, author: Author, body: Values, now: float) -> tuple[Values, bool]:
-    """Answer a lease: the label, and whether it is new. An exact replay finds the label that is there.
+    """Answer a lease: the label with its run, and whether it is new. An exact replay finds the label that is there.
 
     Raises:
         Missing: for a lease that is not the annotator's.
         Conflict: when there is an answer with another body.
     """
-    mine = (leases.c.id == lease_id, leases.c.annotator == author.annotator)
-    lease = connection.execute(select(leases).where(*mine)).first()
-    if lease is None:
-        raise Missing(f"There is no lease {lease_id}.")
+    lease = own(connection, lease_id, author)
     if lease.state == "labelled":
         return _replayed(connection, lease, body), False
     if lease.state == "live" and lease.expires_at <= now:
         sweep(connection, lease.run, now)
-        lease = connection.execute(select(leases).where(*mine)).one()
+        lease = own(connection, lease_id, author)
     if lease.kind != "repeat" and _vote_of(connection, lease.query_id, author.annotator) is not None:
         raise Conflict("This annotator has answered the query already, in an import.")
     entry = _entry(lease.run, lease.query_id, author, _own_order(body["outcome"], lease.swapped), now)
@@ -69,21 +82,21 @@ def put(connection: Connection, lease_id: str, author: Author, body: Values, now
         "late": lease.state != "live",
         "body_digest": digest_of(body),
     }
-    entry["seq"] = _append(connection, lease.run, [entry])
-    connection.execute(update(leases).where(leases.c.id == lease_id).values(state="labelled"))
+    entry["seq"] = _append(connection, entry)
+    connection.execute(_SET_LABELLED, {"which": lease_id})
     if lease.kind == "vote":
         _count_vote(connection, lease.query_id, held_place=lease.state == "live")
     return _answer(entry), True
 
 
 def revise(connection: Connection, label_id: str, author: Author, body: Values, now: float) -> tuple[Values, bool]:
-    """Correct a label by a new entry: that entry, and whether it is new. Saying again what holds adds nothing.
+    """Correct a label by a new entry: that with its run, and whether it is new. Saying again what holds adds nothing.
 
     Raises:
         Missing: for a label that is not the annotator's.
     """
-    given = connection.execute(select(labels).where(labels.c.id == label_id)).first()
-    if given is None or not (author.corrects_others or given.annotator == author.annotator):
+    given = connection.execute(_LABEL, {"which": label_id}).first()
+    if given is None or not _may_correct(author, given):
         raise Missing(f"There is no label {label_id}.")
     root = given.revises or given.id
     history = select(labels).where((labels.c.id == root) | (labels.c.revises == root)).order_by(labels.c.seq.desc())
@@ -103,16 +116,8 @@ def revise(connection: Connection, label_id: str, author: Author, body: Values, 
         "revises": root,
         "body_digest": digest_of(body),
     }
-    entry["seq"] = _append(connection, given.run, [entry])
+    entry["seq"] = _append(connection, entry)
     return _answer(entry), True
-
-
-def run_of(connection: Connection, label_id: str) -> str:
-    """The run of a label. Raises: Missing."""
-    run = connection.execute(select(labels.c.run).where(labels.c.id == label_id)).scalar()
-    if run is None:
-        raise Missing(f"There is no label {label_id}.")
-    return run
 
 
 def import_batch(
@@ -163,6 +168,10 @@ def of_query(connection: Connection, query_id: str) -> list[Row]:
     return list(connection.execute(_log(labels.c.query_id == query_id, labels.c.kind == "vote")))
 
 
+def _may_correct(author: Author, label: Row) -> bool:
+    return author.sees(label.run) and (author.corrects_others or label.annotator == author.annotator)
+
+
 def _log(*where: ColumnElement[bool]) -> Any:
     joined = select(labels, labels.c.id.label("label_id"), queries.c.client_key).join(
         queries, queries.c.id == labels.c.query_id
@@ -171,7 +180,7 @@ def _log(*where: ColumnElement[bool]) -> Any:
 
 
 def _replayed(connection: Connection, lease: Row, body: Values) -> Values:
-    label = connection.execute(select(labels).where(labels.c.lease_id == lease.id, labels.c.revises.is_(None))).one()
+    label = connection.execute(_LABEL_OF_LEASE, {"which": lease.id}).one()
     if label.body_digest != digest_of(body):
         raise Conflict("The lease has another answer already; revise the label instead.")
     return _answer(label._asdict())
@@ -190,7 +199,7 @@ def _import(
         if given is None:
             entry = _entry(run, query.id, Author(annotator, author.entered_by), item["outcome"], item["at"] or now)
             entry["kind"] = "vote" if query.gold is None else "gold"
-            entry["seq"] = _append(connection, run, [entry])
+            entry["seq"] = _append(connection, entry)
             if query.gold is None:
                 _count_vote(connection, query.id, held_place=False)
             given_id, seq = entry["id"], entry["seq"]
@@ -220,9 +229,7 @@ def _resolved(connection: Connection, run: str, items: Sequence[Values]) -> list
 
 def _vote_of(connection: Connection, query_id: str, annotator: str) -> Row | None:
     """The annotator's own answer to a duel: a vote, or that to a gold duel."""
-    mine = (labels.c.query_id == query_id, labels.c.annotator == annotator)
-    first = (labels.c.kind != "repeat", labels.c.revises.is_(None))
-    return connection.execute(select(labels).where(*mine, *first)).first()
+    return connection.execute(_VOTE_OF, {"which": query_id, "who": annotator}).first()
 
 
 def _entry(run: str, query_id: str, author: Author, outcome: str, at: float) -> Values:
@@ -245,27 +252,16 @@ def _entry(run: str, query_id: str, author: Author, outcome: str, at: float) -> 
     }
 
 
-def _append(connection: Connection, run: str, entries: Sequence[Values]) -> int:
-    """Append entries to the log; the ``seq`` of the last one."""
-    counted = update(runs).where(runs.c.id == run).values(last_seq=runs.c.last_seq + len(entries))
-    last = int(connection.execute(counted.returning(runs.c.last_seq)).scalar_one())
-    numbered = [entry | {"seq": last - len(entries) + 1 + index} for index, entry in enumerate(entries)]
-    connection.execute(insert(labels), numbered)
-    return last
+def _append(connection: Connection, entry: Values) -> int:
+    """Append an entry to its run's log; its ``seq``."""
+    seq = int(connection.execute(_NEXT_SEQ, {"which": entry["run"]}).scalar_one())
+    connection.execute(_INSERT, entry | {"seq": seq})
+    return seq
 
 
 def _count_vote(connection: Connection, query_id: str, held_place: bool) -> None:
     """Count a vote; one that was not given on a live lease takes a place that others could have leased."""
-    enough = queries.c.votes + 1 >= queries.c.votes_needed
-    connection.execute(
-        update(queries)
-        .where(queries.c.id == query_id)
-        .values(
-            votes=queries.c.votes + 1,
-            places=queries.c.places - (0 if held_place else 1),
-            state=case((enough & (queries.c.state == OPEN), "answered"), else_=queries.c.state),
-        )
-    )
+    connection.execute(_COUNT_VOTE, {"which": query_id, "taken": 0 if held_place else 1})
 
 
 def _own_order(outcome: str, swapped: bool | None) -> str:
@@ -275,6 +271,7 @@ def _own_order(outcome: str, swapped: bool | None) -> str:
 def _answer(entry: Values) -> Values:
     """The label as its author sees it, with the outcome in the order that was shown."""
     return {
+        "run": entry["run"],
         "label_id": entry["id"],
         "seq": entry["seq"],
         "query_id": entry["query_id"],

@@ -3,6 +3,8 @@
 A duel that needs v votes and has n is leased to at most v − n annotators at once. An annotator holds one lease in a run
 at a time, and meets a duel once; deliberate repeats and gold duels are leases of another kind. A lease that ended
 without an answer may go to the same annotator again, as the same lease with the same order of responses.
+
+Statements are built once: building them for each request would cost as much as running them.
 """
 
 import secrets
@@ -10,7 +12,20 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, case, exists, func, insert, select, update
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Connection,
+    Double,
+    Row,
+    bindparam,
+    case,
+    exists,
+    func,
+    insert,
+    select,
+    update,
+)
 
 from sea_agent.keys import seed_for
 from sea_agent.service.store.faults import Conflict, Missing
@@ -25,7 +40,19 @@ LONGEST_SECONDS = 3600.0
 AFTER_CLOCK_SECONDS = 300.0
 """How long such a lease still lasts."""
 
-_PLACE_BACK = {"places": queries.c.places + 1}
+
+@dataclass(frozen=True, slots=True)
+class Author:
+    """Whose leases and labels they are, by which key, in which runs (None: any), and whether it corrects others."""
+
+    annotator: str
+    entered_by: str
+    runs: frozenset[str] | None = None
+    corrects_others: bool = False
+
+    def sees(self, run: str) -> bool:
+        """Whether the key reaches a run."""
+        return self.runs is None or run in self.runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,241 +65,244 @@ class Claim:
     seed: int
 
 
+# --- statements ------------------------------------------------------------------------------------------------------
+
+_RUN: BindParameter[str] = bindparam("of_run")
+_ANNOTATOR: BindParameter[str] = bindparam("who")
+_NOW: BindParameter[float] = bindparam("now", type_=Double)
+_ID: BindParameter[str] = bindparam("which")
+_LIVE_IN_RUN = (leases.c.run == _RUN, leases.c.state == LIVE)
+_PASSING = (queries.c.run == _RUN, queries.c.state == OPEN, queries.c.expires_at <= _NOW)
+_ENDED = leases.c.expires_at <= _NOW
+_FROM_THE_FUTURE = leases.c.expires_at > _NOW + LONGEST_SECONDS
+_MINE = (leases.c.run == _RUN, leases.c.annotator == _ANNOTATOR)
+
+_SITUATION = select(
+    runs.c.repeat_share,
+    runs.c.gold_share,
+    select(func.max(leases.c.number)).where(*_MINE).scalar_subquery().label("last_number"),
+    select(leases.c.id).where(*_MINE, leases.c.state == LIVE).scalar_subquery().label("held"),
+    (exists().where(*_LIVE_IN_RUN, _ENDED | _FROM_THE_FUTURE) | exists().where(*_PASSING)).label("due"),
+).where(runs.c.id == _RUN)
+
+_END_LEASES = (
+    update(leases)
+    .where(*_LIVE_IN_RUN, _ENDED | _FROM_THE_FUTURE)
+    .values(
+        state=case((_ENDED, "expired"), else_=leases.c.state),
+        expires_at=case((_FROM_THE_FUTURE, _NOW + AFTER_CLOCK_SECONDS), else_=leases.c.expires_at),
+    )
+    .returning(leases.c.query_id, leases.c.kind, leases.c.state)
+)
+_END_QUERIES = update(queries).where(*_PASSING).values(state="expired")
+_PLACE_BACK = update(queries).where(queries.c.id == _ID).values(places=queries.c.places + 1)
+_PLACE_TAKEN = update(queries).where(queries.c.id == _ID).values(places=queries.c.places - 1)
+_SET_STATE = update(leases).where(leases.c.id == _ID).values(state=bindparam("new_state"))
+_SET_END = update(leases).where(leases.c.id == _ID).values(state="live", expires_at=bindparam("new_end"))
+_INSERT = insert(leases)
+_BY_ID = select(leases).where(leases.c.id == _ID)
+_NEXT_END = select(func.min(leases.c.expires_at)).where(*_LIVE_IN_RUN)
+
+
+def _met(kind: str) -> ColumnElement[bool]:
+    """The annotator answered or skipped the duel, as this kind of lease."""
+    theirs = leases.alias()
+    return exists().where(
+        theirs.c.query_id == queries.c.id,
+        theirs.c.annotator == _ANNOTATOR,
+        theirs.c.kind == kind,
+        theirs.c.state.in_(("labelled", "skipped")),
+    )
+
+
+_ANSWERED = exists().where(labels.c.query_id == queries.c.id, labels.c.annotator == _ANNOTATOR)
+_OPEN_IN_RUN = (queries.c.run == _RUN, queries.c.state == OPEN)
+_WAITING = (
+    select(queries.c.id)
+    .where(*_OPEN_IN_RUN, queries.c.gold.is_(None), queries.c.places > 0, ~_met("vote"), ~_ANSWERED)
+    .order_by(queries.c.priority.desc(), queries.c.places, queries.c.number)
+    .limit(1)
+)
+_UNSEEN_GOLD = (
+    select(queries.c.id)
+    .where(*_OPEN_IN_RUN, queries.c.gold.is_not(None), ~_met("gold"), ~_ANSWERED)
+    .order_by(queries.c.number)
+    .limit(1)
+)
+_REPEATABLE = (
+    select(queries.c.id)
+    .join(leases, leases.c.query_id == queries.c.id)
+    .where(*_MINE, leases.c.kind == "vote", leases.c.state == "labelled")
+    .where(leases.c.number <= bindparam("last"), ~_met("repeat"))
+    .order_by(leases.c.number)
+)
+_TEXTS = (queries.c.prompt, queries.c.first, queries.c.second)
+_OFFER = (
+    select(*_TEXTS, leases.c.id.label("lease_id"), leases.c.swapped)
+    .outerjoin(
+        leases,
+        (leases.c.query_id == queries.c.id) & (leases.c.annotator == _ANNOTATOR) & (leases.c.kind == bindparam("as_")),
+    )
+    .where(queries.c.id == _ID)
+)
+_HELD = (
+    select(leases, *_TEXTS, queries.c.state.label("query_state"))
+    .join(queries, queries.c.id == leases.c.query_id)
+    .where(leases.c.id == _ID)
+)
+
+
+# --- what can be done ------------------------------------------------------------------------------------------------
+
+
 def claim(connection: Connection, wanted: Claim, now: float) -> Values | None:
     """Lease a duel, or give the caller the one they hold; None when there is nothing for them now.
 
     Raises:
         Missing: for an unknown run.
     """
-    run = connection.execute(select(runs).where(runs.c.id == wanted.run)).first()
-    if run is None:
+    known = {"of_run": wanted.run, "who": wanted.annotator, "now": now}
+    situation = connection.execute(_SITUATION, known).first()
+    if situation is None:
         raise Missing(f"There is no run {wanted.run}.")
-    sweep(connection, wanted.run, now)
-    held = _held(connection, wanted)
-    if held is not None:
-        connection.execute(update(leases).where(leases.c.id == held.id).values(expires_at=now + wanted.ttl_s))
-        return _presented(connection, held.id)
-    number = _last_number(connection, wanted) + 1
-    query_id, kind = _choose(connection, run, wanted, number)
-    if query_id is None:
-        return None
-    lease_id = _lease(connection, wanted, query_id, kind, number, now)
-    if kind == "vote":
-        connection.execute(update(queries).where(queries.c.id == query_id).values(places=queries.c.places - 1))
-    return _presented(connection, lease_id)
+    if situation.due:
+        sweep(connection, wanted.run, now)
+        situation = connection.execute(_SITUATION, known).one()
+    if situation.held is not None:
+        held = _again(connection, situation.held, now + wanted.ttl_s)
+        if held is not None:
+            return held
+    number = (situation.last_number or 0) + 1
+    query_id, kind = _choose(connection, situation, wanted, number)
+    return None if query_id is None else _lease(connection, wanted, query_id, kind, number, now)
 
 
 def sweep(connection: Connection, run: str, now: float) -> None:
     """Write down which leases and duels of a run have passed their time, so that no clock brings them back."""
-    ended, from_the_future = leases.c.expires_at <= now, leases.c.expires_at > now + LONGEST_SECONDS
-    changed = connection.execute(
-        update(leases)
-        .where(leases.c.run == run, leases.c.state == LIVE, ended | from_the_future)
-        .values(
-            state=case((ended, "expired"), else_=leases.c.state),
-            expires_at=case((from_the_future, now + AFTER_CLOCK_SECONDS), else_=leases.c.expires_at),
-        )
-        .returning(leases.c.query_id, leases.c.kind, leases.c.state)
-    ).all()
-    for lease in changed:
+    for lease in connection.execute(_END_LEASES, {"of_run": run, "now": now}).all():
         if lease.state == "expired" and lease.kind == "vote":
-            connection.execute(update(queries).where(queries.c.id == lease.query_id).values(_PLACE_BACK))
-    connection.execute(
-        update(queries)
-        .where(queries.c.run == run, queries.c.state == OPEN, queries.c.expires_at <= now)
-        .values(state="expired")
-    )
+            connection.execute(_PLACE_BACK, {"which": lease.query_id})
+    connection.execute(_END_QUERIES, {"of_run": run, "now": now})
 
 
 def next_end(connection: Connection, run: str) -> float | None:
     """When the first live lease of a run ends: the next time at which a duel may come free by itself."""
-    statement = select(func.min(leases.c.expires_at)).where(leases.c.run == run, leases.c.state == LIVE)
-    return connection.execute(statement).scalar()
+    return connection.execute(_NEXT_END, {"of_run": run}).scalar()
 
 
-def run_of(connection: Connection, lease_id: str, annotator: str) -> str:
-    """The run of an annotator's lease. Raises: Missing."""
-    return str(_own(connection, lease_id, annotator).run)
+def own(connection: Connection, lease_id: str, author: Author) -> Row:
+    """An annotator's lease. Raises: Missing."""
+    lease = connection.execute(_BY_ID, {"which": lease_id}).first()
+    if lease is None or lease.annotator != author.annotator or not author.sees(lease.run):
+        raise Missing(f"There is no lease {lease_id}.")
+    return lease
 
 
-def extend(connection: Connection, lease_id: str, annotator: str, ttl_s: float, now: float) -> float:
+def extend(connection: Connection, lease_id: str, author: Author, ttl_s: float, now: float) -> float:
     """Let a live lease end ``ttl_s`` from now; when that is.
 
     Raises:
         Missing: for a lease that is not the annotator's.
         Conflict: when it has ended.
     """
-    run = run_of(connection, lease_id, annotator)
-    sweep(connection, run, now)
-    lease = _own(connection, lease_id, annotator)
-    if lease.state != "live":
-        raise Conflict(f"The lease has ended ({lease.state}). An answer is still accepted unless one was given.")
-    connection.execute(update(leases).where(leases.c.id == lease_id).values(expires_at=now + ttl_s))
-    return now + ttl_s
+    lease = own(connection, lease_id, author)
+    if lease.state == "live" and lease.expires_at > now:
+        connection.execute(_SET_END, {"which": lease_id, "new_end": now + ttl_s})
+        return now + ttl_s
+    raise Conflict("The lease has ended. An answer is still accepted, unless there is one already.")
 
 
-def release(connection: Connection, lease_id: str, annotator: str) -> None:
-    """Give a duel back. A lease that has ended stays as it is. Raises: Missing."""
-    lease = _own(connection, lease_id, annotator)
+def release(connection: Connection, lease_id: str, author: Author) -> str:
+    """Give a duel back; its run. A lease that has ended stays as it is. Raises: Missing."""
+    lease = own(connection, lease_id, author)
     if lease.state == "live":
         _end(connection, lease, "released")
+    return lease.run
 
 
-def skip(connection: Connection, lease_id: str, annotator: str) -> None:
-    """Give a duel to others, and not to this annotator again.
+def skip(connection: Connection, lease_id: str, author: Author) -> str:
+    """Give a duel to others, and not to this annotator again; its run.
 
     Raises:
         Missing: for a lease that is not the annotator's.
         Conflict: when it was answered.
     """
-    lease = _own(connection, lease_id, annotator)
+    lease = own(connection, lease_id, author)
     if lease.state == "labelled":
         raise Conflict("The lease has its answer already; revise the label instead.")
     _end(connection, lease, "skipped")
+    return lease.run
 
 
 def _end(connection: Connection, lease: Row, state: str) -> None:
-    connection.execute(update(leases).where(leases.c.id == lease.id).values(state=state))
+    connection.execute(_SET_STATE, {"which": lease.id, "new_state": state})
     if lease.state == "live" and lease.kind == "vote":
-        connection.execute(update(queries).where(queries.c.id == lease.query_id).values(_PLACE_BACK))
+        connection.execute(_PLACE_BACK, {"which": lease.query_id})
 
 
-def _own(connection: Connection, lease_id: str, annotator: str) -> Row:
-    mine = and_(leases.c.id == lease_id, leases.c.annotator == annotator)
-    lease = connection.execute(select(leases).where(mine)).first()
-    if lease is None:
-        raise Missing(f"There is no lease {lease_id}.")
-    return lease
-
-
-def _held(connection: Connection, wanted: Claim) -> Row | None:
-    """The annotator's live lease, unless its duel needs no answer any more: that one is ended."""
-    mine = (leases.c.run == wanted.run, leases.c.annotator == wanted.annotator, leases.c.state == LIVE)
-    joined = select(leases, queries.c.state.label("query_state")).join(queries, queries.c.id == leases.c.query_id)
-    lease = connection.execute(joined.where(*mine)).first()
-    if lease is not None and lease.kind == "vote" and lease.query_state != "open":
-        _end(connection, lease, "released")
+def _again(connection: Connection, lease_id: str, expires_at: float) -> Values | None:
+    """The lease that the annotator holds, unless its duel needs no vote any more: then it is ended."""
+    held = connection.execute(_HELD, {"which": lease_id}).one()
+    if held.kind == "vote" and held.query_state != "open":
+        _end(connection, held, "released")
         return None
-    return lease
-
-
-def _last_number(connection: Connection, wanted: Claim) -> int:
-    mine = (leases.c.run == wanted.run, leases.c.annotator == wanted.annotator)
-    return connection.execute(select(func.max(leases.c.number)).where(*mine)).scalar() or 0
+    connection.execute(_SET_END, {"which": lease_id, "new_end": expires_at})
+    return _presented(held, lease_id, held.query_id, held.run, held.swapped, expires_at)
 
 
 def _choose(connection: Connection, run: Row, wanted: Claim, number: int) -> tuple[str | None, str]:
     """A duel and how it is shown. The draw hangs on the number of the lease, so asking again draws nothing new."""
+    known = {"of_run": wanted.run, "who": wanted.annotator}
     drawn = _draw(wanted, "kind", number).random()
-    if drawn < run.gold_share and (query_id := _unseen_gold(connection, wanted)) is not None:
-        return query_id, "gold"
-    if run.gold_share <= drawn < run.gold_share + run.repeat_share:
-        query_id = _repeatable(connection, wanted, number)
-        if query_id is not None:
-            return query_id, "repeat"
-    return _waiting(connection, wanted), "vote"
+    if drawn < run.gold_share:
+        gold = connection.execute(_UNSEEN_GOLD, known).scalar()
+        if gold is not None:
+            return gold, "gold"
+    elif drawn < run.gold_share + run.repeat_share:
+        answered = list(connection.execute(_REPEATABLE, {**known, "last": number - REPEAT_AFTER}).scalars())
+        if answered:
+            return _draw(wanted, "repeat", number).choice(answered), "repeat"
+    return connection.execute(_WAITING, known).scalar(), "vote"
 
 
-def _waiting(connection: Connection, wanted: Claim) -> str | None:
-    """The open duel to be answered next: by priority, then the fewest missing votes, then age."""
-    met = exists().where(
-        leases.c.query_id == queries.c.id,
-        leases.c.annotator == wanted.annotator,
-        leases.c.kind == "vote",
-        leases.c.state.in_(("labelled", "skipped")),
-    )
-    answered = exists().where(labels.c.query_id == queries.c.id, labels.c.annotator == wanted.annotator)
-    statement = (
-        select(queries.c.id)
-        .where(queries.c.run == wanted.run, queries.c.state == OPEN, queries.c.gold.is_(None), queries.c.places > 0)
-        .where(~met, ~answered)
-        .order_by(queries.c.priority.desc(), queries.c.places, queries.c.number)
-        .limit(1)
-    )
-    return connection.execute(statement).scalar()
-
-
-def _unseen_gold(connection: Connection, wanted: Claim) -> str | None:
-    met = exists().where(
-        leases.c.query_id == queries.c.id,
-        leases.c.annotator == wanted.annotator,
-        leases.c.kind == "gold",
-        leases.c.state.in_(("labelled", "skipped")),
-    )
-    answered = exists().where(labels.c.query_id == queries.c.id, labels.c.annotator == wanted.annotator)
-    statement = (
-        select(queries.c.id)
-        .where(queries.c.run == wanted.run, queries.c.state == OPEN, queries.c.gold.is_not(None), ~met, ~answered)
-        .order_by(queries.c.number)
-        .limit(1)
-    )
-    return connection.execute(statement).scalar()
-
-
-def _repeatable(connection: Connection, wanted: Claim, number: int) -> str | None:
-    """A duel that the annotator answered long enough ago and has not met again."""
-    again = leases.alias()
-    repeated = exists().where(
-        again.c.query_id == leases.c.query_id,
-        again.c.annotator == wanted.annotator,
-        again.c.kind == "repeat",
-        again.c.state.in_(("labelled", "skipped")),
-    )
-    statement = (
-        select(leases.c.query_id)
-        .where(leases.c.run == wanted.run, leases.c.annotator == wanted.annotator)
-        .where(leases.c.kind == "vote", leases.c.state == "labelled", leases.c.number <= number - REPEAT_AFTER)
-        .where(~repeated)
-        .order_by(leases.c.number)
-    )
-    candidates = list(connection.execute(statement).scalars())
-    return _draw(wanted, "repeat", number).choice(candidates) if candidates else None
-
-
-def _lease(connection: Connection, wanted: Claim, query_id: str, kind: str, number: int, now: float) -> str:
+def _lease(connection: Connection, wanted: Claim, query_id: str, kind: str, number: int, now: float) -> Values:
     """Make the lease, or bring back the one that ended without an answer."""
-    same = (leases.c.query_id == query_id, leases.c.annotator == wanted.annotator, leases.c.kind == kind)
-    expires_at = now + wanted.ttl_s
-    back = connection.execute(
-        update(leases).where(*same).values(state="live", expires_at=expires_at).returning(leases.c.id)
-    ).scalar()
-    if back is not None:
-        return str(back)
-    lease_id = f"lease-{secrets.token_hex(10)}"
-    row = {
-        "id": lease_id,
-        "query_id": query_id,
-        "run": wanted.run,
-        "annotator": wanted.annotator,
-        "number": number,
-        "kind": kind,
-        "swapped": _draw(wanted, "order", number).random() < 0.5,
-        "state": "live",
-        "created_at": now,
-        "expires_at": expires_at,
-    }
-    connection.execute(insert(leases), row)
-    return lease_id
+    offer = connection.execute(_OFFER, {"which": query_id, "who": wanted.annotator, "as_": kind}).one()
+    lease_id, swapped, expires_at = offer.lease_id, offer.swapped, now + wanted.ttl_s
+    if lease_id is None:
+        lease_id, swapped = f"lease-{secrets.token_hex(10)}", _draw(wanted, "order", number).random() < 0.5
+        row = {
+            "id": lease_id,
+            "query_id": query_id,
+            "run": wanted.run,
+            "annotator": wanted.annotator,
+            "number": number,
+            "kind": kind,
+            "swapped": swapped,
+            "state": "live",
+            "created_at": now,
+            "expires_at": expires_at,
+        }
+        connection.execute(_INSERT, row)
+    else:
+        connection.execute(_SET_END, {"which": lease_id, "new_end": expires_at})
+    if kind == "vote":
+        connection.execute(_PLACE_TAKEN, {"which": query_id})
+    return _presented(offer, lease_id, query_id, wanted.run, swapped, expires_at)
 
 
 def _draw(wanted: Claim, what: str, number: int) -> Random:
     return Random(seed_for(wanted.seed, what, wanted.run, wanted.annotator, number))
 
 
-def _presented(connection: Connection, lease_id: str) -> Values:
-    statement = (
-        select(leases, queries.c.prompt, queries.c.first, queries.c.second)
-        .join(queries, queries.c.id == leases.c.query_id)
-        .where(leases.c.id == lease_id)
-    )
-    row = connection.execute(statement).one()
-    first, second = (row.second, row.first) if row.swapped else (row.first, row.second)
+def _presented(texts: Row, lease_id: str, query_id: str, run: str, swapped: bool, expires_at: float) -> Values:
+    first, second = (texts.second, texts.first) if swapped else (texts.first, texts.second)
     return {
-        "lease_id": row.id,
-        "query_id": row.query_id,
-        "run": row.run,
-        "prompt": row.prompt,
+        "lease_id": lease_id,
+        "query_id": query_id,
+        "run": run,
+        "prompt": texts.prompt,
         "first": first,
         "second": second,
-        "expires_at": row.expires_at,
+        "expires_at": expires_at,
     }
