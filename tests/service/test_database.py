@@ -1,0 +1,157 @@
+"""One writer with group commit: acknowledged is committed, a fault stays with its own request."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from service.conftest import Running, together
+from sqlalchemy import Connection, RootTransaction, text
+from sqlalchemy.exc import OperationalError
+
+from sea_agent.errors import UserError
+from sea_agent.service.store import database as module
+from sea_agent.service.store import runs
+from sea_agent.service.store.database import Database, StoreUnavailable
+
+pytestmark = pytest.mark.anyio
+
+
+def insert(name: str) -> Any:
+    """A function that writes a run and returns its name."""
+
+    def write(connection: Connection) -> str:
+        runs.put(connection, name, {}, now=0.0)
+        return name
+
+    return write
+
+
+def names(connection: Connection) -> list[str]:
+    return list(connection.execute(text("SELECT id FROM runs ORDER BY id")).scalars())
+
+
+async def one_batch(database: Database, *functions: Any) -> list[Any]:
+    """Let functions be written in one transaction; their results or exceptions."""
+    taken, go_on = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def hold(connection: Connection) -> None:
+        loop.call_soon_threadsafe(taken.set)
+        asyncio.run_coroutine_threadsafe(go_on.wait(), loop).result(30)
+
+    holding = asyncio.create_task(database.write(hold))
+    holding.add_done_callback(asyncio.Task.exception)  # looked at: its own commit may be broken on purpose
+    await taken.wait()
+    waiting = asyncio.gather(*(database.write(function) for function in functions), return_exceptions=True)
+    while database._queue.qsize() < len(functions):
+        await asyncio.sleep(0.001)
+    go_on.set()
+    (results,) = await together(waiting)
+    return results
+
+
+async def test_a_function_that_fails_takes_nothing_with_it(database_url: str) -> None:
+    def fail(connection: Connection) -> None:
+        insert("undone")(connection)
+        raise ValueError("mine alone")
+
+    def clash(connection: Connection) -> None:
+        connection.execute(text("INSERT INTO runs SELECT * FROM runs"))
+
+    async with Database(database_url, 20) as database:
+        results = await one_batch(database, insert("a"), fail, insert("b"), clash, insert("c"))
+        assert await database.read(names) == ["a", "b", "c"]
+    assert [type(result).__name__ for result in results] == ["str", "ValueError", "str", "IntegrityError", "str"]
+
+
+async def test_a_commit_that_fails_is_acknowledged_to_nobody(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Database(database_url, 20) as database:
+        with monkeypatch.context() as broken:
+            broken.setattr(RootTransaction, "commit", no_commit)
+            results = await one_batch(database, insert("a"), insert("b"))
+        assert [type(result) for result in results[:2]] == [StoreUnavailable, StoreUnavailable]
+        assert await database.read(names) == []
+        assert await database.write(insert("later")) == "later"  # the service goes on
+
+
+async def test_acknowledging_before_the_commit_is_seen(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def acknowledge_then_commit(self: Database, transaction: RootTransaction, outcomes: Sequence[Any]) -> None:
+        self._acknowledge(outcomes)
+        no_commit(transaction)
+
+    async with Database(database_url, 20) as database:
+        with monkeypatch.context() as broken:
+            broken.setattr(Database, "_commit_then_acknowledge", acknowledge_then_commit)
+            results = await one_batch(database, insert("a"), insert("b"))
+        assert results == ["a", "b"]  # acknowledged,
+        assert await database.read(names) == []  # and lost
+
+
+def no_commit(self: RootTransaction) -> None:
+    raise OperationalError("COMMIT", {}, Exception("database or disk is full"))
+
+
+async def test_a_full_disk_is_told_and_loses_nothing(sqlite_service: Running) -> None:
+    await sqlite_service.run()
+    await sqlite_service.post(3)
+    database = sqlite_service.state.database
+
+    def set_pages(more: int) -> None:
+        with database._writer.begin() as connection:
+            pages = connection.execute(text("PRAGMA page_count")).scalar_one()
+            connection.execute(text(f"PRAGMA max_page_count = {pages + more}"))
+
+    set_pages(0)
+    big = {"client_key": "big", "prompt": "x" * 100_000, "first": "a", "second": "b"}
+    for _ in range(2):
+        full = await sqlite_service.admin.post("/v1/runs/run/queries:batch", json={"queries": [big]})
+        assert full.status_code == 503
+        assert full.headers["content-type"] == "application/problem+json"
+        assert full.headers["retry-after"] == "1"
+    assert (await sqlite_service.admin.get("/v1/runs/run")).json()["queries"] == 3
+    set_pages(1000)
+    done = await sqlite_service.admin.post("/v1/runs/run/queries:batch", json={"queries": [big]})
+    assert [query["created"] for query in done.json()["queries"]] == [True]
+
+
+async def test_a_write_that_takes_too_long_is_told(database_url: str) -> None:
+    async with Database(database_url, 0.2) as database:
+        release = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        with pytest.raises(StoreUnavailable, match="did not answer in time"):
+            await database.write(lambda _: asyncio.run_coroutine_threadsafe(release.wait(), loop).result(30))
+        release.set()
+
+
+async def test_two_services_do_not_write_to_one_database(database_url: str) -> None:
+    async with Database(database_url, 20) as first:
+        with pytest.raises(UserError, match="another service writes to it"):
+            Database(database_url, 20)
+        await first.write(insert("a"))  # the first one goes on
+    async with Database(database_url, 20) as second:
+        assert await second.read(names) == ["a"]
+
+
+async def test_an_sqlite_that_damages_databases_is_refused(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.sqlite, "sqlite_version_info", (3, 51, 2))
+    with pytest.raises(UserError, match=r"3\.51\.3 or newer is needed"):
+        Database(f"sqlite:///{tmp_path / 'x.sqlite'}", 20)
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "mysql://host/x", "nonsense"])
+async def test_a_url_of_another_kind_is_refused(url: str) -> None:
+    with pytest.raises(UserError, match="sqlite:///FILE or postgresql://"):
+        Database(url, 20)
+
+
+async def test_what_keeps_sqlite_safe_is_set(tmp_path: Any) -> None:
+    async with Database(f"sqlite:///{tmp_path / 'x.sqlite'}", 20) as database:
+
+        def pragmas(connection: Connection) -> list[Any]:
+            wanted = ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+            return [connection.execute(text(f"PRAGMA {name}")).scalar() for name in wanted]
+
+        assert await database.write(pragmas) == ["wal", 2, 1, 5000]  # 2 is FULL
