@@ -24,6 +24,10 @@ FORBIDDEN = (
     ("actors", ("oracle", "sea_agent.agent", "sea_agent.cli")),
     ("sea_agent.agent", ("ray", "sea_agent.cli")),
     ("sea_agent.lab", ("torch", "sea_agent.cli", "sea_agent.agent")),
+    (
+        "sea_agent.service",
+        (*HEAVY, "actors", "learner", "oracle", "sea_agent.agent", "sea_agent.cli", "sea_agent.bandit"),
+    ),
 )
 
 
@@ -110,6 +114,7 @@ def house(tmp_path: Path) -> Path:
         "sea_agent/cli.py": "from sea_agent.agent import Agent\n",
         "sea_agent/bandit/__init__.py": "",
         "sea_agent/bandit/selection.py": "import torch\nfrom sea_agent.types import Duel\n",
+        "sea_agent/service/__init__.py": "from sea_agent.types import Duel\n",
         "actors/__init__.py": "",
         "actors/pool.py": "import ray\nfrom learner import losses\n",
         "learner/__init__.py": "",
@@ -138,6 +143,8 @@ def house(tmp_path: Path) -> Path:
         "sea_agent.lab.experiment",
         "sea_agent.lab.reading",
         "sea_agent.lab.figures",
+        "sea_agent.service.app",
+        "sea_agent.service.serve",
     ],
 )
 def test_a_configuration_can_be_checked_without_loading_a_heavy_library(module: str) -> None:
@@ -186,6 +193,7 @@ def test_a_house_in_order_passes(house: Path) -> None:
             "from sea_agent.bandit.selection import RULES",
             "learner.losses imports sea_agent.bandit",
         ),
+        ("sea_agent/service/__init__.py", "import torch.nn", "sea_agent.service imports torch.nn"),
         ("oracle/__init__.py", "import learner.losses", "oracle imports learner.losses"),
     ],
 )

@@ -3,7 +3,7 @@
 import asyncio
 import tempfile
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -175,3 +175,13 @@ async def together(*coroutines: Any) -> list[Any]:
     """Run coroutines at once, with a deadline."""
     async with asyncio.timeout(120):
         return await asyncio.gather(*coroutines)
+
+
+async def free(client: httpx.AsyncClient, run: str = "run") -> bool:
+    """Whether there is nothing to lease."""
+    return (await client.post(f"/v1/runs/{run}/leases", json={})).status_code == 204
+
+
+def seqs(log: Sequence[dict]) -> list[int]:
+    """The positions of some entries of the log."""
+    return [entry["seq"] for entry in log]

@@ -15,6 +15,7 @@ from sea_agent.service.store import queries as duels
 from sea_agent.service.store.faults import Conflict, Missing
 from sea_agent.service.store.leases import Author, own, sweep
 from sea_agent.service.store.queries import digest_of
+from sea_agent.service.store.runs import exists
 from sea_agent.service.store.tables import OPEN, labels, leases, queries, requests, runs
 
 Values = dict[str, Any]
@@ -139,7 +140,7 @@ def import_batch(
         if before.body_digest != digest:
             raise Conflict(f"Idempotency-Key {key!r} came with another body before.")
         return list(json.loads(before.answer))
-    if not connection.execute(select(runs.c.id).where(runs.c.id == run)).first():
+    if not exists(connection, run):
         raise Missing(f"There is no run {run}.")
     answers = _import(connection, run, author, _resolved(connection, run, items), now)
     connection.execute(
@@ -159,8 +160,7 @@ def import_batch(
 def page(connection: Connection, run: str, after_seq: int, limit: int) -> list[Row] | None:
     """Entries of a run's log after ``seq``, in order; None for an unknown run."""
     entries = list(connection.execute(_log(labels.c.run == run, labels.c.seq > after_seq).limit(limit)))
-    known = bool(entries) or connection.execute(select(runs.c.id).where(runs.c.id == run)).first() is not None
-    return entries if known else None
+    return entries if entries or exists(connection, run) else None
 
 
 def of_query(connection: Connection, query_id: str) -> list[Row]:

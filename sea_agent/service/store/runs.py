@@ -25,7 +25,7 @@ _RUNS = select(
 
 def put(connection: Connection, run: str, given: dict[str, Any], now: float) -> None:
     """Create a run, or change the given fields of one."""
-    if connection.execute(select(runs.c.id).where(runs.c.id == run)).first() is None:
+    if not exists(connection, run):
         row = {"id": run, "name": run, **DEFAULTS, **given, "created_at": now, "last_seq": 0}
         connection.execute(insert(runs), row)
     elif given:
