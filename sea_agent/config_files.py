@@ -67,7 +67,7 @@ def to_yaml(config: RunConfig) -> str:
 def load_tree(source: str) -> dict[str, Any]:
     """The mapping of a YAML file or a preset, not yet validated.
 
-    ``extends: PRESET`` in it fills in what it leaves out, key by key; what is extended extends nothing itself.
+    ``extends: PRESET`` in it fills in what it leaves out, key by key, as does what that preset extends.
 
     Raises:
         UserError: when there is no such file or preset, or it holds no mapping, or extends what cannot be extended.
@@ -78,10 +78,7 @@ def load_tree(source: str) -> dict[str, Any]:
     name = tree.pop("extends")
     if name not in presets():
         raise UserError(f"{source}: extends {name}, which is not one of the presets {', '.join(presets())}")
-    base = _read_tree(name)
-    if "extends" in base:
-        raise UserError(f"{source}: extends {name}, which itself extends {base['extends']}; extend that one instead")
-    return _merged(base, tree)
+    return _merged(load_tree(name), tree)
 
 
 def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
