@@ -1,12 +1,15 @@
-"""Who answers duels: a world's hidden reward, a reward model, or any Python function."""
+"""Who answers duels: a world's hidden reward, a reward model, any Python function, or people."""
 
 from oracle.base import Oracle
-from sea_agent.config import PythonOracleConfig, RewardModelOracleConfig, WorldOracleConfig
+from sea_agent.config_oracle import (
+    FeedbackServiceOracleConfig,
+    OracleConfig,
+    PythonOracleConfig,
+    WorldOracleConfig,
+)
 
 
-def make_oracle(
-    config: WorldOracleConfig | PythonOracleConfig | RewardModelOracleConfig, *, seed: int, device: str
-) -> Oracle:
+def make_oracle(config: OracleConfig, *, seed: int, device: str) -> Oracle:
     """The oracle that ``config.kind`` names; heavy packages are imported only by the kinds that need them."""
     if isinstance(config, WorldOracleConfig):
         from oracle.world import WorldOracle
@@ -16,6 +19,10 @@ def make_oracle(
         from oracle.python import PythonOracle
 
         return PythonOracle(config, seed)
+    if isinstance(config, FeedbackServiceOracleConfig):
+        from oracle.feedback_service import FeedbackServiceOracle
+
+        return FeedbackServiceOracle(config)
     from oracle.reward_model import RewardModelOracle
 
     return RewardModelOracle(config, seed, device)

@@ -15,43 +15,70 @@ Question = Mapping[str, Any]
 
 
 class Oracle(ABC):
-    """Answers duels with the probability that the first response is preferred.
+    """Answers duels. An answer may take its time: a duel without one stays open, and is asked about again.
 
     ``queries`` counts the duels answered for training, ``evaluation_queries`` those answered for evaluation.
+    ``evaluates`` says whether win rates are asked of it: not where answers cost money or people's time.
     """
 
-    def __init__(self, name: str, labels: Labels, seed: int) -> None:
+    evaluates = True
+
+    def __init__(self, name: str) -> None:
         self.name = name
         self.queries = 0
         self.evaluation_queries = 0
-        self._labels = labels
-        self._seed = seed
 
     @abstractmethod
-    def probabilities(self, questions: Sequence[Question]) -> list[float]:
-        """One probability for each question, a mapping with ``id``, ``prompt``, ``first`` and ``second``."""
+    def verdicts(self, duels: Sequence[Duel]) -> list[Verdict]:
+        """At most one verdict for each duel, in the order of the duels; none for those that have no answer yet.
+
+        It comes back within a minute or so. A duel that had no answer is given again; one that had is not.
+        """
+
+    @abstractmethod
+    def evaluate(self, questions: Sequence[Question]) -> list[float]:
+        """The probability that ``first`` is preferred of each question, a mapping with ``id``, ``prompt``, ``first``
+        and ``second``; counted apart and never part of the budget."""
 
     def ask(self, duels: Sequence[Duel]) -> list[Verdict]:
-        """Answer duels of the run, one verdict each, in the same order.
+        """The verdicts that there are now on duels of the run, in their order.
 
         Raises:
             ValueError: for a duel that must never reach an oracle.
-            UserError: when the oracle's answers are not probabilities.
+            UserError: when the oracle's answers cannot be used.
         """
         for duel in duels:
             if duel.label_source is not LabelSource.ORACLE:
                 raise ValueError(f"duel {duel.id} is labelled by {duel.label_source} and must not reach an oracle")
             if duel.first.text == duel.second.text:
                 raise ValueError(f"duel {duel.id} has two equal responses and must not reach an oracle")
+        verdicts = self.verdicts(duels)
+        self.queries += len(verdicts)
+        return verdicts
+
+
+class ProbabilityOracle(Oracle):
+    """Answers at once, with the probability that the first response is preferred."""
+
+    def __init__(self, name: str, labels: Labels, seed: int) -> None:
+        super().__init__(name)
+        self._labels = labels
+        self._seed = seed
+
+    @abstractmethod
+    def probabilities(self, questions: Sequence[Question]) -> list[float]:
+        """One probability for each question."""
+
+    def verdicts(self, duels: Sequence[Duel]) -> list[Verdict]:
+        """One verdict for each duel."""
         probabilities = self._checked([duel.public() for duel in duels])
-        self.queries += len(duels)
         return [
             Verdict(duel.id, self._outcome(duel.id, probability), self.name, time.time(), probability)
             for duel, probability in zip(duels, probabilities, strict=True)
         ]
 
     def evaluate(self, questions: Sequence[Question]) -> list[float]:
-        """Probabilities for evaluation; counted apart and never part of the budget."""
+        """One probability for each question; counted apart and never part of the budget."""
         probabilities = self._checked(questions)
         self.evaluation_queries += len(questions)
         return probabilities

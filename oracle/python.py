@@ -10,12 +10,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
-from oracle.base import Oracle, Question
-from sea_agent.config import PythonOracleConfig
+from oracle.base import ProbabilityOracle, Question
+from sea_agent.config_oracle import PythonOracleConfig
 from sea_agent.errors import UserError
 
 
-class PythonOracle(Oracle):
+class PythonOracle(ProbabilityOracle):
     """Calls the function named by ``oracle.target``."""
 
     def __init__(self, config: PythonOracleConfig, seed: int) -> None:

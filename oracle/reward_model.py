@@ -6,13 +6,13 @@ from typing import Any
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from oracle.base import Oracle, Question, bradley_terry
-from sea_agent.config import RewardModelOracleConfig
+from oracle.base import ProbabilityOracle, Question, bradley_terry
+from sea_agent.config_oracle import RewardModelOracleConfig
 from sea_agent.errors import UserError
 from sea_agent.models import load_model, load_tokenizer
 
 
-class RewardModelOracle(Oracle):
+class RewardModelOracle(ProbabilityOracle):
     """Bradley–Terry over the model's one output.
 
     With a chat template the pair is read as a user's message and the assistant's answer; without one as the

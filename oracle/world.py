@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from oracle.base import Oracle, Question, bradley_terry
-from sea_agent.config import WorldOracleConfig
+from oracle.base import ProbabilityOracle, Question, bradley_terry
+from sea_agent.config_oracle import WorldOracleConfig
 from sea_agent.worlds import scorer
 
 
-class WorldOracle(Oracle):
+class WorldOracle(ProbabilityOracle):
     """Bradley–Terry over the world's score of prompt and response."""
 
     def __init__(self, config: WorldOracleConfig, seed: int) -> None:

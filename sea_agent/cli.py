@@ -258,7 +258,7 @@ def _run(config: RunConfig, out: Path, label: str) -> None:
 
     with _progress(config, label) as on_round:
         summary = run(config, out, on_round)
-    if config.evaluation.prompts_path is not None:
+    if summary["win_rate"] is not None:
         draw_runs([read_run(out, label)], out / "figures" / "win_rate.png")
     console.print(closing_table(summary))
 

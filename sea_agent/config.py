@@ -7,8 +7,6 @@ Importing this module pulls in neither torch, ray, vllm nor deepspeed, so a conf
 from typing import Annotated, Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -17,15 +15,10 @@ from pydantic import (
     model_validator,
 )
 
+from sea_agent.config_oracle import OracleConfig
+from sea_agent.config_section import Section
+
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
-
-
-class Section(BaseModel):
-    """Base of every section: frozen, no unknown keys, field docstrings kept as descriptions."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False, protected_namespaces=()
-    )
 
 
 class PolicyConfig(Section):
@@ -172,47 +165,6 @@ class ImaginationConfig(Section):
     candidates: Annotated[int, Field(ge=2)] | None = None
     """Responses to each prompt of an imagined round, of which ``sampler.reference_candidates`` are the reference's.
     By default as many as ``sampler.candidates``. Rounds that ask are few, so they can afford more to choose from."""
-
-
-class WorldOracleConfig(Section):
-    """The hidden reward of a built-in world."""
-
-    kind: Literal["world"] = "world"
-    """Selects this oracle."""
-    world: Literal["lexicon", "kitchen"] = "lexicon"
-    """Name of the world."""
-    scorer: Literal["reward", "judge"] = "reward"
-    """``reward``: the hidden reward. ``judge``: the independent judge, with other terms and weights."""
-    labels: Literal["threshold", "bernoulli"] = "bernoulli"
-    """``threshold``: the better response wins. ``bernoulli``: it wins with its Bradley–Terry probability."""
-
-
-class PythonOracleConfig(Section):
-    """A Python function ``compare(duels: list[dict]) -> list[float]``."""
-
-    kind: Literal["python"]
-    """Selects this oracle."""
-    target: str
-    """``path/to/file.py:function`` or ``module:function``. Each duel has ``id``, ``prompt``, ``first`` and ``second``;
-    the function returns the probability that ``first`` is preferred, one for each duel."""
-    labels: Literal["threshold", "bernoulli"] = "threshold"
-    """``threshold``: the likelier response wins, .5 is a tie. ``bernoulli``: it wins with its probability."""
-
-
-class RewardModelOracleConfig(Section):
-    """A Hugging Face sequence-classification reward model with one output."""
-
-    kind: Literal["reward_model"]
-    """Selects this oracle."""
-    path: str
-    """Model directory or hub name. Its chat template is used when its tokenizer has one."""
-    labels: Literal["threshold", "bernoulli"] = "threshold"
-    """``threshold``: the higher reward wins. ``bernoulli``: it wins with its Bradley–Terry probability."""
-    batch: PositiveInt = 16
-    """Responses in one model call."""
-
-
-OracleConfig = Annotated[WorldOracleConfig | PythonOracleConfig | RewardModelOracleConfig, Field(discriminator="kind")]
 
 
 class LoraConfig(Section):

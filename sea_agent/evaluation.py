@@ -90,10 +90,10 @@ class Evaluator:
         return self._samplers.samples(self._prompts, count, self._temperature, purpose)
 
     def _win_rates(self, name: str, responses: Sequence[Response]) -> dict[str, Any]:
-        """Win rate of the responses and its interval by the oracle and, where there is one, the judge."""
+        """Win rate of the responses and its interval by the oracle and the judge, those of them that evaluate."""
         figures: dict[str, Any] = {}
         for who, oracle in (("", self._oracle), ("judge_", self._judge)):
-            if oracle is not None:
+            if oracle is not None and oracle.evaluates:
                 rate, interval = self._win_rate(oracle, responses)
                 figures |= {f"{name}{who}win_rate": rate, f"{name}{who}win_rate_ci": interval}
         return figures

@@ -117,7 +117,7 @@ class Verdict:
     """An answer to a duel.
 
     ``probability`` is the oracle's probability that ``first`` is preferred, where it gives one. ``at`` is
-    seconds since the epoch.
+    seconds since the epoch. ``votes`` counts the answers behind it, where several people answer one duel.
     """
 
     duel_id: str
@@ -125,6 +125,7 @@ class Verdict:
     annotator: str
     at: float
     probability: float | None = None
+    votes: int = 1
 
 
 @dataclass(frozen=True, slots=True)

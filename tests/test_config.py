@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, create_model
 
-from sea_agent.config import EvaluationConfig, LearnerConfig, RunConfig, Section
+from sea_agent.config import EvaluationConfig, LearnerConfig, RunConfig
 from sea_agent.config_files import describe_keys, load_config, parse_config, presets, to_yaml
+from sea_agent.config_section import Section
 from sea_agent.errors import UserError
 
 

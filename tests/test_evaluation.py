@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from oracle.base import Oracle, Question
+from oracle.base import ProbabilityOracle, Question
 from sea_agent.config import RunConfig
 from sea_agent.config_files import parse_config
 from sea_agent.evaluation import Evaluator
@@ -44,7 +44,7 @@ class Samplers:
         return Response(f"{prompt.id}-{which}", prompt.id, text, (3,) * len(text), (), 0)
 
 
-class Longer(Oracle):
+class Longer(ProbabilityOracle):
     """Prefers the longer response, or as a judge the shorter one."""
 
     def __init__(self, sign: int = 1) -> None:

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sea_agent.config import RunConfig, WorldOracleConfig
+from sea_agent.config import RunConfig
+from sea_agent.config_oracle import WorldOracleConfig
 from sea_agent.features.base import Pair, Standardised
 from sea_agent.features.control import RewardFeatures
 from sea_agent.features.hidden import EncoderFeatures, PolicyFeatures

@@ -14,15 +14,15 @@ from transformers import LlamaConfig, LlamaForSequenceClassification
 from user_policies import make_tokenizer
 
 from oracle import make_oracle
-from oracle.base import Oracle, bradley_terry
-from sea_agent.config import PythonOracleConfig, RewardModelOracleConfig, WorldOracleConfig
+from oracle.base import Oracle, ProbabilityOracle, bradley_terry
+from sea_agent.config_oracle import PythonOracleConfig, RewardModelOracleConfig, WorldOracleConfig
 from sea_agent.errors import UserError
 from sea_agent.types import Duel, LabelSource, Outcome, Prompt, Response
 from sea_agent.worlds import scorer
 from sea_agent.worlds.lexicon import make_prompts
 
 
-class Fixed(Oracle):
+class Fixed(ProbabilityOracle):
     """Answers with given values."""
 
     def __init__(self, answers: object, labels: str = "threshold") -> None:
