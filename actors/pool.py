@@ -132,6 +132,15 @@ class LearnerGroup:
         """log π(y|x) of each response under the current policy, in nats."""
         return [sum(tokens) for tokens in self._answer("policy_logprobs", rows)]
 
+    def state(self) -> dict[str, Any]:
+        """What a later learner needs to go on exactly from here, whatever its engine and number of ranks."""
+        state: dict[str, Any] = self._answer("state")
+        return state
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue from ``state``."""
+        self._answer("load_state", state)
+
     def save_policy(self, directory: str) -> None:
         """Write the policy in Hugging Face format."""
         self._answer("save_policy", directory)

@@ -6,18 +6,19 @@ from typing import Any
 
 from actors.pool import LearnerGroup, SamplerPool
 from actors.runtime import Remote
-from oracle import Oracle
 from sea_agent.bandit.mixing import imagined_rounds
 from sea_agent.candidates import CandidateSource, Draw
 from sea_agent.config import RunConfig
 from sea_agent.errors import RunFailure
 from sea_agent.evaluation import Evaluator
 from sea_agent.ledger import Ledger
+from sea_agent.open_duels import OpenDuels
 from sea_agent.stages import Stages
 from sea_agent.types import Candidates, Duel, LabelSource, Preference, Response, Verdict, preference_from
 
 Record = dict[str, Any]
 _MAX_SILENT_ROUNDS = 20
+_COUNTERS = ("rounds", "imagined_pairs", "policy_samples", "imagined_rounds_due", "silent_rounds")
 
 
 class Agent:
@@ -30,61 +31,84 @@ class Agent:
         source: CandidateSource,
         samplers: SamplerPool,
         selector: Remote,
-        oracle: Oracle,
+        open_duels: OpenDuels,
         learner: LearnerGroup,
         evaluator: Evaluator,
         ledger: Ledger,
         stages: Stages,
     ) -> None:
         self.config = config
-        self.source, self.samplers, self.selector, self.oracle = source, samplers, selector, oracle
+        self.source, self.samplers, self.selector, self.open_duels = source, samplers, selector, open_duels
         self.learner, self.evaluator, self.ledger, self.stages = learner, evaluator, ledger, stages
-        self.rounds = 0
-        self._silent_rounds = 0
-        self._policy_samples = 0
-        self.imagined_pairs = 0
+        self.rounds = self.imagined_pairs = self.policy_samples = 0
+        self.imagined_rounds_due = self.silent_rounds = 0
 
-    def run(self, on_round: Callable[[Record], None]) -> None:
-        """Spend the budget; every round's record goes to ``on_round``."""
-        self.evaluator.fix_reference()
-        on_round(self._record({}, evaluate=True))
-        while self.ledger.oracle_queries < self.config.budget.oracle_queries:
-            metrics = self.round()
-            for _ in range(imagined_rounds(self.config.imagination, self.ledger.oracle_queries)):
-                on_round(self._record(metrics, evaluate=False))
-                metrics = self.imagine()
-            on_round(self._record(metrics, evaluate=self._evaluation_is_due()))
+    def run(self, after_round: Callable[[Record], None]) -> None:
+        """Spend the budget; every round's record goes to ``after_round``."""
+        if self.rounds == 0:
+            self.evaluator.fix_reference()
+            after_round(self._record({}, evaluate=True))
+        while self.imagined_rounds_due or self.ledger.oracle_queries < self.config.budget.oracle_queries:
+            metrics = self.imagine() if self.imagined_rounds_due else self.round()
+            after_round(self._record(metrics, evaluate=not self.imagined_rounds_due and self._evaluation_is_due()))
 
     def round(self) -> Record:
         """A round that asks the oracle; returns its metrics."""
         self.rounds += 1
         number, config, stage = self.rounds, self.config, self.stages
         asked = self.ledger.oracle_queries
+        left = config.budget.oracle_queries - asked
         draw = self._draw(asks=True)
         with stage("select"):
-            left, implicit = config.budget.oracle_queries - asked, self._implicit_rewards(draw.candidates)
-            duels: list[Duel] = self.selector.call("select", draw.candidates, number, asked, left, implicit).result()
-            self.ledger.add_duels(duels)
+            room, implicit = left - len(self.open_duels), self._implicit_rewards(draw.candidates)
+            duels: list[Duel] = self.selector.call("select", draw.candidates, number, asked, room, implicit).result()
+            duels = self.ledger.add_duels(duels, number)
         with stage("ask"):
-            verdicts = self.oracle.ask([duel for duel in duels if duel.label_source is LabelSource.ORACLE])
-            self.ledger.add_verdicts(verdicts)
+            answers = self.open_duels.ask(duels, number, left)
         with stage("label"):
-            labels: list[Verdict] = self.selector.call("label", duels, number).result()
-            self.ledger.add_verdicts(labels)
-        metrics = self._learn(_preferences(duels, verdicts + labels, draw.explored))
+            answers += self._label([duel for duel in duels if duel.label_source is LabelSource.POSTERIOR])
+        metrics = self._learn(self._preferences(answers, duels, draw.explored))
         with stage("update"):
-            metrics |= self.selector.call("update", duels, verdicts, number).result()
-        self._refuse_silence(len(duels))
+            metrics |= self.selector.call("update", answers, number).result()
+        if room > 0:
+            self._refuse_silence(len(duels))
+        self.imagined_rounds_due = imagined_rounds(config.imagination, self.ledger.oracle_queries)
         return metrics | self._spent(draw)
 
     def imagine(self) -> Record:
         """A round whose pairs are chosen and labelled by the posterior alone; returns its metrics."""
         self.rounds += 1
+        self.imagined_rounds_due -= 1
         draw = self._draw(asks=False)
         with self.stages("imagine"):
             preferences: list[Preference] = self.selector.call("imagine", draw.candidates, self.rounds).result()
         self.imagined_pairs += len(preferences)
         return self._learn(preferences) | self._spent(draw)
+
+    def state(self) -> dict[str, Any]:
+        """Everything that a later agent needs to go on from the end of this round, as tensors and plain values."""
+        return {
+            "counters": {name: getattr(self, name) for name in _COUNTERS},
+            "prompts": self.source.prompts.state(),
+            "learner": self.learner.state(),
+            "selector": self.selector.call("state").result(),
+            "evaluator": self.evaluator.state(),
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Continue from ``state``; the duels that were open then are open again.
+
+        Raises:
+            UserError: when it belongs to other prompts, another policy or another posterior.
+        """
+        for name in _COUNTERS:
+            setattr(self, name, state["counters"][name])
+        self.source.prompts.load_state(state["prompts"])
+        self.learner.load_state(state["learner"])
+        self.selector.call("load_state", state["selector"]).result()
+        self.evaluator.load_state(state["evaluator"])
+        self.samplers.load_weights(*self.learner.weights())
+        self.open_duels.restore(self.ledger.rewind(self.rounds))
 
     def _draw(self, *, asks: bool) -> Draw:
         with self.stages("sample"):
@@ -99,6 +123,28 @@ class Agent:
         assert ratios is not None  # such a configuration has a loss with a reference
         return {id_: self.config.learner.beta * ratio for id_, ratio in zip(rows, ratios, strict=True)}
 
+    def _label(self, duels: list[Duel]) -> list[tuple[Duel, Verdict]]:
+        """The posterior's own verdicts on the duels that the oracle is not asked about."""
+        labels = self.ledger.recorded(duels, self.rounds)
+        if not labels:
+            labels = self.selector.call("label", duels, self.rounds).result()
+            self.ledger.add_verdicts(duels, labels, self.rounds)
+        return list(zip(duels, labels, strict=True))
+
+    def _preferences(
+        self, answers: list[tuple[Duel, Verdict]], duels: list[Duel], explored: Mapping[str, Response]
+    ) -> list[Preference]:
+        """What the answers say, each with the explored response to its prompt: first those to earlier duels, as long as
+        the policy has not moved on too far, then those to the round's ``duels`` in their order."""
+        place = {duel.id: index for index, duel in enumerate(duels)}
+        oldest = self.rounds - self.config.learner.max_staleness
+        ordered = sorted(
+            (one for one in answers if one[0].id in place or one[0].round >= oldest),
+            key=lambda one: place.get(one[0].id, -1),
+        )
+        found = (preference_from(duel, verdict) for duel, verdict in ordered)
+        return [replace(one, explored=explored.get(one.prompt.id)) for one in found if one is not None]
+
     def _learn(self, preferences: list[Preference]) -> Record:
         with self.stages("learn"):
             metrics = self.learner.step(preferences)
@@ -107,7 +153,7 @@ class Agent:
         return metrics
 
     def _spent(self, draw: Draw) -> Record:
-        self._policy_samples += draw.sampled
+        self.policy_samples += draw.sampled
         distinct = sum(len(group.responses) for group in draw.candidates)
         return {"distinct_candidates": distinct / (len(draw.candidates) * draw.per_prompt)}
 
@@ -115,9 +161,10 @@ class Agent:
         counts = {
             "round": self.rounds,
             "oracle_queries": self.ledger.oracle_queries,
+            "open_duels": len(self.open_duels),
             "posterior_labels": self.ledger.posterior_labels,
             "imagined_pairs": self.imagined_pairs,
-            "policy_samples": self._policy_samples,
+            "policy_samples": self.policy_samples,
             "gradient_steps": self.rounds * self.config.learner.steps_per_round,
         }
         if evaluate:
@@ -129,16 +176,9 @@ class Agent:
         return self.evaluator.is_due(self.ledger.oracle_queries, self.config.budget.oracle_queries)
 
     def _refuse_silence(self, duels: int) -> None:
-        self._silent_rounds = 0 if duels else self._silent_rounds + 1
-        if self._silent_rounds == _MAX_SILENT_ROUNDS:
+        self.silent_rounds = 0 if duels else self.silent_rounds + 1
+        if self.silent_rounds == _MAX_SILENT_ROUNDS:
             raise RunFailure(
                 f"the policy gave only equal responses to every prompt for {_MAX_SILENT_ROUNDS} rounds, so there is "
                 "nothing to ask. Raise sampler.temperature, or lower learner.learning_rate."
             )
-
-
-def _preferences(duels: list[Duel], verdicts: list[Verdict], explored: Mapping[str, Response]) -> list[Preference]:
-    """What the verdicts say, in the order of the duels, each with the explored response to its prompt."""
-    answers = {verdict.duel_id: verdict for verdict in verdicts}
-    found = (preference_from(duel, answers[duel.id]) for duel in duels if duel.id in answers)
-    return [replace(one, explored=explored.get(one.prompt.id)) for one in found if one is not None]

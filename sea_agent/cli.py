@@ -1,12 +1,13 @@
-"""The command line: run, demo, check, experiment, compare, eval, sample, serve, world make, doctor."""
+"""The command line: run, resume, demo, check, experiment, compare, eval, sample, serve, world make, doctor."""
 
 import json
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from threading import Event
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -16,7 +17,10 @@ from rich.text import Text
 
 from sea_agent.config import RunConfig
 from sea_agent.config_files import describe_keys, load_config
-from sea_agent.errors import RunFailure, UserError
+from sea_agent.errors import RunFailure, Stopped, UserError
+
+if TYPE_CHECKING:
+    from sea_agent.run import Watch
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Online active alignment."
@@ -40,6 +44,24 @@ def run_command(source: Source, out: Out, overrides: Overrides = None) -> None:
     """Align a policy as CONFIG says."""
     config = load_config(source, overrides or [])
     _run(config, out, label=config.selection.rule)
+
+
+@app.command()
+def resume(
+    out: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a run that was stopped, killed or failed.")],
+    checkpoint: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Go on from this checkpoint instead of the newest.")
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Go on with a run where it was interrupted; nothing is asked again."""
+    from sea_agent.run import resume as resume_run
+    from sea_agent.run import resumed_config
+
+    config = resumed_config(out, overrides or [])
+    with _watched(config, out, out.name) as watch:
+        summary = resume_run(config, out, checkpoint, watch)
+    _close(summary, out, out.name)
 
 
 @app.command()
@@ -251,20 +273,28 @@ def _complain(message: object, style: str = "red") -> None:
 
 
 def _run(config: RunConfig, out: Path, label: str) -> None:
+    from sea_agent.run import run
+
+    with _watched(config, out, label) as watch:
+        summary = run(config, out, watch)
+    _close(summary, out, label)
+
+
+def _close(summary: dict[str, Any], out: Path, label: str) -> None:
     from sea_agent.lab.figures import draw_runs
     from sea_agent.lab.reading import read_run
     from sea_agent.report import closing_table
-    from sea_agent.run import run
 
-    with _progress(config, label) as on_round:
-        summary = run(config, out, on_round)
     if summary["win_rate"] is not None:
         draw_runs([read_run(out, label)], out / "figures" / "win_rate.png")
     console.print(closing_table(summary))
 
 
 @contextmanager
-def _progress(config: RunConfig, label: str) -> Iterator[Callable[[dict[str, Any]], None]]:
+def _watched(config: RunConfig, out: Path, label: str) -> Iterator["Watch"]:
+    """Progress on the terminal; the first Ctrl-C or SIGTERM stops the run after its round, the second at once."""
+    from sea_agent.run import Watch
+
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -273,6 +303,15 @@ def _progress(config: RunConfig, label: str) -> Iterator[Callable[[dict[str, Any
         TimeElapsedColumn(),
         TextColumn("{task.fields[figures]}"),
     )
+    stopping = Event()
+
+    def stop(number: int, frame: object) -> None:
+        if stopping.is_set():
+            raise KeyboardInterrupt
+        stopping.set()
+        complaints.print("sea-agent: stops after this round; once more to stop at once")
+
+    handlers = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(label, total=config.budget.oracle_queries, figures="starting")
         figures: dict[str, float] = {}
@@ -283,7 +322,17 @@ def _progress(config: RunConfig, label: str) -> Iterator[Callable[[dict[str, Any
             text = "  ".join(f"{name} {value:.3f}" for name, value in figures.items())
             progress.update(task, completed=row["oracle_queries"], figures=text)
 
-        yield on_round
+        def tell(line: str) -> None:
+            progress.update(task, figures=line)
+
+        try:
+            yield Watch(on_round, tell, stopping.is_set)
+        except Stopped:
+            complaints.print(f"sea-agent: stopped. Go on with it: sea-agent resume {out}")
+            raise typer.Exit(130) from None
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
 
 
 if __name__ == "__main__":

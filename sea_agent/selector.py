@@ -113,26 +113,49 @@ class Selector:
             for duel, wins in zip(duels, first_wins_P, strict=True)
         ]
 
-    def update(self, duels: Sequence[Duel], verdicts: Sequence[Verdict], number: int) -> dict[str, float]:
+    def update(self, answers: Sequence[tuple[Duel, Verdict]], number: int) -> dict[str, float]:
         """Learn from the oracle's answers; returns metrics, among them how well they were predicted beforehand."""
         if self._posterior is None:
             return {}
-        outcomes = {verdict.duel_id: verdict.outcome for verdict in verdicts}
-        decided = [
-            duel
-            for duel in duels
-            if duel.label_source is LabelSource.ORACLE
-            and outcomes.get(duel.id) in (Outcome.FIRST, Outcome.SECOND, Outcome.TIE)
-        ]
-        if not decided:
-            return {}
         value = {Outcome.FIRST: 1.0, Outcome.SECOND: 0.0, Outcome.TIE: 0.5}
-        first_wins_N = torch.tensor([value[outcomes[duel.id]] for duel in decided])
+        labelled = [
+            (duel, value[verdict.outcome])
+            for duel, verdict in answers
+            if duel.label_source is LabelSource.ORACLE and verdict.outcome in value
+        ]
+        if not labelled:
+            return {}
+        decided = [duel for duel, _ in labelled]
+        first_wins_N = torch.tensor([wins for _, wins in labelled])
         first_N_D = self._rows([(duel.prompt, duel.first) for duel in decided])
         second_N_D = self._rows([(duel.prompt, duel.second) for duel in decided])
         self._posterior.add(first_N_D, second_N_D, first_wins_N, [duel.id for duel in decided])
         metrics = self._posterior.update(self._generator("update", number))
         return {f"posterior_{name}": amount for name, amount in metrics.items()} | _foresight(decided, first_wins_N)
+
+    def state(self) -> dict[str, Any]:
+        """The posterior and the scales of its features, as tensors and plain values."""
+        return {
+            "features": None if self._features is None else self._features.state(),
+            "posterior": None if self._posterior is None else self._posterior.state(),
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Continue from ``state``.
+
+        Raises:
+            UserError: when it was saved under other posterior settings.
+        """
+        if self._features is not None and state["features"] is not None:
+            self._features.load_state(state["features"])
+        self._posterior = None
+        if state["posterior"] is not None:
+            self._posterior = self._new_posterior()
+            self._posterior.load_state(state["posterior"])
+
+    def _new_posterior(self) -> Any:
+        assert self._features is not None  # only a selector with features has a posterior
+        return make_posterior(self._config.posterior, self._features.blocks, seed_for(self._config.seed, "posterior"))
 
     def _draw(
         self, groups: Sequence[Candidates], purpose: str, number: int
@@ -148,8 +171,7 @@ class Selector:
         features_P_M_D = torch.zeros(len(groups), width, rows_N_D.shape[1])
         features_P_M_D[valid_P_M] = rows_N_D
         if self._posterior is None:
-            seed = seed_for(self._config.seed, "posterior")
-            self._posterior = make_posterior(self._config.posterior, self._features.blocks, seed)
+            self._posterior = self._new_posterior()
         return self._posterior.draw(features_P_M_D, self._generator(purpose, number)), valid_P_M
 
     def _rows(self, pairs: list[tuple[Any, Response]]) -> torch.Tensor:

@@ -3,7 +3,7 @@
 No row is ever matched by position across a process boundary; it is matched by its id.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Self
@@ -59,6 +59,11 @@ class Response:
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     policy_version: int
+
+
+def response_from(row: Mapping[str, Any]) -> Response:
+    """A response from its fields as JSON keeps them."""
+    return Response(**{**row, "token_ids": tuple(row["token_ids"]), "logprobs": tuple(row["logprobs"])})
 
 
 @dataclass(frozen=True, slots=True)

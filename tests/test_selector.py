@@ -71,8 +71,8 @@ def test_the_posterior_labels_only_its_own_duels(config: Callable[..., RunConfig
     assert labelled == {duel.id for duel in duels if duel.label_source is LabelSource.POSTERIOR} != set()
 
 
-def answers(duels: list[Any], outcome: Outcome) -> list[Verdict]:
-    return [Verdict(duel.id, outcome, "test", 0.0) for duel in duels]
+def answers(duels: list[Any], outcome: Outcome) -> list[tuple[Any, Verdict]]:
+    return [(duel, Verdict(duel.id, outcome, "test", 0.0)) for duel in duels]
 
 
 def test_the_posterior_learns_from_the_oracle_and_not_from_itself(config: Callable[..., RunConfig]) -> None:
@@ -80,10 +80,10 @@ def test_the_posterior_learns_from_the_oracle_and_not_from_itself(config: Callab
     selector = Selector(config(mixing={"oracle_share": 0.5}))
     duels = selector.select(many(20), 1, 0, 100)
     own = [duel for duel in duels if duel.label_source is LabelSource.POSTERIOR]
-    assert selector.update(own, answers(own, Outcome.FIRST), 1) == {}
-    assert selector.update(duels, answers(duels, Outcome.SKIP), 1) == {}
+    assert selector.update(answers(own, Outcome.FIRST), 1) == {}
+    assert selector.update(answers(duels, Outcome.SKIP), 1) == {}
     assert selector._posterior.labels == 0
-    metrics = selector.update(duels, answers(duels, Outcome.FIRST), 1)
+    metrics = selector.update(answers(duels, Outcome.FIRST), 1)
     assert selector._posterior.labels == len(duels) - len(own)
     assert 0.0 <= metrics["foresight_accuracy"] <= 1.0
 
@@ -108,8 +108,7 @@ def test_beliefs_move_towards_the_answers(config: Callable[..., RunConfig]) -> N
         ]
         hits = [(duel.belief > 0.5) == (outcome is Outcome.FIRST) for duel, outcome in contested]
         accuracy.append(sum(hits) / len(hits))
-        verdicts = [Verdict(duel.id, outcome, "test", 0.0) for duel, outcome in contested]
-        selector.update([duel for duel, _ in contested], verdicts, number)
+        selector.update([one for pair in contested for one in answers([pair[0]], pair[1])], number)
     assert accuracy[-1] == 1.0
     assert accuracy[0] < 1.0
 
@@ -158,11 +157,9 @@ def test_best_of_n_goes_by_what_the_oracle_taught(config: Callable[..., RunConfi
         duels = selector.select(groups, number, 0, 100)
         if number == 1:
             assert [response.text for response in selector.best(fresh)] == ["w1"] * 5
-        verdicts = [
-            Verdict(duel.id, Outcome.FIRST if "w2" in duel.first.text else Outcome.SECOND, "test", 0.0)
-            for duel in duels
-        ]
-        selector.update(duels, verdicts, number)
+        first = [duel for duel in duels if "w2" in duel.first.text]
+        second = [duel for duel in duels if "w2" not in duel.first.text]
+        selector.update(answers(first, Outcome.FIRST) + answers(second, Outcome.SECOND), number)
     best = selector.best(fresh)
     assert [response.prompt_id for response in best] == [one.prompt.id for one in fresh]
     assert [response.text for response in best] == ["w2 w3"] * 5

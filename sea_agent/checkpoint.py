@@ -1,0 +1,250 @@
+"""Checkpoints: the whole state of a run in one directory, there as a whole or not at all.
+
+    checkpoints/round-000120/manifest.json        format, round, win rate, and the SHA-256 of the other files
+    checkpoints/round-000120/state.json           plain values; a tensor is a reference into the next file
+    checkpoints/round-000120/tensors.safetensors
+
+A checkpoint is written under another name, brought to disk, and renamed. Nothing in it is executed when it is read.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from sea_agent import __version__
+from sea_agent.config import CheckpointConfig
+from sea_agent.errors import RunFailure, UserError
+
+FORMAT = 1
+_MANIFEST, _STATE, _TENSORS = "manifest.json", "state.json", "tensors.safetensors"
+_PART = ".part"
+
+State = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A checkpoint that was read and is whole."""
+
+    name: str
+    state: State
+
+
+class Checkpoints:
+    """Writes checkpoints of one run beside the rounds, and keeps the newest and the best.
+
+    Writing goes on in a thread: ``save`` returns when the state is taken and the one before is on disk.
+    """
+
+    def __init__(self, directory: Path, config: CheckpointConfig) -> None:
+        self._directory = directory
+        self._config = config
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        try:
+            if kind is None:
+                self._finish()
+        finally:
+            self._thread.shutdown()
+
+    def is_due(self, round_: int) -> bool:
+        """Whether a checkpoint is written at the end of this round."""
+        return round_ % self._config.every == 0
+
+    def save(self, round_: int, state: State, win_rate: float | None) -> None:
+        """Write the state at the end of a round.
+
+        Raises:
+            RunFailure: when the one before could not be written.
+        """
+        self._finish()
+        self._writing = self._thread.submit(self._write, round_, state, win_rate)
+
+    def _finish(self) -> None:
+        writing, self._writing = self._writing, None
+        if writing is None:
+            return
+        try:
+            writing.result()
+        except (OSError, SafetensorError) as error:
+            raise RunFailure(
+                f"{self._directory}: a checkpoint could not be written ({error}). The one before is whole: make room, "
+                "then go on with `sea-agent resume`."
+            ) from error
+
+    def _write(self, round_: int, state: State, win_rate: float | None) -> None:
+        target = self._directory / f"round-{round_:06d}"
+        part = target.with_name(target.name + _PART)
+        for left in (part, target):  # of a run that was interrupted, or resumed from an earlier checkpoint
+            if left.exists():
+                shutil.rmtree(left)
+        part.mkdir(parents=True)
+        tensors: dict[str, torch.Tensor] = {}
+        (part / _STATE).write_text(json.dumps(_packed(state, tensors)))
+        save_file(tensors, part / _TENSORS)
+        files = {name: _digest(part / name) for name in (_STATE, _TENSORS)}
+        manifest = {
+            "format": FORMAT,
+            "sea_agent": __version__,
+            "round": round_,
+            "win_rate": win_rate,
+            "files": files,
+        }
+        (part / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+        for name in (*files, _MANIFEST):
+            _to_disk(part / name)
+        _to_disk(part)
+        part.rename(target)
+        _to_disk(self._directory)
+        self._forget_old()
+
+    def _forget_old(self) -> None:
+        there = _newest_first(self._directory)
+        best = max(there, key=_win_rate, default=None) if self._config.keep_best else None
+        for old in there[self._config.keep :]:
+            if old != best:
+                shutil.rmtree(old)
+
+
+def read_checkpoint(directory: Path, name: str | None = None) -> Found | None:
+    """The newest checkpoint below ``directory``, or the one called ``name``; None where there is none.
+
+    Raises:
+        UserError: when it is damaged, no checkpoint, or of a newer version; names the one before it, if that is whole.
+    """
+    there = _newest_first(directory)
+    if name is None:
+        if not there:
+            return None
+        chosen = there[0]
+    else:
+        chosen = directory / name
+        if chosen not in there:
+            names = ", ".join(path.name for path in there) or "none"
+            raise UserError(f"{directory}: there is no checkpoint {name}; there is {names}")
+    try:
+        return Found(chosen.name, _read(chosen))
+    except UserError as error:
+        before = next((path for path in there if path.name < chosen.name and _is_whole(path)), None)
+        remedy = (
+            f"The one before is whole: add --checkpoint {before.name}"
+            if before
+            else "No earlier one is whole: start a new run"
+        )
+        raise UserError(f"{error}. {remedy}.") from None
+
+
+def _read(path: Path) -> State:
+    manifest = _manifest(path)
+    if manifest.get("format") != FORMAT:
+        raise UserError(
+            f"{path}: is of format {manifest.get('format')}, written by sea-agent {manifest.get('sea_agent')}; this is "
+            f"{__version__}, which reads format {FORMAT}. Use that version"
+        )
+    for name, expected in dict(manifest.get("files", {})).items():
+        if not (path / name).is_file():
+            raise UserError(f"{path}: {name} is missing")
+        if _digest(path / name) != expected:
+            raise UserError(f"{path}: {name} is damaged (its checksum is another one than the manifest's)")
+    try:
+        state = _unpacked(json.loads((path / _STATE).read_text()), load_file(path / _TENSORS))
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from None
+    if not isinstance(state, dict):
+        raise UserError(f"{path}: holds no state of a run")
+    return state
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads((path / _MANIFEST).read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: {_MANIFEST} cannot be read ({error})") from None
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+        raise UserError(f"{path}: {_MANIFEST} is not a checkpoint's")
+    return manifest
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        _read(path)
+    except UserError:
+        return False
+    return True
+
+
+def _newest_first(directory: Path) -> list[Path]:
+    found = directory.glob("round-*") if directory.is_dir() else ()
+    return sorted((path for path in found if path.suffix != _PART), reverse=True)
+
+
+def _win_rate(path: Path) -> float:
+    try:
+        rate = _manifest(path).get("win_rate")
+    except UserError:
+        return -1.0
+    return -1.0 if rate is None else float(rate)
+
+
+def _to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# --- a state as JSON and tensors -------------------------------------------------------------------------------------
+# What JSON does not have is written as a list that begins with one of these marks; a list itself begins with "list".
+
+
+def _packed(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    if isinstance(value, torch.Tensor):
+        name = f"{len(tensors):06d}"
+        tensors[name] = value.detach().cpu().contiguous().clone()
+        return ["tensor", name]
+    if isinstance(value, dict):
+        if all(isinstance(key, str) for key in value):
+            return {key: _packed(item, tensors) for key, item in value.items()}
+        return ["items", *([_packed(key, tensors), _packed(item, tensors)] for key, item in value.items())]
+    if isinstance(value, (list, tuple)):
+        kind = "list" if isinstance(value, list) else "tuple"
+        return [kind, *(_packed(item, tensors) for item in value)]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise TypeError(f"a checkpoint holds tensors and plain values, not {type(value).__name__}")
+
+
+def _unpacked(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    if isinstance(value, dict):
+        return {key: _unpacked(item, tensors) for key, item in value.items()}
+    if not isinstance(value, list):
+        return value
+    mark, *items = value
+    if mark == "tensor":
+        return tensors[items[0]]
+    if mark == "items":
+        return {_unpacked(key, tensors): _unpacked(item, tensors) for key, item in items}
+    rest: Iterator[Any] = (_unpacked(item, tensors) for item in items)
+    return list(rest) if mark == "list" else tuple(rest)

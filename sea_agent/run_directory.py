@@ -1,0 +1,69 @@
+"""The directory that a run leaves behind: who works in it, and its growing file of metrics."""
+
+import fcntl
+import json
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from sea_agent.errors import UserError
+
+LOCK = ".lock"
+
+
+class RunDirectory:
+    """Holds a run's directory against other processes for as long as it is open.
+
+    Raises:
+        UserError: when it cannot be written, or another process works in it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock = (path / LOCK).open("a+")
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.seek(0)
+            holder = self._lock.read().strip()
+            self._lock.close()
+            raise UserError(f"{path}: process {holder} works in it; stop that first, or name another") from None
+        self._lock.truncate(0)
+        self._lock.write(f"{os.getpid()}\n")
+        self._lock.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._lock.close()
+
+
+class Metrics:
+    """``metrics.jsonl``, one row for each round, cut back to ``length`` bytes where a run goes on."""
+
+    def __init__(self, path: Path, length: int = 0) -> None:
+        self._file = path.open("ab")
+        self._file.truncate(length)
+        self._file.seek(length)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._file.close()
+
+    @property
+    def length(self) -> int:
+        """Bytes so far."""
+        return self._file.tell()
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Append a row; readers see it whole."""
+        self._file.write(json.dumps(row).encode() + b"\n")
+        self._file.flush()
