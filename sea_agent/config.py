@@ -248,8 +248,8 @@ class CheckpointConfig(Section):
     """What is kept so that an interrupted run can go on."""
 
     every: PositiveInt = 20
-    """Rounds between checkpoints, imagined ones included. A run that is resumed computes the rounds after its checkpoint
-    again, and asks nothing again."""
+    """Rounds between checkpoints, imagined ones included. A run that is resumed computes the rounds after its
+    checkpoint again, and asks nothing again."""
     keep: PositiveInt = 2
     """The newest so many checkpoints are kept."""
     keep_best: bool = False

@@ -279,7 +279,7 @@ def test_the_settings_of_the_main_experiment_are_among_those_that_were_tried() -
 
 def test_each_loss_asks_as_much_as_it_says() -> None:
     budgets = {(cell.loss, cell.method): cell.config.budget.oracle_queries for cell in cells("losses")}
-    for loss, active in (("ipo", 192), ("slic", 192), ("dpo-bernoulli", 256)):
+    for loss, active in (("ipo", 384), ("slic", 192), ("dpo-bernoulli", 256)):
         assert [budgets[loss, method] for method in ("passive", "uniform-imagined", "sea")] == [1536, active, active]
     kinds = {(cell.loss, cell.config.learner.loss, cell.config.oracle.labels) for cell in cells("losses")}
     assert kinds == {("ipo", "ipo", "threshold"), ("slic", "slic", "threshold"), ("dpo-bernoulli", "dpo", "bernoulli")}
