@@ -1,0 +1,93 @@
+"""Runs in processes that die without warning, at a named place or at any moment.
+
+A fork server has everything imported, so that each life of a run costs its work alone.
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from sea_agent import checkpoint
+from sea_agent.checkpoint import Checkpoints
+from sea_agent.config_files import parse_config
+from sea_agent.ledger import Ledger
+from sea_agent.run import resume, resumed_config, run
+from sea_agent.run_directory import Metrics
+
+PATIENCE = 240.0
+
+# Where a process can die: each is a function of which some call, counted from one, is the last.
+PLACES: dict[str, tuple[Any, str]] = {
+    "ledger": (Ledger, "_write"),
+    "metrics": (Metrics, "add"),
+    "checkpoint state": (checkpoint, "_packed"),
+    "checkpoint tensors": (checkpoint, "save_file"),
+    "checkpoint to disk": (checkpoint, "_to_disk"),
+    "checkpoint pruning": (Checkpoints, "_forget_old"),
+}
+
+
+def live(
+    tree: dict[str, Any], out: Path, death: tuple[str, int, bool] | None, breaks: Callable[[], None] | None
+) -> None:
+    """Start the run in ``out`` or go on with it. ``death`` is a place, a call, and whether that call is still made;
+    ``breaks`` spoils the program first."""
+    if breaks is not None:
+        breaks()
+    if death is not None:
+        _die_at(*death)
+    if (out / "config.yaml").exists():
+        resume(resumed_config(out), out)
+    else:
+        run(parse_config(tree, where="test"), out)
+
+
+def _die_at(place: str, call: int, after: bool) -> None:
+    owner, name = PLACES[place]
+    function, left = getattr(owner, name), iter(range(call - 1, -1, -1))
+
+    def counted(*args: Any, **options: Any) -> Any:
+        last = next(left) == 0
+        if last and not after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        value = function(*args, **options)
+        if last:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return value
+
+    setattr(owner, name, counted)
+
+
+class Lives:
+    """Starts processes from a fork server."""
+
+    def __init__(self) -> None:
+        # The server imports before it is told where this process looks for modules.
+        os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(["e2e.killed_runs"])
+
+    def begin(
+        self,
+        tree: dict[str, Any],
+        out: Path,
+        death: tuple[str, int, bool] | None = None,
+        breaks: Callable[[], None] | None = None,
+    ) -> BaseProcess:
+        """One more life of the run in ``out``."""
+        process = self._context.Process(target=live, args=(tree, out, death, breaks))
+        process.start()
+        return process
+
+    def end(self, process: BaseProcess) -> int:
+        """Wait for a process; its exit code, negative for a signal."""
+        process.join(PATIENCE)
+        if process.exitcode is None:
+            process.kill()
+            raise AssertionError("the run did not end")
+        return process.exitcode
