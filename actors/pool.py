@@ -1,5 +1,6 @@
 """The hosted samplers and learner ranks, each behind one object that the loop can talk to."""
 
+import socket
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -11,10 +12,12 @@ from actors.sampling import SampleRequest
 from learner.learner import PreferenceLearner
 from learner.losses import uses_reference
 from sea_agent.config import RunConfig
-from sea_agent.errors import RunFailure
+from sea_agent.errors import ActorDied, RunFailure
 from sea_agent.keys import id_for, seed_for
 from sea_agent.types import REFERENCE_VERSION, Candidates, Preference, Prompt, Response
 from sea_agent.weights import WeightUpdate
+
+_MOST_DEATHS = 3
 
 Rows = Sequence[tuple[Sequence[int], Sequence[int]]]
 
@@ -37,6 +40,8 @@ class SamplerPool:
         ]
         self._config = config.sampler
         self._seed = config.seed
+        self._published: tuple[Pending, str] | None = None
+        self._deaths = 0
 
     def candidates(
         self, prompts: Sequence[Prompt], count: int, temperature: float, *key: int | str
@@ -78,38 +83,79 @@ class SamplerPool:
         """
         if self._is_reference:
             raise ValueError("the reference policy is frozen and takes no weights")
+        self._published = update, expected
         answers = [sampler.call("load_weights", update) for sampler in self._samplers]
         for index, answer in enumerate(answers):
-            held = answer.result()
-            if held != expected:
-                raise RunFailure(
-                    f"{self._name}-{index} holds weights {held} after the publish, the learner published {expected}; "
-                    "its responses would come from another policy than the one that learns"
-                )
+            try:
+                self._check_weights(index, answer.result())
+            except ActorDied as death:
+                if not self._samplers[index].is_dead():
+                    raise  # it was the learner, before its weights arrived
+                self._replace(index, death)
+        self._deaths = 0
+
+    def revive(self) -> None:
+        """Replace the samplers that have died by new ones with the weights last published."""
+        for index, sampler in enumerate(self._samplers):
+            if sampler.is_dead():
+                self._restart(index)
 
     def _sample(self, requests: Sequence[SampleRequest]) -> dict[str, Response]:
         ordered = sorted(requests, key=lambda request: len(request.prompt.token_ids))
         size = self._config.chunk
         chunks = [ordered[start : start + size] for start in range(0, len(ordered), size)]
-        answers = [
-            self._samplers[index % len(self._samplers)].call("sample", chunk) for index, chunk in enumerate(chunks)
-        ]
-        responses = {response.id: response for answer in answers for response in answer.result()}
+        responses: dict[str, Response] = {}
+        while chunks:
+            answers = [
+                self._samplers[index % len(self._samplers)].call("sample", chunk) for index, chunk in enumerate(chunks)
+            ]
+            left = []
+            for index, (chunk, answer) in enumerate(zip(chunks, answers, strict=True)):
+                try:
+                    responses |= {response.id: response for response in answer.result()}
+                except ActorDied as death:
+                    left.append(chunk)
+                    self._replace(index % len(self._samplers), death)
+            chunks = left
         missing = {request.id for request in requests} - responses.keys()
         if missing:
             raise RunFailure(f"the samplers gave no response to {len(missing)} requests, first {min(missing)}")
         return responses
 
+    def _replace(self, index: int, death: ActorDied) -> None:
+        """Put a new sampler in the place of one that died; its work is the caller's to give out again.
+
+        Raises:
+            ActorDied: when samplers die again and again without a round being finished in between.
+        """
+        if not self._samplers[index].is_dead():
+            return  # it died with more than one piece of work, and was replaced already
+        self._deaths += 1
+        if self._deaths > _MOST_DEATHS:
+            raise death
+        self._restart(index)
+
+    def _restart(self, index: int) -> None:
+        self._samplers[index].restart()
+        if self._published is not None:
+            update, _ = self._published
+            self._check_weights(index, self._samplers[index].call("load_weights", update).result())
+
+    def _check_weights(self, index: int, held: str) -> None:
+        assert self._published is not None  # somebody was given weights
+        if held != self._published[1]:
+            raise RunFailure(
+                f"{self._name}-{index} holds weights {held} after the publish, the learner published "
+                f"{self._published[1]}; its responses would come from another policy than the one that learns"
+            )
+
 
 class LearnerGroup:
     """All ranks of the learner. Every rank sees every call; rank 0 answers."""
 
-    def __init__(self, runtime: Runtime, config: RunConfig, *, total_steps: int, rendezvous: str | None) -> None:
-        gpus = 1.0 if config.device == "cuda" else 0.0
-        self._ranks: list[Remote] = [
-            runtime.spawn(f"learner-{rank}", LearnerRank, config, total_steps, rank, rendezvous, gpus=gpus)
-            for rank in range(config.learner.ranks)
-        ]
+    def __init__(self, runtime: Runtime, config: RunConfig, *, total_steps: int) -> None:
+        self._runtime, self._config, self._total_steps = runtime, config, total_steps
+        self._ranks = self._spawn()
         self._has_reference = config.learner.lora is not None or uses_reference(config.learner.loss)
 
     def step(self, preferences: Sequence[Preference]) -> dict[str, float]:
@@ -145,13 +191,34 @@ class LearnerGroup:
         """Write the policy in Hugging Face format."""
         self._answer("save_policy", directory)
 
+    def revive(self) -> None:
+        """Start all ranks anew if one of them has died: the others cannot go on without it."""
+        if any(rank.is_dead() for rank in self._ranks):
+            for rank in self._ranks:
+                rank.end()
+            self._ranks = self._spawn()
+
+    def _spawn(self) -> list[Remote]:
+        config, rendezvous = self._config, _rendezvous(self._config)
+        gpus = 1.0 if config.device == "cuda" else 0.0
+        return [
+            self._runtime.spawn(f"learner-{rank}", LearnerRank, config, self._total_steps, rank, rendezvous, gpus=gpus)
+            for rank in range(config.learner.ranks)
+        ]
+
     def _start(self, method: str, *args: Any) -> list[Pending]:
         return [rank.call(method, *args) for rank in self._ranks]
 
     def _answer(self, method: str, *args: Any) -> Any:
         # All are waited for, so that every rank's errors are told and its CPU time is counted.
-        rank_0, *_ = [pending.result() for pending in self._start(method, *args)]
-        return rank_0
+        try:
+            return self._runtime.results(self._start(method, *args))[0]
+        except ActorDied:
+            raise
+        except RunFailure as failure:  # of a rank that misses another one
+            if any(rank.is_dead() for rank in self._ranks):
+                raise ActorDied(f"a rank of the learner died. {failure}") from failure
+            raise
 
 
 class LearnerRank(PreferenceLearner):
@@ -180,3 +247,12 @@ class LearnerRank(PreferenceLearner):
     def published_checksum(self) -> str | None:
         """The checksum of the weights last published."""
         return self._published
+
+
+def _rendezvous(config: RunConfig) -> str | None:
+    """Where the learner's ranks meet; one rank needs no meeting."""
+    if config.learner.ranks == 1:
+        return None
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"tcp://127.0.0.1:{free.getsockname()[1]}"

@@ -2,17 +2,20 @@
 
 ``spawn`` hosts an object, ``Remote.call`` starts one of its methods, ``Pending.result`` waits with a deadline.
 A ``Pending`` given as an argument to another call is passed on without a detour through this process.
+An object whose process has died raises ``ActorDied``; ``restart`` builds it anew, as it was at first.
 """
 
 import pickle
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-from sea_agent.errors import RunFailure, UserError
+from sea_agent.errors import ActorDied, RunFailure, UserError
 
+_PING_SECONDS = 5.0
 _PACKAGES = str(Path(__file__).resolve().parent.parent)
 
 
@@ -29,6 +32,15 @@ class Remote(Protocol):
     def call(self, method: str, *args: Any) -> Pending:
         """Start ``method(*args)`` on the object."""
 
+    def is_dead(self) -> bool:
+        """Whether the object's process has died."""
+
+    def end(self) -> None:
+        """End the object's process; nothing is called any more."""
+
+    def restart(self) -> None:
+        """Build the object anew, whatever has become of it."""
+
 
 class Runtime(Protocol):
     """Hosts objects and knows what they cost."""
@@ -39,6 +51,9 @@ class Runtime(Protocol):
 
     def spawn(self, name: str, factory: Callable[..., Any], *args: Any, gpus: float = 0.0) -> Remote:
         """Host ``factory(*args)`` under ``name``."""
+
+    def results(self, pending: Sequence[Pending]) -> list[Any]:
+        """All answers in order. The first error is raised at once, however long the others still take."""
 
     def cpu_seconds(self) -> float:
         """CPU time of this process and of the hosted objects so far, in seconds."""
@@ -53,8 +68,18 @@ class _Done:
 
 
 class _InlineRemote:
-    def __init__(self, target: Any) -> None:
-        self._target = target
+    def __init__(self, build: Callable[[], Any]) -> None:
+        self._build = build
+        self._target = build()
+
+    def is_dead(self) -> bool:
+        return False
+
+    def end(self) -> None:
+        self._target = None
+
+    def restart(self) -> None:
+        self._target = self._build()
 
     def call(self, method: str, *args: Any) -> Pending:
         values = [arg.result() if isinstance(arg, _Done) else arg for arg in args]
@@ -72,7 +97,11 @@ class InlineRuntime:
 
     def spawn(self, name: str, factory: Callable[..., Any], *args: Any, gpus: float = 0.0) -> Remote:
         """Build the object here."""
-        return _InlineRemote(factory(*args))
+        return _InlineRemote(partial(factory, *args))
+
+    def results(self, pending: Sequence[Pending]) -> list[Any]:
+        """The answers, which are there already."""
+        return [one.result() for one in pending]
 
     def cpu_seconds(self) -> float:
         """CPU time of this process, in seconds."""
@@ -107,19 +136,41 @@ class _RayPending:
         self._actor = actor
         self._method = method
 
-    def result(self) -> Any:
-        return self._runtime.wait(self.ref, self._actor, self._method)
+    def result(self, seconds: float | None = None) -> Any:
+        return self._runtime.wait(self.ref, self._actor, self._method, seconds)
 
 
 class _RayRemote:
-    def __init__(self, runtime: "RayRuntime", name: str, actor: Any) -> None:
+    def __init__(self, runtime: "RayRuntime", name: str, start: Callable[[], Any]) -> None:
         self._runtime = runtime
         self._name = name
-        self._actor = actor
+        self._start = start
+        self._actor = start()
 
     def call(self, method: str, *args: Any) -> Pending:
         values = [arg.ref if isinstance(arg, _RayPending) else (arg,) for arg in args]
         return _RayPending(self._runtime, self._actor.call.remote(method, *values), self._name, method)
+
+    def is_dead(self) -> bool:
+        import ray
+
+        try:
+            ray.get(self._actor.__ray_ready__.remote(), timeout=_PING_SECONDS)
+        except ray.exceptions.GetTimeoutError:
+            return False  # it is busy
+        except ray.exceptions.RayActorError:
+            return True
+        return False
+
+    def end(self) -> None:
+        import ray
+
+        ray.kill(self._actor)
+        self._runtime.forget(self._name, self._actor)
+
+    def restart(self) -> None:
+        self.end()
+        self._actor = self._start()
 
 
 class RayRuntime:
@@ -131,6 +182,7 @@ class RayRuntime:
         self._deadline = deadline_seconds
         self._actors: list[Any] = []
         self._actor_seconds: dict[str, float] = {}
+        self._seconds_of_the_dead = 0.0
 
     def __enter__(self) -> Self:
         import ray
@@ -165,21 +217,44 @@ class RayRuntime:
             # Ray leaves the GPUs visible to actors that asked for none.
             environment["CUDA_VISIBLE_DEVICES"] = ""
         # Actors of a local instance share its cores, so that the number of cores does not limit theirs.
-        actor = (
-            ray.remote(_Shell)
-            .options(num_cpus=1 if self._address else 0, num_gpus=gpus, runtime_env={"env_vars": environment})
-            .remote(_PACKAGES, ray.cloudpickle.dumps((factory, args)))
+        shell = ray.remote(_Shell).options(
+            num_cpus=1 if self._address else 0, num_gpus=gpus, runtime_env={"env_vars": environment}
         )
-        self._actors.append(actor)
-        return _RayRemote(self, name, actor)
+        part = ray.cloudpickle.dumps((factory, args))
 
-    def wait(self, ref: Any, actor: str, method: str) -> Any:
-        """The answer behind ``ref``, or an error that names who did not give it."""
+        def start() -> Any:
+            actor = shell.remote(_PACKAGES, part)
+            self._actors.append(actor)
+            return actor
+
+        return _RayRemote(self, name, start)
+
+    def forget(self, name: str, actor: Any) -> None:
+        """An actor has ended; its CPU time stays counted."""
+        self._actors.remove(actor)
+        self._seconds_of_the_dead += self._actor_seconds.pop(name, 0.0)
+
+    def results(self, pending: Sequence[Pending]) -> list[Any]:
+        """All answers in order; see ``Runtime``."""
+        import ray
+
+        by_ref = {one.ref: one for one in pending if isinstance(one, _RayPending)}
+        deadline = time.monotonic() + self._deadline
+        waiting = list(by_ref)
+        while waiting:
+            ready, waiting = ray.wait(waiting, timeout=max(0.0, deadline - time.monotonic()))
+            # Without one that is ready the deadline has passed, which the first of the others tells.
+            for ref in ready or waiting[:1]:
+                by_ref[ref].result(seconds=0.0)
+        return [one.result() for one in pending]
+
+    def wait(self, ref: Any, actor: str, method: str, seconds: float | None = None) -> Any:
+        """The answer behind ``ref``, or an error that names who did not give it before the deadline, or ``seconds``."""
         import ray
 
         what = f"{actor}.{method}"
         try:
-            value, self._actor_seconds[actor] = ray.get(ref, timeout=self._deadline)
+            value, self._actor_seconds[actor] = ray.get(ref, timeout=self._deadline if seconds is None else seconds)
         except ray.exceptions.GetTimeoutError:
             raise RunFailure(
                 f"{what} gave no answer within {self._deadline:.0f} s. Look at its log under /tmp/ray/session_latest/"
@@ -189,14 +264,16 @@ class RayRuntime:
             cause = error.cause
             if isinstance(cause, (UserError, RunFailure)):
                 raise cause from None
+            if isinstance(cause, ray.exceptions.RayError):  # it was to work on what another actor did not deliver
+                raise ActorDied(f"{what}: {cause}") from error
             raise RunFailure(f"{what} failed: {error}") from error
-        except ray.exceptions.RayActorError as error:
-            raise RunFailure(f"{what}: the actor died. {error}") from error
+        except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError, ray.exceptions.OutOfMemoryError) as error:
+            raise ActorDied(f"{what}: the actor died. {error}") from error
         return value
 
     def cpu_seconds(self) -> float:
         """CPU time of this process and of every actor up to its latest answer, in seconds."""
-        return time.process_time() + sum(self._actor_seconds.values())
+        return time.process_time() + sum(self._actor_seconds.values()) + self._seconds_of_the_dead
 
 
 def make_runtime(kind: str, address: str | None, threads: int, deadline_seconds: float) -> Runtime:

@@ -18,7 +18,7 @@ from sea_agent.types import Candidates, Duel, LabelSource, Preference, Response,
 
 Record = dict[str, Any]
 _MAX_SILENT_ROUNDS = 20
-_COUNTERS = ("rounds", "imagined_pairs", "policy_samples", "imagined_rounds_due", "silent_rounds")
+_COUNTERS = ("begun", "rounds", "imagined_pairs", "policy_samples", "imagined_rounds_due", "silent_rounds")
 
 
 class Agent:
@@ -40,12 +40,14 @@ class Agent:
         self.config = config
         self.source, self.samplers, self.selector, self.open_duels = source, samplers, selector, open_duels
         self.learner, self.evaluator, self.ledger, self.stages = learner, evaluator, ledger, stages
+        self.begun = False
         self.rounds = self.imagined_pairs = self.policy_samples = 0
         self.imagined_rounds_due = self.silent_rounds = 0
 
     def run(self, after_round: Callable[[Record], None]) -> None:
         """Spend the budget; every round's record goes to ``after_round``."""
-        if self.rounds == 0:
+        if not self.begun:
+            self.begun = True
             self.evaluator.fix_reference()
             after_round(self._record({}, evaluate=True))
         while self.imagined_rounds_due or self.ledger.oracle_queries < self.config.budget.oracle_queries:
@@ -109,6 +111,13 @@ class Agent:
         self.evaluator.load_state(state["evaluator"])
         self.samplers.load_weights(*self.learner.weights())
         self.open_duels.restore(self.ledger.rewind(self.rounds))
+
+    def revive(self) -> None:
+        """Replace the parts whose processes have died; ``load_state`` must follow."""
+        self.learner.revive()
+        if self.selector.is_dead():
+            self.selector.restart()
+        self.source.revive()
 
     def _draw(self, *, asks: bool) -> Draw:
         with self.stages("sample"):

@@ -68,6 +68,11 @@ class CandidateSource:
             sampled=sampled + _count(theirs) + _count(greedy),
         )
 
+    def revive(self) -> None:
+        """Replace the samplers that have died."""
+        for pool in filter(None, (self._samplers, self._reference)):
+            pool.revive()
+
     def _of_reference(self, prompts: Sequence[Prompt], number: int) -> list[list[Response]]:
         if self._reference is None:
             return [[] for _ in prompts]

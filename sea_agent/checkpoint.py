@@ -59,9 +59,13 @@ class Checkpoints:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         try:
             if kind is None:
-                self._finish()
+                self.finish()
         finally:
             self._thread.shutdown()
+
+    def latest(self) -> Found | None:
+        """The newest checkpoint on disk. Raises: UserError when it is damaged."""
+        return read_checkpoint(self._directory)
 
     def is_due(self, round_: int) -> bool:
         """Whether a checkpoint is written at the end of this round."""
@@ -73,10 +77,15 @@ class Checkpoints:
         Raises:
             RunFailure: when the one before could not be written.
         """
-        self._finish()
+        self.finish()
         self._writing = self._thread.submit(self._write, round_, state, win_rate)
 
-    def _finish(self) -> None:
+    def finish(self) -> None:
+        """Wait until what was saved is on disk.
+
+        Raises:
+            RunFailure: when it could not be written.
+        """
         writing, self._writing = self._writing, None
         if writing is None:
             return

@@ -20,7 +20,7 @@ from sea_agent.config_files import describe_keys, load_config
 from sea_agent.errors import RunFailure, Stopped, UserError
 
 if TYPE_CHECKING:
-    from sea_agent.run import Watch
+    from sea_agent.session import Watch
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Online active alignment."
@@ -293,7 +293,7 @@ def _close(summary: dict[str, Any], out: Path, label: str) -> None:
 @contextmanager
 def _watched(config: RunConfig, out: Path, label: str) -> Iterator["Watch"]:
     """Progress on the terminal; the first Ctrl-C or SIGTERM stops the run after its round, the second at once."""
-    from sea_agent.run import Watch
+    from sea_agent.session import Watch
 
     columns = (
         TextColumn("{task.description}"),

@@ -11,3 +11,7 @@ class RunFailure(Exception):
 
 class Stopped(Exception):
     """A run was asked to stop, and did (exit code 130). It can be resumed."""
+
+
+class ActorDied(RunFailure):
+    """A part of the run died in its own process. A new one can take its place, from the latest checkpoint."""

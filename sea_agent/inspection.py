@@ -20,7 +20,7 @@ def evaluate_run(run: Path, overrides: Sequence[str]) -> dict[str, Any]:
     if inputs.heldout is None:
         raise UserError(f"{run}: has no held-out prompts; give --set evaluation.prompts_path=FILE")
     runtime = InlineRuntime()
-    reference, policy = (LearnerGroup(runtime, of, total_steps=1, rendezvous=None) for of in (config, trained))
+    reference, policy = (LearnerGroup(runtime, of, total_steps=1) for of in (config, trained))
     samplers = SamplerPool(runtime, config)
     evaluator = Evaluator(
         config,

@@ -58,6 +58,10 @@ CREATE TABLE IF NOT EXISTS verdicts (
 ) STRICT;
 """
 
+_ORACLE_ANSWERS = """
+SELECT count(*) FROM verdicts v JOIN duels d ON d.id = v.duel_id WHERE d.label_source = ? AND v.outcome != ?
+"""
+
 _ROWS = """
 SELECT d.id, d.round, d.prompt_id, d.prompt, d.prompt_tokens, d.prompt_messages, d.rule, d.policy_version,
        d.posterior_version, d.label_source, d.belief, d.disagreement,
@@ -175,8 +179,7 @@ class Ledger:
     @property
     def oracle_answers_written(self) -> int:
         """Answers of the oracle in the file, those of rounds that are still to be lived again included."""
-        verdicts = (verdict for round_ in self._verdicts_to_come.values() for verdict in round_.values())
-        return self.oracle_queries + sum(verdict.outcome is not Outcome.SKIP for verdict in verdicts)
+        return int(self._db.execute(_ORACLE_ANSWERS, (LabelSource.ORACLE, Outcome.SKIP)).fetchone()[0])
 
     def rows(self) -> list[tuple[Duel, Verdict | None]]:
         """Every duel in the order it was written, with its verdict where there is one."""

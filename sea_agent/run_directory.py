@@ -45,12 +45,10 @@ class RunDirectory:
 
 
 class Metrics:
-    """``metrics.jsonl``, one row for each round, cut back to ``length`` bytes where a run goes on."""
+    """``metrics.jsonl``, one row for each round; ``cut`` says where the rows begin that this life writes."""
 
-    def __init__(self, path: Path, length: int = 0) -> None:
+    def __init__(self, path: Path) -> None:
         self._file = path.open("ab")
-        self._file.truncate(length)
-        self._file.seek(length)
 
     def __enter__(self) -> Self:
         return self
@@ -62,6 +60,11 @@ class Metrics:
     def length(self) -> int:
         """Bytes so far."""
         return self._file.tell()
+
+    def cut(self, length: int) -> None:
+        """Forget all rows after the first ``length`` bytes."""
+        self._file.truncate(length)
+        self._file.seek(length)
 
     def add(self, row: dict[str, Any]) -> None:
         """Append a row; readers see it whole."""

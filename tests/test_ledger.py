@@ -70,10 +70,12 @@ def test_digest_ignores_the_clock_and_nothing_else(tmp_path: Path) -> None:
 
 def test_a_rewound_ledger_hands_out_what_the_later_rounds_asked_and_were_answered(tmp_path: Path) -> None:
     rounds = {number: [duel(f"x{number}", number=number), duel(f"y{number}", number=number)] for number in (1, 2, 3)}
+    free = duel("free", LabelSource.POSTERIOR, number=4)
     with Ledger(tmp_path / "ledger.sqlite") as ledger:
         for number, duels in rounds.items():
             ledger.add_duels(duels, number)
             ledger.add_verdicts(duels, [verdict(f"x{number}")], number)
+        ledger.add_verdicts(ledger.add_duels([free], 4), [verdict("free")], 4)
         ledger.add_verdicts(rounds[1], [verdict("y1", Outcome.SKIP)], 3)  # a late one, which is no answer
     with Ledger(tmp_path / "ledger.sqlite") as again:
         assert again.oracle_queries == again.oracle_answers_written == 3
@@ -86,8 +88,10 @@ def test_a_rewound_ledger_hands_out_what_the_later_rounds_asked_and_were_answere
         assert again.unanswered(rounds[1][1:] + rounds[2][1:]) == [rounds[2][1]]  # y1 has its verdict in round 3
         assert again.add_duels([], 3) == rounds[3]
         assert again.recorded(rounds[1][1:] + rounds[3], 3) == [verdict("y1", Outcome.SKIP), verdict("x3")]
-        new = [duel("x4", number=4)]
-        assert again.add_duels(new, 4) == new
-        again.add_verdicts(new, [verdict("x4")], 4)
+        assert again.add_duels([], 4) == [free]
+        assert again.recorded([free], 4) == [verdict("free")]
+        new = [duel("x5", number=5)]
+        assert again.add_duels(new, 5) == new
+        again.add_verdicts(new, [verdict("x5")], 5)
         assert again.oracle_queries == again.oracle_answers_written == 4
-        assert len(again.rows()) == 7
+        assert len(again.rows()) == 8

@@ -36,7 +36,7 @@ def prompts(count: int) -> list[Prompt]:
 
 def test_published_weights_arrive_and_a_sampler_that_lost_a_bit_is_named(config: RunConfig) -> None:
     pool = SamplerPool(InlineRuntime(), config)
-    learner = LearnerGroup(InlineRuntime(), config, total_steps=1, rendezvous=None)
+    learner = LearnerGroup(InlineRuntime(), config, total_steps=1)
     pool.load_weights(*learner.weights())
 
     sampler: Any = pool._samplers[0]._target  # type: ignore[attr-defined]
@@ -73,7 +73,7 @@ def test_responses_do_not_depend_on_which_other_prompts_are_asked(config: RunCon
 
 def trained(config: RunConfig) -> LearnerGroup:
     """A learner whose policy has left the reference."""
-    learner = LearnerGroup(InlineRuntime(), config, total_steps=3, rendezvous=None)
+    learner = LearnerGroup(InlineRuntime(), config, total_steps=3)
     pairs = SamplerPool(InlineRuntime(), config).candidates(prompts(4), 8, 1.0, "training")
     learner.step(
         [

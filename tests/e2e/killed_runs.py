@@ -21,6 +21,8 @@ from sea_agent.run_directory import Metrics
 
 PATIENCE = 240.0
 
+Death = tuple[str, int, bool]
+
 # Where a process can die: each is a function of which some call, counted from one, is the last.
 PLACES: dict[str, tuple[Any, str]] = {
     "ledger": (Ledger, "_write"),
@@ -76,7 +78,7 @@ class Lives:
         self,
         tree: dict[str, Any],
         out: Path,
-        death: tuple[str, int, bool] | None = None,
+        death: Death | None = None,
         breaks: Callable[[], None] | None = None,
     ) -> BaseProcess:
         """One more life of the run in ``out``."""

@@ -15,7 +15,8 @@ from e2e.test_run import COUNTING_ORACLE, assert_same_run, metrics, world_config
 from sea_agent.config_files import load_config
 from sea_agent.errors import Stopped, UserError
 from sea_agent.ledger import Ledger
-from sea_agent.run import Watch, resume, resumed_config, run
+from sea_agent.run import resume, resumed_config, run
+from sea_agent.session import Watch
 
 KILLS = 20
 
@@ -157,7 +158,7 @@ def write_verdicts_with_the_next_duels() -> None:
     Ledger.add_duels, Ledger.add_verdicts = flushing, late  # type: ignore[method-assign]
 
 
-# --- in one process ----------------------------------------------------------------------------------------------------
+# --- in one process -------------------------------------------------------------------------------------------------
 
 
 def stop_after(rounds: int) -> Watch:
@@ -219,7 +220,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
             run(world_config(seed=seed), tmp_path / str(seed), stop_after(1))
     (tmp_path / "0" / "checkpoints" / "round-000001").rename(tmp_path / "0" / "own")
     (tmp_path / "1" / "checkpoints" / "round-000001").rename(tmp_path / "0" / "checkpoints" / "round-000001")
-    with pytest.raises(UserError, match="the prompts, seed or prompts.shuffle changed"):
+    with pytest.raises(UserError, match=r"the prompts, seed or prompts\.shuffle changed"):
         resume(resumed_config(tmp_path / "0"), tmp_path / "0")
     assert (tmp_path / "0" / "ledger.sqlite").exists()
 
