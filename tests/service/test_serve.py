@@ -75,20 +75,38 @@ def test_a_database_that_does_not_answer_is_told(tmp_path: Path) -> None:
     assert "secret-word" not in said
 
 
+def waiting_claim() -> bytes:
+    """A request for a duel that waits until there is one."""
+    body = '{"wait_s": 25}'
+    return (
+        f"POST /v1/runs/run/leases HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {GIVEN_KEY}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}"
+    ).encode()
+
+
 @pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_answers_those_who_wait_and_ends_in_order(serve: Callable[..., Process], by: int) -> None:
     service = serve(key=GIVEN_KEY)
     client = service.client(GIVEN_KEY)
     assert client.put("/v1/runs/run", json={}).status_code == 200
     with socket.create_connection(("127.0.0.1", service.port), timeout=SECONDS) as waiting:
-        body = b'{"wait_s": 25}'
-        head = (
-            f"POST /v1/runs/run/leases HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {GIVEN_KEY}\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-        )
-        waiting.sendall(head.encode() + body)
+        waiting.sendall(waiting_claim())
         assert client.get("/v1/runs").status_code == 200  # so the one before it has been read
         client.close()
         assert service.stop(by) == 0
         assert waiting.recv(4096).startswith(b"HTTP/1.1 204")
     assert "Traceback" not in service.errors.read_text()
+
+
+def test_who_waited_for_a_duel_and_hung_up_takes_none(serve: Callable[..., Process]) -> None:
+    service = serve(key=GIVEN_KEY)
+    client = service.client(GIVEN_KEY)
+    assert client.put("/v1/runs/run", json={}).status_code == 200
+    other = client.post("/v1/keys", json={"name": "other", "scopes": ["annotate"]}).json()["key"]
+    with socket.create_connection(("127.0.0.1", int(service.url.rpartition(":")[2])), timeout=SECONDS) as waiting:
+        waiting.sendall(waiting_claim())
+        assert client.get("/v1/runs").status_code == 200  # so the one before it has been read
+    assert client.get("/v1/runs").status_code == 200  # and so has its end
+    query = {"client_key": "k", "prompt": "p", "first": "a", "second": "b"}
+    assert client.post("/v1/runs/run/queries:batch", json={"queries": [query]}).status_code == 200
+    assert service.client(other).post("/v1/runs/run/leases", json={}).status_code == 201

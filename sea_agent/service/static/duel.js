@@ -10,7 +10,7 @@ const OUTCOMES = ["first", "second", "tie", "both_bad"];
 const LEVELS = [1, 2, 3];
 const KEYS = {
   ArrowLeft: "first", ArrowRight: "second", t: "tie", b: "both_bad", s: "skip", u: "undo", Escape: "keep",
-  1: "strength-1", 2: "strength-2", 3: "strength-3", c: "more", d: "differences", i: "instructions", "?": "help",
+  1: "strength-1", 2: "strength-2", 3: "strength-3", c: "comment", d: "differences", i: "instructions", "?": "help",
 };
 const UNREADABLE_MS = 250; // nobody has read a duel by then: a second press of a key was meant for the one before
 
@@ -40,6 +40,7 @@ const actions = {
   skip: () => keep({ skip: true }, null),
   undo: () => reopen(history.before(revising)),
   keep: () => goOn(),
+  comment: () => view.showMore(true), // of the key; the button opens and closes
   more: () => view.showMore(!view.isMoreShown()),
   instructions: () => showInstructions(!view.areInstructionsShown()),
   help: () => view.showHelp(),
@@ -212,7 +213,8 @@ document.addEventListener("keydown", (event) => {
   const name = KEYS[event.key.length === 1 ? event.key.toLowerCase() : event.key];
   if (!name) return;
   event.preventDefault();
-  view.buttons(name)[0]?.click();
+  if (name === "comment") actions.comment();
+  else view.buttons(name)[0]?.click();
 });
 
 document.querySelector(".account").addEventListener("submit", (event) => {

@@ -36,10 +36,7 @@ export class Outbox extends EventTarget {
     super();
     this.#annotator = annotator;
     this.#prefix = `sea-agent/answers/${encodeURIComponent(annotator)}/${run}/`;
-    addEventListener("storage", () => {
-      this.#changed();
-      this.#pauses.end();
-    });
+    addEventListener("storage", (event) => this.#otherTab(event));
     this.#sendForever();
   }
 
@@ -115,6 +112,14 @@ export class Outbox extends EventTarget {
     const entry = JSON.parse(kept);
     localStorage.setItem(name, JSON.stringify({ ...entry, refused: { status, detail: message } }));
     send("DELETE", `/v1/leases/${entry.lease}`); // else the service would go on offering what it does not take
+  }
+
+  /** Another tab kept an answer, or has sent one: only a refused one is removed for another reason. */
+  #otherTab({ key, oldValue, newValue }) {
+    if (!key?.startsWith(this.#prefix)) return;
+    if (newValue === null && !JSON.parse(oldValue).refused) [this.saved, this.trouble] = [true, null];
+    this.#changed();
+    this.#pauses.end();
   }
 
   #entries() {
