@@ -1,4 +1,4 @@
-"""Whatever happens to the connection, the service, the page or the session: an answer is saved once, and never twice."""
+"""Whatever happens to the connection, the service, the page or the session, an answer is saved exactly once."""
 
 import pytest
 from playwright.async_api import Route, expect

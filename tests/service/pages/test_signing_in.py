@@ -4,7 +4,7 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.async_api import Browser
+from playwright.async_api import Browser, Dialog
 from service.conftest import ORIGIN, Running
 from service.pages.browsing import Site, Visitor
 from service.pages.conftest import Visit
@@ -40,6 +40,27 @@ async def test_signing_out_ends_the_session_for_good(site: Site, run: str, visit
     assert httpx.get(f"{site.url}/v1/runs", cookies=stolen, timeout=60).status_code == 401
     await ann.page.goto(f"{site.url}/label/{run}")
     await ann.page.wait_for_url("**/sign-in?next=/label/*")
+
+
+async def test_signing_out_asks_first_while_an_answer_waits(site: Site, run: str, visit: Visit) -> None:
+    site.post(run)
+    ann = await visit(run)
+    ann.failures_expected = True
+    asked: list[str] = []
+
+    async def stay(dialog: Dialog) -> None:
+        asked.append(dialog.message)
+        await dialog.dismiss()
+
+    ann.page.on("dialog", stay)
+    await ann.page.route("**/v1/**", lambda route: route.abort())
+    await ann.press("t")
+    await ann.says("Offline: 1 answer waiting")
+    await ann.button("Sign out").click()
+    assert [message.split(".")[0] for message in asked] == ["Some answers are not saved yet"]
+    await ann.page.unroute_all()
+    await ann.says("Saved")
+    assert site.outcomes(run) == {"k0": "tie"}
 
 
 async def test_a_link_from_elsewhere_finds_the_session(site: Site, run: str, visit: Visit) -> None:
