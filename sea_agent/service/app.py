@@ -10,7 +10,8 @@ from sea_agent import __version__
 from sea_agent.service import problems
 from sea_agent.service.keyring import KeyRing
 from sea_agent.service.limits import BodyLimit, RateLimit
-from sea_agent.service.routes import health, keys, labels, leases, queries, runs
+from sea_agent.service.pages import Static
+from sea_agent.service.routes import health, keys, label_page, labels, leases, queries, runs, sign_in
 from sea_agent.service.security import SecurityHeaders
 from sea_agent.service.settings import Settings
 from sea_agent.service.state import State
@@ -39,7 +40,9 @@ def make_app(settings: Settings) -> FastAPI:
     app.add_middleware(BodyLimit, largest=settings.body_bytes)
     app.add_middleware(SecurityHeaders)
     problems.install(app)
-    app.include_router(health.router)
+    for module in (health, sign_in, label_page):
+        app.include_router(module.router)
+    app.mount("/static", Static(), name="static")
     for module in (runs, queries, leases, labels, keys):
         app.include_router(
             module.router, prefix="/v1", responses=problems.documented(400, 401, 403, 413, 422, 429, 503)

@@ -3,7 +3,7 @@
 import asyncio
 from functools import partial
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
 from sea_agent.service.auth import Annotator
 from sea_agent.service.models import HeartbeatIn, HeartbeatOut, LeaseIn, LeaseOut, ObjectId, RunId
@@ -20,7 +20,9 @@ SHORTEST_WAIT = 0.05  # between two looks at the store, when leases end in quick
 
 
 @router.post("/runs/{run}/leases", status_code=201, response_model=LeaseOut, responses=_NOTHING | documented(404))
-async def claim(run: RunId, body: LeaseIn, service: Service, caller: Annotator) -> LeaseOut | Response:
+async def claim(
+    run: RunId, body: LeaseIn, service: Service, caller: Annotator, request: Request
+) -> LeaseOut | Response:
     """Lease a duel, or get the one that the caller holds again; wait for one if there is none.
 
     A duel comes in presentation order, which the label keeps to.
@@ -40,6 +42,8 @@ async def claim(run: RunId, body: LeaseIn, service: Service, caller: Annotator) 
         next_end = await service.database.read(partial(store.next_end, run=run))
         seconds = left if next_end is None else min(left, max(SHORTEST_WAIT, next_end - service.now()))
         await signals.wait(woken, seconds)
+        if await request.is_disconnected():
+            return Response(status_code=204)  # a duel leased now would be kept from others for nobody
 
 
 @router.patch("/leases/{lease_id}", responses=documented(404, 409))

@@ -1,0 +1,122 @@
+"""Take the pictures of the label page in this folder: ``python docs/screenshots.py``; needs Chromium."""
+
+import os
+import re
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+from playwright.sync_api import BrowserContext, sync_playwright
+
+HERE = Path(__file__).parent
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+SECONDS = 60
+
+RUN = "kitchen"
+INSTRUCTIONS = "Prefer the answer you would rather cook from: correct, complete, and no longer than it needs to be."
+DUELS = [
+    (
+        "My sourdough loaf comes out dense and a little gummy in the middle. What should I change first?",
+        "A dense, gummy crumb usually means that the dough was baked too early. Let the bulk rise go on until it has "
+        "grown by about half and wobbles when you shake the bowl; in a cool kitchen that can take eight hours.\n\n"
+        "Then bake it for longer, to 97 °C inside, and wait at least an hour before you cut it. If it is still "
+        "gummy after that, feed your starter twice a day for a week.",
+        "A dense, gummy crumb usually means that the dough was baked too early. Let the bulk rise go on until it has "
+        "doubled; in a warm kitchen that can take three hours.\n\n"
+        "Then bake it hotter, at 260 °C, and wait at least ten minutes before you cut it. If it is still gummy after "
+        "that, use less water, or buy a stronger flour. Many bakers also swear by a cast-iron pot, which keeps the "
+        "steam in.",
+    ),
+    (
+        "Can I use baking soda instead of baking powder in pancakes?",
+        "Yes, if the batter has something sour in it. Use a third as much soda, and add a spoonful of lemon juice or "
+        "swap the milk for buttermilk.",
+        "Yes. Use the same amount of soda.",
+    ),
+    (
+        "How do I keep basil fresh for a week?",
+        "Treat it like cut flowers: trim the stems, stand them in a glass of water at room temperature, and change the "
+        "water every other day.",
+        "Put it in the fridge, in its packet. It should stay fresh for several days.",
+    ),
+    (
+        "What is the difference between stock and broth?",
+        "Stock is made mostly from bones and is simmered for hours, so it sets when cold. Broth is made from meat or "
+        "vegetables, cooks faster, and is seasoned to be drunk as it is.",
+        "Stock is made from bones, broth from meat. In a recipe you can use either.",
+    ),
+]
+
+
+@contextmanager
+def service() -> Iterator[httpx.Client]:
+    """A service of its own in a process, and a client that may do everything."""
+    key = secrets.token_urlsafe(32)
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "sea_agent", "serve", "--port", "0", "--data", folder]
+        environment = os.environ | {"SEA_AGENT_ADMIN_KEY": key}
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+            assert process.stdout is not None
+            try:
+                (url,) = re.findall(r"^Ready: (.*)/label$", process.stdout.readline(), re.M)
+                with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=SECONDS) as client:
+                    yield client
+            finally:
+                process.terminate()
+
+
+def prepare(admin: httpx.Client, answered: int = 148) -> str:
+    """A run that is well under way; the key of an annotator."""
+    run = {"name": "Kitchen assistant", "instructions": INSTRUCTIONS, "repeat_share": 0.0, "gold_share": 0.0}
+    admin.put(f"/v1/runs/{RUN}", json=run).raise_for_status()
+    queries = [
+        {"client_key": f"q{n}", "prompt": prompt, "first": first, "second": second, "priority": -n}
+        for n, (prompt, first, second) in enumerate(DUELS * 64)
+    ]
+    admin.post(f"/v1/runs/{RUN}/queries:batch", json={"queries": queries}).raise_for_status()
+    labels = [
+        {"client_key": f"q{len(DUELS) + n}", "outcome": "first", "annotator": "mira" if n % 3 else "jo"}
+        for n in range(answered)
+    ]
+    headers = {"Idempotency-Key": "pictures"}
+    admin.post(f"/v1/runs/{RUN}/labels:batch", json={"labels": labels}, headers=headers).raise_for_status()
+    made = admin.post("/v1/keys", json={"name": "mira", "scopes": ["annotate"]})
+    return str(made.raise_for_status().json()["key"])
+
+
+def photograph(context: BrowserContext, url: str, key: str, path: Path) -> None:
+    """Sign in, read the instructions, and take a picture of the first duel."""
+    page = context.new_page()
+    page.goto(f"{url}/label/{RUN}")
+    page.get_by_label("Your key").fill(key)
+    page.get_by_role("button", name="Sign in").click()
+    page.get_by_role("button", name="Got it").click()
+    page.locator("[data-action=first][aria-disabled=false]").wait_for()
+    page.mouse.move(0, 0)
+    page.screenshot(path=path, animations="disabled")
+    context.close()
+
+
+def main() -> None:
+    """Write the pictures."""
+    with service() as admin, sync_playwright() as playwright:
+        key, url = prepare(admin), str(admin.base_url).rstrip("/")
+        options = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
+        desktop = browser.new_context(viewport={"width": 1280, "height": 800})
+        photograph(desktop, url, key, HERE / "label-page.png")
+        phone = browser.new_context(
+            viewport={"width": 390, "height": 844}, device_scale_factor=2, is_mobile=True, has_touch=True
+        )
+        photograph(phone, url, key, HERE / "label-page-phone.png")
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""The pages on which people answer duels. What they do there goes through the REST routes, as for any client."""
+
+import re
+from functools import partial
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import RedirectResponse
+from sqlalchemy import Connection, Row
+
+from sea_agent.service.auth import Caller, PageCaller
+from sea_agent.service.models import RUN_ID
+from sea_agent.service.pages import page, to_sign_in
+from sea_agent.service.state import Service
+from sea_agent.service.store import runs
+
+router = APIRouter(include_in_schema=False)
+
+
+@router.get("/")
+async def home() -> Response:
+    """The label page is the first page."""
+    return RedirectResponse("/label", 303)
+
+
+@router.get("/label")
+async def list_page(request: Request, service: Service, caller: PageCaller) -> Response:
+    """The runs that the caller may answer, and how far each is."""
+    if caller is None:
+        return to_sign_in(request)
+    if not caller.may("annotate"):
+        return _may_not_answer(request, caller)
+    found = await service.database.read(partial(_with_progress, caller=caller, now=service.now()))
+    return page(request, "runs.html", caller=caller, runs=found)
+
+
+@router.get("/label/{run}")
+async def duel_page(request: Request, run: str, service: Service, caller: PageCaller) -> Response:
+    """One duel of a run at a time."""
+    if caller is None:
+        return to_sign_in(request)
+    if not caller.may("annotate"):
+        return _may_not_answer(request, caller)
+    found = await service.database.read(partial(runs.get, run=run)) if re.fullmatch(RUN_ID, run) else None
+    if found is None or not caller.sees(run):
+        detail = "There is no such run, or your key is not for it. Check the link, or ask who gave it to you."
+        return page(request, "message.html", 404, caller=caller, title="No such run", detail=detail)
+    return page(request, "duel.html", caller=caller, run=found)
+
+
+def _may_not_answer(request: Request, caller: Caller) -> Response:
+    detail = "Your key does not let you answer duels. Ask for a key with the scope annotate, and sign in with that."
+    return page(request, "message.html", 403, caller=caller, title="A key for annotators is needed", detail=detail)
+
+
+def _with_progress(connection: Connection, caller: Caller, now: float) -> list[tuple[Row, dict[str, int]]]:
+    """Each run that the caller sees, with its progress."""
+    found = []
+    for run in runs.everything(connection):
+        counts = runs.progress(connection, run.id, caller.annotator, now) if caller.sees(run.id) else None
+        if counts is not None:
+            found.append((run, counts))
+    return found

@@ -1,0 +1,50 @@
+"""Signing in to the pages with a key, and out again."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Form, Request, Response
+from fastapi.responses import RedirectResponse
+
+from sea_agent.service import auth
+from sea_agent.service.pages import own_path, page
+from sea_agent.service.problems import Problem
+from sea_agent.service.store.keys import SESSION_SECONDS
+
+router = APIRouter(include_in_schema=False)
+
+
+@router.get("/sign-in")
+async def sign_in_page(request: Request, next: str = "/label") -> Response:
+    """Ask for a key."""
+    return page(request, "sign_in.html", next=own_path(next), fault=None)
+
+
+@router.post("/sign-in")
+async def sign_in(request: Request, key: Annotated[str, Form()] = "", next: Annotated[str, Form()] = "") -> Response:
+    """Start a session and go on to the page that was wanted. The session before it, if any, is over."""
+    auth.check_origin(request)
+    try:
+        token = await auth.sign_in(request, key.strip())
+    except Problem as problem:
+        return page(request, "sign_in.html", problem.status_code, next=own_path(next), fault=problem.detail)
+    await auth.sign_out(request)
+    response = RedirectResponse(own_path(next), 303)
+    response.set_cookie(
+        auth.COOKIE,
+        token,
+        max_age=int(SESSION_SECONDS),
+        httponly=True,
+        samesite="strict",
+        secure=request.url.scheme == "https",
+    )
+    return response
+
+
+@router.post("/sign-out")
+async def sign_out(request: Request) -> Response:
+    """End the session."""
+    auth.check_origin(request)
+    await auth.sign_out(request)
+    response = RedirectResponse("/sign-in", 303)
+    response.delete_cookie(auth.COOKIE, httponly=True, samesite="strict", secure=request.url.scheme == "https")
+    return response

@@ -1,0 +1,229 @@
+// The page of one run: shows the duel that this tab has, takes the answer, and says what has become of it.
+
+import { History } from "./history.js";
+import { Leases } from "./leases.js";
+import { Outbox, signIn } from "./outbox.js";
+import { Stopwatch } from "./stopwatch.js";
+import * as view from "./view.js";
+
+const OUTCOMES = ["first", "second", "tie", "both_bad"];
+const LEVELS = [1, 2, 3];
+const KEYS = {
+  ArrowLeft: "first", ArrowRight: "second", t: "tie", b: "both_bad", s: "skip", u: "undo", Escape: "keep",
+  1: "strength-1", 2: "strength-2", 3: "strength-3", c: "comment", d: "differences", i: "instructions", "?": "help",
+};
+const UNREADABLE_MS = 250; // nobody has read a duel by then: a second press of a key was meant for the one before
+
+const { annotator, run } = document.body.dataset;
+try {
+  signIn(annotator);
+} catch (error) {
+  view.showPanel("This page cannot keep your answers", "It needs to store data in this browser. Allow that for this address, and reload.");
+  throw error;
+}
+const outbox = new Outbox(annotator, run);
+const leases = new Leases(annotator, run, outbox);
+const history = new History(annotator, run);
+const stopwatch = new Stopwatch();
+
+let shown = null; // the duel whose texts are on the page
+let readable = false; // whether they have been there for long enough to be answered
+let revising = null; // the item of the history that is being answered again
+let aside = null; // what was begun on the duel that waits meanwhile: {duel, ms, strength, comment}
+let strength = null;
+let unkept = false; // whether the browser refused to keep the last answer
+let marking = localStorage.getItem("sea-agent/differences") !== "off";
+
+// --- what the reader does --------------------------------------------------------------------------------------------
+
+const actions = {
+  skip: () => keep({ skip: true }, null),
+  undo: () => reopen(history.before(revising)),
+  keep: () => goOn(),
+  comment: () => view.showMore(true), // of the key; the button opens and closes
+  more: () => view.showMore(!view.isMoreShown()),
+  instructions: () => showInstructions(!view.areInstructionsShown()),
+  help: () => view.showHelp(),
+  here: () => leases.choose(),
+  retry: (lease) => outbox.retry(lease),
+  discard: (lease) => outbox.discard(lease),
+  differences() {
+    marking = !marking;
+    localStorage.setItem("sea-agent/differences", marking ? "on" : "off");
+  },
+};
+for (const outcome of OUTCOMES) actions[outcome] = () => answer(outcome);
+for (const level of LEVELS) {
+  actions[`strength-${level}`] = () => {
+    strength = strength === level ? null : level;
+    view.showMore(true, { focus: false });
+  };
+}
+
+function answer(outcome) {
+  const comment = view.comment();
+  const body = {
+    outcome,
+    ...(strength && (outcome === "first" || outcome === "second") && { strength }),
+    ...(comment && { comment }),
+    elapsed_ms: stopwatch.ms,
+  };
+  if (revising) revise(body);
+  else keep({ answer: body }, body);
+}
+
+function keep(entry, body) {
+  const { duel } = leases;
+  if (!stored({ lease: duel.lease_id, ...entry })) return;
+  history.add(duel, body);
+  leases.done();
+}
+
+function revise(body) {
+  const { answer, latest, duel } = revising;
+  const same = latest && ["outcome", "strength", "comment"].every((field) => latest[field] === body[field]);
+  if (!same) {
+    if (!stored({ lease: duel.lease_id, ...(answer ? { answer, revision: body } : { answer: body }) })) return;
+    history.revise(revising, body);
+  }
+  goOn();
+}
+
+/** Whether the browser keeps an answer. If not, it is not sent either: it could be lost on the way. */
+function stored(entry) {
+  try {
+    outbox.put(entry);
+    unkept = false;
+  } catch (error) {
+    if (!(error instanceof DOMException)) throw error;
+    unkept = true;
+  }
+  return !unkept;
+}
+
+/** Answer an earlier duel again; the one that is on the page waits. */
+function reopen(item) {
+  aside ??= { duel: leases.duel, ms: stopwatch.ms, strength, comment: view.comment() };
+  revising = item;
+  begin(item.duel, { ms: 0, ...item.latest });
+}
+
+/** Go on with the duel that waited. */
+function goOn() {
+  if (leases.duel) begin(leases.duel, aside.duel === leases.duel ? aside : {});
+  [revising, aside] = [null, null];
+}
+
+function begin(duel, { ms = 0, strength: level = null, comment = "" } = {}) {
+  shown = duel;
+  strength = level;
+  view.setComment(comment);
+  view.showMore(Boolean(level || comment), { focus: false });
+  stopwatch.start(ms);
+  readable = false;
+  setTimeout(() => {
+    if (shown === duel) readable = true;
+    render();
+  }, UNREADABLE_MS);
+  scrollTo(0, 0);
+}
+
+function showInstructions(open) {
+  view.showInstructions(open);
+  localStorage.setItem(`sea-agent/instructions/${run}`, open ? "open" : "read");
+}
+
+// --- what the page shows ---------------------------------------------------------------------------------------------
+
+/** Bring the page in line with the state. */
+function render() {
+  if (!leases.chosen) [revising, aside] = [null, null];
+  if (leases.duel && !revising && shown !== leases.duel) begin(leases.duel);
+  const current = revising?.duel ?? leases.duel;
+  const passing = shown && !current && leases.looking && leases.chosen && !trouble(); // the next is on its way
+  if (!current) readable = false;
+  if (!current && !passing) shown = null;
+  if (shown) view.showDuel(shown, { marking, passing: !current, note: note() });
+  else view.showPanel(...panel());
+  view.showEarlier(revising ? revising.latest : undefined);
+  for (const name of [...OUTCOMES, "more", ...LEVELS.map((level) => `strength-${level}`)]) view.enable(name, readable);
+  for (const level of LEVELS) view.press(`strength-${level}`, strength === level);
+  view.enable("skip", readable && !revising);
+  view.enable("undo", leases.chosen && history.before(revising));
+  view.enable("keep", revising);
+  view.press("differences", marking);
+  view.showProgress(leases.progress);
+  view.showRefused(outbox.refused);
+  view.showSaved(...saved());
+}
+
+/** Why no duel can be had or no answer sent: null, "offline", "signed-out" or "refused". */
+function trouble() {
+  if (outbox.waiting.length) return outbox.trouble;
+  if (!leases.fault) return null;
+  return { undefined: "offline", 401: "signed-out" }[leases.fault.status] ?? "refused";
+}
+
+function saved() {
+  const waiting = outbox.waiting.length;
+  const answers = waiting === 1 ? "1 answer" : `${waiting} answers`;
+  if (unkept) return ["Not saved", "bad"];
+  if (waiting && !outbox.trouble) return ["Saving…", "busy"];
+  const name = { offline: "Offline", "signed-out": "Signed out", refused: "Not accepted" }[trouble()];
+  if (name) return [waiting ? `${name}: ${answers} waiting` : name, "bad"];
+  return [outbox.saved ? "Saved" : "", "good"];
+}
+
+function note() {
+  if (unkept) return "Not saved: this browser keeps no data for this page. Allow it to, then answer again.";
+  if (leases.lapsed && !revising) return "This duel has been given free for others. Your answer still counts, as a late one.";
+  return "";
+}
+
+function panel() {
+  const kept = outbox.waiting.length ? "What you answered waits in this browser, and is sent then." : "";
+  if (!leases.chosen) return ["Open in another tab", "You answer this run in another tab.", { text: "Answer here", action: "here" }];
+  switch (trouble()) {
+    case "signed-out":
+      return ["You are signed out", `Sign in to go on. ${kept}`, { text: "Sign in", href: `/sign-in?next=${location.pathname}` }];
+    case "offline":
+      return ["No connection", `The next duel comes as soon as the service answers again. ${kept}`];
+    case "refused":
+      return ["The service gives you no duel", outbox.waiting.length ? outbox.detail : leases.fault.message];
+  }
+  if (leases.looking) return ["Looking for a duel…", ""];
+  return ["Nothing to answer now", "The next duel appears here by itself, as soon as there is one for you."];
+}
+
+// --- from here on everything happens by itself -----------------------------------------------------------------------
+
+outbox.addEventListener("change", render);
+leases.addEventListener("change", render);
+
+document.addEventListener("click", ({ target }) => {
+  const button = target.closest("[data-action]");
+  if (!button || button.getAttribute("aria-disabled") === "true") return;
+  actions[button.dataset.action](button.closest("[data-lease]")?.dataset.lease);
+  render();
+});
+
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.altKey || event.metaKey || event.repeat || view.isHelpShown()) return;
+  if (event.target.matches("textarea")) return event.key === "Escape" && event.target.blur();
+  const name = KEYS[event.key.length === 1 ? event.key.toLowerCase() : event.key];
+  if (!name) return;
+  event.preventDefault();
+  if (name === "comment") actions.comment();
+  else view.buttons(name)[0]?.click();
+});
+
+document.querySelector(".account").addEventListener("submit", (event) => {
+  const kept = "Some answers are not saved yet. They stay in this browser until you sign in again. Sign out?";
+  if (outbox.waiting.length && !confirm(kept)) event.preventDefault();
+  else leases.leave(); // now, as afterwards the service would not know who gives the duel back
+});
+
+addEventListener("pageshow", ({ persisted }) => persisted && location.reload()); // what it shows may be long over
+
+showInstructions(localStorage.getItem(`sea-agent/instructions/${run}`) !== "read");
+render();

@@ -1,0 +1,145 @@
+// Answers on their way to the service. Each is written to localStorage before it is sent, under a name of its own, and
+// removed when the service has acknowledged it. Sending one again is harmless: the service keeps one answer a lease
+// and takes an exact repetition for what it is. So nothing is lost or doubled by a reload, a closed tab, a lost reply
+// or a second tab that sends the same.
+//
+// An entry: {lease, at, answer?, revision?, skip?, refused?}. `answer` is the body that the first PUT carried, and a
+// revision is sent with the label that the service names when it gets that body again.
+
+import { call, Pauses, Refusal, send } from "./service.js";
+
+const READER = "sea-agent/reader"; // who is signed in in this browser
+
+/** Remember who is signed in, so that pages of somebody else that are still open stop asking and sending. */
+export function signIn(annotator) {
+  localStorage.setItem(READER, annotator);
+}
+
+/** Whether it is still this annotator, as far as this browser knows. */
+export function isSignedIn(annotator) {
+  return localStorage.getItem(READER) === annotator;
+}
+
+/** Emits `change` whenever what it says about itself has changed. */
+export class Outbox extends EventTarget {
+  /** Why nothing can be sent now: null, "offline", "signed-out" or "refused" (all of them); and the service's words for it. */
+  trouble = null;
+  detail = "";
+  /** Whether the service has acknowledged something since the page was opened. */
+  saved = false;
+
+  #annotator;
+  #prefix;
+  #pauses = new Pauses();
+
+  constructor(annotator, run) {
+    super();
+    this.#annotator = annotator;
+    this.#prefix = `sea-agent/answers/${encodeURIComponent(annotator)}/${run}/`;
+    addEventListener("storage", (event) => this.#otherTab(event));
+    this.#sendForever();
+  }
+
+  /** Keep an answer for good, then send it. Throws when the browser does not keep it. */
+  put(entry) {
+    localStorage.setItem(this.#prefix + entry.lease, JSON.stringify({ at: Date.now(), ...entry }));
+    this.#changed();
+    this.#pauses.end();
+  }
+
+  /** Send an entry once more that the service refused. */
+  retry(lease) {
+    this.put({ ...this.refused.find((entry) => entry.lease === lease), refused: undefined });
+  }
+
+  /** Forget an entry. */
+  discard(lease) {
+    localStorage.removeItem(this.#prefix + lease);
+    this.#changed();
+  }
+
+  /** What is still to be sent, the oldest first. */
+  get waiting() {
+    return this.#entries().filter((entry) => !entry.refused);
+  }
+
+  /** What the service did not take. */
+  get refused() {
+    return this.#entries().filter((entry) => entry.refused);
+  }
+
+  /** Return when nothing waits. */
+  async emptied() {
+    while (this.waiting.length) await new Promise((resolve) => this.addEventListener("change", resolve, { once: true }));
+  }
+
+  async #sendForever() {
+    for (;;) {
+      const [entry] = this.waiting;
+      if (!entry) await this.#pauses.untilEnded();
+      else if (await exclusively(this.#prefix, () => this.#send(entry.lease))) this.#pauses.reset();
+      else await this.#pauses.next();
+    }
+  }
+
+  /**
+   * Send what is kept about a lease by now: another tab may have sent it, or the annotator changed it. Returns whether
+   * that is settled, so that the next one can be sent.
+   */
+  async #send(lease) {
+    const name = this.#prefix + lease;
+    const kept = localStorage.getItem(name);
+    if (kept === null) return true;
+    let trouble = null;
+    try {
+      if (!isSignedIn(this.#annotator)) throw new Refusal(401, "Somebody else has signed in.");
+      await deliver(JSON.parse(kept));
+      if (localStorage.getItem(name) === kept) localStorage.removeItem(name);
+      this.saved = true;
+    } catch (error) {
+      this.detail = error.message;
+      if (!(error instanceof Refusal)) trouble = "offline";
+      else if (error.status === 401) trouble = "signed-out";
+      else if (error.status === 403) trouble = "refused";
+      else this.#refuse(name, kept, error);
+    }
+    this.trouble = trouble;
+    this.#changed();
+    return trouble === null;
+  }
+
+  #refuse(name, kept, { status, message }) {
+    const entry = JSON.parse(kept);
+    localStorage.setItem(name, JSON.stringify({ ...entry, refused: { status, detail: message } }));
+    send("DELETE", `/v1/leases/${entry.lease}`); // else the service would go on offering what it does not take
+  }
+
+  /** Another tab kept an answer, or has sent one: only a refused one is removed for another reason. */
+  #otherTab({ key, oldValue, newValue }) {
+    if (!key?.startsWith(this.#prefix)) return;
+    if (newValue === null && !JSON.parse(oldValue).refused) [this.saved, this.trouble] = [true, null];
+    this.#changed();
+    this.#pauses.end();
+  }
+
+  #entries() {
+    const names = Object.keys(localStorage).filter((name) => name.startsWith(this.#prefix));
+    return names.map((name) => JSON.parse(localStorage.getItem(name))).sort((a, b) => a.at - b.at);
+  }
+
+  #changed() {
+    this.dispatchEvent(new Event("change"));
+  }
+}
+
+async function deliver(entry) {
+  const lease = `/v1/leases/${entry.lease}`;
+  if (entry.skip) return call("POST", `${lease}/skip`);
+  const label = await call("PUT", `${lease}/label`, entry.answer);
+  if (entry.revision) await call("POST", `/v1/labels/${label.label_id}/revisions`, entry.revision);
+}
+
+/** Run in one tab at a time, where the browser can tell (only with https or on this machine). */
+function exclusively(name, run) {
+  return navigator.locks ? navigator.locks.request(name, run) : run();
+}

@@ -1,0 +1,77 @@
+// Requests to the service. There is an answer, or a Refusal, or Unreachable: no answer that settles anything.
+
+/** The service has decided against a request; asking again changes nothing. */
+export class Refusal extends Error {
+  constructor(status, detail) {
+    super(detail);
+    this.status = status;
+  }
+}
+
+/** Whether a request has been carried out is not known, or it was not taken for now: ask again later. */
+export class Unreachable extends Error {}
+
+/**
+ * What the service answers, null when that is empty.
+ * @throws Refusal, Unreachable, or the reason of `signal` when that is aborted.
+ */
+export async function call(method, path, body, { seconds = 20, signal } = {}) {
+  const timeout = AbortSignal.timeout(seconds * 1000);
+  try {
+    const limits = { signal: AbortSignal.any(signal ? [timeout, signal] : [timeout]) };
+    const response = await fetch(path, { ...request(method, body), ...limits });
+    if (response.status === 204) return null;
+    const answer = await response.json();
+    if (response.ok) return answer;
+    if (response.status < 500 && response.status !== 429) throw new Refusal(response.status, answer.detail);
+    throw new Unreachable(answer.detail);
+  } catch (error) {
+    if (error instanceof Refusal || error instanceof Unreachable) throw error;
+    signal?.throwIfAborted();
+    throw new Unreachable("The service does not answer."); // the connection, the time limit, or a proxy's own page
+  }
+}
+
+/** A request that outlives the page, and whose answer nobody waits for. */
+export function send(method, path) {
+  fetch(path, { ...request(method), keepalive: true }).catch(() => {}); // nothing hangs on it
+}
+
+/** Pauses between attempts: longer each time, over at once when the connection or the reader comes back. */
+export class Pauses {
+  #failures = 0;
+  #end = () => {};
+
+  constructor() {
+    addEventListener("online", () => this.end());
+    document.addEventListener("visibilitychange", () => this.end());
+  }
+
+  /** The last attempt went well. */
+  reset() {
+    this.#failures = 0;
+  }
+
+  /** End the pause that is on, if one is. */
+  end() {
+    this.#end();
+  }
+
+  /** Before the next attempt: half a second at first, half a minute at most, at random so that not all come at once. */
+  async next() {
+    const seconds = Math.min(30, 0.5 * 2 ** this.#failures++);
+    const timer = setTimeout(() => this.end(), seconds * 1000 * (0.5 + Math.random() / 2));
+    await this.untilEnded();
+    clearTimeout(timer);
+  }
+
+  /** Until `end` is called. */
+  untilEnded() {
+    return new Promise((resolve) => (this.#end = resolve));
+  }
+}
+
+function request(method, body) {
+  const json = body === undefined ? {} : { body: JSON.stringify(body), headers: { "Content-Type": "application/json" } };
+  return { method, redirect: "error", ...json };
+}

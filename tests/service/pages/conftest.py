@@ -1,0 +1,68 @@
+"""One browser and one service for all tests of the pages, and visitors with their own runs."""
+
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.async_api import Browser
+from service.pages.browsing import CHROMIUM, OPTIONS, SECONDS, Site, Visitor, playwright
+
+Visit = Callable[..., Awaitable[Visitor]]
+
+_names = itertools.count()
+
+
+@pytest.fixture(scope="session")
+async def browser(anyio_backend: str) -> AsyncIterator[Browser]:
+    async with playwright() as driver:
+        browser = await driver.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
+        yield browser
+        await browser.close()
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A service that no test stops; each has a run of its own there."""
+    site = Site(tmp_path_factory.mktemp("site"))
+    yield site
+    site.process.end()
+
+
+@pytest.fixture
+def mortal(tmp_path: Path) -> Iterator[Site]:
+    """A service that may be killed, with a run of two duels."""
+    site = Site(tmp_path)
+    site.run("run")
+    site.post("run", 2)
+    yield site
+    site.process.end()
+
+
+@pytest.fixture
+def run(site: Site) -> str:
+    """A new run without duels."""
+    return site.run(f"run-{next(_names)}")
+
+
+@pytest.fixture
+async def visit(browser: Browser, site: Site) -> AsyncIterator[Visit]:
+    """Bring people to a run, signed in: ``await visit(run)``. What their browsers complain about fails the test."""
+    visitors: list[Visitor] = []
+
+    async def come(run: str, name: str = "ann", at: Site = site, key: str | None = None, **options: Any) -> Visitor:
+        context = await browser.new_context(**options)
+        context.set_default_timeout(SECONDS * 1000)
+        visitor = Visitor(context, at, run)
+        visitors.append(visitor)
+        form = {"key": key or at.key(name)}
+        await context.request.post(f"{at.url}/sign-in", form=form, headers={"Origin": at.url}, max_redirects=0)
+        await visitor.open()
+        return visitor
+
+    yield come
+    for visitor in visitors:
+        await visitor.context.close()
+    for visitor in visitors:
+        visitor.check()
