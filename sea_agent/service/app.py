@@ -10,7 +10,7 @@ from sea_agent import __version__
 from sea_agent.service import problems
 from sea_agent.service.keyring import KeyRing
 from sea_agent.service.limits import BodyLimit, RateLimit
-from sea_agent.service.routes import health, keys, labels, leases, queries, runs
+from sea_agent.service.routes import health, keys, labels, leases, quality, queries, runs
 from sea_agent.service.security import SecurityHeaders
 from sea_agent.service.settings import Settings
 from sea_agent.service.state import State
@@ -40,7 +40,7 @@ def make_app(settings: Settings) -> FastAPI:
     app.add_middleware(SecurityHeaders)
     problems.install(app)
     app.include_router(health.router)
-    for module in (runs, queries, leases, labels, keys):
+    for module in (runs, queries, leases, labels, quality, keys):
         app.include_router(
             module.router, prefix="/v1", responses=problems.documented(400, 401, 403, 413, 422, 429, 503)
         )
