@@ -19,6 +19,7 @@ from sea_agent.types import REFERENCE_VERSION, Duel, LabelSource, Outcome, Promp
 
 KEY = "posterior.preferences_path"
 RULE = "imported"
+_ROUND = 0
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,7 @@ def load_imported(path: str, tokenizer: Any, context_length: int) -> ImportedPre
     duels = tuple(_duels(different, tokenizer, context_length))
     now = time.time()
     verdicts = (
-        Verdict(duel.id, Outcome.FIRST, row.annotator or RULE, now)
-        for duel, row in zip(duels, different, strict=True)
+        Verdict(duel.id, Outcome.FIRST, row.annotator or RULE, now) for duel, row in zip(duels, different, strict=True)
     )
     return ImportedPreferences(
         duels, tuple(verdicts), tuple(row.weight for row in different), len(rows) - len(different)
@@ -62,10 +62,19 @@ def load_imported(path: str, tokenizer: Any, context_length: int) -> ImportedPre
 
 
 def warm(imported: ImportedPreferences, ledger: Ledger, selector: Remote) -> None:
-    """Write imported preferences to the ledger, then let the posterior learn from them."""
-    ledger.add_duels(imported.duels)
-    ledger.add_verdicts(imported.verdicts)
-    selector.call("warm", imported.duels, imported.verdicts, imported.weights).result()
+    """Write imported preferences to the ledger, then let the posterior learn from them, before the first round.
+
+    A run that was interrupted before its first checkpoint finds them there.
+
+    Raises:
+        UserError: when they are not those that the run began with.
+    """
+    duels = ledger.add_duels(imported.duels, _ROUND)
+    if [duel.id for duel in duels] != [duel.id for duel in imported.duels]:
+        raise UserError(f"{KEY}: the file changed since the run began. Restore it, or start a new run.")
+    if not ledger.recorded(duels, _ROUND):
+        ledger.add_verdicts(duels, imported.verdicts, _ROUND)
+    selector.call("warm", list(zip(duels, imported.verdicts, strict=True)), imported.weights).result()
 
 
 def _duels(rows: Sequence[PreferenceRow], tokenizer: Any, context_length: int) -> list[Duel]:
@@ -73,14 +82,16 @@ def _duels(rows: Sequence[PreferenceRow], tokenizer: Any, context_length: int) -
     chosen, rejected = (_responses([getattr(row, side) for row in rows], tokenizer) for side in ("chosen", "rejected"))
     duels = []
     for number, (row, tokens, first, second) in enumerate(zip(rows, prompts, chosen, rejected, strict=True)):
+        asked = row.prompt
         longest = len(tokens) + max(len(first), len(second))
         if longest > context_length:
             raise UserError(
                 f"{row.where}: prompt and response have {longest} tokens, and the policy's context is "
                 f"{context_length}. Shorten or remove them."
             )
-        prompt = Prompt(id_for("prompt", RULE, row.prompt.text), row.prompt.text, tuple(tokens.tolist()), row.prompt.messages)
-        duels.append(_duel(id_for(RULE, number, prompt.id, row.chosen, row.rejected), prompt, (row.chosen, first), (row.rejected, second)))
+        prompt = Prompt(id_for("prompt", RULE, asked.text), asked.text, tuple(tokens.tolist()), asked.messages)
+        id_ = id_for(RULE, number, prompt.id, row.chosen, row.rejected, str(row.weight))
+        duels.append(_duel(id_, prompt, (row.chosen, first), (row.rejected, second)))
     return duels
 
 
@@ -98,7 +109,7 @@ def _duel(id_: str, prompt: Prompt, *sides: tuple[str, tuple[int, ...]]) -> Duel
     )
     return Duel(
         id=id_,
-        round=0,
+        round=_ROUND,
         prompt=prompt,
         first=first,
         second=second,

@@ -67,8 +67,8 @@ class Replay:
         """
         count = len(ids)
         weights_N = torch.ones(count) if weights_N is None else weights_N
-        expected = {"first": (count, self.dimension), "second": (count, self.dimension)}
-        expected |= {"labels": (count,), "weights": (count,)}
+        rows, values = (count, self.dimension), (count,)
+        expected = {"first": rows, "second": rows, "labels": values, "weights": values}
         given = {"first": first_N_D, "second": second_N_D, "labels": first_wins_N, "weights": weights_N}
         for name, tensor in given.items():
             if tuple(tensor.shape) != expected[name]:
