@@ -268,9 +268,9 @@ def _with_gold(answers: Iterable[Answer]) -> list[tuple[str, str]]:
 
 
 def _counts(votes: Iterable[Answer]) -> Counts:
-    """counts_D_V: the votes for each outcome of each duel."""
+    """counts_D_V: the votes for each outcome of each duel, by duel, so that no order of answers changes a last bit."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for vote in votes:
         counts[vote.query][vote.outcome] += 1
-    rows = [[duel[outcome] for outcome in OUTCOMES] for duel in counts.values()]
+    rows = [[duel[outcome] for outcome in OUTCOMES] for _, duel in sorted(counts.items())]
     return np.array(rows, dtype=np.int64).reshape(-1, len(OUTCOMES))

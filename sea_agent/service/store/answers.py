@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import BindParameter, Connection, Row, bindparam, func, select
+from sqlalchemy import BindParameter, Connection, Integer, Row, bindparam, func, select
 
 from sea_agent.service.store.tables import labels, leases, queries, runs
 
@@ -78,7 +78,7 @@ _PAGE = (
         .exists()
     )
     .order_by(labels.c.seq)
-    .limit(bindparam("at_most"))
+    .limit(bindparam("at_most", type_=Integer))
 )
 _VOTES = select(labels).where(labels.c.query_id.in_(_QUERIES), labels.c.seq <= _UP_TO, *_IS_VOTE)
 _REVISIONS = (
