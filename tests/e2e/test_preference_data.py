@@ -73,13 +73,6 @@ def test_the_policy_is_not_trained_on_them(preferences: Path, tmp_path: Path) ->
     assert checksum("warm", "best_worst", posterior=posterior) != asks, "the control: they change what is asked"
 
 
-def test_ray_gives_the_inline_run(preferences: Path, tmp_path: Path) -> None:
-    posterior = TEXT | {"preferences_path": str(preferences)}
-    for runtime in ("inline", "ray"):
-        run(world_config(posterior=posterior, runtime=runtime, budget__oracle_queries=8), tmp_path / runtime)
-    assert_same_run(tmp_path / "inline", tmp_path / "ray")
-
-
 @pytest.mark.parametrize("method", ["warm", "select"])
 def test_a_run_that_failed_before_its_first_checkpoint_goes_on_with_them(
     method: str, preferences: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

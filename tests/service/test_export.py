@@ -1,11 +1,14 @@
 """Exports: the winner of each duel with where it comes from, page by page, as the log stood when the export began."""
 
+import asyncio
 import io
 import json
 from typing import Any
 
+import httpx
 import pyarrow.parquet
 import pytest
+import uvicorn
 from service.conftest import Running, claim, label
 from service.test_quality_routes import vote
 
@@ -13,6 +16,7 @@ from sea_agent.preferences import JsonLines
 from sea_agent.service import export
 from sea_agent.service.export import COLUMNS, Wanted
 from sea_agent.service.store import answers
+from sea_agent.service.store.database import StoreUnavailable
 
 pytestmark = pytest.mark.anyio
 
@@ -188,3 +192,39 @@ async def test_an_export_is_read_page_by_page_and_shows_one_moment(
     later = b"".join([chunk async for chunk in begin(20)])
     assert later != b"".join(expected), "the control: the log has grown"
     assert [json.loads(line)["client_key"] for line in later.splitlines()] == ["k8", "k9"]
+
+
+async def test_an_export_that_breaks_off_is_no_whole_file_to_its_client(
+    sqlite_service: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over a real socket: what came looks whole by itself, so the end of the transfer has to tell."""
+    await sqlite_service.run()
+    await sqlite_service.post(6)
+    await vote(sqlite_service, "ann", ["first"] * 6)
+    monkeypatch.setattr(export, "PAGE", 2)
+    page = answers.page
+
+    def breaks_off(*args: Any, **rest: Any) -> Any:
+        if rest["after_seq"] == 4 and broken:
+            raise StoreUnavailable("The store cannot be read now.")
+        return page(*args, **rest)
+
+    monkeypatch.setattr(answers, "page", breaks_off)
+    server = uvicorn.Server(uvicorn.Config(sqlite_service.app, port=0, lifespan="off", log_level="critical"))
+    serving = asyncio.create_task(server.serve())
+    async with asyncio.timeout(60):
+        while not server.started:
+            await asyncio.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    headers = {"Authorization": sqlite_service.admin.headers["authorization"]}
+    try:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=60) as client:
+            for ending in ("jsonl", "parquet"):
+                broken = True
+                with pytest.raises(httpx.RemoteProtocolError, match="without sending complete message body"):
+                    await client.get(f"/v1/runs/run/export.{ending}")
+                broken = False
+                assert (await client.get(f"/v1/runs/run/export.{ending}")).status_code == 200
+    finally:
+        server.should_exit = True
+        await serving
