@@ -1,10 +1,11 @@
-"""The command line: run, resume, demo, check, experiment, compare, eval, sample, serve, world make, doctor."""
+"""The command line: run, resume, demo, check, experiment, compare, eval, sample, export, serve, world make, doctor."""
 
 import json
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -37,6 +38,14 @@ Overrides = Annotated[
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Directory that the run leaves behind; new or empty.")]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a finished run.")]
 Count = Annotated[int, typer.Option(min=1, help="How many prompts.")]
+
+
+class Labels(StrEnum):
+    """Which labels of a run are exported."""
+
+    ORACLE = "oracle"
+    POSTERIOR = "posterior"
+    ALL = "all"
 
 
 @app.command("run")
@@ -116,6 +125,9 @@ def check(
     config = load_config(source, overrides or [])
     inputs = preflight(config)
     console.print(f"{source}: fine. {len(inputs.prompts)} prompts, oracle {inputs.oracle.name}.")
+    if inputs.imported is not None:
+        count, skipped = len(inputs.imported.duels), inputs.imported.skipped
+        console.print(f"{count} preferences to begin with; {skipped} left out, as both responses are one text.")
 
 
 @app.command()
@@ -207,6 +219,21 @@ def sample(run: Run, prompts: Count = 5) -> None:
         table = Table("before", "after", title=Text(row["prompt"]), title_justify="left", show_lines=True)
         table.add_row(Text(row["before"]), Text(row["after"]))
         console.print(table)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a run, finished or not.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="A .jsonl or .parquet file.")],
+    source: Annotated[Labels, typer.Option(help="Who labelled them; all takes imported ones too.")] = Labels.ORACLE,
+) -> None:
+    """Write a run's answers as preference data that TRL and datasets read."""
+    from sea_agent.export import export_run
+    from sea_agent.types import LabelSource
+
+    sources = list(LabelSource) if source is Labels.ALL else [LabelSource(source.value)]
+    done = export_run(run, out, sources)
+    console.print(f"{out}: {done.preferences} preferences; {done.undecided} answers without a winner left out.")
 
 
 @app.command()

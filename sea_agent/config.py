@@ -136,6 +136,10 @@ class PosteriorConfig(Section):
     """Settings of ``family: ensemble``."""
     laplace: LaplaceConfig = LaplaceConfig()
     """Settings of ``family: laplace``."""
+    preferences_path: str | None = None
+    """A ``.jsonl`` or ``.parquet`` file of preferences that are there already: ``prompt``, ``chosen``, ``rejected``,
+    and optionally ``weight`` and ``annotator``. The posterior learns from them before the first round; they are no
+    queries of the oracle, and the policy is not trained on them."""
 
     @model_validator(mode="after")
     def _encoder_has_a_path(self) -> "PosteriorConfig":
@@ -333,6 +337,15 @@ class RunConfig(Section):
                 raise ValueError("oracle.wait=false needs learner.optimism=none: it looks at the round's own responses")
         if self.learner.optimism == "xpo" and self.sampler.reference_candidates == 0:
             raise ValueError("learner.optimism=xpo needs sampler.reference_candidates: it is optimistic on them")
+        return self
+
+    @model_validator(mode="after")
+    def _imported_preferences_have_a_posterior(self) -> "RunConfig":
+        if self.posterior.preferences_path is not None and not self.needs_posterior:
+            raise ValueError(
+                f"posterior.preferences_path has no effect: with selection.rule={self.selection.rule} no decision "
+                "looks at the posterior; leave it out, or set a rule, mixing or imagination that does"
+            )
         return self
 
     @model_validator(mode="after")

@@ -12,10 +12,12 @@ import json
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from sea_agent.errors import UserError
 from sea_agent.types import Duel, LabelSource, Outcome, Prompt, Response, Verdict
 
 Row = tuple[Any, ...]
@@ -62,7 +64,7 @@ _ORACLE_ANSWERS = """
 SELECT count(*) FROM verdicts v JOIN duels d ON d.id = v.duel_id WHERE d.label_source = ? AND v.outcome != ?
 """
 
-_ROWS = """
+_SELECT = """
 SELECT d.id, d.round, d.prompt_id, d.prompt, d.prompt_tokens, d.prompt_messages, d.rule, d.policy_version,
        d.posterior_version, d.label_source, d.belief, d.disagreement,
        a.id, a.text, a.tokens, a.logprobs, a.policy_version,
@@ -72,8 +74,12 @@ FROM duels d
 JOIN responses a ON a.duel_id = d.id AND a.side = 'first'
 JOIN responses b ON b.duel_id = d.id AND b.side = 'second'
 LEFT JOIN verdicts v ON v.duel_id = d.id
-ORDER BY d.round, d.rowid
 """
+_ROWS = f"{_SELECT} ORDER BY d.round, d.rowid"
+_NEXT_ROWS = f"""{_SELECT}
+WHERE d.rowid > coalesce((SELECT rowid FROM duels WHERE id = ?), 0) ORDER BY d.rowid LIMIT ?
+"""
+_ROWS_AT_ONCE = 500
 
 
 class Ledger:
@@ -177,6 +183,11 @@ class Ledger:
         return self._answered[LabelSource.POSTERIOR]
 
     @property
+    def imported_preferences(self) -> int:
+        """Preferences that the run was given to begin with; they cost no query."""
+        return self._answered[LabelSource.DEMO]
+
+    @property
     def oracle_answers_written(self) -> int:
         """Answers of the oracle in the file, those of rounds that are still to be lived again included."""
         return int(self._db.execute(_ORACLE_ANSWERS, (LabelSource.ORACLE, Outcome.SKIP)).fetchone()[0])
@@ -209,6 +220,25 @@ class Ledger:
             self._db.execute("ROLLBACK")
             raise
         self._db.execute("COMMIT")
+
+
+def read_ledger(path: Path) -> Iterator[tuple[Duel, Verdict | None]]:
+    """Every duel of a ledger that a run may be writing to, with its verdict where there is one.
+
+    The file is opened read-only and read in short pieces, so that no run has to wait for its reader.
+
+    Raises:
+        UserError: when it is not a ledger, or cannot be read.
+    """
+    last = ""
+    try:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as db:
+            db.execute("PRAGMA busy_timeout = 30000")
+            while rows := db.execute(_NEXT_ROWS, (last, _ROWS_AT_ONCE)).fetchall():
+                yield from (_parse(row)[:2] for row in rows)
+                last = rows[-1][0]
+    except sqlite3.Error as error:
+        raise UserError(f"{path}: cannot be read as the ledger of a run ({error})") from None
 
 
 def _duel_row(duel: Duel) -> Row:

@@ -8,6 +8,7 @@ import torch
 from oracle import Oracle, make_oracle
 from sea_agent.config import PromptsConfig, RunConfig
 from sea_agent.errors import UserError
+from sea_agent.imported import ImportedPreferences, load_imported
 from sea_agent.models import context_length, load_tokenizer, model_config
 from sea_agent.prompts import PromptSource
 
@@ -20,6 +21,7 @@ class Inputs:
     heldout: PromptSource | None
     oracle: Oracle
     judge: Oracle | None
+    imported: ImportedPreferences | None
 
 
 def check(config: RunConfig) -> Inputs:
@@ -57,8 +59,13 @@ def check(config: RunConfig) -> Inputs:
         heldout = prompts(section, "evaluation.prompts_path")
     judge = config.evaluation.judge
     training = prompts(config.prompts, "prompts.path")
-    for source in filter(None, (training, heldout)):
-        if source.largest_token >= text_config.vocab_size:
+    imported = None
+    if config.posterior.preferences_path is not None:
+        length = context_length(config.policy.path)
+        imported = load_imported(config.posterior.preferences_path, tokenizer, length)
+    tokenised: tuple[PromptSource | ImportedPreferences | None, ...] = (training, heldout, imported)
+    for source in tokenised:
+        if source is not None and source.largest_token >= text_config.vocab_size:
             raise UserError(
                 f"policy.path={config.policy.path}: the tokenizer makes token {source.largest_token}, but the model "
                 f"has only {text_config.vocab_size} tokens. Save the tokenizer that belongs to the model beside it."
@@ -68,6 +75,7 @@ def check(config: RunConfig) -> Inputs:
         heldout=heldout,
         oracle=make_oracle(config.oracle, seed=config.seed, device=config.device),
         judge=None if judge is None else make_oracle(judge, seed=config.seed, device=config.device),
+        imported=imported,
     )
 
 

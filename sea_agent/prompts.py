@@ -5,17 +5,16 @@ messages by ``file:line`` (JSONL) or by its row number (Parquet, datasets), both
 """
 
 import hashlib
-import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jinja2 import TemplateError
 
 from sea_agent.config import PromptsConfig
+from sea_agent.data_files import ENDINGS, Layout, first_line, json_type, missing_field, numbered, read_rows, whole_text
 from sea_agent.errors import UserError
 from sea_agent.keys import generator_for, id_for
 from sea_agent.types import Prompt
@@ -25,10 +24,11 @@ Messages = tuple[tuple[str, str], ...]
 
 # Prompts tokenised in one call; a tokenizer works on a batch in parallel.
 _TOKENIZER_BATCH = 1024
+_OTHER_FIELD = "Set prompts.field to the one that holds it."
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
+class PromptRow:
     """A checked prompt before tokenisation."""
 
     where: str
@@ -63,10 +63,10 @@ class PromptSource:
         key: str = "prompts.path",
     ) -> None:
         origin = f"{key}={config.path}"
-        self._rows = [_check(value, where) for where, value in _read(config, key)]
+        self._rows = [check_prompt(value, where) for where, value in _read(config, key)]
         if not self._rows:
             raise UserError(f"{origin}: there are no prompts in it. Give at least one.")
-        self._tokens = list(_tokenize(self._rows, tokenizer))
+        self._tokens = list(tokenize_prompts(self._rows, tokenizer))
         _check_lengths(self._rows, self._tokens, context_length, max_new_tokens)
         self._origin = origin
         self._seed = seed
@@ -153,56 +153,15 @@ class PromptSource:
 def _read(config: PromptsConfig, key: str) -> Iterator[tuple[str, Any]]:
     """(where, value of the prompt field) of every prompt."""
     path = resolve(config.path)
-    if path.endswith((".jsonl", ".parquet")):
-        if not os.path.isfile(path):
-            raise UserError(f"{key}={config.path}: no such file. Paths are relative to {os.getcwd()}.")
-        read = _read_jsonl if path.endswith(".jsonl") else _read_parquet
-        return read(path, config)
+    if path.endswith(ENDINGS):
+        layout = Layout((config.field,), example={config.field: "Write a haiku."}, remedy=_OTHER_FIELD)
+        return ((where, row[config.field]) for where, row in read_rows(path, config.path, layout, key))
     if os.path.isfile(path):
         raise UserError(
             f"{key}={config.path}: not a prompt file. Give a .jsonl file with one JSON object on each line, "
             "a .parquet file, or the name of a Hugging Face dataset."
         )
     return _read_dataset(path, config, key)
-
-
-def _read_jsonl(path: str, config: PromptsConfig) -> Iterator[tuple[str, Any]]:
-    lines = Path(path).read_bytes().rstrip().split(b"\n")
-    for number, line in enumerate(lines if lines != [b""] else [], start=1):
-        where = f"{config.path}:{number}"
-        example = json.dumps({config.field: "Write a haiku."})
-        if not line.strip():
-            raise UserError(f"{where}: the line is blank. Remove it, or put one JSON object on it, such as {example}.")
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise UserError(
-                f"{where}: not JSON ({error}). Each line holds one JSON object, such as {example}."
-            ) from None
-        if not isinstance(record, dict):
-            raise UserError(
-                f"{where}: expected a JSON object, found {_json_type(record)}. Write the line as {example}."
-            )
-        if config.field not in record:
-            raise _missing_field(where, config.field, record)
-        yield where, record[config.field]
-
-
-def _read_parquet(path: str, config: PromptsConfig) -> Iterator[tuple[str, Any]]:
-    # Imported where it is needed: reading JSONL, the common case, should stay light.
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        fields = pyarrow.parquet.read_schema(path).names
-        if config.field not in fields:
-            raise _missing_field(config.path, config.field, fields)
-        values = pyarrow.parquet.read_table(path, columns=[config.field])[config.field].to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(
-            f"{config.path}: not a readable Parquet file ({_first_line(error)}). Write it again, or give a .jsonl file."
-        ) from None
-    return _number(config.path, values)
 
 
 def _read_dataset(path: str, config: PromptsConfig, key: str) -> Iterator[tuple[str, Any]]:
@@ -214,40 +173,34 @@ def _read_dataset(path: str, config: PromptsConfig, key: str) -> Iterator[tuple[
         section = key.rpartition(".")[0]
         raise UserError(
             f"{key}={config.path}: no dataset could be loaded with {section}.split={config.split} "
-            f"({_first_line(error.__cause__ or error)}). "
+            f"({first_line(error.__cause__ or error)}). "
             "Check name, split and network, or give a .jsonl or .parquet file."
         ) from None
+    name = f"{config.path} ({config.split})"
     if config.field not in table.column_names:
-        raise _missing_field(f"{config.path} ({config.split})", config.field, table.column_names)
-    return _number(f"{config.path} ({config.split})", table[config.field])
+        raise missing_field(name, config.field, table.column_names, _OTHER_FIELD)
+    return numbered(name, table[config.field])
 
 
-def _number(name: str, values: Iterable[Any]) -> Iterator[tuple[str, Any]]:
-    for number, value in enumerate(values, start=1):
-        yield f"{name}, row {number}", value
+def check_prompt(value: Any, where: str) -> PromptRow:
+    """A prompt as it stands in a file: a text, or a list of chat messages.
 
-
-def _missing_field(where: str, field: str, fields: Iterable[str]) -> UserError:
-    names = ", ".join(fields) or "none"
-    return UserError(
-        f"{where}: no field {field!r}; the fields are: {names}. Set prompts.field to the one that holds it."
-    )
-
-
-def _check(value: Any, where: str) -> _Row:
+    Raises:
+        UserError: naming what is wrong with it.
+    """
     if isinstance(value, str):
         if not value.strip():
             raise UserError(f"{where}: the prompt is empty. Give it a text, or remove it.")
-        return _Row(where, _unicode(value, where), None)
+        return PromptRow(where, whole_text(value, where), None)
     if isinstance(value, list):
         messages = tuple(_message(message, where) for message in value)
         if not messages:
             raise UserError(f"{where}: the prompt is empty. Give it at least one message, or remove it.")
         if messages[-1][0] == "assistant":
             raise UserError(f"{where}: the last message is the assistant's. End the prompt with the message to answer.")
-        return _Row(where, _readable(messages), messages)
+        return PromptRow(where, _readable(messages), messages)
     raise UserError(
-        f"{where}: the prompt is {_json_type(value)}. Give a text, or a list of messages with role and content."
+        f"{where}: the prompt is {json_type(value)}. Give a text, or a list of messages with role and content."
     )
 
 
@@ -259,15 +212,7 @@ def _message(message: Any, where: str) -> tuple[str, str]:
         )
     if not message["content"].strip():
         raise UserError(f"{where}: a chat message is empty. Give its content a text, or remove it.")
-    return message["role"], _unicode(message["content"], where)
-
-
-def _unicode(text: str, where: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise UserError(f"{where}: half a character at position {error.start} (a lone surrogate). Mend it.") from None
-    return text
+    return message["role"], whole_text(message["content"], where)
 
 
 def _readable(messages: Messages) -> str:
@@ -277,8 +222,12 @@ def _readable(messages: Messages) -> str:
     return "\n".join(f"{role}: {content}" for role, content in messages)
 
 
-def _tokenize(rows: list[_Row], tokenizer: Any) -> Iterator[np.ndarray]:
-    """Token ids of each row, in compact arrays: a dataset may hold a hundred thousand prompts."""
+def tokenize_prompts(rows: Sequence[PromptRow], tokenizer: Any) -> Iterator[np.ndarray]:
+    """Token ids of each row, in compact arrays: a dataset may hold a hundred thousand prompts.
+
+    Raises:
+        UserError: naming the first chat that the tokenizer has no template for, or whose template refuses it.
+    """
     for start in range(0, len(rows), _TOKENIZER_BATCH):
         batch = rows[start : start + _TOKENIZER_BATCH]
         texts = [row.text for row in batch if row.messages is None]
@@ -287,7 +236,7 @@ def _tokenize(rows: list[_Row], tokenizer: Any) -> Iterator[np.ndarray]:
             yield np.array(next(plain) if row.messages is None else _chat_tokens(row, tokenizer), dtype=np.int32)
 
 
-def _chat_tokens(row: _Row, tokenizer: Any) -> list[int]:
+def _chat_tokens(row: PromptRow, tokenizer: Any) -> list[int]:
     if tokenizer.chat_template is None:
         raise UserError(
             f"{row.where}: the prompt is a chat, but the policy's tokenizer has no chat template. "
@@ -302,7 +251,7 @@ def _chat_tokens(row: _Row, tokenizer: Any) -> list[int]:
         ) from None
 
 
-def _check_lengths(rows: list[_Row], tokens: list[np.ndarray], context_length: int, max_new_tokens: int) -> None:
+def _check_lengths(rows: list[PromptRow], tokens: list[np.ndarray], context_length: int, max_new_tokens: int) -> None:
     limit = context_length - max_new_tokens
     if limit < 1:
         raise UserError(
@@ -321,12 +270,3 @@ def _check_lengths(rows: list[_Row], tokens: list[np.ndarray], context_length: i
     for row, ids in zip(rows, tokens, strict=True):
         if not len(ids):
             raise UserError(f"{row.where}: the policy's tokenizer makes no token of the prompt. Change or remove it.")
-
-
-def _json_type(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "a text", bool: "a boolean", type(None): "null"}
-    return names.get(type(value), f"a number ({value})" if isinstance(value, int | float) else type(value).__name__)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

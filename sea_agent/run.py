@@ -24,6 +24,7 @@ from sea_agent.config_files import load_config, to_yaml
 from sea_agent.config_oracle import RemoteOracleConfig
 from sea_agent.errors import RunFailure, UserError
 from sea_agent.evaluation import Evaluator
+from sea_agent.imported import warm
 from sea_agent.ledger import Ledger
 from sea_agent.models import use_threads
 from sea_agent.open_duels import OpenDuels
@@ -144,6 +145,8 @@ def _run(config: RunConfig, inputs: Inputs, out: Path, watch: Watch, found: Foun
             Checkpoints(out / CHECKPOINTS, config.checkpoint) as checkpoints,
         ):
             agent = assemble(config, inputs, runtime, ledger, watch)
+            if found is None and inputs.imported is not None:
+                warm(inputs.imported, ledger, agent.selector)
             inputs.oracle.queries = ledger.oracle_answers_written
             session = Session(agent, metrics, checkpoints, watch, runtime.cpu_seconds)
             session.run(found)
@@ -231,6 +234,8 @@ def _summary(agent: Agent, inputs: Inputs) -> dict[str, Any]:
     return {
         "oracle_queries": ledger.oracle_queries,
         "posterior_labels": ledger.posterior_labels,
+        "imported_preferences": ledger.imported_preferences,
+        "imported_preferences_skipped": 0 if inputs.imported is None else inputs.imported.skipped,
         "imagined_pairs": agent.imagined_pairs,
         "evaluation_queries": agent.evaluator.queries,
         "rounds": agent.rounds,

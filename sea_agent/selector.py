@@ -3,6 +3,7 @@
 Dimensions: S posterior draws, P prompts, M candidates (padded), D features.
 """
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,6 +19,9 @@ from sea_agent.features import make_features
 from sea_agent.keys import generator_for, id_for, seed_for
 from sea_agent.models import use_threads
 from sea_agent.types import Candidates, Duel, LabelSource, Outcome, Preference, Response, Verdict
+
+# What an outcome says of the probability that the first response is preferred; the others say nothing of it.
+_VALUE = {Outcome.FIRST: 1.0, Outcome.SECOND: 0.0, Outcome.TIE: 0.5}
 
 
 class Selector:
@@ -117,11 +121,10 @@ class Selector:
         """Learn from the oracle's answers; returns metrics, among them how well they were predicted beforehand."""
         if self._posterior is None:
             return {}
-        value = {Outcome.FIRST: 1.0, Outcome.SECOND: 0.0, Outcome.TIE: 0.5}
         labelled = [
-            (duel, value[verdict.outcome])
+            (duel, _VALUE[verdict.outcome])
             for duel, verdict in answers
-            if duel.label_source is LabelSource.ORACLE and verdict.outcome in value
+            if duel.label_source is LabelSource.ORACLE and verdict.outcome in _VALUE
         ]
         if not labelled:
             return {}
@@ -132,6 +135,21 @@ class Selector:
         self._posterior.add(first_N_D, second_N_D, first_wins_N, [duel.id for duel in decided])
         metrics = self._posterior.update(self._generator("update", number))
         return {f"posterior_{name}": amount for name, amount in metrics.items()} | _foresight(decided, first_wins_N)
+
+    def warm(self, answers: Sequence[tuple[Duel, Verdict]], weights: Sequence[float]) -> None:
+        """Learn once from imported preferences, before the first round.
+
+        The scale of the features is theirs then. A fit by steps takes as many as rounds with these labels would.
+        """
+        duels = [duel for duel, _ in answers]
+        first_wins_N = torch.tensor([_VALUE[verdict.outcome] for _, verdict in answers])
+        rows_2N_D = self._rows([(duel.prompt, side) for duel in duels for side in (duel.first, duel.second)])
+        self._posterior = self._new_posterior()
+        self._posterior.add(
+            rows_2N_D[::2], rows_2N_D[1::2], first_wins_N, [duel.id for duel in duels], torch.tensor(weights)
+        )
+        rounds = math.ceil(len(duels) / self._config.batch_size)
+        self._posterior.update(self._generator("warm", 0), rounds=rounds)
 
     def state(self) -> dict[str, Any]:
         """The posterior and the scales of its features, as tensors and plain values."""

@@ -103,17 +103,24 @@ class Ensemble:
             rewards_K_N = self._rewards(features_P_M_D.flatten(0, 1))
         return rewards_K_N.mean(0).unflatten(0, features_P_M_D.shape[:2])
 
-    def add(self, first_N_D: Tensor, second_N_D: Tensor, first_wins_N: Tensor, ids: Sequence[str]) -> None:
-        self._replay.add(first_N_D, second_N_D, first_wins_N, ids)
+    def add(
+        self,
+        first_N_D: Tensor,
+        second_N_D: Tensor,
+        first_wins_N: Tensor,
+        ids: Sequence[str],
+        weights_N: Tensor | None = None,
+    ) -> None:
+        self._replay.add(first_N_D, second_N_D, first_wins_N, ids, weights_N)
         self._counts_N_K = torch.cat([self._counts_N_K, self._bootstrap(ids)])
 
-    def update(self, generator: np.random.Generator) -> dict[str, float]:
-        """``minibatches`` steps on duels drawn uniformly from the replay, without repeats within a minibatch."""
+    def update(self, generator: np.random.Generator, rounds: int = 1) -> dict[str, float]:
+        """``minibatches`` steps a round on duels drawn uniformly from the replay, each once at most in a minibatch."""
         self.version += 1
         if not self.labels:
             return {}
         losses = []
-        for _ in range(self._config.minibatches):
+        for _ in range(rounds * self._config.minibatches):
             size = min(self._config.minibatch, self.labels)
             rows_B = torch.from_numpy(generator.choice(self.labels, size, replace=False))
             losses.append(self._step(rows_B))
@@ -129,7 +136,8 @@ class Ensemble:
         first_K_B, second_K_B = self._rewards(torch.cat([first_B_D, second_B_D])).chunk(2, dim=1)
         wins_K_B = self._replay.wins_N[rows_B].expand_as(first_K_B)
         loss_K_B = functional.binary_cross_entropy_with_logits(first_K_B - second_K_B, wins_K_B, reduction="none")
-        loss_K = (loss_K_B * self._counts_N_K[rows_B].T).mean(1)
+        counts_K_B = self._counts_N_K[rows_B].T * self._replay.weights_N[rows_B]
+        loss_K = (loss_K_B * counts_K_B).mean(1)
         pull_K = self._config.anchor / self.labels * self._heads.energy(self._anchors)
         self._optimiser.zero_grad()
         # A sum, so that every head trains as if it were alone.

@@ -10,6 +10,7 @@ Dimension legend: B blocks, N labelled duels.
 """
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -28,7 +29,24 @@ _HALVINGS_LIMIT = 40
 _TOLERANCE = 1e-9
 
 
-def fit_scales(grams_B_N_N: Tensor, wins_N: Tensor, start_B: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class _Labels:
+    """Labels with how often each counts, as a likelihood of logits."""
+
+    wins_N: Tensor
+    weights_N: Tensor
+
+    def loss(self, logits_N: Tensor) -> Tensor:
+        """Negative log-likelihood in nats."""
+        return functional.binary_cross_entropy_with_logits(logits_N, self.wins_N, self.weights_N, reduction="sum")
+
+    def curvature(self, logits_N: Tensor) -> Tensor:
+        """Variance of each label. One that is certain has none left; the floor keeps its root differentiable."""
+        chance_N = torch.sigmoid(logits_N)
+        return (self.weights_N * chance_N * (1 - chance_N)).clamp_min(1e-12)
+
+
+def fit_scales(grams_B_N_N: Tensor, wins_N: Tensor, start_B: Tensor, weights_N: Tensor | None = None) -> Tensor:
     """scales_B with the largest evidence times hyperprior, searched from ``start_B``; float64.
 
     The hyperprior of each scale is log-normal around 1/√B with a deviation of two octaves: a handful of labels hardly
@@ -37,11 +55,12 @@ def fit_scales(grams_B_N_N: Tensor, wins_N: Tensor, start_B: Tensor) -> Tensor:
     Args:
         grams_B_N_N: inner products of feature differences (first minus second), by block.
         wins_N: probability that the first response wins, in [0, 1].
+        weights_N: how often each label counts; once when not given.
     """
 
     def objective(logs: np.ndarray) -> tuple[float, np.ndarray]:
         logs_B = torch.tensor(logs, requires_grad=True)
-        value = -(log_evidence(grams_B_N_N, wins_N, logs_B.exp()) + _log_hyperprior(logs_B))
+        value = -(log_evidence(grams_B_N_N, wins_N, logs_B.exp(), weights_N) + _log_hyperprior(logs_B))
         value.backward()
         assert logs_B.grad is not None
         return value.item(), logs_B.grad.numpy()
@@ -50,32 +69,33 @@ def fit_scales(grams_B_N_N: Tensor, wins_N: Tensor, start_B: Tensor) -> Tensor:
     return torch.from_numpy(minimize(objective, start_B.log().numpy(), jac=True, bounds=bounds).x).exp()
 
 
-def log_evidence(grams_B_N_N: Tensor, wins_N: Tensor, scales_B: Tensor) -> Tensor:
+def log_evidence(grams_B_N_N: Tensor, wins_N: Tensor, scales_B: Tensor, weights_N: Tensor | None = None) -> Tensor:
     """Laplace approximation of log p(labels | scales) in nats, with exact gradients to the scales.
 
     Raises:
         RunFailure: when Newton's method does not converge.
     """
+    labels = _Labels(wins_N, torch.ones_like(wins_N) if weights_N is None else weights_N)
     covariance_N_N = torch.einsum("b,bnm->nm", scales_B.square(), grams_B_N_N)
     with torch.no_grad():
-        dual_N = _mode(covariance_N_N, wins_N)
+        dual_N = _mode(covariance_N_N, labels)
         logits_N = covariance_N_N @ dual_N
     # At the mode a Newton step changes nothing, but its derivative is that of the mode (implicit differentiation).
-    dual_N = _newton_step(covariance_N_N, wins_N, logits_N)
+    dual_N = _newton_step(covariance_N_N, labels, logits_N)
     logits_N = covariance_N_N @ dual_N
-    factor_N_N = _factor(covariance_N_N, _curvature(logits_N).sqrt())
-    return -_energy(dual_N, logits_N, wins_N) - factor_N_N.diagonal().log().sum()
+    factor_N_N = _factor(covariance_N_N, labels.curvature(logits_N).sqrt())
+    return -_energy(dual_N, logits_N, labels) - factor_N_N.diagonal().log().sum()
 
 
-def _mode(covariance_N_N: Tensor, wins_N: Tensor) -> Tensor:
+def _mode(covariance_N_N: Tensor, labels: _Labels) -> Tensor:
     """dual_N with logits K·dual at the posterior mode, by Newton's method with step halving."""
-    dual_N = torch.zeros_like(wins_N)
-    energy = _energy(dual_N, covariance_N_N @ dual_N, wins_N)
+    dual_N = torch.zeros_like(labels.wins_N)
+    energy = _energy(dual_N, covariance_N_N @ dual_N, labels)
     for _ in range(_NEWTON_LIMIT):
-        step_N = _newton_step(covariance_N_N, wins_N, covariance_N_N @ dual_N) - dual_N
+        step_N = _newton_step(covariance_N_N, labels, covariance_N_N @ dual_N) - dual_N
         for _ in range(_HALVINGS_LIMIT):
             candidate_N = dual_N + step_N
-            lower = _energy(candidate_N, covariance_N_N @ candidate_N, wins_N)
+            lower = _energy(candidate_N, covariance_N_N @ candidate_N, labels)
             if lower <= energy:
                 break
             step_N = step_N / 2
@@ -87,20 +107,14 @@ def _mode(covariance_N_N: Tensor, wins_N: Tensor) -> Tensor:
     raise RunFailure("posterior.family=laplace: Newton's method did not converge; set laplace.prior_deviation")
 
 
-def _newton_step(covariance_N_N: Tensor, wins_N: Tensor, logits_N: Tensor) -> Tensor:
+def _newton_step(covariance_N_N: Tensor, labels: _Labels, logits_N: Tensor) -> Tensor:
     """The dual of the next Newton iterate."""
-    curvature_N = _curvature(logits_N)
+    curvature_N = labels.curvature(logits_N)
     root_N = curvature_N.sqrt()
-    target_N = curvature_N * logits_N + wins_N - torch.sigmoid(logits_N)
+    target_N = curvature_N * logits_N + labels.weights_N * labels.wins_N - labels.weights_N * torch.sigmoid(logits_N)
     factor_N_N = _factor(covariance_N_N, root_N)
     solved_N = torch.cholesky_solve((root_N * (covariance_N_N @ target_N))[:, None], factor_N_N)[:, 0]
     return target_N - root_N * solved_N
-
-
-def _curvature(logits_N: Tensor) -> Tensor:
-    """Variance of each label. One that is certain has none left; the floor keeps its root differentiable."""
-    chance_N = torch.sigmoid(logits_N)
-    return (chance_N * (1 - chance_N)).clamp_min(1e-12)
 
 
 def _factor(covariance_N_N: Tensor, root_N: Tensor) -> Tensor:
@@ -109,9 +123,9 @@ def _factor(covariance_N_N: Tensor, root_N: Tensor) -> Tensor:
     return torch.linalg.cholesky(identity_N_N + root_N[:, None] * covariance_N_N * root_N)
 
 
-def _energy(dual_N: Tensor, logits_N: Tensor, wins_N: Tensor) -> Tensor:
+def _energy(dual_N: Tensor, logits_N: Tensor, labels: _Labels) -> Tensor:
     """Negative log posterior, without the prior's normaliser."""
-    return dual_N @ logits_N / 2 + functional.binary_cross_entropy_with_logits(logits_N, wins_N, reduction="sum")
+    return dual_N @ logits_N / 2 + labels.loss(logits_N)
 
 
 def _log_hyperprior(logs_B: Tensor) -> Tensor:

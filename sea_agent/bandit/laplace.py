@@ -103,22 +103,30 @@ class Laplace:
         weights_D = (self._scales_B / self._sizes_B.sqrt()).repeat_interleave(self._sizes_B)
         return features_X_D.to(torch.float64) * weights_D
 
-    def add(self, first_N_D: Tensor, second_N_D: Tensor, first_wins_N: Tensor, ids: Sequence[str]) -> None:
-        self._replay.add(first_N_D, second_N_D, first_wins_N, ids)
+    def add(
+        self,
+        first_N_D: Tensor,
+        second_N_D: Tensor,
+        first_wins_N: Tensor,
+        ids: Sequence[str],
+        weights_N: Tensor | None = None,
+    ) -> None:
+        self._replay.add(first_N_D, second_N_D, first_wins_N, ids, weights_N)
 
-    def update(self, generator: np.random.Generator) -> dict[str, float]:
-        """Fit to the whole replay; a function of the replay and the last scales, so ``generator`` is not drawn on."""
+    def update(self, generator: np.random.Generator, rounds: int = 1) -> dict[str, float]:
+        """Fit to the whole replay; a function of the replay and the last scales, so the arguments change nothing."""
         self.version += 1
         if not self.labels:
             return {}
         difference_N_D = self._replay.first_N_D.to(torch.float64) - self._replay.second_N_D.to(torch.float64)
-        wins_N = self._replay.wins_N.to(torch.float64)
+        wins_N, weights_N = self._replay.wins_N.to(torch.float64), self._replay.weights_N.to(torch.float64)
         if not self._fixed:
-            self._fit_scales(difference_N_D, wins_N)
+            self._fit_scales(difference_N_D, wins_N, weights_N)
         scaled_N_D = self._scaled(difference_N_D)
         self._basis_D_R = _span(scaled_N_D)
         difference_N_R = scaled_N_D @ self._basis_D_R
-        fit = fit_mode(difference_N_R, wins_N, 1.0, torch.zeros(difference_N_R.shape[1], dtype=torch.float64))
+        start_R = torch.zeros(difference_N_R.shape[1], dtype=torch.float64)
+        fit = fit_mode(difference_N_R, wins_N, 1.0, start_R, weights_N)
         identity_R_R = torch.eye(len(fit.mode_R), dtype=torch.float64)
         self._factor_R_R = torch.linalg.solve_triangular(fit.cholesky_R_R, identity_R_R, upper=False).T
         self._mode_R = fit.mode_R
@@ -128,11 +136,11 @@ class Laplace:
             "prior_deviation": float(self._scales_B.square().sum().sqrt()),
         }
 
-    def _fit_scales(self, difference_N_D: Tensor, wins_N: Tensor) -> None:
+    def _fit_scales(self, difference_N_D: Tensor, wins_N: Tensor, weights_N: Tensor) -> None:
         rows = torch.linspace(0, len(wins_N) - 1, min(len(wins_N), _EVIDENCE_LABELS)).round().long()
         parts = difference_N_D[rows].split(self._sizes_B.tolist(), dim=1)
         grams_B_N_N = torch.stack([part @ part.T / part.shape[1] for part in parts])
-        self._scales_B = fit_scales(grams_B_N_N, wins_N[rows], self._scales_B)
+        self._scales_B = fit_scales(grams_B_N_N, wins_N[rows], self._scales_B, weights_N[rows])
 
     def state(self) -> dict[str, Any]:
         return {
@@ -161,32 +169,36 @@ class Laplace:
         self._factor_R_R = state["factor"].clone()
 
 
-def fit_mode(difference_N_R: Tensor, wins_N: Tensor, scale: float, start_R: Tensor) -> Fit:
+def fit_mode(
+    difference_N_R: Tensor, wins_N: Tensor, scale: float, start_R: Tensor, weights_N: Tensor | None = None
+) -> Fit:
     """Mode, posterior precision and Laplace evidence of logistic regression under the prior w ~ N(0, scale² I).
 
     Args:
         difference_N_R: features of the first response minus those of the second, float64.
         wins_N: probability that the first response wins, in [0, 1].
+        weights_N: how often each label counts; once when not given.
 
     Raises:
         RunFailure: when Newton's method does not converge.
     """
     precision = scale**-2
+    weights_N = torch.ones_like(wins_N) if weights_N is None else weights_N
     mode_R = start_R
     for _ in range(_NEWTON_LIMIT):
         chance_N = torch.sigmoid(difference_N_R @ mode_R)
-        gradient_R = difference_N_R.T @ (chance_N - wins_N) + precision * mode_R
-        weighted_N_R = difference_N_R * (chance_N * (1 - chance_N)).sqrt()[:, None]
+        gradient_R = difference_N_R.T @ (weights_N * (chance_N - wins_N)) + precision * mode_R
+        weighted_N_R = difference_N_R * (weights_N * chance_N * (1 - chance_N)).sqrt()[:, None]
         hessian_R_R = weighted_N_R.T @ weighted_N_R
         hessian_R_R.diagonal().add_(precision)
         cholesky_R_R = torch.linalg.cholesky(hessian_R_R)
         step_R = torch.cholesky_solve(gradient_R[:, None], cholesky_R_R)[:, 0]
         decrement = float(gradient_R @ step_R) / 2
-        objective = _objective(difference_N_R, wins_N, precision, mode_R)
+        objective = _objective(difference_N_R, wins_N, weights_N, precision, mode_R)
         if decrement < _TOLERANCE:
             mode_R = mode_R - step_R
             break
-        mode_R = _shortened(difference_N_R, wins_N, precision, mode_R, step_R, objective)
+        mode_R = _shortened(difference_N_R, wins_N, weights_N, precision, mode_R, step_R, objective)
     else:
         raise RunFailure("posterior.family=laplace: Newton's method did not converge; set laplace.prior_deviation")
     log_determinant = 2 * float(cholesky_R_R.diagonal().log().sum()) + 2 * len(mode_R) * math.log(scale)
@@ -194,20 +206,26 @@ def fit_mode(difference_N_R: Tensor, wins_N: Tensor, scale: float, start_R: Tens
     return Fit(mode_R, cholesky_R_R, -objective - log_determinant / 2, float(loss))
 
 
-def _objective(difference_N_R: Tensor, wins_N: Tensor, precision: float, weights_R: Tensor) -> float:
+def _objective(difference_N_R: Tensor, wins_N: Tensor, weights_N: Tensor, precision: float, mode_R: Tensor) -> float:
     """Negative log posterior in nats, without the prior's normaliser."""
-    logits_N = difference_N_R @ weights_R
-    likelihood = functional.binary_cross_entropy_with_logits(logits_N, wins_N, reduction="sum")
-    return float(likelihood + precision / 2 * weights_R.square().sum())
+    logits_N = difference_N_R @ mode_R
+    likelihood = functional.binary_cross_entropy_with_logits(logits_N, wins_N, weights_N, reduction="sum")
+    return float(likelihood + precision / 2 * mode_R.square().sum())
 
 
 def _shortened(
-    difference_N_R: Tensor, wins_N: Tensor, precision: float, mode_R: Tensor, step_R: Tensor, objective: float
+    difference_N_R: Tensor,
+    wins_N: Tensor,
+    weights_N: Tensor,
+    precision: float,
+    mode_R: Tensor,
+    step_R: Tensor,
+    objective: float,
 ) -> Tensor:
     """``mode_R`` after a Newton step, which is halved until the objective falls below ``objective``."""
     for _ in range(_HALVINGS_LIMIT):
         candidate_R = mode_R - step_R
-        if _objective(difference_N_R, wins_N, precision, candidate_R) < objective:
+        if _objective(difference_N_R, wins_N, weights_N, precision, candidate_R) < objective:
             return candidate_R
         step_R = step_R / 2
     return mode_R

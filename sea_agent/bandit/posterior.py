@@ -35,15 +35,26 @@ class Posterior(Protocol):
     def mean(self, features_P_M_D: Tensor) -> Tensor:
         """The best guess of the rewards, rewards_P_M (float32): the mean over the posterior, without any chance."""
 
-    def add(self, first_N_D: Tensor, second_N_D: Tensor, first_wins_N: Tensor, ids: Sequence[str]) -> None:
+    def add(
+        self,
+        first_N_D: Tensor,
+        second_N_D: Tensor,
+        first_wins_N: Tensor,
+        ids: Sequence[str],
+        weights_N: Tensor | None = None,
+    ) -> None:
         """Append labelled duels to the replay; labels are floats in [0, 1].
+
+        A label of weight w counts like w labels of weight 1, which is what it has where no weights are given.
 
         Raises:
             ValueError: when shapes disagree, a label leaves [0, 1] or an id was added before.
         """
 
-    def update(self, generator: np.random.Generator) -> dict[str, float]:
+    def update(self, generator: np.random.Generator, rounds: int = 1) -> dict[str, float]:
         """Fit to the replay and count a version; metrics of the fit (none without labels).
+
+        ``rounds`` says how many rounds would have brought the new labels, for a fit that goes on from the last one.
 
         Raises:
             RunFailure: when the fit diverges.

@@ -26,6 +26,7 @@ class Replay:
         self._first: list[Tensor] = [torch.empty(0, self.dimension)]
         self._second: list[Tensor] = [torch.empty(0, self.dimension)]
         self._wins: list[Tensor] = [torch.empty(0)]
+        self._weights: list[Tensor] = [torch.empty(0)]
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -45,15 +46,30 @@ class Replay:
         """1 where the first response won, 0 where the second did, or a probability in between."""
         return _joined(self._wins)
 
-    def add(self, first_N_D: Tensor, second_N_D: Tensor, first_wins_N: Tensor, ids: Sequence[str]) -> None:
-        """Append labelled duels; all or none are added.
+    @property
+    def weights_N(self) -> Tensor:
+        """How much each label counts beside one of weight 1."""
+        return _joined(self._weights)
+
+    def add(
+        self,
+        first_N_D: Tensor,
+        second_N_D: Tensor,
+        first_wins_N: Tensor,
+        ids: Sequence[str],
+        weights_N: Tensor | None = None,
+    ) -> None:
+        """Append labelled duels, of weight 1 where no weights are given; all or none are added.
 
         Raises:
-            ValueError: when shapes disagree, a value is not finite, a label leaves [0, 1] or an id is not new.
+            ValueError: when shapes disagree, a value is not finite, a label leaves [0, 1], a weight is not above 0, or
+                an id is not new.
         """
         count = len(ids)
-        expected = {"first": (count, self.dimension), "second": (count, self.dimension), "labels": (count,)}
-        given = {"first": first_N_D, "second": second_N_D, "labels": first_wins_N}
+        weights_N = torch.ones(count) if weights_N is None else weights_N
+        rows, values = (count, self.dimension), (count,)
+        expected = {"first": rows, "second": rows, "labels": values, "weights": values}
+        given = {"first": first_N_D, "second": second_N_D, "labels": first_wins_N, "weights": weights_N}
         for name, tensor in given.items():
             if tuple(tensor.shape) != expected[name]:
                 raise ValueError(f"{name} of {count} duels have shape {tuple(tensor.shape)}, not {expected[name]}")
@@ -61,6 +77,8 @@ class Replay:
                 raise ValueError(f"{name} hold values that are not finite")
         if ((first_wins_N < 0) | (first_wins_N > 1)).any():
             raise ValueError("labels are probabilities that the first response wins and must lie in [0, 1]")
+        if (weights_N <= 0).any():
+            raise ValueError("weights must be above 0")
         new = set(ids)
         if len(new) != count or new & self._known:
             raise ValueError("a duel id was added twice, its label would count twice")
@@ -69,6 +87,7 @@ class Replay:
         self._first.append(first_N_D.detach().to(torch.float32).clone())
         self._second.append(second_N_D.detach().to(torch.float32).clone())
         self._wins.append(first_wins_N.detach().to(torch.float32).clone())
+        self._weights.append(weights_N.detach().to(torch.float32).clone())
 
     def state(self) -> dict[str, Any]:
         """Tensors and plain values only."""
@@ -76,6 +95,7 @@ class Replay:
             "first": self.first_N_D.clone(),
             "second": self.second_N_D.clone(),
             "wins": self.wins_N.clone(),
+            "weights": self.weights_N.clone(),
             "ids": list(self.ids),
         }
 
@@ -91,7 +111,7 @@ class Replay:
                 "resume with the posterior.features and models that the run was started with"
             )
         self._clear()
-        self.add(state["first"], state["second"], state["wins"], state["ids"])
+        self.add(state["first"], state["second"], state["wins"], state["ids"], state["weights"])
 
 
 def _joined(parts: list[Tensor]) -> Tensor:

@@ -11,7 +11,7 @@ from sea_agent.service import problems
 from sea_agent.service.keyring import KeyRing
 from sea_agent.service.limits import BodyLimit, RateLimit
 from sea_agent.service.pages import Static
-from sea_agent.service.routes import health, keys, label_page, labels, leases, queries, runs, sign_in
+from sea_agent.service.routes import health, keys, label_page, labels, leases, quality, queries, runs, sign_in
 from sea_agent.service.security import SecurityHeaders
 from sea_agent.service.settings import Settings
 from sea_agent.service.state import State
@@ -43,7 +43,7 @@ def make_app(settings: Settings) -> FastAPI:
     for module in (health, sign_in, label_page):
         app.include_router(module.router)
     app.mount("/static", Static(), name="static")
-    for module in (runs, queries, leases, labels, keys):
+    for module in (runs, queries, leases, labels, quality, keys):
         app.include_router(
             module.router, prefix="/v1", responses=problems.documented(400, 401, 403, 413, 422, 429, 503)
         )

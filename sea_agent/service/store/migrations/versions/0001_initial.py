@@ -169,7 +169,14 @@ def upgrade() -> None:
         sa.UniqueConstraint("id", name=op.f("uq_labels_id")),
     )
     op.create_index("ix_labels_annotator", "labels", ["run", "annotator"], unique=False)
-    op.create_index("ix_labels_revises", "labels", ["revises"], unique=False)
+    op.create_index(
+        "ix_labels_revises",
+        "labels",
+        ["revises"],
+        unique=False,
+        sqlite_where=sa.text("revises IS NOT NULL"),
+        postgresql_where=sa.text("revises IS NOT NULL"),
+    )
     op.create_index(
         "uq_labels_lease",
         "labels",

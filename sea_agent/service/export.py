@@ -1,0 +1,98 @@
+"""The labelled duels of a run as preference data, read a page at a time, as they stood when the export began."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from sea_agent.data_files import Record
+from sea_agent.preferences import Columns, Encoder
+from sea_agent.service.models import iso
+from sea_agent.service.quality import majority
+from sea_agent.service.store import answers
+from sea_agent.service.store.answers import Labelled
+from sea_agent.service.store.database import Database
+from sea_agent.service.store.tables import OUTCOMES
+
+PAGE = 200
+"""Duels held in memory at once."""
+
+COLUMNS: Columns = {
+    "run": "text",
+    "query_id": "text",
+    "client_key": "text",
+    "outcome": "text",
+    "votes": "counts",
+    "agreement": "number",
+    "annotators": "texts",
+    "label_ids": "texts",
+    "rule": "text",
+    "policy_version": "integer",
+    "score": "number",
+    "posted_at": "text",
+    "answered_at": "text",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which duels are exported; ``undecided`` ones have neither a chosen nor a rejected response."""
+
+    min_agreement: float = 0.0
+    min_votes: int = 1
+    undecided: bool = False
+
+
+async def export(
+    database: Database, run: str, up_to_seq: int, wanted: Wanted, encoder: Encoder
+) -> AsyncIterator[bytes]:
+    """The bytes of an export, of the label log up to ``up_to_seq``. No page is read before the last one is sent."""
+    after_seq = 0
+    while True:
+        read = partial(answers.page, run=run, after_seq=after_seq, up_to_seq=up_to_seq, at_most=PAGE)
+        page = await database.read(read)
+        if not page:
+            break
+        yield await asyncio.to_thread(_encoded, page, wanted, encoder)
+        after_seq = page[-1].seq
+    yield encoder.close()
+
+
+def _encoded(page: Sequence[Labelled], wanted: Wanted, encoder: Encoder) -> bytes:
+    return encoder.encode([row for row in map(preference, page) if _is_wanted(row, wanted)])
+
+
+def preference(duel: Labelled) -> Record:
+    """A duel as a row. Its outcome is the most frequent one; None when two are equally frequent."""
+    query, entries = duel.query, [given.holds for given in duel.votes]
+    counts = Counter(entry.outcome for entry in entries)
+    outcome = majority(entry.outcome for entry in entries)
+    sides = {"first": (query.first, query.second), "second": (query.second, query.first)}
+    chosen, rejected = sides.get(outcome or "", (None, None))
+    return {
+        "prompt": query.prompt,
+        "chosen": chosen,
+        "rejected": rejected,
+        "run": query.run,
+        "query_id": query.id,
+        "client_key": query.client_key,
+        "outcome": outcome,
+        "votes": {name: counts[name] for name in OUTCOMES},
+        "agreement": max(counts.values()) / len(entries),
+        "annotators": [entry.annotator for entry in entries],
+        "label_ids": [entry.id for entry in entries],
+        "rule": query.rule,
+        "policy_version": query.policy_version,
+        "score": query.score,
+        "posted_at": iso(query.created_at),
+        "answered_at": iso(max(entry.at for entry in entries)),
+    }
+
+
+def _is_wanted(row: Record, wanted: Wanted) -> bool:
+    return (
+        (wanted.undecided or row["chosen"] is not None)
+        and row["agreement"] >= wanted.min_agreement
+        and len(row["annotators"]) >= wanted.min_votes
+    )
