@@ -42,7 +42,7 @@ class FeedbackServiceOracle(Oracle):
         self._config = config
         self._retrying = Retrying(
             retry=retry_if_exception_type(_Unavailable),
-            wait=wait_exponential_jitter(initial=0.2, max=5.0),
+            wait=wait_exponential_jitter(multiplier=0.2, max=5.0),
             stop=stop_after_delay(_RETRY_SECONDS),
             reraise=True,
         )

@@ -1,0 +1,152 @@
+"""A run whose oracle are people over the feedback service, where everything dies now and then."""
+
+import json
+import random
+import secrets
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from e2e.killed_runs import Lives
+from e2e.people import KEY, RUN, Office, Person, give_key
+from e2e.test_run import world_config
+
+from oracle import feedback_service
+from sea_agent.ledger import Ledger
+from sea_agent.run import run
+
+DUELS = 200
+
+
+@pytest.fixture(scope="module")
+def lives() -> Lives:
+    return Lives()
+
+
+@pytest.fixture
+def office(tmp_path: Path) -> Iterator[Office]:
+    opened = Office(tmp_path)
+    yield opened
+    opened.close()
+
+
+def tree_of(office: Office, duels: int) -> dict[str, Any]:
+    settings = {
+        "selection": {"rule": "passive"},
+        "batch_size": 20,
+        "budget__oracle_queries": duels,
+        "checkpoint": {"every": 3},
+        "oracle": {"kind": "feedback_service", "url": office.url, "run": RUN},
+        "evaluation": {},
+    }
+    return world_config(**settings).model_dump(mode="json")
+
+
+def answer_while_everything_dies(
+    office: Office, lives: Lives, out: Path, tree: dict[str, Any], seed: int, kills: int, start: Any
+) -> None:
+    """Run to the end; ``kills`` times, when some more answers are there, the run or the service is killed."""
+    people = [Person(office, f"person-{number}") for number in range(3)]
+    for person in people:
+        person.start()
+    draw = random.Random(seed)
+    total = tree["budget"]["oracle_queries"]
+    moments = sorted(draw.sample(range(1, total - 1), kills))
+    process = lives.begin(tree, out, None, start)
+    try:
+        for number, moment in enumerate(moments):
+            office.wait_for_labels(moment)
+            if number % 2:
+                office.kill_and_restart()
+            else:
+                process.kill()
+                lives.end(process)
+                process = lives.begin(tree, out, None, start)
+        assert lives.end(process) == 0
+    finally:
+        process.kill()
+        for person in people:
+            person.leave()
+
+
+def assert_each_answer_is_used_once(office: Office, out: Path, duels: int) -> None:
+    log = [entry for entry in office.log() if entry["kind"] == "vote"]
+    by_key = {entry["client_key"]: entry["outcome"] for entry in log}
+    assert len(log) == len(by_key) == duels, "a duel was answered twice, or too many were asked"
+    assert office.admin.get(f"/v1/runs/{RUN}").json()["queries"] == duels, "a duel was posted twice"
+    with Ledger(out / "ledger.sqlite") as ledger:
+        assert ledger.oracle_queries == duels
+        assert {duel.id: verdict.outcome.value for duel, verdict in ledger.rows() if verdict} == by_key
+
+
+def test_every_answer_is_used_once_and_none_asked_twice_though_run_and_service_are_killed(
+    office: Office, lives: Lives, tmp_path: Path
+) -> None:
+    """The policy ends bit for bit as the one that learns from the same judgement in one undisturbed process."""
+    out, tree = tmp_path / "out", tree_of(office, DUELS)
+    start = partial(give_key, office.key("experiment", "experiment"))
+    answer_while_everything_dies(office, lives, out, tree, seed=5, kills=8, start=start)
+    assert_each_answer_is_used_once(office, out, DUELS)
+    quiet = world_config(
+        selection={"rule": "passive"},
+        batch_size=20,
+        budget__oracle_queries=DUELS,
+        oracle={"kind": "world", "labels": "threshold"},
+        evaluation={},
+    )
+    expected = run(quiet, tmp_path / "quiet")
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["policy_checksum"] == expected["policy_checksum"]
+    assert summary["oracle_queries"] == expected["oracle_queries"] == DUELS
+
+
+def test_keys_that_are_not_the_same_after_a_restart_are_seen(office: Office, lives: Lives, tmp_path: Path) -> None:
+    out, tree = tmp_path / "out", tree_of(office, 40)
+    start = partial(forget_keys, office.key("experiment", "experiment"))
+    answer_while_everything_dies(office, lives, out, tree, seed=5, kills=1, start=start)
+    with pytest.raises(AssertionError, match="twice"):
+        assert_each_answer_is_used_once(office, out, 40)
+
+
+def forget_keys(key: str) -> None:
+    """Break the client: its duels have other keys in each process."""
+    give_key(key)
+    salt, query = secrets.token_hex(4), feedback_service._query
+
+    def salted(duel: Any) -> dict[str, Any]:
+        made = query(duel)
+        return {**made, "client_key": f"{made['client_key']}-{salt}"}
+
+    decided = feedback_service.FeedbackServiceOracle._decided
+
+    def unsalted(self: Any, duels: Any) -> Any:
+        for name in [name for name in self._votes if name.endswith(salt)]:
+            self._votes[name.removesuffix(f"-{salt}")] = self._votes.pop(name)
+        return decided(self, duels)
+
+    feedback_service._query = salted
+    feedback_service.FeedbackServiceOracle._decided = unsalted  # type: ignore[method-assign]
+
+
+def test_a_run_that_does_not_wait_learns_from_answers_that_come_later(
+    office: Office, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(KEY, office.key("experiment", "experiment"))
+    tree = tree_of(office, 60)
+    tree["oracle"] |= {"wait": False, "pending": 40}
+    tree["learner"] |= {"max_staleness": 5}
+    people = [Person(office, f"person-{number}") for number in range(2)]
+    for person in people:
+        person.start()
+    out = tmp_path / "out"
+    summary = run(world_config(**tree), out)
+    for person in people:
+        person.leave()
+    assert summary["oracle_queries"] == 60
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert max(row["open_duels"] for row in rows) > 0
+    assert rows[-1]["open_duels"] == 0
+    with Ledger(out / "ledger.sqlite") as ledger:
+        assert all(verdict is not None for _, verdict in ledger.rows())

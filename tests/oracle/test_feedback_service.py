@@ -1,0 +1,160 @@
+"""The feedback service as an oracle: what people say together, and what goes wrong with a service."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from e2e.people import KEY, RUN, Office
+from test_ledger import duel
+
+from oracle import feedback_service, make_oracle
+from oracle.base import Oracle
+from sea_agent.config_oracle import FeedbackServiceOracleConfig
+from sea_agent.errors import RunFailure, UserError
+from sea_agent.types import Duel, Outcome
+
+Make = Callable[..., Oracle]
+
+
+@pytest.fixture(scope="module")
+def office(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Office]:
+    opened = Office(tmp_path_factory.mktemp("office"))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def make(office: Office, monkeypatch: pytest.MonkeyPatch) -> Make:
+    """An oracle over the service that does not wait long."""
+    monkeypatch.setenv(KEY, office.key("experiment", "experiment"))
+    monkeypatch.setattr(feedback_service, "_POLL_SECONDS", 1)
+    monkeypatch.setattr(feedback_service, "_RETRY_SECONDS", 0.5)
+
+    def of(**settings: Any) -> Oracle:
+        config = FeedbackServiceOracleConfig(kind="feedback_service", **{"url": office.url, "run": RUN} | settings)
+        return make_oracle(config, seed=0, device="cpu")
+
+    return of
+
+
+def of_texts(name: str, first: str, second: str) -> Duel:
+    """A duel between two texts."""
+    one = duel(name)
+    return replace(one, first=replace(one.first, text=first), second=replace(one.second, text=second))
+
+
+def vote(office: Office, run: str, duel_id: str, **outcomes: str) -> None:
+    """Annotators answer a duel in its own order."""
+    labels = [{"client_key": duel_id, "outcome": said, "annotator": who} for who, said in outcomes.items()]
+    headers = {"Idempotency-Key": f"{duel_id}-{'-'.join(outcomes)}"}
+    office.admin.post(f"/v1/runs/{run}/labels:batch", json={"labels": labels}, headers=headers).raise_for_status()
+
+
+@pytest.mark.parametrize(
+    ("said", "min_agreement", "expected"),
+    [
+        ({"ann": "first", "bob": "first", "cem": "second"}, 0.5, Outcome.FIRST),
+        ({"ann": "first", "bob": "first", "cem": "second"}, 0.7, Outcome.TIE),
+        ({"ann": "second", "bob": "second", "cem": "second"}, 1.0, Outcome.SECOND),
+        ({"ann": "first", "bob": "second", "cem": "tie"}, 0.0, Outcome.TIE),
+        ({"ann": "both_bad", "bob": "both_bad", "cem": "first"}, 0.5, Outcome.BOTH_BAD),
+    ],
+)
+def test_the_majority_decides_if_enough_agree(
+    said: dict[str, str], min_agreement: float, expected: Outcome, make: Make, office: Office
+) -> None:
+    run = f"votes-{expected}-{min_agreement}"
+    oracle = make(run=run, votes=3, min_agreement=min_agreement)
+    assert oracle.ask([duel("d")]) == []
+    for who, outcome in list(said.items())[:2]:
+        vote(office, run, "d", **{who: outcome})
+    assert oracle.ask([duel("d")]) == [], "two of three votes decide nothing yet"
+    vote(office, run, "d", **dict(list(said.items())[2:]))
+    (verdict,) = oracle.ask([duel("d")])
+    assert (verdict.outcome, verdict.votes, verdict.annotator) == (expected, 3, "ann, bob, cem")
+    assert oracle.queries == 1
+
+
+def test_a_correction_before_the_decision_counts(make: Make, office: Office) -> None:
+    oracle = make(run="revised", votes=2)
+    oracle.ask([duel("d")])
+    vote(office, "revised", "d", ann="first")
+    (entry,) = office.admin.get("/v1/runs/revised/labels").json()["labels"]
+    office.admin.post(f"/v1/labels/{entry['label_id']}/revisions", json={"outcome": "second"}).raise_for_status()
+    assert oracle.ask([duel("d")]) == []
+    vote(office, "revised", "d", bob="second")
+    (verdict,) = oracle.ask([duel("d")])
+    assert (verdict.outcome, verdict.votes) == (Outcome.SECOND, 2)
+
+
+def test_a_new_process_finds_duels_and_answers_again(make: Make, office: Office) -> None:
+    make(run="again").ask([duel("d"), duel("e")])
+    vote(office, "again", "d", ann="second")
+    answers = make(run="again").ask([duel("d"), duel("e")])
+    assert [(verdict.duel_id, verdict.outcome) for verdict in answers] == [("d", Outcome.SECOND)]
+    assert office.admin.get("/v1/runs/again").json()["queries"] == 2
+
+
+def test_a_duel_that_was_cancelled_in_the_service_is_not_waited_for(make: Make, office: Office) -> None:
+    oracle = make(run="cancelled")
+    assert oracle.ask([duel("d")]) == []
+    (query,) = oracle._posted.values()  # type: ignore[attr-defined]
+    office.admin.post(f"/v1/queries/{query}/cancel").raise_for_status()
+    assert [verdict.outcome for verdict in oracle.ask([duel("d")])] == [Outcome.SKIP]
+
+
+def test_what_made_a_response_does_not_leave_the_run(make: Make, office: Office) -> None:
+    make(run="blind").ask([duel("d")])
+    key = office.key("blind-person", "annotate")
+    with httpx.Client(base_url=office.url, headers={"Authorization": f"Bearer {key}"}) as person:
+        lease = person.post("/v1/runs/blind/leases", json={}).json()
+    assert {"rule", "policy_version", "score", "client_key"}.isdisjoint(lease)
+
+
+def test_a_service_that_does_not_answer_leaves_duels_open(make: Make, office: Office) -> None:
+    oracle = make(run="away")
+    oracle.ask([duel("d")])
+    vote(office, "away", "d", ann="first")
+    office.process.end()
+    assert oracle.ask([duel("d")]) == []
+    office.kill_and_restart()
+    assert [verdict.outcome for verdict in oracle.ask([duel("d")])] == [Outcome.FIRST]
+    assert oracle.queries == 1
+
+
+def test_another_run_under_the_same_name_is_refused(make: Make) -> None:
+    make(run="taken").ask([duel("d")])
+    with pytest.raises(RunFailure, match=r"Another run used the same oracle\.run"):
+        make(run="taken").ask([of_texts("d", "w1", "w9")])
+
+
+def test_people_are_not_asked_to_evaluate(make: Make) -> None:
+    oracle = make(run="evaluation")
+    assert oracle.evaluates is False
+    with pytest.raises(ValueError, match="not asked to evaluate"):
+        oracle.evaluate([duel("d").public()])
+
+
+def test_a_missing_key_a_wrong_one_and_a_wrong_address_are_told(
+    make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="no feedback service answers there"):
+        make(url="http://127.0.0.1:9")
+    monkeypatch.setenv(KEY, "sea_wrong")
+    with pytest.raises(UserError, match=rf"{KEY}: the feedback service refuses this key") as caught:
+        make()
+    assert "sea_wrong" not in str(caught.value)
+    monkeypatch.delenv(KEY)
+    with pytest.raises(UserError, match=rf"{KEY} is not set"):
+        make()
+
+
+def test_many_and_long_duels_go_in_batches_that_the_service_takes(make: Make, office: Office) -> None:
+    texts = [("w1 " * 20_000 + str(number), "w2") for number in range(40)]
+    duels = [of_texts(f"long-{number}", *pair) for number, pair in enumerate(texts)]
+    many = [duel(f"many-{number}") for number in range(1200)]
+    make(run="batches").ask(duels + many)
+    assert office.admin.get("/v1/runs/batches").json()["queries"] == 1240
