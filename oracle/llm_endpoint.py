@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from openai import APIConnectionError, APIStatusError, AsyncOpenAI, omit
 from pydantic import BaseModel, Field, NonNegativeInt, ValidationError
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_exponential_jitter
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_exponential, wait_random
 
 from oracle.llm_question import RESPONSE_FORMATS, Messages, Unusable
 from sea_agent.addresses import is_loopback
@@ -93,24 +93,25 @@ class Endpoint:
         return (self.tokens_in * prices[0] + self.tokens_out * prices[1]) / 1e6
 
     @asynccontextmanager
-    async def open(self, end: float) -> AsyncIterator[Complete]:
-        """A function that gives the model's reply to messages, and sends nothing after ``end`` on the monotonic clock.
+    async def open(self, seconds: float) -> AsyncIterator[Complete]:
+        """A function that gives the model's reply to messages, and sends nothing when ``seconds`` are over.
 
         It raises ``Unavailable`` when the endpoint does not answer until then, ``Refused`` when waiting does not help,
         and ``Unusable`` when the reply is none.
         """
-        retrying = AsyncRetrying(
-            retry=retry_if_exception_type(Unavailable),
-            wait=wait_exponential_jitter(initial=FIRST_PAUSE, max=LONGEST_PAUSE, jitter=FIRST_PAUSE),
-            stop=partial(_is_late, end),
-            reraise=True,
-        )
         # Retries are ours: the client's own do not keep to the end, and each would honour Retry-After for itself alone.
         client = AsyncOpenAI(
             api_key=self._key or "none",
             base_url=self._config.url,
             timeout=self._config.timeout_seconds,
             max_retries=0,
+        )
+        end = time.monotonic() + seconds
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(Unavailable),
+            wait=wait_exponential(multiplier=FIRST_PAUSE, max=LONGEST_PAUSE) + wait_random(0.0, FIRST_PAUSE),
+            stop=partial(_is_late, end),
+            reraise=True,
         )
         async with client:
             yield lambda messages: retrying(self._once, client, messages, end, count())

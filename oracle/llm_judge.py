@@ -130,7 +130,7 @@ class LlmJudgeOracle(Oracle):
             raise UserError(str(error)) from None
 
     async def _trial(self) -> None:
-        async with self._endpoint.open(time.monotonic() + TRIAL_SECONDS) as complete:
+        async with self._endpoint.open(TRIAL_SECONDS) as complete:
             await self._better(complete, "What is two and two?", "It is four.", "It is five.")
 
     def _ask(self, questions: Sequence[Question]) -> None:
@@ -142,7 +142,7 @@ class LlmJudgeOracle(Oracle):
             _log.warning("%s: %d of %d duels stay open: %s", self.name, open_, of, reasons)
 
     async def _ask_all(self, questions: Sequence[Question]) -> Counter[str]:
-        async with self._endpoint.open(time.monotonic() + CALL_SECONDS) as complete:
+        async with self._endpoint.open(CALL_SECONDS) as complete:
             call = _Call(complete, asyncio.Semaphore(self._config.concurrency), Counter())
             # What failed before comes last, so that it never keeps the others waiting.
             ordered = sorted(questions, key=lambda question: self._failed[question["id"]])
@@ -194,8 +194,8 @@ class LlmJudgeOracle(Oracle):
         if vain >= _HOPELESS and vain > self._judged:
             self._ended = RunFailure(
                 f"{self.name}: no usable reply to {vain} duels, against {self._judged} judged; the last time because "
-                f"{failure}. Resume the run with another oracle.response_format or oracle.max_tokens, or start one with "
-                "another oracle.model."
+                f"{failure}. Resume the run with another oracle.response_format or oracle.max_tokens, or start one "
+                "with another oracle.model."
             )
 
     def _probability(self, question: Question) -> float | None:

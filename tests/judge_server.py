@@ -159,9 +159,9 @@ def read_question(headers: Any, body: Mapping[str, Any]) -> Asked:
 # --- faults ----------------------------------------------------------------------------------------------------------
 
 
-def status(code: int, message: str = "", **headers: str) -> Fault:
-    """An error status."""
-    return lambda handler: handler.fail(code, message, **headers)
+def status(number: int, message: str = "", code: str | None = None, **headers: str) -> Fault:
+    """An error status, with what the endpoint says about it."""
+    return lambda handler: handler.fail(number, message, code, **headers)
 
 
 def writes(content: str | None, **reply: Any) -> Fault:
