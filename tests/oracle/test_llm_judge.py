@@ -221,6 +221,16 @@ def test_as_many_bad_duels_among_more_good_ones_end_nothing(oracle: MakeJudge, j
     assert {verdict.outcome for verdict in asking.ask(bad)} == {Outcome.SKIP}
 
 
+def test_a_duel_that_found_a_usable_reply_in_the_end_speaks_against_nobody(oracle: MakeJudge, judge: Judge) -> None:
+    asking = oracle(attempts=1, concurrency=1)
+    judge.faults = [writes("I object")] * 7
+    first, second = duels(11), [duel(f"later {index}", LONG, SHORT, prompt="bad") for index in range(5)]
+    assert len(asking.ask(first)) == 4
+    assert len(asking.ask(first[:7])) == 7
+    judge.faults = [writes("I object")] * 5
+    assert asking.ask(second) == [], "five duels are open now, not twelve"
+
+
 # --- what stays open -------------------------------------------------------------------------------------------------
 
 
@@ -341,6 +351,18 @@ def test_evaluation_waits_for_an_endpoint_that_is_down(
     monkeypatch.setattr(asking, "_ask", back_after_two_calls)
     assert asking.evaluate([one.public() for one in duels(3)]) == [1.0] * 3
     assert calls == 3
+
+
+def test_evaluation_may_take_long_while_it_is_answered(oracle: MakeJudge, judge: Judge, clock: Clock) -> None:
+    """Ten hours for each order of each question, and one question follows the other."""
+    asking = oracle(evaluates=True, concurrency=1, wait_hours=25.0)
+
+    def prefer(prompt: str, a: str, b: str) -> str:
+        clock.ahead += 36_000.0
+        return prefers_longer(prompt, a, b)
+
+    judge.prefer = prefer
+    assert asking.evaluate([one.public() for one in duels(3)]) == [1.0] * 3
 
 
 def test_evaluation_is_of_all_questions_or_none(oracle: MakeJudge, judge: Judge) -> None:
