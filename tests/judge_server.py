@@ -38,7 +38,7 @@ class Asked:
 
 @dataclass
 class Judge:
-    """What the server does: ``prefer`` decides, ``faults`` are used up first, one for each request."""
+    """What the server does: ``prefer`` decides all but trials; ``faults`` are used up first, one for each request."""
 
     prefer: Prefer = lambda prompt, a, b: "A" if len(a) > len(b) else "B"
     faults: list[Fault] = field(default_factory=list)
@@ -80,7 +80,8 @@ class Handler(BaseHTTPRequestHandler):
         judge = self.server.judge
         with self.server.lock:
             judge.asked.append(asked)
-        self.write(json.dumps({"better": asked.order or judge.prefer(asked.prompt, asked.a, asked.b)}))
+        prefer: Prefer = (lambda prompt, a, b: "A") if asked.is_trial else judge.prefer
+        self.write(json.dumps({"better": asked.order or prefer(asked.prompt, asked.a, asked.b)}))
 
     def write(self, content: str | None, **reply: Any) -> None:
         """Answer with a completion."""

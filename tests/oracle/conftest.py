@@ -1,19 +1,17 @@
 """What tests of the language model judge share: a server, an oracle that asks it, and short waits."""
 
 import asyncio
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from judge_server import Judge, JudgeServer
+from judge_tools import Clock, MakeJudge
 
 from oracle import llm_endpoint, llm_judge, make_oracle
 from oracle.llm_judge import LlmJudgeOracle
 from sea_agent.config_oracle import LlmJudgeOracleConfig
-
-MakeJudge = Callable[..., LlmJudgeOracle]
 
 
 @pytest.fixture
@@ -26,22 +24,6 @@ def server() -> Iterator[JudgeServer]:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A call gives up a request after two attempts, however little time they took."""
     monkeypatch.setattr(llm_endpoint, "_is_late", lambda end, state: state.attempt_number == 2)
-
-
-class Clock:
-    """Runs ahead of the real one by what is slept on it, and by what it is moved."""
-
-    def __init__(self) -> None:
-        self.ahead = 0.0
-
-    def monotonic(self) -> float:
-        return time.monotonic() + self.ahead
-
-    def time(self) -> float:
-        return time.time() + self.ahead
-
-    async def sleep(self, seconds: float) -> None:
-        self.ahead += seconds
 
 
 @pytest.fixture

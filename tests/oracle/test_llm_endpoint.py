@@ -4,9 +4,9 @@ import logging
 import socket
 
 import pytest
-from conftest import Clock, MakeJudge
 from duels import duel
 from judge_server import Fault, Handler, Judge, JudgeServer, cut_off, silence, status, trickle, writes
+from judge_tools import Clock, MakeJudge
 
 from oracle import llm_endpoint
 from sea_agent.config_oracle import LlmJudgeOracleConfig

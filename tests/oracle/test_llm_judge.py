@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from conftest import Clock, MakeJudge
 from duels import duel
 from judge_server import Fault, Handler, Judge, cut_off, sends, status, writes
+from judge_tools import Clock, MakeJudge
 from test_llm_question import attack
 
 from oracle import llm_question
