@@ -173,7 +173,7 @@ class Endpoint:
                 f"oracle.model={config.model}: the endpoint {config.url} has no such model, or is at another address "
                 "(status 404). oracle.url ends where /chat/completions begins, usually with /v1."
             ) from None
-        code = f" {error.code}" if re.fullmatch(r"\w{1,60}", error.code or "") and error.code != self._key else ""
+        code = f" {error.code}" if re.fullmatch(r"[a-z]\w{1,60}", error.code or "") and error.code != self._key else ""
         if status in _BUSY or status >= 500:
             self._quiet_until = max(self._quiet_until, time.monotonic() + _retry_after(error))
             raise Unavailable(f"status {status}{code}") from None
