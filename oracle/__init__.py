@@ -1,8 +1,9 @@
-"""Who answers duels: a world's hidden reward, a reward model, any Python function, or people."""
+"""Who answers duels: a world's hidden reward, a reward model, a language model, any Python function, or people."""
 
 from oracle.base import Oracle
 from sea_agent.config_oracle import (
     FeedbackServiceOracleConfig,
+    LlmJudgeOracleConfig,
     OracleConfig,
     PythonOracleConfig,
     WorldOracleConfig,
@@ -23,6 +24,10 @@ def make_oracle(config: OracleConfig, *, seed: int, device: str) -> Oracle:
         from oracle.feedback_service import FeedbackServiceOracle
 
         return FeedbackServiceOracle(config)
+    if isinstance(config, LlmJudgeOracleConfig):
+        from oracle.llm_judge import LlmJudgeOracle
+
+        return LlmJudgeOracle(config)
     from oracle.reward_model import RewardModelOracle
 
     return RewardModelOracle(config, seed, device)

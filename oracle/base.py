@@ -17,7 +17,8 @@ Question = Mapping[str, Any]
 class Oracle(ABC):
     """Answers duels. An answer may take its time: a duel without one stays open, and is asked about again.
 
-    ``queries`` counts the duels answered for training, ``evaluation_queries`` those answered for evaluation.
+    ``queries`` counts the duels answered for training, ``evaluation_queries`` those answered for evaluation; a skip is
+    no answer.
     ``evaluates`` says whether win rates are asked of it: not where answers cost money or people's time.
     """
 
@@ -40,6 +41,10 @@ class Oracle(ABC):
         """The probability that ``first`` is preferred of each question, a mapping with ``id``, ``prompt``, ``first``
         and ``second``; counted apart and never part of the budget."""
 
+    def metrics(self) -> dict[str, float]:
+        """What it took to answer so far, by name, such as requests and money; kept beside the metrics of each round."""
+        return {}
+
     def ask(self, duels: Sequence[Duel]) -> list[Verdict]:
         """The verdicts that there are now on duels of the run, in their order.
 
@@ -53,7 +58,7 @@ class Oracle(ABC):
             if duel.first.text == duel.second.text:
                 raise ValueError(f"duel {duel.id} has two equal responses and must not reach an oracle")
         verdicts = self.verdicts(duels)
-        self.queries += len(verdicts)
+        self.queries += sum(verdict.outcome is not Outcome.SKIP for verdict in verdicts)
         return verdicts
 
 

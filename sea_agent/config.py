@@ -15,7 +15,12 @@ from pydantic import (
     model_validator,
 )
 
-from sea_agent.config_oracle import OracleConfig, RemoteOracleConfig
+from sea_agent.config_oracle import (
+    FeedbackServiceOracleConfig,
+    LlmJudgeOracleConfig,
+    OracleConfig,
+    RemoteOracleConfig,
+)
 from sea_agent.config_section import Section
 
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
@@ -277,6 +282,16 @@ class EvaluationConfig(Section):
     """An independent judge reported beside the training oracle."""
     best_of: PositiveInt = 1
     """Best-of-N inference: above 1, the response that the posterior likes best of this many samples is measured too."""
+
+    @model_validator(mode="after")
+    def _the_judge_evaluates(self) -> "EvaluationConfig":
+        if isinstance(self.judge, FeedbackServiceOracleConfig):
+            raise ValueError("judge.kind=feedback_service: people are not asked to evaluate; name another judge")
+        if isinstance(self.judge, LlmJudgeOracleConfig) and not self.judge.evaluates:
+            raise ValueError(
+                "judge.kind=llm_judge: its answers cost money; set judge.evaluates=true if it shall give them"
+            )
+        return self
 
 
 class RunConfig(Section):

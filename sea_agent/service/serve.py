@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import os
 import socket
@@ -10,6 +9,7 @@ from collections.abc import Callable
 
 import uvicorn
 
+from sea_agent.addresses import is_loopback
 from sea_agent.errors import UserError
 from sea_agent.service.app import make_app
 from sea_agent.service.keyring import KeyRing
@@ -80,20 +80,13 @@ async def _first_key(keyring: KeyRing, host: str, announce: Callable[[str], None
             await keyring.make("admin", frozenset({"admin"}), secret=given)
     if keyring.has_admin():
         return
-    if not _is_loopback(host):
+    if not is_loopback(host):
         raise UserError(
             f"--host {host}: refused, as nobody has a key yet. Set {ADMIN_KEY} to a random text of at least "
             f"{SHORTEST_ADMIN_KEY} characters, or start once on 127.0.0.1 to get a key."
         )
     _, secret = await keyring.make("admin", frozenset({"admin"}))
     announce(f"Admin key, shown this once: {secret}")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from duels import duel
 from scipy.stats import binomtest
 from transformers import LlamaConfig, LlamaForSequenceClassification
 from user_policies import make_tokenizer
@@ -17,7 +18,7 @@ from oracle import make_oracle
 from oracle.base import Oracle, ProbabilityOracle, bradley_terry
 from sea_agent.config_oracle import PythonOracleConfig, RewardModelOracleConfig, WorldOracleConfig
 from sea_agent.errors import UserError
-from sea_agent.types import Duel, LabelSource, Outcome, Prompt, Response
+from sea_agent.types import LabelSource, Outcome, Verdict
 from sea_agent.worlds import scorer
 from sea_agent.worlds.lexicon import make_prompts
 
@@ -31,15 +32,6 @@ class Fixed(ProbabilityOracle):
 
     def probabilities(self, questions):  # type: ignore[no-untyped-def]
         return self.answers
-
-
-def duel(name: str = "d", first: str = "w1", second: str = "w2", source: LabelSource = LabelSource.ORACLE) -> Duel:
-    prompt = Prompt("p", "say w1", (3, 4))
-    one, two = (
-        Response(f"{name}-{side}", "p", text, (5,), (-1.0,), 0)
-        for side, text in zip("ab", (first, second), strict=True)
-    )
-    return Duel(name, 1, prompt, one, two, "passive", 0, 0, source)
 
 
 def test_verdicts_follow_the_duels_and_are_counted() -> None:
@@ -57,6 +49,13 @@ def test_evaluation_is_counted_apart() -> None:
     oracle = Fixed([0.9])
     oracle.evaluate([duel().public()])
     assert (oracle.queries, oracle.evaluation_queries) == (0, 1)
+
+
+def test_a_skip_is_no_answer() -> None:
+    oracle = Fixed([0.9, 0.2])
+    oracle.verdicts = lambda duels: [Verdict("x", Outcome.SKIP, "f", 0.0), Verdict("y", Outcome.TIE, "f", 0.0)]  # type: ignore[method-assign]
+    assert len(oracle.ask([duel("x"), duel("y")])) == 2
+    assert oracle.queries == 1
 
 
 @pytest.mark.parametrize("source", [s for s in LabelSource if s is not LabelSource.ORACLE])

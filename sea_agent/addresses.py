@@ -1,0 +1,11 @@
+"""What a host name says about who can listen."""
+
+import ipaddress
+
+
+def is_loopback(host: str) -> bool:
+    """Whether ``host`` is this machine and no other can reach it."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
