@@ -10,7 +10,8 @@ from sea_agent import __version__
 from sea_agent.service import problems
 from sea_agent.service.keyring import KeyRing
 from sea_agent.service.limits import BodyLimit, RateLimit
-from sea_agent.service.routes import health, keys, labels, leases, queries, runs
+from sea_agent.service.metrics import Measure, Metrics
+from sea_agent.service.routes import events, health, keys, labels, leases, metrics, queries, runs
 from sea_agent.service.security import SecurityHeaders
 from sea_agent.service.settings import Settings
 from sea_agent.service.state import State
@@ -20,12 +21,14 @@ from sea_agent.service.store.database import Database
 def make_app(settings: Settings) -> FastAPI:
     """The service as an ASGI application; its lifespan opens and closes the store (``app.state.service``)."""
 
+    measured = Metrics()
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with Database(settings.url, settings.deadline_seconds) as database:
+        async with Database(settings.url, settings.deadline_seconds, measured.committed) as database:
             keyring = await KeyRing.load(database, settings.clock)
             rate = RateLimit(settings.requests_per_second, settings.burst)
-            app.state.service = State(settings, database, keyring, rate)
+            app.state.service = State(settings, database, keyring, rate, measured)
             yield
 
     app = FastAPI(
@@ -38,9 +41,11 @@ def make_app(settings: Settings) -> FastAPI:
     )
     app.add_middleware(BodyLimit, largest=settings.body_bytes)
     app.add_middleware(SecurityHeaders)
+    app.add_middleware(Measure, metrics=measured)
     problems.install(app)
     app.include_router(health.router)
-    for module in (runs, queries, leases, labels, keys):
+    app.include_router(metrics.router)
+    for module in (runs, queries, leases, labels, events, keys):
         app.include_router(
             module.router, prefix="/v1", responses=problems.documented(400, 401, 403, 413, 422, 429, 503)
         )

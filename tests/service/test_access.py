@@ -17,6 +17,7 @@ EVERYBODY = None  # no key needed
 ALLOWED: dict[tuple[str, str], set[str] | None] = {
     ("GET", "/healthz"): EVERYBODY,
     ("GET", "/readyz"): EVERYBODY,
+    ("GET", "/metrics"): {"experiment", "read"},
     ("GET", "/v1/runs"): {"experiment", "annotate", "read"},
     ("GET", "/v1/runs/{run}"): {"experiment", "annotate", "read"},
     ("PUT", "/v1/runs/{run}"): {"experiment"},
@@ -32,6 +33,7 @@ ALLOWED: dict[tuple[str, str], set[str] | None] = {
     ("POST", "/v1/labels/{label_id}/revisions"): {"annotate"},
     ("POST", "/v1/runs/{run}/labels:batch"): {"experiment"},
     ("GET", "/v1/runs/{run}/labels"): {"experiment", "read"},
+    ("GET", "/v1/runs/{run}/events"): {"experiment", "read"},
     ("GET", "/v1/keys"): set(),
     ("POST", "/v1/keys"): set(),
     ("DELETE", "/v1/keys/{key_id}"): set(),
