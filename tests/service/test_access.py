@@ -258,6 +258,11 @@ async def test_a_field_of_a_wrong_type_is_named(sqlite_service: Running, field: 
     assert [error["where"] for error in answer.json()["errors"]] == [f"body.queries.0.{field}"]
 
 
+async def test_a_whole_number_may_be_written_with_a_point(sqlite_service: Running) -> None:
+    await sqlite_service.run(votes_needed=2.0)
+    assert (await sqlite_service.admin.get("/v1/runs/run")).json()["votes_needed"] == 2
+
+
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "1e999", '"\\ud800"'])
 async def test_what_json_cannot_say_is_refused(sqlite_service: Running, value: str) -> None:
     await sqlite_service.run()

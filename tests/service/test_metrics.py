@@ -91,7 +91,7 @@ async def test_each_entry_of_the_log_is_counted_once_by_its_kind(service: Runnin
     for _ in range(2):
         assert (await imported(service, "a", "k0", "k2")).status_code == 200
     assert (await imported(service, "b", "k2", "k3")).status_code == 200  # one of them is there
-    assert (await imported(service, "c", "k1", "?")).status_code == 422
+    assert (await imported(service, "c", "k1", "?")).status_code == 404
     found = await scraped(service.admin)
     assert found["sea_agent_labels_total"] == {("vote",): 3, ("gold",): 2, ("repeat",): 0, ("revision",): 1}
     assert sum(found["sea_agent_labels_total"].values()) == len(await service.log())

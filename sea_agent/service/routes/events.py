@@ -22,7 +22,8 @@ router = APIRouter(tags=["labels"])
 PAUSE_SECONDS = 0.1  # between two events of a stream: a burst of labels is one nudge
 CHECK_SECONDS = 15.0  # how long a stream may outlive its key
 
-LastEventId = Annotated[int | None, Header(alias="Last-Event-ID", ge=0, le=LARGEST_INTEGER)]
+NONE_YET = -1
+LastEventId = Annotated[int, Header(alias="Last-Event-ID", ge=NONE_YET, le=LARGEST_INTEGER)]
 
 
 async def _must_exist(run: RunId, service: Service, caller: Reader) -> None:
@@ -38,14 +39,15 @@ async def _must_exist(run: RunId, service: Service, caller: Reader) -> None:
     responses=documented(404),
 )
 async def events(
-    run: RunId, service: Service, caller: Reader, last_event_id: LastEventId = None
+    run: RunId, service: Service, caller: Reader, last_event_id: LastEventId = NONE_YET
 ) -> AsyncIterator[ServerSentEvent]:
     """A stream of events; the id of each is the ``seq`` that the label log has reached.
 
     The first comes at once, unless ``Last-Event-ID`` names it already; the next when the log has grown. The entries are
     read with ``after_seq``. The stream ends with the service and with the key; ask again with ``Last-Event-ID``.
     """
-    signals, sent = service.database.signals, last_event_id
+    signals = service.database.signals
+    sent: int | None = last_event_id
     while not signals.closed and service.keyring.holds(caller.key_id):
         grown = signals.event(log(run))
         try:

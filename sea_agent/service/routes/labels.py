@@ -30,7 +30,15 @@ from sea_agent.service.store.signals import Topic, log
 router = APIRouter(tags=["labels"])
 
 _REPLAY: Responses = {200: {"model": LabelOut, "description": "The label was there already"}}
-IdempotencyKey = Annotated[str | None, Header(min_length=1, max_length=200, pattern=r"^[\x21-\x7e]+$")]
+IdempotencyKey = Annotated[
+    str,
+    Header(
+        min_length=1,
+        max_length=200,
+        pattern=r"^[\x21-\x7e]+$",
+        description="Any text, new for each batch: the same again with the same body stores nothing twice.",
+    ),
+]
 
 
 @router.put("/leases/{lease_id}/label", status_code=201, responses=_REPLAY | documented(404, 409))
@@ -55,14 +63,9 @@ async def revise(
 
 @router.post("/runs/{run}/labels:batch", responses=documented(404, 409))
 async def import_labels(
-    run: RunId, body: LabelsIn, service: Service, caller: Experiment, idempotency_key: IdempotencyKey = None
+    run: RunId, body: LabelsIn, service: Service, caller: Experiment, idempotency_key: IdempotencyKey
 ) -> LabelsOut:
-    """Store answers of judges and scripts, all or none, in the duels' own order.
-
-    The header ``Idempotency-Key`` is needed: the same key with the same body stores nothing twice.
-    """
-    if idempotency_key is None:
-        raise Problem(400, "The header Idempotency-Key is needed: any text, new for each batch.")
+    """Store answers of judges and scripts, all or none, in the duels' own order."""
     items = [label.model_dump() for label in body.labels]
     write = partial(
         store.import_batch, run=run, author=caller.author, key=idempotency_key, items=items, now=service.now()
@@ -71,7 +74,7 @@ async def import_labels(
         answers, new = await service.database.write(write, wake=lambda _: [log(run)])
     except Refused as refused:
         errors = [(f"body.labels.{index}.{field}", what) for index, field, what in refused.faults]
-        raise Problem(422, "Some labels are for queries that do not exist; nothing was stored.", errors) from None
+        raise Problem(404, "Some labels are for queries that do not exist; nothing was stored.", errors) from None
     for answer in answers:
         if new and answer["created"]:
             service.metrics.labels.labels(answer["kind"]).inc()
