@@ -10,8 +10,21 @@ from sea_agent import __version__
 from sea_agent.service import problems
 from sea_agent.service.keyring import KeyRing
 from sea_agent.service.limits import BodyLimit, RateLimit
+from sea_agent.service.metrics import Measure, Metrics
 from sea_agent.service.pages import Static
-from sea_agent.service.routes import health, keys, label_page, labels, leases, quality, queries, runs, sign_in
+from sea_agent.service.routes import (
+    events,
+    health,
+    keys,
+    label_page,
+    labels,
+    leases,
+    metrics,
+    quality,
+    queries,
+    runs,
+    sign_in,
+)
 from sea_agent.service.security import SecurityHeaders
 from sea_agent.service.settings import Settings
 from sea_agent.service.state import State
@@ -21,12 +34,14 @@ from sea_agent.service.store.database import Database
 def make_app(settings: Settings) -> FastAPI:
     """The service as an ASGI application; its lifespan opens and closes the store (``app.state.service``)."""
 
+    measured = Metrics()
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with Database(settings.url, settings.deadline_seconds) as database:
+        async with Database(settings.url, settings.deadline_seconds, measured.committed) as database:
             keyring = await KeyRing.load(database, settings.clock)
             rate = RateLimit(settings.requests_per_second, settings.burst)
-            app.state.service = State(settings, database, keyring, rate)
+            app.state.service = State(settings, database, keyring, rate, measured)
             yield
 
     app = FastAPI(
@@ -39,11 +54,12 @@ def make_app(settings: Settings) -> FastAPI:
     )
     app.add_middleware(BodyLimit, largest=settings.body_bytes)
     app.add_middleware(SecurityHeaders)
+    app.add_middleware(Measure, metrics=measured)
     problems.install(app)
-    for module in (health, sign_in, label_page):
+    for module in (health, metrics, sign_in, label_page):
         app.include_router(module.router)
     app.mount("/static", Static(), name="static")
-    for module in (runs, queries, leases, labels, quality, keys):
+    for module in (runs, queries, leases, labels, events, quality, keys):
         app.include_router(
             module.router, prefix="/v1", responses=problems.documented(400, 401, 403, 413, 422, 429, 503)
         )

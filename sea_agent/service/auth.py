@@ -25,6 +25,7 @@ _bearer = HTTPBearer(auto_error=False, description="A key of this service.")
 class Caller:
     """Who makes a request; ``annotator`` is their name in the label log, ``runs`` all they may touch (None: any)."""
 
+    key_id: str
     name: str
     annotator: str
     scopes: frozenset[str]
@@ -126,7 +127,7 @@ def _session(request: Request) -> Key | None:
 
 
 def _caller(key: Key) -> Caller:
-    return Caller(key.name, key.annotator, key.scopes, key.runs)
+    return Caller(key.id, key.name, key.annotator, key.scopes, key.runs)
 
 
 def _listed(scopes: frozenset[str]) -> str:

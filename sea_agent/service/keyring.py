@@ -33,6 +33,11 @@ class KeyRing:
         key = self._by_digest.get(store.digest_of(token))
         return key if key is not None and key.parent is not None and self._valid(key) else None
 
+    def holds(self, key_id: str) -> bool:
+        """Whether the key or session with this id is valid now."""
+        key = self._by_id.get(key_id)
+        return key is not None and self._valid(key)
+
     def knows(self, secret: str) -> bool:
         """Whether there is such a key, or was."""
         return store.digest_of(secret) in self._by_digest

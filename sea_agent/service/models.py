@@ -18,7 +18,15 @@ LARGEST_INTEGER = 2**53 - 1  # what JSON readers hold exactly
 
 RunId = Annotated[str, Path(pattern=RUN_ID, description="Id of the run.")]
 ObjectId = Annotated[str, Path(max_length=40, pattern=r"^[a-z]+-[0-9a-f]+$")]
-Count = Annotated[int, Field(ge=1, le=100)]
+
+
+def _whole(value: Any) -> Any:
+    """JSON has one kind of number: 1.0 is a whole one."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+WHOLE = BeforeValidator(_whole)  # stands last: bounds after it would not be in the schema
+Count = Annotated[int, Field(ge=1, le=100), WHOLE]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -110,11 +118,11 @@ class QueryIn(In):
     prompt: LongText
     first: LongText
     second: LongText
-    policy_version: Annotated[int, Field(ge=0, le=LARGEST_INTEGER)] | None = None
+    policy_version: Annotated[int, Field(ge=0, le=LARGEST_INTEGER), WHOLE] | None = None
     rule: ShortText | None = None
     score: float | None = None
     votes_needed: Count | None = None
-    priority: Annotated[int, Field(ge=-1_000_000, le=1_000_000)] = 0
+    priority: Annotated[int, Field(ge=-1_000_000, le=1_000_000), WHOLE] = 0
     expires_at: TimeIn | None = None
     gold: Literal["first", "second"] | None = None
 
@@ -146,9 +154,9 @@ class LabelIn(In):
     """An answer, in the order in which the responses were shown."""
 
     outcome: Outcome
-    strength: Annotated[int, Field(ge=1, le=3)] | None = None
+    strength: Annotated[int, Field(ge=1, le=3), WHOLE] | None = None
     comment: Comment | None = None
-    elapsed_ms: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
+    elapsed_ms: Annotated[int, Field(ge=0, le=2**31 - 1), WHOLE] | None = None
 
 
 class LabelOut(Out):
@@ -249,7 +257,7 @@ class LabelsOut(Out):
 # --- leases ----------------------------------------------------------------------------------------------------------
 
 LONGEST_LEASE = 3600
-LeaseSeconds = Annotated[int, Field(ge=1, le=LONGEST_LEASE)]
+LeaseSeconds = Annotated[int, Field(ge=1, le=LONGEST_LEASE), WHOLE]
 LONGEST_WAIT = 25
 
 
@@ -257,7 +265,7 @@ class LeaseIn(In):
     """How long a duel is kept for the caller, and how long to wait for one. Seconds."""
 
     ttl_s: LeaseSeconds = 300
-    wait_s: Annotated[int, Field(ge=0, le=LONGEST_WAIT)] = 0
+    wait_s: Annotated[int, Field(ge=0, le=LONGEST_WAIT), WHOLE] = 0
 
 
 class HeartbeatIn(In):

@@ -7,6 +7,7 @@ from fastapi import Depends, Request
 
 from sea_agent.service.keyring import KeyRing
 from sea_agent.service.limits import RateLimit
+from sea_agent.service.metrics import Metrics
 from sea_agent.service.settings import Settings
 from sea_agent.service.store.database import Database
 
@@ -19,6 +20,7 @@ class State:
     database: Database
     keyring: KeyRing
     rate: RateLimit
+    metrics: Metrics
 
     def now(self) -> float:
         """Seconds UTC by the service's clock."""

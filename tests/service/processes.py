@@ -15,6 +15,7 @@ import httpx
 SECONDS = 60  # for a process to start or to end
 GIVEN_KEY = "given-" + "k" * 32
 SERVE = (sys.executable, "-m", "sea_agent", "serve")
+ALTERED = (sys.executable, str(Path(__file__).with_name("altered.py")))
 
 
 @dataclass

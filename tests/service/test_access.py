@@ -17,6 +17,7 @@ EVERYBODY = None  # no key needed
 ALLOWED: dict[tuple[str, str], set[str] | None] = {
     ("GET", "/healthz"): EVERYBODY,
     ("GET", "/readyz"): EVERYBODY,
+    ("GET", "/metrics"): {"experiment", "read"},
     ("GET", "/v1/runs"): {"experiment", "annotate", "read"},
     ("GET", "/v1/runs/{run}"): {"experiment", "annotate", "read"},
     ("PUT", "/v1/runs/{run}"): {"experiment"},
@@ -32,6 +33,7 @@ ALLOWED: dict[tuple[str, str], set[str] | None] = {
     ("POST", "/v1/labels/{label_id}/revisions"): {"annotate"},
     ("POST", "/v1/runs/{run}/labels:batch"): {"experiment"},
     ("GET", "/v1/runs/{run}/labels"): {"experiment", "read"},
+    ("GET", "/v1/runs/{run}/events"): {"experiment", "read"},
     ("GET", "/v1/runs/{run}/agreement"): {"experiment", "read"},
     ("GET", "/v1/runs/{run}/annotators"): {"experiment", "read"},
     ("GET", "/v1/runs/{run}/export.jsonl"): {"experiment", "read"},
@@ -258,6 +260,11 @@ async def test_a_field_of_a_wrong_type_is_named(sqlite_service: Running, field: 
     answer = await sqlite_service.admin.post("/v1/runs/run/queries:batch", json={"queries": [{**good, field: value}]})
     assert is_problem(answer, 422)
     assert [error["where"] for error in answer.json()["errors"]] == [f"body.queries.0.{field}"]
+
+
+async def test_a_whole_number_may_be_written_with_a_point(sqlite_service: Running) -> None:
+    await sqlite_service.run(votes_needed=2.0)
+    assert (await sqlite_service.admin.get("/v1/runs/run")).json()["votes_needed"] == 2
 
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "1e999", '"\\ud800"'])

@@ -196,7 +196,7 @@ async def test_an_import_with_one_fault_stores_nothing(service: Running) -> None
     await service.run()
     await service.post(2)
     unknown = await imported(service, [{"client_key": "k0", "outcome": "tie"}, {"client_key": "?", "outcome": "tie"}])
-    assert unknown.status_code == 422
+    assert unknown.status_code == 404
     assert unknown.json()["errors"][0]["where"] == "body.labels.1.client_key"
     other = [{"client_key": "k1", "outcome": "first"}, {"client_key": "k1", "outcome": "second"}]
     assert (await imported(service, other)).status_code == 409
@@ -210,7 +210,8 @@ async def test_an_import_needs_an_idempotency_key(service: Running) -> None:
     answer = await service.admin.post(
         "/v1/runs/run/labels:batch", json={"labels": [{"client_key": "k0", "outcome": "tie"}]}
     )
-    assert answer.status_code == 400
+    assert answer.status_code == 422
+    assert [error["where"] for error in answer.json()["errors"]] == ["header.Idempotency-Key"]
 
 
 async def test_who_answered_in_an_import_is_not_asked(service: Running) -> None:

@@ -21,7 +21,7 @@ from sea_agent.service.models import (
     RunId,
 )
 from sea_agent.service.problems import Problem, Responses, documented
-from sea_agent.service.state import Service
+from sea_agent.service.state import Service, State
 from sea_agent.service.store import labels as store
 from sea_agent.service.store.faults import Missing
 from sea_agent.service.store.labels import Refused
@@ -30,7 +30,15 @@ from sea_agent.service.store.signals import Topic, log
 router = APIRouter(tags=["labels"])
 
 _REPLAY: Responses = {200: {"model": LabelOut, "description": "The label was there already"}}
-IdempotencyKey = Annotated[str | None, Header(min_length=1, max_length=200, pattern=r"^[\x21-\x7e]+$")]
+IdempotencyKey = Annotated[
+    str,
+    Header(
+        min_length=1,
+        max_length=200,
+        pattern=r"^[\x21-\x7e]+$",
+        description="Any text, new for each batch: the same again with the same body stores nothing twice.",
+    ),
+]
 
 
 @router.put("/leases/{lease_id}/label", status_code=201, responses=_REPLAY | documented(404, 409))
@@ -40,8 +48,7 @@ async def put_label(
     """Answer a leased duel, in the order in which it was shown. An answer to a lease that ended is kept, as late."""
     put = partial(store.put, lease_id=lease_id, author=caller.author, body=body.model_dump(), now=service.now())
     label, new = await service.database.write(put, wake=_grown)
-    response.status_code = 201 if new else 200
-    return LabelOut(**label)
+    return _answer(service, response, label, new)
 
 
 @router.post("/labels/{label_id}/revisions", status_code=201, responses=_REPLAY | documented(404))
@@ -51,29 +58,26 @@ async def revise(
     """Correct a label, in the order in which its duel was shown. The log gets a new entry; nothing is overwritten."""
     put = partial(store.revise, label_id=label_id, author=caller.author, body=body.model_dump(), now=service.now())
     label, new = await service.database.write(put, wake=_grown)
-    response.status_code = 201 if new else 200
-    return LabelOut(**label)
+    return _answer(service, response, label, new)
 
 
 @router.post("/runs/{run}/labels:batch", responses=documented(404, 409))
 async def import_labels(
-    run: RunId, body: LabelsIn, service: Service, caller: Experiment, idempotency_key: IdempotencyKey = None
+    run: RunId, body: LabelsIn, service: Service, caller: Experiment, idempotency_key: IdempotencyKey
 ) -> LabelsOut:
-    """Store answers of judges and scripts, all or none, in the duels' own order.
-
-    The header ``Idempotency-Key`` is needed: the same key with the same body stores nothing twice.
-    """
-    if idempotency_key is None:
-        raise Problem(400, "The header Idempotency-Key is needed: any text, new for each batch.")
+    """Store answers of judges and scripts, all or none, in the duels' own order."""
     items = [label.model_dump() for label in body.labels]
     write = partial(
         store.import_batch, run=run, author=caller.author, key=idempotency_key, items=items, now=service.now()
     )
     try:
-        answers = await service.database.write(write, wake=lambda _: [log(run)])
+        answers, new = await service.database.write(write, wake=lambda _: [log(run)])
     except Refused as refused:
         errors = [(f"body.labels.{index}.{field}", what) for index, field, what in refused.faults]
-        raise Problem(422, "Some labels are for queries that do not exist; nothing was stored.", errors) from None
+        raise Problem(404, "Some labels are for queries that do not exist; nothing was stored.", errors) from None
+    for answer in answers:
+        if new and answer["created"]:
+            service.metrics.labels.labels(answer["kind"]).inc()
     return LabelsOut(labels=[ImportedOut(**answer) for answer in answers])
 
 
@@ -100,6 +104,13 @@ async def get_log(
             entries = [LogEntryOut(**row._asdict()) for row in rows]
             return LogOut(labels=entries, next_seq=entries[-1].seq if entries else after_seq)
         await signals.wait(grown, left)
+
+
+def _answer(service: State, response: Response, label: dict[str, Any], new: bool) -> LabelOut:
+    response.status_code = 201 if new else 200
+    if new:
+        service.metrics.labels.labels(label["kind"]).inc()
+    return LabelOut(**label)
 
 
 def _grown(done: tuple[dict[str, Any], bool]) -> list[Topic]:

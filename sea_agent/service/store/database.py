@@ -8,6 +8,7 @@ import asyncio
 import fcntl
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -36,12 +37,19 @@ LARGEST_BATCH = 256
 LONGEST_QUEUE = 10_000
 ADVISORY_LOCK = 0x5EA_A6E27
 STATEMENT_MS = 30_000
+NOTHING_SAVED = "The store cannot write now. Nothing was saved; try again."
+COMMIT_FAILED = "The store failed while it saved this. Send the same again: it tells whether it is there."
+"""A commit whose answer is lost, or whose last write failed, may have happened all the same."""
 
 logger = logging.getLogger(__name__)
 
 
 def _nothing(_: object) -> Sequence[Topic]:
     return ()
+
+
+def _unobserved(batch: int, seconds: float) -> None:
+    pass
 
 
 class StoreUnavailable(Exception):
@@ -65,13 +73,18 @@ class _Outcome:
 class Database:
     """An open database, bound to the event loop that opened it.
 
+    ``committed`` is told of each batch, by the writer's thread: how many requests it had, and how long its commit took.
+
     Raises:
         UserError: when the URL is none of SQLite or PostgreSQL, when SQLite is too old, when the database cannot be
             opened, or when another service writes to it.
     """
 
-    def __init__(self, url: str, deadline_seconds: float) -> None:
+    def __init__(
+        self, url: str, deadline_seconds: float, committed: Callable[[int, float], None] = _unobserved
+    ) -> None:
         self.signals = Signals()
+        self._committed = committed
         self._deadline = deadline_seconds
         self._lock_file: IO[str] | None = None
         parsed = _parse(url)
@@ -109,6 +122,11 @@ class Database:
         self._readers.shutdown(wait=False, cancel_futures=True)
         self._release()
 
+    @property
+    def queued(self) -> int:
+        """How many functions wait for the writer."""
+        return self._queue.qsize()
+
     async def write(self, function: Callable[[Connection], T], wake: Callable[[T], Sequence[Topic]] = _nothing) -> T:
         """Run a function in the writer's next transaction; return when that is committed.
 
@@ -118,7 +136,7 @@ class Database:
         Raises:
             StoreUnavailable: when the commit fails or the deadline passes.
         """
-        if self._queue.qsize() >= LONGEST_QUEUE:
+        if self.queued >= LONGEST_QUEUE:
             raise StoreUnavailable("The store has too much to write. Nothing was saved; try again.")
         future: asyncio.Future[T] = self._loop.create_future()
         self._queue.put(_Job(function, future, wake))
@@ -171,17 +189,20 @@ class Database:
         return batch
 
     def _write(self, batch: Sequence[_Job]) -> None:
+        outcomes: list[_Outcome] = []
         try:
             with self._writer.connect() as connection, connection.begin() as transaction:
                 outcomes = [_attempt(connection, job) for job in batch]
                 self._commit_then_acknowledge(transaction, outcomes)
         except (SQLAlchemyError, UserError, OSError) as error:
             logger.error("a batch of %d could not be written: %s", len(batch), _reason(error))
-            message = "The store cannot write now. Nothing was saved; try again."
+            message = COMMIT_FAILED if outcomes else NOTHING_SAVED
             self._acknowledge([_Outcome(job, error=StoreUnavailable(message)) for job in batch])
 
     def _commit_then_acknowledge(self, transaction: RootTransaction, outcomes: Sequence[_Outcome]) -> None:
+        started = time.perf_counter()
         transaction.commit()
+        self._committed(len(outcomes), time.perf_counter() - started)
         self._acknowledge(outcomes)
 
     def _acknowledge(self, outcomes: Sequence[_Outcome]) -> None:

@@ -123,8 +123,8 @@ def revise(connection: Connection, label_id: str, author: Author, body: Values, 
 
 def import_batch(
     connection: Connection, run: str, author: Author, key: str, items: Sequence[Values], now: float
-) -> list[Values]:
-    """Store answers in the queries' own order: all of them or, with an exception, none.
+) -> tuple[list[Values], bool]:
+    """Store answers in the queries' own order, all of them or, with an exception, none; and whether the batch is new.
 
     The same idempotency key with the same body gives the first answer again.
 
@@ -139,7 +139,7 @@ def import_batch(
     if before is not None:
         if before.body_digest != digest:
             raise Conflict(f"Idempotency-Key {key!r} came with another body before.")
-        return list(json.loads(before.answer))
+        return list(json.loads(before.answer)), False
     if not exists(connection, run):
         raise Missing(f"There is no run {run}.")
     answers = _import(connection, run, author, _resolved(connection, run, items), now)
@@ -154,7 +154,7 @@ def import_batch(
             "created_at": now,
         },
     )
-    return answers
+    return answers, True
 
 
 def page(connection: Connection, run: str, after_seq: int, limit: int) -> list[Row] | None:
@@ -195,17 +195,17 @@ def _import(
         given = _vote_of(connection, query.id, annotator)
         if given is not None and given.outcome != item["outcome"]:
             raise Conflict(f"{annotator} has answered {query.client_key!r} with {given.outcome} already.")
-        created = given is None
+        kind, created = "vote" if query.gold is None else "gold", given is None
         if given is None:
             entry = _entry(run, query.id, Author(annotator, author.entered_by), item["outcome"], item["at"] or now)
-            entry["kind"] = "vote" if query.gold is None else "gold"
+            entry["kind"] = kind
             entry["seq"] = _append(connection, entry)
             if query.gold is None:
                 _count_vote(connection, query.id, held_place=False)
             given_id, seq = entry["id"], entry["seq"]
         else:
             given_id, seq = given.id, given.seq
-        answers.append({"label_id": given_id, "seq": seq, "query_id": query.id, "created": created})
+        answers.append({"label_id": given_id, "seq": seq, "query_id": query.id, "kind": kind, "created": created})
     return answers
 
 
@@ -275,6 +275,7 @@ def _answer(entry: Values) -> Values:
         "label_id": entry["id"],
         "seq": entry["seq"],
         "query_id": entry["query_id"],
+        "kind": "revision" if entry["revises"] else entry["kind"],
         "outcome": _own_order(entry["outcome"], entry["swapped"]),
         "late": entry["late"],
     }

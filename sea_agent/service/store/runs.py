@@ -4,7 +4,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, func, insert, select, update
 
-from sea_agent.service.store.tables import labels, queries, runs
+from sea_agent.service.store.tables import LIVE, OPEN, labels, leases, queries, runs
 
 DEFAULTS: dict[str, Any] = {
     "instructions": "",
@@ -12,6 +12,10 @@ DEFAULTS: dict[str, Any] = {
     "repeat_share": 0.05,
     "gold_share": 0.05,
 }
+
+MOST_RUNS = 50
+"""Runs that ``load`` names; the others are one."""
+OTHER_RUNS = "(others)"
 
 _ANSWERED = queries.c.votes >= queries.c.votes_needed
 _OF_RUN = (queries.c.run == runs.c.id, queries.c.gold.is_(None))
@@ -42,14 +46,36 @@ def get(connection: Connection, run: str) -> Row | None:
     return connection.execute(_RUNS.where(runs.c.id == run)).first()
 
 
+def last_seq(connection: Connection, run: str) -> int | None:
+    """The length of a run's label log."""
+    return connection.execute(select(runs.c.last_seq).where(runs.c.id == run)).scalar()
+
+
 def everything(connection: Connection) -> list[Row]:
     """Every run with its counts, the oldest first."""
     return list(connection.execute(_RUNS))
 
 
+def load(connection: Connection, now: float) -> tuple[int, dict[str, int]]:
+    """How many leases are live, and how many duels of each run wait for votes."""
+    live = connection.execute(select(func.count()).where(leases.c.state == LIVE, leases.c.expires_at > now))
+    waiting = (
+        select(queries.c.run, func.count().label("open"))
+        .where(queries.c.state == OPEN, queries.c.gold.is_(None))
+        .where(queries.c.expires_at.is_(None) | (queries.c.expires_at > now))
+        .group_by(queries.c.run)
+        .order_by(func.count().desc(), queries.c.run)
+    )
+    counts = {row.run: row.open for row in connection.execute(waiting)}
+    named = dict(list(counts.items())[:MOST_RUNS])
+    if len(counts) > MOST_RUNS:
+        named[OTHER_RUNS] = sum(counts.values()) - sum(named.values())
+    return live.scalar_one(), named
+
+
 def progress(connection: Connection, run: str, annotator: str, now: float) -> dict[str, int] | None:
     """How many duels are open, answered, and ended without their answers; how many labels there are, and whose."""
-    length = connection.execute(select(runs.c.last_seq).where(runs.c.id == run)).scalar()
+    length = last_seq(connection, run)
     if length is None:
         return None
     over = queries.c.state.in_(("cancelled", "expired")) | ((queries.c.state == "open") & (queries.c.expires_at <= now))

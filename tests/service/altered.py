@@ -1,0 +1,71 @@
+"""The service with one thing changed: what a test needs, or what its negative control must find.
+
+python altered.py CHANGE [options of `sea-agent serve`]
+"""
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import APIRouter, Response
+from sqlalchemy import RootTransaction
+
+from sea_agent.cli import main
+from sea_agent.service.keyring import KeyRing
+from sea_agent.service.models import HealthOut
+from sea_agent.service.problems import Problem
+from sea_agent.service.routes import health
+from sea_agent.service.store import database
+from sea_agent.service.store.database import Database
+from sea_agent.service.store.signals import Signals
+
+
+def impatient() -> None:
+    """Nobody waits for anything, and the first key stays: a test of every route would wait, and end its own key."""
+    begin, revoke = Signals.__init__, KeyRing.revoke
+
+    def closed(self: Signals) -> None:
+        begin(self)
+        self.closed = True
+
+    async def revoke_others(self: KeyRing, key_id: str) -> None:
+        if self.keys and self.keys[0].id == key_id:
+            raise Problem(409, "This is the last admin key; make another one first.")
+        await revoke(self, key_id)
+
+    Signals.__init__ = closed  # type: ignore[method-assign]
+    KeyRing.revoke = revoke_others  # type: ignore[method-assign]
+
+
+def broken_contract() -> None:
+    """Some numbers are answered with what the contract does not have."""
+    broken = APIRouter()
+
+    @broken.get("/broken", response_model=HealthOut)
+    async def answer(number: int) -> Any:
+        return Response(content="{}", media_type="application/json") if number > 100 else HealthOut(status="ok")
+
+    health.router.include_router(broken)
+
+
+def acknowledge_first() -> None:
+    """Answers leave before the commit, as from a store that only queues what it is told."""
+
+    def acknowledge_then_commit(self: Database, transaction: RootTransaction, outcomes: Sequence[Any]) -> None:
+        self._acknowledge(outcomes)
+        time.sleep(0.05)  # of a slow disk
+        transaction.commit()
+
+    Database._commit_then_acknowledge = acknowledge_then_commit  # type: ignore[method-assign]
+
+
+def synchronous_normal() -> None:
+    """SQLite does not wait for the disk at each commit."""
+    database.SYNCHRONOUS = "NORMAL"
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]]()
+    sys.argv[1] = "serve"
+    main()

@@ -1,0 +1,74 @@
+"""The service answers as its OpenAPI document says: Schemathesis finds nothing, and finds a breach."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+from service.processes import ALTERED, GIVEN_KEY, SECONDS, Process
+
+EXAMPLES = 5
+PERMITTED_SECONDS = 600
+
+
+def schemathesis(service: Process, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Every phase over the service's OpenAPI document, with the same examples every time."""
+    command = [
+        *(str(Path(sys.executable).with_name("st")), "run", f"{service.url}/v1/openapi.json"),
+        *("--header", f"Authorization: Bearer {GIVEN_KEY}"),
+        *("--generation-deterministic", "--max-examples", str(EXAMPLES), "--request-timeout", str(SECONDS)),
+        *("--no-color", *options),
+    ]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=PERMITTED_SECONDS)
+
+
+def filled(service: Process) -> dict[str, list[str]]:
+    """Something in each state, and ids of it: made-up ids alone would only find what is missing."""
+    with service.client(GIVEN_KEY) as client:
+
+        def ask(method: str, path: str, **body: object) -> httpx.Response:
+            answer = client.request(method, f"/v1/{path}", json=body or None)
+            assert answer.is_success, answer.text
+            return answer
+
+        ask("PUT", "runs/run", repeat_share=0, gold_share=0)
+        texts = {"prompt": "p", "first": "a", "second": "b"}
+        posted = ask("POST", "runs/run/queries:batch", queries=[{"client_key": f"k{n}", **texts} for n in range(9)])
+        queries = [query["id"] for query in posted.json()["queries"]]
+        ask("POST", f"queries/{queries[-1]}/cancel")
+        skipped, labelled, live = "", "", ""
+        skipped = ask("POST", "runs/run/leases", ttl_s=3600).json()["lease_id"]
+        ask("POST", f"leases/{skipped}/skip")
+        labelled = ask("POST", "runs/run/leases", ttl_s=3600).json()["lease_id"]
+        given = ask("PUT", f"leases/{labelled}/label", outcome="tie").json()["label_id"]
+        live = ask("POST", "runs/run/leases", ttl_s=3600).json()["lease_id"]
+    return {"run": ["run"], "query_id": queries, "lease_id": [live, skipped, labelled], "label_id": [given]}
+
+
+def configure(folder: Path, ids: dict[str, list[str]]) -> None:
+    """Let Schemathesis take most ids in paths from those that exist."""
+    lines = ['[warnings]\nfail-on = ["missing_auth", "missing_test_data"]\n']
+    for name, values in ids.items():
+        lines.append(f"[dictionaries.{name}]\nvalues = {json.dumps(values)}\n")
+        lines.append(f'[parameters."path.{name}"]\ndictionary = "{name}"\nprobability = 0.9\n')
+    (folder / "schemathesis.toml").write_text("\n".join(lines))
+
+
+def test_nothing_is_found_on_the_whole_contract(serve: Callable[..., Process], tmp_path: Path) -> None:
+    service = serve(key=GIVEN_KEY, program=[*ALTERED, "impatient"])
+    configure(tmp_path, filled(service))
+    done = schemathesis(service, tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    with service.client(GIVEN_KEY) as client:
+        operations = sum(len(item) for item in client.get("/v1/openapi.json").json()["paths"].values())
+    assert f"Tested: {operations}\n" in done.stdout
+    assert "Traceback" not in service.errors.read_text()
+
+
+def test_an_answer_that_breaks_the_contract_is_found(serve: Callable[..., Process], tmp_path: Path) -> None:
+    service = serve(key=GIVEN_KEY, program=[*ALTERED, "broken_contract"])
+    done = schemathesis(service, tmp_path, "--include-path", "/broken")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "Response violates schema" in done.stdout
