@@ -5,6 +5,7 @@ import random
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,15 @@ def deaths(seed: int) -> Iterator[tuple[str, int, bool]]:
         yield from ((place, draw.randint(1, 4), after) for place, after in places)
 
 
+def kill_in_passing(process: BaseProcess, growing: Path, draw: random.Random) -> None:
+    """Kill a process at any moment after some file has begun to change under it, if it has not ended by then."""
+    before = growing.stat().st_mtime_ns if growing.exists() else 0
+    while process.is_alive() and (not growing.exists() or growing.stat().st_mtime_ns == before):
+        process.join(0.01)
+    process.join(draw.uniform(0.0, 0.3))
+    process.kill()
+
+
 def test_a_run_killed_twenty_times_ends_bit_for_bit_as_one_that_was_not(
     whole: Path, tmp_path: Path, lives: Lives
 ) -> None:
@@ -64,8 +74,7 @@ def test_a_run_killed_twenty_times_ends_bit_for_bit_as_one_that_was_not(
         at_random = number % 3 == 2
         process = lives.begin(tree_of(), out, None if at_random else death)
         if at_random:
-            process.join(draw.uniform(0.2, 3.0))
-            process.kill()
+            kill_in_passing(process, out / "metrics.jsonl", draw)
         if lives.end(process) == 0:
             break
         killed["anywhere" if at_random else death[0]] += 1
