@@ -26,6 +26,8 @@ FINAL = (
 )
 SPENT = ("policy_samples", "gradient_steps", "cpu_seconds")
 
+Values = Sequence[float] | np.ndarray
+
 
 @dataclass(frozen=True)
 class MethodFigures:
@@ -123,6 +125,13 @@ def area(curve: Curve, horizon: float) -> float | None:
     return float(np.trapezoid(np.interp(grid, curve.queries, curve.win_rate), grid) / horizon)
 
 
+def shortfall(curve: Curve) -> np.ndarray:
+    """The area between a win rate of 1 and the curve from its first evaluation to each one, in oracle queries."""
+    queries_P, lost_P = np.array(curve.queries, dtype=float), 1.0 - np.array(curve.win_rate)
+    steps = np.diff(queries_P) * (lost_P[1:] + lost_P[:-1]) / 2
+    return np.concatenate([[0.0], np.cumsum(steps)])
+
+
 @dataclass(frozen=True)
 class Band:
     """Curves over one axis: the mean over seeds and its 95 % bootstrap interval, one value for each of the P points;
@@ -140,7 +149,7 @@ def band(records: Sequence[Record], column: str, along: str = "queries", most: i
     return None if any(None in curve for curve in curves) else band_of(curves, most)
 
 
-def band_of(curves: Sequence[tuple[Sequence[float], Sequence[float]]], most: int | None = None) -> Band:
+def band_of(curves: Sequence[tuple[Values, Values]], most: int | None = None) -> Band:
     """The mean of (x, y) curves up to the end of the shortest one, linear between their points.
 
     At ``most`` so many of all their points are kept, evenly and with both ends; the others keep their values.

@@ -44,7 +44,7 @@ def load_records(sources: Sequence[Path]) -> Loaded:
                 problems.append(str(error))
     if not found:
         raise UserError("nothing to compare\n" + "\n".join(f"  {problem}" for problem in problems))
-    return Loaded(one_of_each(found), tuple(problems))
+    return Loaded(tuple(record for _, record in one_of_each(found)), tuple(problems))
 
 
 def read_run(directory: Path, method: str | None = None) -> Record:
@@ -59,28 +59,24 @@ def read_run(directory: Path, method: str | None = None) -> Record:
     if not (directory / "summary.json").exists():
         raise UserError(f"{directory}: the run is not finished (it has no summary.json)")
     cell = read_json(directory / "cell.json") if (directory / "cell.json").exists() else {}
+    named = {"method": method} if method else {}
     return make_record(
         directory,
-        configured(directory / "config.yaml"),
-        cell | ({"method": method} if method else {}),
+        configured(directory / "config.yaml") | cell | named,
         read_json(directory / "summary.json"),
         _curve(directory / "metrics.jsonl"),
     )
 
 
 def make_record(
-    directory: Path,
-    config: Mapping[str, Any],
-    cell: Mapping[str, Any],
-    summary: Mapping[str, Any],
-    curve: Mapping[str, Any],
+    directory: Path, facts: Mapping[str, Any], summary: Mapping[str, Any], curve: Mapping[str, Any]
 ) -> Record:
-    """A record from what ``configured`` and ``CurveColumns`` found, ``cell`` over the configuration.
+    """A record from what ``configured`` says, with the cell's facts on top, and what ``CurveColumns`` found.
 
     Raises:
         UserError: naming the directory and what is wrong.
     """
-    tree = {**config, **cell, **_summarised(summary), "curve": curve}
+    tree = {**facts, **_summarised(summary), "curve": curve}
     return validate(Record, tree, f"{directory}: not the directory of a run", (), "not known here")
 
 
@@ -97,8 +93,8 @@ def _read(place: Path) -> list[Record]:
     return read_records(place) if place.is_file() else [read_run(place)]
 
 
-def one_of_each(found: Sequence[tuple[Path, Record]]) -> tuple[Record, ...]:
-    """Every run once, of those that were found at places.
+def one_of_each(found: Sequence[tuple[Path, Record]]) -> list[tuple[Path, Record]]:
+    """Every run once, of those that were found at places; the first of equal ones, with its place.
 
     Raises:
         UserError: when two different runs claim the same place in a comparison.
@@ -111,7 +107,7 @@ def one_of_each(found: Sequence[tuple[Path, Record]]) -> tuple[Record, ...]:
                 f"{other} and {place} are different runs, and both are {record.method}, seed {record.seed}, of "
                 f"{', '.join(record.group)} labels; compare them apart, or name the methods differently"
             )
-    return tuple(record for _, record in taken.values())
+    return list(taken.values())
 
 
 def _told_apart(found: Sequence[tuple[Path, Record]]) -> Iterator[tuple[Path, Record]]:
