@@ -72,16 +72,16 @@ class Board:
             return [self._runs[id_] for id_ in sorted(self._runs)]
 
     def select(self, ids: Iterable[str]) -> list[Run]:
-        """The runs with these ids or in these directories; all without any.
+        """The runs with these ids or of these collections; all without any.
 
         Raises:
             KeyError: with an id that leads to no run.
         """
-        runs, chosen = self.runs(), list(dict.fromkeys(ids))
-        for id_ in chosen:
-            if not any(_is_in(run.id, id_) for run in runs):
-                raise KeyError(id_)
-        return [run for run in runs if not chosen or any(_is_in(run.id, id_) for id_ in chosen)]
+        runs, chosen = self.runs(), set(ids)
+        unknown = chosen - {run.id for run in runs} - {run.place.collection for run in runs}
+        if unknown:
+            raise KeyError(min(unknown))
+        return [run for run in runs if not chosen or not chosen.isdisjoint((run.id, run.place.collection))]
 
     def run(self, id_: str) -> Run:
         """One run. Raises: KeyError when there is none of this id."""
@@ -102,10 +102,6 @@ class Board:
             else:
                 self._runs[id_] = Run(self.root, place)
         return changed
-
-
-def _is_in(run: str, place: str) -> bool:
-    return place in (".", run) or run.startswith(place + "/")
 
 
 class Answers:

@@ -278,7 +278,13 @@ def _bin(number: int, beliefs: float, wins: float) -> dict[str, Any]:
     z, share = 1.959964, wins / number
     centre = (share + z * z / (2 * number)) / (1 + z * z / number)
     half = z / (1 + z * z / number) * math.sqrt(share * (1 - share) / number + z * z / (4 * number**2))
-    return {"n": number, "belief": beliefs / number, "share": share, "low": centre - half, "high": centre + half}
+    return {
+        "n": number,
+        "belief": beliefs / number,
+        "share": share,
+        "low": max(0.0, centre - half),
+        "high": min(1.0, centre + half),
+    }
 
 
 def _rounded(values: Sequence[float] | np.ndarray) -> list[float]:

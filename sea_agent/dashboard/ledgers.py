@@ -156,13 +156,16 @@ def tally(ledger: sqlite3.Connection) -> Tally:
 
 
 def staleness(ledger: sqlite3.Connection) -> list[tuple[int, float, int]]:
-    """(round, mean, largest) of how many weight versions ago the responses of each round's duels were sampled.
+    """(round, mean, largest) of how many weight versions ago the responses were sampled that each round learnt from.
 
-    The round after r weight updates samples from version r. Responses of the frozen reference do not count.
+    The policy that round r improves has version r - 1. Responses of the frozen reference do not count.
     """
+    dated = any(column["name"] == "round" for column in ledger.execute("PRAGMA table_info(verdicts)"))
+    number = "v.round" if dated else "d.round"  # in ledgers of old releases every answer came in the round of its duel
     rows = ledger.execute(
-        "SELECT d.round, avg(d.round - 1 - r.policy_version), max(d.round - 1 - r.policy_version) "
-        "FROM duels d JOIN responses r ON r.duel_id = d.id WHERE r.policy_version >= 0 GROUP BY 1 ORDER BY 1"
+        f"SELECT {number}, avg({number} - 1 - r.policy_version), max({number} - 1 - r.policy_version) "
+        "FROM duels d JOIN verdicts v ON v.duel_id = d.id JOIN responses r ON r.duel_id = d.id "
+        "WHERE r.policy_version >= 0 GROUP BY 1 ORDER BY 1"
     )
     return [(number, mean, largest) for number, mean, largest in rows]
 

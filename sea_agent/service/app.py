@@ -11,7 +11,7 @@ from sea_agent.service import problems
 from sea_agent.service.keyring import KeyRing
 from sea_agent.service.limits import BodyLimit, RateLimit
 from sea_agent.service.pages import Static
-from sea_agent.service.routes import health, keys, label_page, labels, leases, quality, queries, runs, sign_in
+from sea_agent.service.routes import dashboard, health, keys, label_page, labels, leases, quality, queries, runs, sign_in
 from sea_agent.service.security import SecurityHeaders
 from sea_agent.service.settings import Settings
 from sea_agent.service.state import State
@@ -47,6 +47,8 @@ def make_app(settings: Settings) -> FastAPI:
         app.include_router(
             module.router, prefix="/v1", responses=problems.documented(400, 401, 403, 413, 422, 429, 503)
         )
+    if settings.runs is not None:
+        app.include_router(dashboard.router(settings.runs))
     _describe_problems(app)
     return app
 
