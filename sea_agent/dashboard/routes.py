@@ -12,7 +12,6 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import FileResponse, RedirectResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
-from fastapi.staticfiles import StaticFiles
 
 from sea_agent.dashboard import comparing, single
 from sea_agent.dashboard.board import Answers, Board
@@ -25,7 +24,13 @@ from sea_agent.errors import UserError
 from sea_agent.service.problems import Problem
 from sea_agent.service.store.signals import Signals
 
-STATIC = Path(str(resources.files("sea_agent") / "dashboard" / "static"))
+_PACKAGE = Path(str(resources.files("sea_agent")))
+STATIC = _PACKAGE / "dashboard" / "static"
+FILES = {path.relative_to(STATIC).as_posix(): path for path in STATIC.rglob("*") if path.is_file()} | {
+    name: _PACKAGE / "service" / "static" / name
+    for name in ("diff.js", "icon.svg")  # of the label page
+}
+"""What the page consists of, by name."""
 
 RunIds = Annotated[tuple[str, ...], Query(max_length=200)]
 RunId = Annotated[str, Query(max_length=4000)]
@@ -58,7 +63,11 @@ def _add_page(router: APIRouter) -> None:
     async def page() -> Response:
         return FileResponse(STATIC / "index.html")
 
-    router.mount("/static", StaticFiles(directory=STATIC))
+    @router.get("/static/{name:path}")
+    async def static(name: str) -> Response:
+        if name not in FILES:
+            raise Problem(404, f"There is no file {name}.")
+        return FileResponse(FILES[name], headers={"Cache-Control": "no-cache"})
 
 
 @dataclass(frozen=True)
