@@ -38,11 +38,10 @@ def open_plain(root: Path, path: Path) -> BinaryIO:
         descriptor = os.open(real_place(root, path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise UserError(f"{path.name}: cannot be read ({_reason(error)})") from None
-    file = os.fdopen(descriptor, "rb")
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        file.close()
+        os.close(descriptor)
         raise UserError(f"{path.name}: not a plain file")
-    return file
+    return os.fdopen(descriptor, "rb")
 
 
 def require_small(root: Path, path: Path, largest: int) -> None:

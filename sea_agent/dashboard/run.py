@@ -30,12 +30,14 @@ class Kept(Generic[T]):
         self._made: T | UserError
 
     def get(self, stamps: object, make: Callable[[], T]) -> T:
-        """What ``make`` gave for these stamps. Raises what it raised, when that was a UserError."""
+        """What ``make`` gave for these stamps. Raises: UserError when it could not."""
         if self._stamps != stamps:
             try:
                 self._made = make()
             except UserError as error:
                 self._made = error
+            except OSError as error:
+                self._made = UserError(f"{error.filename or 'a file'}: cannot be read ({error.strerror})")
             except RecursionError:
                 self._made = UserError("nested too deeply to be read")
             self._stamps = stamps

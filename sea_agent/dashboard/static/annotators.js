@@ -1,7 +1,7 @@
 // Who answered and how well, from the feedback service beside which this page is served.
 
 import { get } from "./api.js";
-import { h, options } from "./dom.js";
+import { field, h, headings, options } from "./dom.js";
 import { NONE, count, interval, percent, plural, rate } from "./format.js";
 import { Panel } from "./panel.js";
 import { change, state } from "./state.js";
@@ -15,7 +15,7 @@ export class Annotators {
     this.pick = h("select", { onchange: () => change({ annotations: this.pick.value }) });
     this.about = h("p", { class: "flow" });
     this.table = h("table", { class: "figures" });
-    this.panel.body.append(h("label", { class: "control" }, h("span", { class: "label" }, "Run of the service"), this.pick), this.about, h("div", { class: "scroll" }, this.table));
+    this.panel.body.append(field("Run of the service", this.pick), this.about, h("div", { class: "scroll" }, this.table));
     this.panel.define("");
   }
 
@@ -48,7 +48,7 @@ export class Annotators {
     const share = (found) => (found.n ? percent(found.share) : NONE);
     this.about.textContent = `α ${rate(agreement.alpha, 2)} ${interval(agreement.alpha_low, agreement.alpha_high, (value) => rate(value, 2))} · gold ${share(agreement.gold_accuracy)} · the same answer again ${share(agreement.self_agreement)} · shown first ${share(agreement.first_shown)}`;
     this.table.replaceChildren(
-      h("thead", {}, h("tr", {}, ["Annotator", "Answers", "Median s", "With others", "Gold", "Again", "Shown first"].map((name) => h("th", { scope: "col" }, name)))),
+      headings(["Annotator", "Answers", "Median s", "With others", "Gold", "Again", "Shown first"]),
       h("tbody", {}, annotators.map((one) =>
         h("tr", {}, h("th", { scope: "row" }, one.annotator), [count(one.answers), rate(one.median_s, 1), share(one.with_others), share(one.gold_accuracy), share(one.self_agreement), share(one.first_shown)].map((text) => h("td", {}, text))),
       )),

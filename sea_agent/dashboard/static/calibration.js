@@ -2,7 +2,7 @@
 
 import { get } from "./api.js";
 import { Chart } from "./chart.js";
-import { h } from "./dom.js";
+import { h, headings } from "./dom.js";
 import { count, percent, plural } from "./format.js";
 import { Panel } from "./panel.js";
 
@@ -43,7 +43,7 @@ export class Calibration {
     });
     const chosen = visible.filter(({ calibration }) => known(calibration).length);
     this.counts.replaceChildren(
-      h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Belief"), chosen.map(({ method }) => h("th", { scope: "col" }, method)))),
+      headings(["Belief", ...chosen.map(({ method }) => method)]),
       h("tbody", {}, (chosen[0]?.calibration ?? []).map((bin, k) =>
         h("tr", {}, h("th", { scope: "row" }, `${percent(bin.from)} – ${percent(bin.to)}`), chosen.map(({ calibration }) => h("td", {}, count(calibration[k].n)))),
       )),

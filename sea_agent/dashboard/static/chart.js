@@ -1,7 +1,7 @@
 // Lines with bands on a canvas, by uPlot: linear or logarithmic, zoomed by dragging, read with the pointer or ← and →.
 
 import { variable } from "./colours.js";
-import { h } from "./dom.js";
+import { h, swatch } from "./dom.js";
 import { short } from "./format.js";
 
 const FONT = "12px system-ui, sans-serif";
@@ -15,6 +15,7 @@ export class Chart {
   constructor(parent, label, height = 240) {
     this.height = height;
     this.box = h("div", { class: "chart", tabindex: 0, role: "img", "aria-label": label });
+    this.box.chart = this; // for whoever inspects the page
     this.tip = h("div", { class: "tip", hidden: true });
     this.empty = h("p", { class: "empty", hidden: true });
     parent.append(h("div", { class: "chart-frame" }, this.box, this.tip, this.empty));
@@ -130,11 +131,9 @@ export class Chart {
     this.tip.replaceChildren(
       h("div", { class: "tip-x" }, `${(x.format ?? short)(at)} ${x.unit ?? x.label}`),
       ...rows.slice(0, 14).map(({ curve, value, low, high }) => {
-        const swatch = h("i", { class: "swatch" });
-        swatch.style.background = curve.colour;
         const amount = this.drawing.stacked ? value - low : value;
         const ends = low && !this.drawing.stacked ? ` [${format(low)}, ${format(high)}]` : "";
-        return h("div", {}, swatch, h("span", {}, curve.name), h("b", {}, format(amount)), h("small", {}, ends));
+        return h("div", {}, swatch(curve.colour), h("span", {}, curve.name), h("b", {}, format(amount)), h("small", {}, ends));
       }),
     );
     this.tip.hidden = false;

@@ -1,7 +1,7 @@
 // The configuration of one run, and where it differs from another's.
 
 import { get } from "./api.js";
-import { h, options } from "./dom.js";
+import { field, h, headings, options } from "./dom.js";
 import { NONE, plural } from "./format.js";
 import { Panel } from "./panel.js";
 import { change, state } from "./state.js";
@@ -18,7 +18,7 @@ export class Configuration {
       h(
         "div",
         { class: "filter" },
-        h("label", { class: "control wide" }, h("span", { class: "label" }, "Beside"), this.against),
+        field("Beside", this.against, "wide"),
         h("label", { class: "control check" }, this.every, h("span", {}, "keys that are the same, too")),
       ),
       this.facts,
@@ -43,7 +43,7 @@ export class Configuration {
     this.every.parentElement.hidden = !both;
     const shown = keys.filter((row) => !both || this.every.checked || !row.same);
     this.table.replaceChildren(
-      h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Key"), h("th", { scope: "col" }, view.run), both ? h("th", { scope: "col" }, against) : null)),
+      headings(["Key", view.run, ...(both ? [against] : [])]),
       h("tbody", {}, shown.map((row) => h("tr", { class: both && !row.same ? "differs" : "" }, h("th", { scope: "row" }, row.key), h("td", {}, row.value ?? NONE), both ? h("td", {}, row.other ?? NONE) : null))),
     );
     const commit = summary.git_commit ? `, commit ${String(summary.git_commit).slice(0, 12)}` : "";

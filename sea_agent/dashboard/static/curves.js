@@ -91,7 +91,7 @@ export class Shortfall extends CurvePanel {
   }
 
   definition() {
-    return "Area between a win rate of 1 and the curve, in oracle answers: what learning slowly has cost; lower is better. Stands for regret, which is not known: no oracle tells the best response there is.";
+    return "Area between a win rate of 1 and the curve, in oracle answers: what slow learning has cost. It stands for regret, which is not known: no oracle tells the best response there is.";
   }
 
   async update(shown) {
@@ -112,7 +112,7 @@ export class Optimisation extends CurvePanel {
   }
 
   definition() {
-    return "What a policy gives up when it learns to please one oracle: a judge's curve that turns down, responses that grow or shrink, samples that become the same, a policy that is far from where it began. On the evaluation's held-out prompts.";
+    return "What a policy gives up to please one oracle: a judge's curve that turns down, responses that grow or shrink, samples that become the same, a policy far from where it began. On held-out prompts.";
   }
 
   async update(shown) {

@@ -2,7 +2,7 @@
 
 import { get } from "./api.js";
 import { compare } from "./diff.js";
-import { h, options } from "./dom.js";
+import { field, h, options } from "./dom.js";
 import { count, percent, plural, rate } from "./format.js";
 import { Panel } from "./panel.js";
 import { address, change, state } from "./state.js";
@@ -38,7 +38,6 @@ export class Duels {
 
   #filter() {
     const set = (key) => (event) => change({ [key]: event.target.value, page: 0 });
-    const field = (name, control) => h("label", { class: "control" }, h("span", { class: "label" }, name), control);
     let waiting;
     this.text = h("input", {
       type: "search",
@@ -150,7 +149,7 @@ export class Duels {
       );
     return [
       h("h3", {}, "Prompt"),
-      h("p", { class: "text prompt" }, duel.prompt),
+      h("p", { class: "text" }, duel.prompt),
       h("div", { class: "sides" }, side("first", parts.first, duel.first_version, duel.first_tokens), side("second", parts.second, duel.second_version, duel.second_tokens)),
       parts.note ? h("p", { class: "hint" }, parts.note) : null,
       h("h3", {}, "Belief and answer"),
@@ -166,19 +165,14 @@ export class Duels {
 /** A scale from "second wins" to "first wins" with the belief, its spread, and the answer. */
 function belief(duel) {
   const at = (share) => `${100 * Math.min(1, Math.max(0, share))}%`;
-  const spread = h("i", { class: "spread" });
-  spread.style.left = at(duel.belief - duel.disagreement);
-  spread.style.width = at(Math.min(1, duel.belief + duel.disagreement) - Math.max(0, duel.belief - duel.disagreement));
-  const point = h("i", { class: "point" });
-  point.style.left = at(duel.belief);
+  const [low, high] = [Math.max(0, duel.belief - duel.disagreement), Math.min(1, duel.belief + duel.disagreement)];
   const told = { first: 1, second: 0, tie: 0.5 }[duel.outcome];
-  const mark = told === undefined ? null : h("i", { class: "told" });
-  if (mark) mark.style.left = at(told);
+  const mark = (name, left, width) => h("i", { class: name, style: { left: at(left), width } });
   return h(
     "div",
     { class: "belief", role: "img", "aria-label": `Belief ${rate(duel.belief, 2)} that the first wins, plus or minus ${rate(duel.disagreement, 2)}` },
     h("span", {}, "second"),
-    h("div", { class: "scale" }, spread, point, mark),
+    h("div", { class: "scale" }, mark("spread", low, at(high - low)), mark("point", duel.belief), told === undefined ? null : mark("told", told)),
     h("span", {}, "first"),
     h("b", {}, `${rate(duel.belief, 2)} ± ${rate(duel.disagreement, 2)}`),
   );

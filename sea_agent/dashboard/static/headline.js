@@ -1,7 +1,7 @@
 // The figures that tell at a glance whether labels are well spent, and the table of queries to the target.
 
 import { get } from "./api.js";
-import { byId, h } from "./dom.js";
+import { byId, h, headings, swatch } from "./dom.js";
 import { NONE, count, factor, interval, percent, plural, rate } from "./format.js";
 import { Panel } from "./panel.js";
 import { state } from "./state.js";
@@ -97,31 +97,27 @@ export class Targets {
     this.panel.from("comparison", { ...shown.about, level: state.level, baseline: shown.baseline });
     const most = Math.max(1, ...view.methods.map((row) => row.factor?.mean ?? 0));
     this.table.replaceChildren(
-      h("thead", {}, h("tr", {}, ["Method", "Queries", "Labels saved", "n"].map((name) => h("th", { scope: "col" }, name)))),
+      headings(["Method", "Queries", "Labels saved", "n"]),
       h("tbody", {}, view.methods.map((row) => this.#row(row, shown, most))),
     );
     const runs = total(view.methods.map((row) => row.seeds.length));
     this.panel.define(
-      `Oracle queries at which the win rate first reaches ${rate(state.level, 2)}, linear between evaluations; mean over seeds and 95 % bootstrap interval. ≥: some run never got there and counts with its budget. Labels saved: geometric mean of the ratios of ${view.baseline ?? "the baseline"} to the method, paired by seed; ≥ when the baseline, ≤ when the method, ? when both never got there. Lighter: a method's runs are not finished.`,
+      `Oracle queries until the win rate first reaches ${rate(state.level, 2)}, linear between evaluations; mean over seeds, 95 % bootstrap interval. ≥: a run never got there and counts with its budget. Labels saved: geometric mean of the ratios of ${view.baseline ?? "the baseline"} to the method, paired by seed; ≥ when the baseline, ≤ when the method, ? when both never got there. Lighter: not finished yet.`,
       `n = ${plural(runs, "run")}.`,
     );
   }
 
   #row(row, shown, most) {
     const look = shown.colours.get(row.method);
-    const swatch = h("i", { class: "swatch" });
-    swatch.style.background = look.colour;
-    const bar = h("i", { class: "meter" });
-    bar.style.width = `${row.factor ? (100 * row.factor.mean) / most : 0}%`;
-    bar.style.background = look.colour;
+    const width = `${row.factor ? (100 * row.factor.mean) / most : 0}%`;
     const show = (value) => value.toFixed(0);
     const { mean, low, high } = row.queries;
     return h(
       "tr",
       { class: `${row.so_far ? "so-far" : ""} ${row.method === shown.method ? "chosen" : ""}`, dataset: { method: row.method } },
-      h("th", { scope: "row" }, swatch, row.method),
+      h("th", { scope: "row" }, swatch(look.colour), row.method),
       h("td", {}, `${row.censored ? "≥\u2009" : ""}${show(mean)}`, h("small", {}, interval(low, high, show)), row.censored ? h("small", {}, `${row.censored} of ${row.seeds.length} never`) : null),
-      h("td", {}, factor(row.factor), h("small", {}, row.factor ? interval(row.factor.low, row.factor.high, (value) => value.toFixed(1)) : ""), row.factor ? bar : null),
+      h("td", {}, factor(row.factor), h("small", {}, row.factor ? interval(row.factor.low, row.factor.high, (value) => value.toFixed(1)) : ""), row.factor ? h("i", { class: "meter", style: { width, background: look.colour } }) : null),
       h("td", {}, String(row.seeds.length)),
     );
   }

@@ -6,12 +6,12 @@ import { Calibration } from "./calibration.js";
 import { colours, onScheme } from "./colours.js";
 import { Configuration } from "./configuration.js";
 import { Beliefs, Optimisation, Shortfall, WinRate } from "./curves.js";
-import { byId, h, options } from "./dom.js";
+import { byId, h, options, swatch } from "./dom.js";
 import { Duels } from "./duels.js";
 import { plural } from "./format.js";
 import { Headline, Targets } from "./headline.js";
 import { listen } from "./live.js";
-import { Picker } from "./picker.js";
+import { Picker, isChosen } from "./picker.js";
 import { change, onChange, settle, state } from "./state.js";
 import { Throughput } from "./throughput.js";
 
@@ -30,7 +30,7 @@ const picker = new Picker();
 
 let listing = null;
 
-// --- loading: one at a time, and once more when something happened meanwhile -----------------------------------------
+// --- loading: one at a time, and once more when something happened meanwhile
 
 let loading = false;
 let wanted = null; // "everything", "run" or nothing
@@ -63,7 +63,7 @@ async function everything() {
   chooseRuns();
   const view = await comparison();
   picker.update(listing, new Map((view?.left_out ?? []).map(({ run, why }) => [run, why])));
-  const chosen = listing.runs.filter((run) => state.runs.includes(run.id) || state.runs.includes(run.collection));
+  const chosen = listing.runs.filter(isChosen);
   chooseRun(view, chosen);
   if (view) {
     const shown = controls(view);
@@ -155,16 +155,14 @@ function chips(view, shown) {
   byId("methods").replaceChildren(
     ...view.methods.map(({ method, runs, so_far }) => {
       const on = shown.visible.has(method);
-      const swatch = h("i", { class: "swatch" });
-      swatch.style.background = shown.colours.get(method).colour;
       const without = (list) => list.filter((one) => one !== method);
       const flip = () => change(on ? { hide: [...state.hide, method], show: without(state.show) } : { hide: without(state.hide), show: [...state.show, method] });
-      return h("button", { type: "button", "aria-pressed": String(on), onclick: flip }, swatch, method, h("small", {}, `${plural(runs.length, "run")}${so_far ? ", so far" : ""}`));
+      return h("button", { type: "button", "aria-pressed": String(on), onclick: flip }, swatch(shown.colours.get(method).colour), method, h("small", {}, `${plural(runs.length, "run")}${so_far ? ", so far" : ""}`));
     }),
   );
 }
 
-// --- one run ---------------------------------------------------------------------------------------------------------
+// --- one run
 
 function chooseRun(view, chosen) {
   const grouped = new Map();
@@ -180,13 +178,13 @@ function chooseRun(view, chosen) {
 }
 
 async function oneRun() {
-  const chosen = listing.runs.filter((run) => state.runs.includes(run.id) || state.runs.includes(run.collection)).map(({ id }) => id);
+  const chosen = listing.runs.filter(isChosen).map(({ id }) => id);
   const [view] = await Promise.all([configuration.update(chosen), throughput.update(), duels.update()]);
   const own = view?.keys.find(({ key }) => key === "oracle.run")?.value;
   await annotators.update(listing.service, own);
 }
 
-// --- what people do ---------------------------------------------------------------------------------------------------
+// --- what people do
 
 byId("controls").addEventListener("submit", (event) => event.preventDefault());
 byId("group").addEventListener("change", (event) => change({ group: event.target.value, method: "", baseline: "", run: "", duel: "", hide: [], show: [] }));
@@ -206,7 +204,7 @@ onChange((changed) => {
 });
 onScheme(() => load("everything"));
 
-// --- live --------------------------------------------------------------------------------------------------------------
+// --- live
 
 function onNews({ version }) {
   byId("live").title = `version ${version}`;

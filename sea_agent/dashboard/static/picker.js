@@ -33,8 +33,7 @@ export class Picker {
   update(listing, leftOut) {
     this.listing = listing;
     this.leftOut = leftOut;
-    const chosen = listing.runs.filter((run) => isChosen(run));
-    const counts = tally(chosen);
+    const counts = tally(listing.runs.filter(isChosen));
     const names = state.runs.length === 1 ? state.runs[0] : plural(state.runs.length, "place");
     const name = state.runs.length ? (names === "." ? listing.name : names) : "all";
     this.button.replaceChildren(h("span", {}, name), ...STATES.filter((one) => counts[one]).map((one) => h("span", { class: `state ${one}` }, `${counts[one]} ${one}`)));

@@ -3,7 +3,7 @@
 import { get } from "./api.js";
 import { Chart } from "./chart.js";
 import { palette } from "./colours.js";
-import { h } from "./dom.js";
+import { h, swatch } from "./dom.js";
 import { count, percent, plural, short } from "./format.js";
 import { Panel } from "./panel.js";
 import { state } from "./state.js";
@@ -41,11 +41,7 @@ export class Throughput {
       empty: "No round is finished yet.",
     });
     this.key.replaceChildren(
-      ...curves.map(({ name, colour }) => {
-        const swatch = h("i", { class: "swatch" });
-        swatch.style.background = colour;
-        return h("li", {}, swatch, name, h("small", {}, all ? percent(view.totals[name] / all) : ""));
-      }),
+      ...curves.map(({ name, colour }) => h("li", {}, swatch(colour), name, h("small", {}, all ? percent(view.totals[name] / all) : ""))),
     );
     const { counts, staleness } = view;
     this.flow.replaceChildren(
