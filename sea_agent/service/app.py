@@ -11,7 +11,18 @@ from sea_agent.service import problems
 from sea_agent.service.keyring import KeyRing
 from sea_agent.service.limits import BodyLimit, RateLimit
 from sea_agent.service.pages import Static
-from sea_agent.service.routes import dashboard, health, keys, label_page, labels, leases, quality, queries, runs, sign_in
+from sea_agent.service.routes import (
+    dashboard,
+    health,
+    keys,
+    label_page,
+    labels,
+    leases,
+    quality,
+    queries,
+    runs,
+    sign_in,
+)
 from sea_agent.service.security import SecurityHeaders
 from sea_agent.service.settings import Settings
 from sea_agent.service.state import State

@@ -1,83 +1,54 @@
 """The dashboard as a process, and a browser that looks at it."""
 
-import re
-import shutil
-import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, sync_playwright
+from service.pages.browsing import CHROMIUM, OPTIONS
+from service.processes import Process, launch
 
-SECONDS = 120  # for a process to start or to end, and for a page to show something
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-OPTIONS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
+SECONDS = 120  # for a page to show something
+DASHBOARD = (sys.executable, "-m", "sea_agent", "dashboard")
 
 
 @dataclass
 class Served:
-    """A running dashboard."""
+    """A running dashboard, by itself or beside a service."""
 
-    process: subprocess.Popen[str]
-    url: str
-    errors: Path
+    process: Process
+
+    @property
+    def url(self) -> str:
+        (ready,) = [line for line in self.process.lines if line.startswith("Ready: ")]
+        return ready.removeprefix("Ready: ").removesuffix("/label").removesuffix("/dashboard/") + "/dashboard/"
 
     @property
     def port(self) -> int:
-        port = urlsplit(self.url).port
-        assert port is not None
-        return port
-
-
-def launch(arguments: list[str], errors: Path) -> Served:
-    """Start the command line with a page, and wait until it listens."""
-    command = [sys.executable, "-m", "sea_agent", *arguments, "--port", "0"]
-    with errors.open("w") as sink:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=sink, text=True)
-    watchdog = threading.Timer(SECONDS, process.kill)
-    watchdog.start()
-    assert process.stdout is not None
-    for line in process.stdout:
-        if found := re.search(r"Ready: (\S+)", line):
-            watchdog.cancel()
-            return Served(process, found.group(1), errors)
-    raise AssertionError(errors.read_text())
+        return int(self.url.split(":")[2].partition("/")[0])
 
 
 @pytest.fixture(scope="module")
 def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Served]]:
-    """Start pages: ``serve("dashboard", directory)``."""
-    started: list[Served] = []
+    """Start dashboards: ``serve(directory)``; other options are those of ``launch``."""
+    started: list[Process] = []
 
-    def start(*arguments: str | Path) -> Served:
-        errors = tmp_path_factory.mktemp("errors") / "errors.txt"
-        started.append(launch([str(argument) for argument in arguments], errors))
-        return started[-1]
+    def start(*options: str | Path, **how: Any) -> Served:
+        started.append(launch(tmp_path_factory.mktemp("process"), *options, **{"program": DASHBOARD, **how}))
+        return Served(started[-1])
 
     yield start
-    for served in started:
-        served.process.kill()
-        served.process.communicate(timeout=SECONDS)
+    for process in started:
+        process.end()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Chromium without a window."""
-    assert CHROMIUM, "the tests of pages need chromium on the PATH"
+    """Chromium without a window; of one module, as no event loop can run beside it."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(OPTIONS))
         yield browser

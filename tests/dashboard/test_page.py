@@ -38,7 +38,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def served(root: Path, serve: Callable[..., Served]) -> Served:
-    return serve("dashboard", root)
+    return serve(root)
 
 
 @pytest.fixture
@@ -213,7 +213,7 @@ def test_a_chart_is_saved_as_a_picture(main: Viewer) -> None:
 
 
 def test_a_run_appears_and_grows_without_a_reload(tmp_path: Path, serve: Callable[..., Served], view: View) -> None:
-    served = serve("dashboard", tmp_path)
+    served = serve(tmp_path)
     viewer = view()
     viewer.open(served.url)
     assert "No run yet" in viewer.text("#targets .fault")
@@ -238,7 +238,7 @@ def test_the_page_says_when_it_is_cut_off_and_comes_back(
 ) -> None:
     make_run(tmp_path / "run", rounds=2)
     viewer = view()
-    viewer.open(serve("dashboard", tmp_path).url)
+    viewer.open(serve(tmp_path).url)
     viewer.until("document.querySelector('#live').innerText === 'live'")
     viewer.context.set_offline(True)
     # An open stream outlives the switch: the next request is what fails.

@@ -48,7 +48,7 @@ def plain(view: dict[str, Any]) -> list[dict[str, Any]]:
 def test_the_figures_are_those_of_the_command_line(
     level: float, baseline: str | None, tmp_path: Path, sea_agent: Callable[..., Finished]
 ) -> None:
-    make_experiment(tmp_path / "runs" / "main", seeds=4, rounds=12)
+    make_experiment(tmp_path / "runs" / "main", seeds=4, rounds=12, duels=0)
     make_run(tmp_path / "runs" / "broken", finished=False).joinpath("error.txt").write_text("no\n")
     named = [] if baseline is None else ["--baseline", baseline]
     (group,) = compared(sea_agent, tmp_path / "runs", "--level", str(level), *named)["groups"]
@@ -62,7 +62,7 @@ def test_the_figures_are_those_of_the_command_line(
 
 
 def test_the_table_is_that_of_the_command_line(tmp_path: Path, sea_agent: Callable[..., Finished]) -> None:
-    make_experiment(tmp_path / "runs", seeds=3, rounds=12)
+    make_experiment(tmp_path / "runs", seeds=3, rounds=12, duels=0)
     compared(sea_agent, tmp_path / "runs")
     header, *lines = Path("compared/comparison.csv").read_text().splitlines()
     table = comparing.comparison_table(chosen(tmp_path / "runs"), 0.8, None)
@@ -94,7 +94,7 @@ def test_one_group_is_compared_at_a_time(tmp_path: Path) -> None:
 
 
 def test_unfinished_runs_change_no_figure_of_a_method_that_has_finished_ones(tmp_path: Path) -> None:
-    make_experiment(tmp_path, seeds=4, rounds=12)
+    make_experiment(tmp_path, seeds=4, rounds=12, duels=0)
     before = plain(comparison_view(chosen(tmp_path), 0.8, None))
     cell = {"world": "lexicon", "loss": "dpo", "method": "sea", "seed": 9, "model": 0}
     make_run(tmp_path / "lexicon" / "sea" / "seed-9", "sea", 9, rounds=1, finished=False, cell=cell)
