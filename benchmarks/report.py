@@ -23,9 +23,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from sea_agent.errors import UserError
 from sea_agent.lab.comparison import Comparison, MethodFigures, band, by_method, compare, reach
-from sea_agent.lab.figures import definition, draw_comparison
+from sea_agent.lab.figures import draw_comparison
 from sea_agent.lab.records import Record, read_json, read_records
 from sea_agent.lab.statistics import Estimate, estimate
+from sea_agent.lab.tables import definition
 
 ROOT = Path(__file__).parent.parent
 TEMPLATE = ROOT / "benchmarks" / "efficiency" / "report.md.j2"

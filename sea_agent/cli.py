@@ -244,15 +244,28 @@ def serve(
         str | None, typer.Option(metavar="URL", help="sqlite:///FILE or postgresql://…; a file in DIR when not given.")
     ] = None,
     data: Annotated[Path, typer.Option(metavar="DIR", help="Directory of the database.")] = Path("sea-agent-data"),
+    runs: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Also show the runs in DIR on a dashboard, to keys that may read."),
+    ] = None,
 ) -> None:
     """Run the feedback service, in which people and judges answer duels."""
     from sea_agent.service.serve import serve as run_service
     from sea_agent.service.settings import Settings
 
-    def announce(line: str) -> None:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    run_service(Settings(data=data, database=database, host=host, port=port, runs=runs), _announce)
 
-    run_service(Settings(data=data, database=database, host=host, port=port), announce)
+
+@app.command()
+def dashboard(
+    runs: Annotated[Path, typer.Argument(metavar="RUNS_DIR", help="Directory of runs and experiments.")],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8401,
+) -> None:
+    """Show runs on a page, live and afterwards: labels saved, win rates, duels. It only reads."""
+    from sea_agent.dashboard.app import serve as show
+
+    show(runs, host, port, _announce)
 
 
 @app.command()
@@ -293,6 +306,10 @@ def main() -> NoReturn:
         _complain(error)
         sys.exit(1)
     sys.exit(0)
+
+
+def _announce(line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _complain(message: object, style: str = "red") -> None:

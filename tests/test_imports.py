@@ -24,9 +24,9 @@ FORBIDDEN = (
     ("actors", ("oracle", "sea_agent.agent", "sea_agent.cli")),
     ("sea_agent.agent", ("ray", "sea_agent.cli")),
     ("sea_agent.lab", ("torch", "sea_agent.cli", "sea_agent.agent")),
-    (
-        "sea_agent.service",
-        (*HEAVY, "actors", "learner", "oracle", "sea_agent.agent", "sea_agent.cli", "sea_agent.bandit"),
+    *(
+        (pages, (*HEAVY, "actors", "learner", "oracle", "sea_agent.agent", "sea_agent.cli", "sea_agent.bandit"))
+        for pages in ("sea_agent.service", "sea_agent.dashboard")
     ),
 )
 
@@ -145,6 +145,7 @@ def house(tmp_path: Path) -> Path:
         "sea_agent.lab.figures",
         "sea_agent.service.app",
         "sea_agent.service.serve",
+        "sea_agent.dashboard.app",
     ],
 )
 def test_a_configuration_can_be_checked_without_loading_a_heavy_library(module: str) -> None:

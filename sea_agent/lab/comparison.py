@@ -26,6 +26,8 @@ FINAL = (
 )
 SPENT = ("policy_samples", "gradient_steps", "cpu_seconds")
 
+Values = Sequence[float] | np.ndarray
+
 
 @dataclass(frozen=True)
 class MethodFigures:
@@ -123,29 +125,43 @@ def area(curve: Curve, horizon: float) -> float | None:
     return float(np.trapezoid(np.interp(grid, curve.queries, curve.win_rate), grid) / horizon)
 
 
+def shortfall(curve: Curve) -> np.ndarray:
+    """The area between a win rate of 1 and the curve from its first evaluation to each one, in oracle queries."""
+    queries_P, lost_P = np.array(curve.queries, dtype=float), 1.0 - np.array(curve.win_rate)
+    steps = np.diff(queries_P) * (lost_P[1:] + lost_P[:-1]) / 2
+    return np.concatenate([[0.0], np.cumsum(steps)])
+
+
 @dataclass(frozen=True)
 class Band:
-    """A column of curves over oracle queries: the mean over seeds and its 95 % bootstrap interval, one value for each
-    of the P points; no interval under three seeds."""
+    """Curves over one axis: the mean over seeds and its 95 % bootstrap interval, one value for each of the P points;
+    no interval under three seeds."""
 
-    queries_P: np.ndarray
+    x_P: np.ndarray
     mean_P: np.ndarray
     low_P: np.ndarray | None
     high_P: np.ndarray | None
 
 
-def band(records: Sequence[Record], column: str) -> Band | None:
-    """The mean curve of a method's runs up to the end of the shortest one; None when a run did not measure it."""
-    columns = [getattr(record.curve, column) for record in records]
-    if None in columns:
-        return None
-    end = min(record.curve.queries[-1] for record in records)
-    points = sorted({queries for record in records for queries in record.curve.queries if queries <= end})
-    values_S_P = np.array(
-        [np.interp(points, record.curve.queries, values) for record, values in zip(records, columns, strict=True)]
-    )
+def band(records: Sequence[Record], column: str, along: str = "queries", most: int | None = None) -> Band | None:
+    """The mean of a column of a method's runs; None when a run did not measure it, or not ``along``."""
+    curves = [(getattr(record.curve, along), getattr(record.curve, column)) for record in records]
+    return None if any(None in curve for curve in curves) else band_of(curves, most)
+
+
+def band_of(curves: Sequence[tuple[Values, Values]], most: int | None = None) -> Band:
+    """The mean of (x, y) curves up to the end of the shortest one, linear between their points.
+
+    At ``most`` so many of all their points are kept, evenly and with both ends; the others keep their values.
+    """
+    end = min(x[-1] for x, _ in curves)
+    points = np.unique(np.concatenate([np.asarray(x, dtype=float) for x, _ in curves]))
+    points = points[points <= end]
+    if most is not None and len(points) > most:
+        points = points[np.linspace(0, len(points) - 1, most).round().astype(int)]
+    values_S_P = np.array([np.interp(points, x, y) for x, y in curves])
     low_P, high_P = bootstrap(values_S_P) or (None, None)
-    return Band(np.array(points), values_S_P.mean(axis=0), low_P, high_P)
+    return Band(points, values_S_P.mean(axis=0), low_P, high_P)
 
 
 def _group(methods: dict[str, list[Record]], level: float, baseline: str | None, horizon: float | None) -> Group:

@@ -2,7 +2,7 @@
 
 import re
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from sea_agent.lab.comparison import Comparison, Group, band, by_method
-from sea_agent.lab.records import Measurement, Record
+from sea_agent.lab.records import Record
 from sea_agent.lab.statistics import LEAST_SEEDS, Factor
-from sea_agent.lab.tables import title
+from sea_agent.lab.tables import definition, title
 
 _COLOURS = [
     matplotlib.colormaps[name](place) for name, count in (("tab10", 10), ("Dark2", 8)) for place in range(count)
@@ -63,21 +63,6 @@ def draw_comparison(comparison: Comparison, records: Sequence[Record], folder: P
     return files
 
 
-def definition(measurements: Iterable[Measurement]) -> str:
-    """How a win rate is defined, in one or two sentences."""
-    found = list(measurements)
-
-    def of(key: str) -> str:
-        return " or ".join(dict.fromkeys(str(value) for one in found if (value := getattr(one, key)) is not None))
-
-    judge = f" Independent judge: {of('judge')}." if of("judge") else ""
-    return (
-        f"Win rate: mean probability by the oracle, {of('oracle')}, that the policy's response is preferred to the "
-        f"initial policy's. One response each to {of('prompts')} held-out prompts, temperature {of('temperature')}; "
-        f"ties count ½.{judge}"
-    )
-
-
 def _win_rates(runs: _Runs, level: float) -> Figure:
     figure = Figure(figsize=(11.0, 5.2), layout="constrained")
     records = [record for method in runs.values() for record in method]
@@ -107,10 +92,8 @@ def _draw_method(axes: Axes, runs: Sequence[Record], column: str, style: str, co
             values = getattr(record.curve, column)
             axes.plot(record.curve.queries[first:], values[first:], style, color=colour, linewidth=1.0)
         return
-    axes.plot(mean.queries_P[first:], mean.mean_P[first:], style, color=colour)
-    axes.fill_between(
-        mean.queries_P[first:], mean.low_P[first:], mean.high_P[first:], color=colour, alpha=0.15, linewidth=0
-    )
+    axes.plot(mean.x_P[first:], mean.mean_P[first:], style, color=colour)
+    axes.fill_between(mean.x_P[first:], mean.low_P[first:], mean.high_P[first:], color=colour, alpha=0.15, linewidth=0)
 
 
 def _labels_saved(group: Group, comparison: Comparison) -> Figure | None:

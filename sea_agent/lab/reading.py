@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,8 @@ from sea_agent.keys import id_for
 from sea_agent.lab.records import Curve, Record, read_json, read_records
 
 _SUMMARY = ("oracle_queries", "posterior_labels", "evaluation_queries", "rounds", "cpu_seconds", "wall_seconds")
-# Any of these marks the directory of a run, whole or broken.
-_MARKS = ("config.yaml", "metrics.jsonl", "summary.json", "error.txt")
+MARKS = ("config.yaml", "metrics.jsonl", "summary.json", "error.txt")
+"""Any of these files marks the directory of a run, whole or broken."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def load_records(sources: Sequence[Path]) -> Loaded:
                 problems.append(str(error))
     if not found:
         raise UserError("nothing to compare\n" + "\n".join(f"  {problem}" for problem in problems))
-    return Loaded(_one_of_each(found), tuple(problems))
+    return Loaded(tuple(record for _, record in one_of_each(found)), tuple(problems))
 
 
 def read_run(directory: Path, method: str | None = None) -> Record:
@@ -59,13 +59,24 @@ def read_run(directory: Path, method: str | None = None) -> Record:
     if not (directory / "summary.json").exists():
         raise UserError(f"{directory}: the run is not finished (it has no summary.json)")
     cell = read_json(directory / "cell.json") if (directory / "cell.json").exists() else {}
-    tree = (
-        _configured(directory / "config.yaml")
-        | cell
-        | ({"method": method} if method else {})
-        | _summarised(read_json(directory / "summary.json"))
-        | {"curve": _curve(directory / "metrics.jsonl")}
+    named = {"method": method} if method else {}
+    return make_record(
+        directory,
+        configured(directory / "config.yaml") | cell | named,
+        read_json(directory / "summary.json"),
+        _curve(directory / "metrics.jsonl"),
     )
+
+
+def make_record(
+    directory: Path, facts: Mapping[str, Any], summary: Mapping[str, Any], curve: Mapping[str, Any]
+) -> Record:
+    """A record from what ``configured`` says, with the cell's facts on top, and what ``CurveColumns`` found.
+
+    Raises:
+        UserError: naming the directory and what is wrong.
+    """
+    tree = {**facts, **_summarised(summary), "curve": curve}
     return validate(Record, tree, f"{directory}: not the directory of a run", (), "not known here")
 
 
@@ -75,30 +86,41 @@ def _places(source: Path) -> list[Path]:
         raise UserError(f"{source}: no such directory or file; give directories of experiments or runs")
     if source.is_file():
         return [source]
-    return sorted({file.parent for mark in _MARKS for file in source.rglob(mark)})
+    return sorted({file.parent for mark in MARKS for file in source.rglob(mark)})
 
 
 def _read(place: Path) -> list[Record]:
     return read_records(place) if place.is_file() else [read_run(place)]
 
 
-def _one_of_each(found: Sequence[tuple[Path, Record]]) -> tuple[Record, ...]:
-    """Every run once. Different single runs of one name are told apart by their directories."""
-    rivals: dict[tuple[Any, ...], dict[str, tuple[Path, Record]]] = defaultdict(dict)
-    for place, record in found:
-        rivals[_slot(record)].setdefault(record.config, (place, record))
+def one_of_each(found: Sequence[tuple[Path, Record]]) -> list[tuple[Path, Record]]:
+    """Every run once, of those that were found at places; the first of equal ones, with its place.
+
+    Raises:
+        UserError: when two different runs claim the same place in a comparison.
+    """
     taken: dict[tuple[Any, ...], tuple[Path, Record]] = {}
-    for runs in rivals.values():
-        for place, record in runs.values():
-            if len(runs) > 1 and record.model is None and place.is_dir():
-                record = record.model_copy(update={"method": f"{record.method} ({place.name})"})
-            other, _ = taken.setdefault(_slot(record), (place, record))
-            if other != place:
-                raise UserError(
-                    f"{other} and {place} are different runs, and both are {record.method}, seed {record.seed}, of "
-                    f"{', '.join(record.group)} labels; compare them apart, or name the methods differently"
-                )
-    return tuple(record for _, record in taken.values())
+    for place, record in _told_apart(found):
+        other, first = taken.setdefault(_slot(record), (place, record))
+        if first.config != record.config:
+            raise UserError(
+                f"{other} and {place} are different runs, and both are {record.method}, seed {record.seed}, of "
+                f"{', '.join(record.group)} labels; compare them apart, or name the methods differently"
+            )
+    return list(taken.values())
+
+
+def _told_apart(found: Sequence[tuple[Path, Record]]) -> Iterator[tuple[Path, Record]]:
+    """Single runs of one name that differ in more than the seed get the name of their setting's first directory."""
+    settings: dict[tuple[str, ...], dict[str | None, str]] = defaultdict(dict)
+    for place, record in found:
+        if record.model is None and place.is_dir():
+            settings[*record.group, record.method].setdefault(record.setting, place.name)
+    for place, record in found:
+        names = settings[*record.group, record.method]
+        if len(names) > 1 and record.model is None and place.is_dir():
+            record = record.model_copy(update={"method": f"{record.method} ({names[record.setting]})"})
+        yield place, record
 
 
 def _slot(record: Record) -> tuple[Any, ...]:
@@ -106,9 +128,14 @@ def _slot(record: Record) -> tuple[Any, ...]:
     return (*record.group, record.method, record.seed, record.model)
 
 
-def _configured(file: Path) -> dict[str, Any]:
-    """What a record says of the run's configuration, which is read as it stands: keys may have changed since."""
+def configured(file: Path) -> dict[str, Any]:
+    """What a record says of the run's configuration, which is read as it stands: keys may have changed since.
+
+    Raises:
+        UserError: naming the file and what is wrong with it.
+    """
     tree = load_tree(str(file))
+    setting = {key: value for key, value in tree.items() if key != "seed"}
     try:
         oracle, evaluation = tree["oracle"], tree["evaluation"]
         return {
@@ -118,6 +145,7 @@ def _configured(file: Path) -> dict[str, Any]:
             "method": tree["selection"]["rule"],
             "seed": tree["seed"],
             "config": id_for("config", file.read_text(encoding="utf-8")),
+            "setting": id_for("setting", json.dumps(setting, sort_keys=True, default=str)),
             "budget": tree["budget"]["oracle_queries"],
             "measurement": {
                 "oracle": _name(oracle),
@@ -146,32 +174,49 @@ def _summarised(summary: Mapping[str, Any]) -> dict[str, Any]:
 
 def _curve(file: Path) -> dict[str, Any]:
     """The columns of ``Curve`` from a run's metrics."""
+    columns = CurveColumns()
     try:
-        return _columns([json.loads(line) for line in file.read_text().splitlines()])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        for line in file.read_text().splitlines():
+            columns.add(json.loads(line))
+        return columns.tree()
+    except METRICS_FAULTS as error:
         raise UserError(f"{file}: not the metrics of a run ({type(error).__name__}: {error})") from None
 
 
-def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    evaluations, cpu_seconds, spent = [], [], 0.0
-    for row in rows:
-        spent += sum(seconds["cpu"] for stage, seconds in row["seconds"].items() if stage != "evaluate")
+METRICS_FAULTS = (OSError, ValueError, KeyError, TypeError, AttributeError)
+"""What reading the metrics of something that is not a run can raise."""
+
+
+class CurveColumns:
+    """The columns of a ``Curve``, from the rows of a run's metrics as they come."""
+
+    def __init__(self) -> None:
+        self._evaluations: list[dict[str, Any]] = []
+        self._spent = {"cpu": 0.0, "wall": 0.0}
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Take in the next row."""
+        for stage, seconds in row["seconds"].items():
+            if stage != "evaluate":
+                for clock in self._spent:
+                    self._spent[clock] += seconds[clock]
         if "win_rate" in row:
-            evaluations.append(row)
-            cpu_seconds.append(_rounded(spent))
-    if not evaluations:
-        raise ValueError("no win rate; set evaluation.prompts_path")
-    columns: dict[str, Any] = {}
-    for name in Curve.model_fields:
-        if all(row.get(name) is not None for row in evaluations):
-            columns[name] = [_rounded(row[name]) for row in evaluations]
-    intervals = [row["win_rate_ci"] for row in evaluations]
-    return columns | {
-        "queries": [row["oracle_queries"] for row in evaluations],
-        "low": [_rounded(low) for low, _ in intervals],
-        "high": [_rounded(high) for _, high in intervals],
-        "cpu_seconds": cpu_seconds,
-    }
+            low, high = row["win_rate_ci"]
+            values = {name: row[name] for name in Curve.model_fields if row.get(name) is not None}
+            values |= {"queries": row["oracle_queries"], "low": low, "high": high}
+            values |= {f"{clock}_seconds": spent for clock, spent in self._spent.items()}
+            self._evaluations.append({name: _rounded(value) for name, value in values.items()})
+
+    def tree(self) -> dict[str, Any]:
+        """The columns so far; one that is not in every evaluation was not measured.
+
+        Raises:
+            ValueError: when nothing was evaluated.
+        """
+        if not self._evaluations:
+            raise ValueError("no win rate; set evaluation.prompts_path")
+        shared = set.intersection(*(set(values) for values in self._evaluations))
+        return {name: [values[name] for values in self._evaluations] for name in Curve.model_fields if name in shared}
 
 
 def _rounded(value: float) -> float:

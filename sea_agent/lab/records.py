@@ -47,6 +47,8 @@ class Curve(Section):
     """Optimiser steps."""
     cpu_seconds: Column = None
     """CPU time of everything but evaluation."""
+    wall_seconds: Column = None
+    """Wall time of everything but evaluation."""
 
     @model_validator(mode="after")
     def _columns_are_of_one_length(self) -> "Curve":
@@ -102,6 +104,8 @@ class Record(Section):
     """Which of the experiment's initial policies."""
     config: str
     """Digest of the configuration."""
+    setting: str | None = None
+    """Digest of the configuration without its seed: equal for runs that differ in nothing else."""
     budget: PositiveInt
     """Oracle queries that the run was allowed."""
     measurement: Measurement

@@ -1,10 +1,11 @@
 """Means over seeds with their intervals, and label-saving factors, where runs may be censored.
 
-Array names end in their dimensions: S seeds.
+Array names end in their dimensions: S seeds, P points, R resamples.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,9 @@ from sea_agent.keys import generator_for
 
 LEAST_SEEDS = 3  # with fewer there are single values and no interval
 CONFIDENCE = 0.95
+_ENDS = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
 _RESAMPLES = 10_000
-_BATCH = 500  # resamples held in memory at once
+_BATCH = 256  # points whose resampled means are held in memory at once
 
 
 @dataclass(frozen=True)
@@ -74,28 +76,34 @@ def label_saving(pairs: Sequence[tuple[Reach, Reach]]) -> Factor:
 
 
 def bootstrap(values_S: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """Percentile bootstrap interval of the mean over the first axis, the seeds; None for too few of them."""
-    if len(values_S) < LEAST_SEEDS:
+    """Percentile bootstrap interval of the mean over the first axis, the seeds; None for too few of them.
+
+    Every point sees the same resamples of the seeds, so an interval does not depend on which points are asked for.
+    """
+    seeds = len(values_S)
+    if seeds < LEAST_SEEDS:
         return None
-    interval = stats.bootstrap(
-        (values_S,),
-        np.mean,
-        axis=0,
-        vectorized=True,
-        n_resamples=_RESAMPLES,
-        batch=_BATCH,
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        rng=generator_for("bootstrap over seeds"),
-    ).confidence_interval
-    return interval.low, interval.high
+    values_P_S = values_S.reshape(seeds, -1).T
+    ends = [
+        np.quantile(values_P_S[start : start + _BATCH] @ _weights_S_R(seeds), _ENDS, axis=1)
+        for start in range(0, len(values_P_S), _BATCH)
+    ]
+    low, high = np.concatenate(ends, axis=1)
+    return low.reshape(values_S.shape[1:]), high.reshape(values_S.shape[1:])
+
+
+@lru_cache(maxsize=8)
+def _weights_S_R(seeds: int) -> np.ndarray:
+    """The share of each seed in each resample."""
+    picks_R_S = generator_for("bootstrap over seeds").integers(0, seeds, (_RESAMPLES, seeds))
+    return np.stack([(picks_R_S == seed).sum(axis=1) for seed in range(seeds)]) / seeds
 
 
 def _student(values_S: np.ndarray) -> tuple[float, float] | None:
     """Student's t interval of the mean; None for too few seeds."""
     if len(values_S) < LEAST_SEEDS:
         return None
-    half = stats.t.ppf((1 + CONFIDENCE) / 2, len(values_S) - 1) * stats.sem(values_S)
+    half = stats.t.ppf(_ENDS[1], len(values_S) - 1) * stats.sem(values_S)
     return values_S.mean() - half, values_S.mean() + half
 
 

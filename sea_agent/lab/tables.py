@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from rich import box
 from rich.table import Table
 
 from sea_agent.lab.comparison import Comparison, Group, MethodFigures
+from sea_agent.lab.records import Measurement
 from sea_agent.lab.statistics import Estimate, Factor
 
 # Columns of the second table: heading, decimals, and whether the interval is shown; CSV and JSON have it for all.
@@ -78,18 +79,38 @@ def title(group: Group) -> str:
     return f"{group.world}, {group.loss}, {group.labels} labels"
 
 
+def definition(measurements: Iterable[Measurement]) -> str:
+    """How a win rate is defined, in one or two sentences."""
+    found = list(measurements)
+
+    def of(key: str) -> str:
+        return " or ".join(dict.fromkeys(str(value) for one in found if (value := getattr(one, key)) is not None))
+
+    judge = f" Independent judge: {of('judge')}." if of("judge") else ""
+    return (
+        f"Win rate: mean probability by the oracle, {of('oracle')}, that the policy's response is preferred to the "
+        f"initial policy's. One response each to {of('prompts')} held-out prompts, temperature {of('temperature')}; "
+        f"ties count ½.{judge}"
+    )
+
+
 def write_csv(comparison: Comparison, file: Path) -> None:
     """One line for each method of each group."""
-    rows = [_row(comparison, group, figures) for group in comparison.groups for figures in group.methods]
+    table = rows(comparison)
     with file.open("w", newline="") as target:
-        writer = csv.DictWriter(target, fieldnames=list(rows[0]))
+        writer = csv.DictWriter(target, fieldnames=list(table[0]))
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(table)
 
 
 def write_json(comparison: Comparison, file: Path) -> None:
     """Everything, the values of single seeds included."""
     file.write_text(json.dumps(comparison.tree(), indent=1) + "\n")
+
+
+def rows(comparison: Comparison) -> list[dict[str, Any]]:
+    """A flat row for each method of each group."""
+    return [_row(comparison, group, figures) for group in comparison.groups for figures in group.methods]
 
 
 def _row(comparison: Comparison, group: Group, figures: MethodFigures) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from sea_agent.service.limits import BodyLimit, RateLimit
 from sea_agent.service.metrics import Measure, Metrics
 from sea_agent.service.pages import Static
 from sea_agent.service.routes import (
+    dashboard,
     events,
     health,
     keys,
@@ -63,6 +64,8 @@ def make_app(settings: Settings) -> FastAPI:
         app.include_router(
             module.router, prefix="/v1", responses=problems.documented(400, 401, 403, 413, 422, 429, 503)
         )
+    if settings.runs is not None:
+        app.include_router(dashboard.router(settings.runs))
     _describe_problems(app)
     return app
 

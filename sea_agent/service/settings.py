@@ -19,6 +19,8 @@ class Settings:
     """Address to listen on."""
     port: int = 8400
     """Port to listen on; 0 takes a free one."""
+    runs: Path | None = None
+    """Directory of runs for the dashboard; without one there is no dashboard."""
     body_bytes: int = 2_000_000
     """Largest request body."""
     requests_per_second: float = 600.0

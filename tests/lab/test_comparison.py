@@ -190,7 +190,7 @@ def test_the_mean_curve_is_over_all_seeds_up_to_the_end_of_the_shortest(make_rec
     ]
     mean = band(records, "win_rate")
     assert mean is not None
-    assert mean.queries_P.tolist() == [0, 50, 100]
+    assert mean.x_P.tolist() == [0, 50, 100]
     assert mean.mean_P == pytest.approx([1.6 / 3, 2.0 / 3, (0.7 + 0.7 + 0.2 / 3 + 0.8) / 3])
     assert mean.low_P is not None
     assert mean.high_P is not None
@@ -200,3 +200,26 @@ def test_the_mean_curve_is_over_all_seeds_up_to_the_end_of_the_shortest(make_rec
     assert few is not None
     assert few.low_P is None
     assert band(records, "best_of_win_rate") is None
+
+
+def test_a_band_of_fewer_points_keeps_their_values_and_both_ends(make_record: MakeRecord) -> None:
+    generator = np.random.default_rng(0)
+    records = [
+        make_record("sea", seed, [(8 * n, rate) for n, rate in enumerate(generator.random(101))]) for seed in range(4)
+    ]
+    whole, thin = band(records, "win_rate"), band(records, "win_rate", most=9)
+    assert whole is not None
+    assert thin is not None
+    assert (len(thin.x_P), thin.x_P[0], thin.x_P[-1]) == (9, 0, 800)
+    kept = np.isin(whole.x_P, thin.x_P)
+    for name in ("mean_P", "low_P", "high_P"):
+        assert getattr(thin, name) == pytest.approx(getattr(whole, name)[kept]), name
+
+
+def test_a_band_along_another_axis_ends_with_the_shortest_run(make_record: MakeRecord) -> None:
+    records = [make_record("sea", seed, [(0, 0.5), (100 + 100 * seed, 0.9)]) for seed in range(2)]
+    mean = band(records, "win_rate", along="policy_samples")
+    assert mean is not None
+    assert mean.x_P.tolist() == [0, 2000]
+    assert mean.mean_P == pytest.approx([0.5, 0.8])
+    assert band(records, "win_rate", along="wall_seconds") is None, "not measured in these"

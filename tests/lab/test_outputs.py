@@ -12,9 +12,9 @@ import pytest
 from rich.console import Console
 
 from sea_agent.lab.comparison import Comparison, compare
-from sea_agent.lab.figures import definition, draw_comparison, draw_runs
+from sea_agent.lab.figures import draw_comparison, draw_runs
 from sea_agent.lab.records import Record, write_records
-from sea_agent.lab.tables import terminal_tables, write_csv, write_json
+from sea_agent.lab.tables import definition, terminal_tables, write_csv, write_json
 
 MakeRecord = Callable[..., Record]
 

@@ -180,6 +180,15 @@ def test_single_runs_of_one_name_are_told_apart_by_their_directories(tmp_path: P
     assert methods == {"passive (small)", "passive (large)"}
 
 
+def test_single_runs_that_differ_only_in_the_seed_are_one_method(tmp_path: Path) -> None:
+    for name, seed, beta in (("a", 0, 0.1), ("b", 1, 0.1), ("c", 2, 0.5)):
+        make_run(tmp_path / name, f"seed={seed}", f"learner.beta={beta}")
+    found = {(record.method, record.seed) for record in load_records([tmp_path]).records}
+    assert found == {("passive (a)", 0), ("passive (a)", 1), ("passive (c)", 2)}
+    shutil.rmtree(tmp_path / "c")
+    assert {record.method for record in load_records([tmp_path]).records} == {"passive"}
+
+
 def test_two_different_cells_of_one_name_are_refused(tmp_path: Path) -> None:
     cell = {"world": "w", "loss": "l", "method": "mine", "seed": 0, "model": 0}
     make_run(tmp_path / "one", "learner.beta=0.1", cell=cell)

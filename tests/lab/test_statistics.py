@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from sea_agent.keys import generator_for
 from sea_agent.lab.statistics import Reach, bootstrap, estimate, label_saving
 
 queries = st.floats(1.0, 2000.0)
@@ -59,6 +60,17 @@ def test_the_t_interval_of_few_log_ratios_covers_as_often_as_it_says() -> None:
         assert factor.t_high is not None
         covered.append(factor.t_low <= 5.0 <= factor.t_high)
     assert 0.91 < np.mean(covered) < 0.99
+
+
+@pytest.mark.parametrize("shape", [(3,), (5, 7), (12, 300)])
+def test_the_interval_is_the_one_that_scipy_finds(shape: tuple[int, ...]) -> None:
+    values = np.random.default_rng(1).random(shape)
+    scipys = stats.bootstrap(
+        (values,), np.mean, axis=0, n_resamples=10_000, method="percentile", rng=generator_for("bootstrap over seeds")
+    ).confidence_interval
+    low, high = bootstrap(values) or (None, None)
+    assert low == pytest.approx(scipys.low)
+    assert high == pytest.approx(scipys.high)
 
 
 def test_repeated_calls_give_the_same_interval() -> None:

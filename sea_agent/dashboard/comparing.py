@@ -1,0 +1,292 @@
+"""Views over the methods of a comparison: figures, curves, beliefs and labels, as plain numbers for JSON and CSV.
+
+The figures are those of ``sea_agent.lab.comparison``; nothing is computed a second way.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from sea_agent.dashboard.ledgers import Tally, open_ledger, tally
+from sea_agent.dashboard.run import Kept, Run
+from sea_agent.dashboard.selection import Member, Selection, short
+from sea_agent.errors import UserError
+from sea_agent.lab import tables
+from sea_agent.lab.comparison import Band, Comparison, band, band_of, compare, shortfall
+from sea_agent.lab.records import Record
+from sea_agent.lab.statistics import LEAST_SEEDS
+
+MOST_POINTS = 120
+"""Points of a curve that are sent."""
+
+CHUNKS = 24
+"""Points that a run's beliefs are averaged into."""
+
+Axis = Literal["queries", "samples", "cpu", "wall"]
+AXES: dict[Axis, str] = {
+    "queries": "queries",
+    "samples": "policy_samples",
+    "cpu": "cpu_seconds",
+    "wall": "wall_seconds",
+}
+Column = Literal[
+    "win_rate",
+    "judge_win_rate",
+    "best_of_win_rate",
+    "best_of_judge_win_rate",
+    "distinct_share",
+    "response_tokens",
+    "kl_to_reference",
+    "shortfall",
+]
+BELIEFS = ("disagreement", "foresight_accuracy", "foresight_brier")
+
+Table = list[dict[str, Any]]
+
+
+def comparison_of(selection: Selection, level: float, baseline: str | None) -> Comparison:
+    """The comparison of the counted runs.
+
+    Raises:
+        UserError: when no run is of the ``baseline`` that is named.
+    """
+    counted = selection.counted
+    finished = [record for name in counted if not selection.is_so_far(name) for record in _records(counted[name])]
+    everybody = [record for members in counted.values() for record in _records(members)]
+    ends = [record.curve.queries[-1] for record in finished or everybody]
+    horizon = max(1, min(ends)) if ends else None
+    return compare(everybody, level=level, baseline=baseline, horizon=horizon)
+
+
+def comparison_view(selection: Selection, level: float, baseline: str | None) -> dict[str, Any]:
+    """The figures of every method, and what they are about."""
+    comparison = comparison_of(selection, level, baseline)
+    tree = comparison.tree()
+    view: dict[str, Any] = {
+        "level": level,
+        "baseline": comparison.baseline,
+        "group": selection.group,
+        "groups": [{"group": key, "runs": runs} for key, runs in sorted(selection.groups.items())],
+        "left_out": [{"run": run, "why": why} for run, why in sorted(selection.left_out)],
+        "methods": [],
+    }
+    for group, plain in zip(comparison.groups, tree["groups"], strict=True):
+        view |= {
+            "title": tables.title(group),
+            "horizon": group.horizon,
+            "definition": tables.definition(group.measurements),
+            "methods": [{**row, **_members(selection, row["method"])} for row in plain["methods"]],
+        }
+    return view
+
+
+def comparison_table(selection: Selection, level: float, baseline: str | None) -> Table:
+    """A row for each method, with the columns of ``sea-agent compare``."""
+    rows = tables.rows(comparison_of(selection, level, baseline))
+    return [{**row, "so_far": selection.is_so_far(row["method"])} for row in rows]
+
+
+def curves_view(selection: Selection, columns: Sequence[Column], axis: Axis) -> dict[str, Any]:
+    """Curves of the methods: the mean and its interval where there are enough finished seeds, single runs otherwise."""
+    return {
+        "x": axis,
+        "columns": {
+            column: [
+                curve
+                for name, members in selection.methods.items()
+                for curve in _curves(name, members, column, AXES[axis])
+            ]
+            for column in columns
+        },
+    }
+
+
+def beliefs_view(selection: Selection) -> dict[str, Any]:
+    """What the posterior believed before the answers, along the queries; chunks of rounds are averaged."""
+    columns: dict[str, list[dict[str, Any]]] = {name: [] for name in BELIEFS}
+    for method, members in selection.methods.items():
+        rounds = [(member, member.run.rounds()) for member in members]
+        for name in BELIEFS:
+            curves = [(member, found) for member, one in rounds if (found := _chunked(one, name)) is not None]
+            columns[name] += _mean_or_runs(method, curves)
+    return {"x": "queries", "columns": columns}
+
+
+def long_table(view: dict[str, Any]) -> Table:
+    """Curves with a row for each point."""
+    return [
+        {
+            "column": column,
+            "method": curve["method"],
+            "kind": curve["kind"],
+            "seeds": " ".join(map(str, curve["seeds"])),
+            view["x"]: x,
+            "value": value,
+            "low": None if curve["low"] is None else curve["low"][place],
+            "high": None if curve["high"] is None else curve["high"][place],
+        }
+        for column, curves in view["columns"].items()
+        for curve in curves
+        for place, (x, value) in enumerate(zip(curve["x"], curve["y"], strict=True))
+    ]
+
+
+def labels_view(selection: Selection, tallies: "Tallies") -> dict[str, Any]:
+    """What the ledgers of each method count, and how its beliefs were borne out."""
+    return {"methods": [_labels(name, members, tallies) for name, members in selection.counted.items()]}
+
+
+def calibration_table(view: dict[str, Any]) -> Table:
+    """A row for each bin of each method."""
+    return [{"method": one["method"], **row} for one in view["methods"] for row in one["calibration"]]
+
+
+class Tallies:
+    """The counts of every ledger, taken again when it has changed."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Kept[Tally]] = {}
+
+    def of(self, run: Run) -> Tally:
+        """Raises: UserError when the ledger cannot be read."""
+
+        def read() -> Tally:
+            with open_ledger(run.root, run.place.path) as ledger:
+                return tally(ledger)
+
+        return self._kept.setdefault(run.id, Kept()).get(run.place.files.get("ledger.sqlite"), read)
+
+
+def _records(members: Sequence[Member]) -> list[Record]:
+    return [member.record for member in members]
+
+
+def _members(selection: Selection, method: str) -> dict[str, Any]:
+    members = selection.methods[method]
+    return {
+        "so_far": selection.is_so_far(method),
+        "runs": [
+            {
+                "id": member.run.id,
+                "seed": member.record.seed,
+                "model": member.record.model,
+                "state": member.run.place.state,
+                "queries": member.record.curve.queries[-1],
+                "win_rate": member.record.curve.win_rate[-1],
+                "interval": (member.record.curve.low[-1], member.record.curve.high[-1]),
+            }
+            for member in members
+        ],
+    }
+
+
+def _curves(method: str, members: Sequence[Member], column: Column, along: str) -> Iterator[dict[str, Any]]:
+    finished = [member for member in members if member.finished]
+    mean = len(finished) >= LEAST_SEEDS
+    if mean and (found := _band(_records(finished), column, along)) is not None:
+        yield _curve(method, "mean", [member.record.seed for member in finished], found)
+    for member in members:
+        if (mean and member.finished) or (found := _band([member.record], column, along)) is None:
+            continue
+        ends = column == "win_rate" and len(found.x_P) == len(member.record.curve.low)
+        curve = _curve(method, "finished" if member.finished else "unfinished", [member.record.seed], found)
+        if ends:  # of one run the interval over prompts
+            curve |= {"low": _rounded(member.record.curve.low), "high": _rounded(member.record.curve.high)}
+        yield curve
+
+
+def _band(records: Sequence[Record], column: Column, along: str) -> Band | None:
+    if column != "shortfall":
+        return band(records, column, along, MOST_POINTS)
+    axes = [getattr(record.curve, along) for record in records]
+    if None in axes:
+        return None
+    return band_of([(axis, shortfall(record.curve)) for axis, record in zip(axes, records, strict=True)], MOST_POINTS)
+
+
+def _curve(method: str, kind: str, seeds: Sequence[int], found: Band) -> dict[str, Any]:
+    low, high = (None if end is None else _rounded(end) for end in (found.low_P, found.high_P))
+    return {
+        "method": method,
+        "kind": kind,
+        "seeds": list(seeds),
+        "x": _rounded(found.x_P),
+        "y": _rounded(found.mean_P),
+        "low": low,
+        "high": high,
+    }
+
+
+def _chunked(rounds: dict[str, list[float | None]], column: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """Queries and means of at most ``CHUNKS`` runs of rounds; None when no round has the column."""
+    pairs = [
+        (queries, value)
+        for queries, value in zip(rounds.get("oracle_queries", []), rounds.get(column, []), strict=False)
+        if queries is not None and value is not None
+    ]
+    if not pairs:
+        return None
+    chunks = np.array_split(np.array(pairs, dtype=float), min(CHUNKS, len(pairs)))
+    return np.array([chunk[-1, 0] for chunk in chunks]), np.array([chunk[:, 1].mean() for chunk in chunks])
+
+
+def _mean_or_runs(
+    method: str, curves: Sequence[tuple[Member, tuple[np.ndarray, np.ndarray]]]
+) -> Iterator[dict[str, Any]]:
+    finished = [(member, curve) for member, curve in curves if member.finished]
+    mean = len(finished) >= LEAST_SEEDS
+    if mean:
+        seeds = [member.record.seed for member, _ in finished]
+        yield _curve(method, "mean", seeds, band_of([curve for _, curve in finished], MOST_POINTS))
+    for member, curve in curves:
+        if not (mean and member.finished):
+            kind = "finished" if member.finished else "unfinished"
+            yield _curve(method, kind, [member.record.seed], band_of([curve], MOST_POINTS))
+
+
+def _labels(method: str, members: Sequence[Member], tallies: Tallies) -> dict[str, Any]:
+    total, trouble = Tally(), []
+    for member in members:
+        try:
+            total += tallies.of(member.run)
+        except UserError as error:
+            trouble.append({"run": member.run.id, "why": short(error, member.run)})
+    first, second = (total.outcomes.get(side, 0) for side in ("first", "second"))
+    return {
+        "method": method,
+        "runs": len(members) - len(trouble),
+        "trouble": trouble,
+        "answers": total.answers,
+        "outcomes": total.outcomes,
+        "waiting": total.waiting,
+        "posterior": total.posterior,
+        "first_share": first / (first + second) if first + second else None,
+        "per_minute": 60 * total.intervals / total.seconds if total.seconds else None,
+        "calibration": [
+            {"from": place / len(total.bins), "to": (place + 1) / len(total.bins), **_bin(*sums)}
+            for place, sums in enumerate(total.bins)
+        ],
+    }
+
+
+def _bin(number: int, beliefs: float, wins: float) -> dict[str, Any]:
+    """A bin's mean belief and share of wins, with the 95 % Wilson interval of that share."""
+    if not number:
+        return {"n": 0, "belief": None, "share": None, "low": None, "high": None}
+    z, share = 1.959964, wins / number
+    centre = (share + z * z / (2 * number)) / (1 + z * z / number)
+    half = z / (1 + z * z / number) * math.sqrt(share * (1 - share) / number + z * z / (4 * number**2))
+    return {
+        "n": number,
+        "belief": beliefs / number,
+        "share": share,
+        "low": max(0.0, centre - half),
+        "high": min(1.0, centre + half),
+    }
+
+
+def _rounded(values: Sequence[float] | np.ndarray) -> list[float]:
+    """Six significant digits."""
+    return [float(f"{value:.6g}") for value in values]

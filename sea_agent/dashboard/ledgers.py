@@ -1,0 +1,214 @@
+"""Questions to the ledger of a run, which is opened for reading only, beside a run that may be writing to it."""
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import quote
+
+from sea_agent.dashboard.files import open_plain
+from sea_agent.errors import UserError
+
+BINS = 10
+SECONDS = 10.0
+"""Longest wait for one ledger."""
+
+TEXT_IN_LISTS = 400
+Sort = Literal["newest", "oldest", "disagreement", "surprise"]
+
+_ANSWERED = "d.label_source = 'oracle' AND v.outcome != 'skip'"
+_DUELS = "FROM duels d LEFT JOIN verdicts v ON v.duel_id = d.id"
+_TEXTS = (
+    f"{_DUELS} JOIN responses a ON a.duel_id = d.id AND a.side = 'first' "
+    "JOIN responses b ON b.duel_id = d.id AND b.side = 'second'"
+)
+# What the outcome says of the first response winning; a tie is half a win, and the others say nothing.
+_WON = "CASE v.outcome WHEN 'first' THEN 1.0 WHEN 'second' THEN 0.0 WHEN 'tie' THEN 0.5 END"
+_ORDERS: dict[Sort, str] = {
+    "newest": "d.round DESC, d.rowid DESC",
+    "oldest": "d.round, d.rowid",
+    "disagreement": "d.disagreement IS NULL, d.disagreement DESC, d.rowid",
+    "surprise": f"abs(d.belief - ({_WON})) IS NULL, abs(d.belief - ({_WON})) DESC, d.rowid",
+}
+_COLUMNS = (
+    "d.id AS id, d.round AS round, d.rule AS rule, d.label_source AS source, d.belief AS belief, "
+    "d.disagreement AS disagreement, d.policy_version AS policy_version, d.posterior_version AS posterior_version, "
+    "v.outcome AS outcome, v.probability AS probability, v.annotator AS annotator, v.at AS at"
+)
+
+
+@dataclass
+class Tally:
+    """Counts of a ledger, which add up over ledgers.
+
+    ``outcomes`` of the oracle's answers; ``bins`` of the belief hold (answers, sum of beliefs, sum of wins of the first
+    response); ``seconds`` and ``intervals`` are the time between the first and the last answer and the answers after
+    the first.
+    """
+
+    outcomes: dict[str, int] = field(default_factory=dict)
+    waiting: int = 0
+    posterior: int = 0
+    bins: list[tuple[int, float, float]] = field(default_factory=lambda: [(0, 0.0, 0.0)] * BINS)
+    seconds: float = 0.0
+    intervals: int = 0
+
+    def __add__(self, other: "Tally") -> "Tally":
+        names = self.outcomes.keys() | other.outcomes.keys()
+        return Tally(
+            {name: self.outcomes.get(name, 0) + other.outcomes.get(name, 0) for name in names},
+            self.waiting + other.waiting,
+            self.posterior + other.posterior,
+            [(a + d, b + e, c + f) for (a, b, c), (d, e, f) in zip(self.bins, other.bins, strict=True)],
+            self.seconds + other.seconds,
+            self.intervals + other.intervals,
+        )
+
+    @property
+    def answers(self) -> int:
+        """Answers of the oracle that count as queries."""
+        return sum(count for outcome, count in self.outcomes.items() if outcome != "skip")
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which duels are looked for. ``text`` is in the prompt or in a response, upper and lower case alike."""
+
+    text: str = ""
+    outcome: str | None = None
+    source: str | None = None
+    first_round: int | None = None
+    last_round: int | None = None
+
+    def clause(self) -> tuple[str, dict[str, Any]]:
+        """A condition of SQL and its values."""
+        conditions, values = ["1"], vars(self) | {"pattern": f"%{_escaped(self.text)}%"}
+        if self.text:
+            conditions.append(
+                "(d.prompt LIKE :pattern ESCAPE '\\' OR a.text LIKE :pattern ESCAPE '\\' "
+                "OR b.text LIKE :pattern ESCAPE '\\')"
+            )
+        if self.outcome is not None:
+            conditions.append("v.outcome IS NULL" if self.outcome == "none" else "v.outcome = :outcome")
+        if self.source is not None:
+            conditions.append("d.label_source = :source")
+        if self.first_round is not None:
+            conditions.append("d.round >= :first_round")
+        if self.last_round is not None:
+            conditions.append("d.round <= :last_round")
+        return " AND ".join(conditions), values
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+
+
+@contextmanager
+def open_ledger(root: Path, directory: Path) -> Iterator[sqlite3.Connection]:
+    """The ledger of a run, to read in one transaction.
+
+    Raises:
+        UserError: when there is none, or it cannot be read, also while it is being read.
+    """
+    path = directory / "ledger.sqlite"
+    open_plain(root, path).close()
+    deadline = time.monotonic() + SECONDS
+    try:
+        ledger = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=SECONDS, isolation_level=None)
+    except sqlite3.Error as error:
+        raise UserError(f"ledger.sqlite: cannot be opened ({error})") from None
+    try:
+        ledger.row_factory = sqlite3.Row
+        ledger.set_progress_handler(lambda: time.monotonic() > deadline, 20_000)
+        ledger.execute("PRAGMA trusted_schema = OFF")
+        ledger.execute("BEGIN")
+        yield ledger
+    except sqlite3.Error as error:
+        raise UserError(f"ledger.sqlite: cannot be read as a ledger ({error})") from None
+    finally:
+        ledger.close()
+
+
+def tally(ledger: sqlite3.Connection) -> Tally:
+    """The counts of a ledger."""
+    counts = Tally()
+    for source, outcome, number in ledger.execute(
+        f"SELECT d.label_source, v.outcome, count(*) {_DUELS} GROUP BY d.label_source, v.outcome"
+    ):
+        if source == "posterior":
+            counts.posterior += number
+        elif source == "oracle" and outcome is None:
+            counts.waiting += number
+        elif source == "oracle":
+            counts.outcomes[outcome] = number
+    for place, *sums in ledger.execute(
+        f"SELECT min(cast(d.belief * {BINS} AS INTEGER), {BINS - 1}), count(*), sum(d.belief), sum({_WON}) {_DUELS} "
+        f"WHERE {_ANSWERED} AND ({_WON}) IS NOT NULL AND d.belief BETWEEN 0 AND 1 GROUP BY 1"
+    ):
+        counts.bins[place] = (sums[0], sums[1], sums[2])
+    first, last, number = ledger.execute(f"SELECT min(v.at), max(v.at), count(*) {_DUELS} WHERE {_ANSWERED}").fetchone()
+    if number > 1 and last > first:
+        counts.seconds, counts.intervals = last - first, number - 1
+    return counts
+
+
+def staleness(ledger: sqlite3.Connection) -> list[tuple[int, float, int]]:
+    """(round, mean, largest) of how many weight versions ago the responses were sampled that each round learnt from.
+
+    The policy that round r improves has version r - 1. Responses of the frozen reference do not count.
+    """
+    dated = any(column["name"] == "round" for column in ledger.execute("PRAGMA table_info(verdicts)"))
+    number = "v.round" if dated else "d.round"  # in ledgers of old releases every answer came in the round of its duel
+    rows = ledger.execute(
+        f"SELECT {number}, avg({number} - 1 - r.policy_version), max({number} - 1 - r.policy_version) "
+        "FROM duels d JOIN verdicts v ON v.duel_id = d.id JOIN responses r ON r.duel_id = d.id "
+        "WHERE r.policy_version >= 0 GROUP BY 1 ORDER BY 1"
+    )
+    return [(number, mean, largest) for number, mean, largest in rows]
+
+
+def count(ledger: sqlite3.Connection, wanted: Filter) -> int:
+    """How many duels there are."""
+    clause, values = wanted.clause()
+    return int(ledger.execute(f"SELECT count(*) {_TEXTS} WHERE {clause}", values).fetchone()[0])
+
+
+def page(ledger: sqlite3.Connection, wanted: Filter, sort: Sort, offset: int, limit: int) -> list[dict[str, Any]]:
+    """Some of the duels, with the beginnings of their texts."""
+    clause, values = wanted.clause()
+    beginnings = ", ".join(
+        f"substr({column}, 1, {TEXT_IN_LISTS}) AS {name}, length({column}) > {TEXT_IN_LISTS} AS {name}_cut"
+        for name, column in (("prompt", "d.prompt"), ("first", "a.text"), ("second", "b.text"))
+    )
+    rows = ledger.execute(
+        f"SELECT {_COLUMNS}, {beginnings} {_TEXTS} WHERE {clause} ORDER BY {_ORDERS[sort]} LIMIT :limit OFFSET :offset",
+        values | {"limit": limit, "offset": offset},
+    )
+    return [dict(row) for row in rows]
+
+
+def every(ledger: sqlite3.Connection, wanted: Filter, sort: Sort) -> Iterator[dict[str, Any]]:
+    """All of the duels, with whole texts."""
+    clause, values = wanted.clause()
+    texts = "d.prompt AS prompt, a.text AS first, b.text AS second"
+    for row in ledger.execute(f"SELECT {_COLUMNS}, {texts} {_TEXTS} WHERE {clause} ORDER BY {_ORDERS[sort]}", values):
+        yield dict(row)
+
+
+def duel(ledger: sqlite3.Connection, id_: str) -> dict[str, Any] | None:
+    """One duel with whole texts, and the share of the run's duels about which the posterior disagreed less."""
+    texts = (
+        "d.prompt AS prompt, a.text AS first, b.text AS second, a.policy_version AS first_version, "
+        "b.policy_version AS second_version, json_array_length(a.tokens) AS first_tokens, "
+        "json_array_length(b.tokens) AS second_tokens"
+    )
+    row = ledger.execute(f"SELECT {_COLUMNS}, {texts} {_TEXTS} WHERE d.id = ?", (id_,)).fetchone()
+    if row is None:
+        return None
+    less, known = ledger.execute(
+        "SELECT sum(disagreement < ?), count(disagreement) FROM duels", (row["disagreement"],)
+    ).fetchone()
+    return {**dict(row), "disagreement_above": less / known if less is not None and known else None}

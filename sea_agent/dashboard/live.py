@@ -1,0 +1,70 @@
+"""News of changed runs for everybody who watches: one look about once a second, shared by all viewers.
+
+An event is a nudge: it names the runs that changed, and the viewer fetches what it shows again. Its id is the board's
+version, so that a viewer who comes back with ``Last-Event-ID`` hears at once of what it missed.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+from fastapi.sse import ServerSentEvent
+
+from sea_agent.dashboard.board import Board
+from sea_agent.service.store.signals import Signals
+
+LOOK_SECONDS = 0.5
+SHARE = 0.2
+"""Largest share of the time that is spent looking; where looks take long there are fewer."""
+
+_TOPIC = ("dashboard", "board")
+_SILENCE_SECONDS = 15.0
+
+
+class Watch:
+    """Looks at the board while somebody watches."""
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+        self._viewers = 0
+        self._looking: asyncio.Task[None] | None = None
+
+    async def news(self, signals: Signals, last_event_id: str | None) -> AsyncIterator[ServerSentEvent]:
+        """An event at once, unless nothing changed since ``last_event_id``, and one after every change, until
+        ``signals`` close."""
+        self._viewers += 1
+        try:
+            if self._looking is None or self._looking.done():
+                self._looking = asyncio.create_task(self._look(signals))
+            seen = self._version_of(last_event_id)
+            while not signals.closed:
+                event = signals.event(_TOPIC)
+                version = self._board.version
+                if version != seen and version:
+                    yield self._event(version, seen)
+                    seen = version
+                await signals.wait(event, _SILENCE_SECONDS)
+                if self._looking.done():
+                    self._looking.result()
+        finally:
+            self._viewers -= 1
+
+    async def _look(self, signals: Signals) -> None:
+        known = 0
+        while self._viewers and not signals.closed:
+            began = time.monotonic()
+            version = await asyncio.to_thread(self._board.look)
+            if version != known:
+                known = version
+                signals.wake(_TOPIC)
+            took = time.monotonic() - began
+            await asyncio.sleep(max(LOOK_SECONDS, took / SHARE))
+
+    def _event(self, version: int, seen: int) -> ServerSentEvent:
+        news = {"version": version, "runs": self._board.changed_since(seen), "at": time.time()}
+        return ServerSentEvent(data=news, event="change", id=f"{self._board.start}-{version}")
+
+    def _version_of(self, event_id: str | None) -> int:
+        """The version that a viewer has seen; 0 when it is from before this process started."""
+        start, _, version = (event_id or "").partition("-")
+        return int(version) if start == self._board.start and version.isascii() and version.isdigit() else 0

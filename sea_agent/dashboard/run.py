@@ -1,0 +1,214 @@
+"""One run as its directory tells it, read again only where a file has changed."""
+
+import json
+import math
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from sea_agent.config_files import load_tree
+from sea_agent.dashboard.files import Stamp, Tail, open_plain, require_small
+from sea_agent.dashboard.scan import Place, State
+from sea_agent.errors import UserError
+from sea_agent.lab.reading import METRICS_FAULTS, CurveColumns, configured, make_record
+from sea_agent.lab.records import Record, read_json
+
+LARGEST_METRICS = 512 * 2**20
+LARGEST_OTHER = 4 * 2**20
+MOST_COLUMNS = 300
+ERROR_CHARACTERS = 2000
+
+T = TypeVar("T")
+
+
+class Kept(Generic[T]):
+    """What was made of files, or how that failed; made anew when a stamp of theirs has changed."""
+
+    def __init__(self) -> None:
+        self._stamps: object = self  # equal to no stamps
+        self._made: T | UserError
+
+    def get(self, stamps: object, make: Callable[[], T]) -> T:
+        """What ``make`` gave for these stamps. Raises: UserError when it could not."""
+        if self._stamps != stamps:
+            try:
+                self._made = make()
+            except UserError as error:
+                self._made = error
+            except OSError as error:
+                self._made = UserError(f"{error.filename or 'a file'}: cannot be read ({error.strerror})")
+            except RecursionError:
+                self._made = UserError("nested too deeply to be read")
+            self._stamps = stamps
+        if isinstance(self._made, UserError):
+            raise self._made
+        return self._made
+
+
+class Rounds:
+    """The numbers of every row of a run's metrics, by column; None where a row has no such number.
+
+    The wall seconds of a stage are the column ``seconds.STAGE``.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.columns: dict[str, list[float | None]] = {}
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Take in the next row."""
+        values = {**row, **{f"seconds.{stage}": seconds["wall"] for stage, seconds in row["seconds"].items()}}
+        numbers = {name: value for name, value in values.items() if _is_number(value)}
+        for name in list(numbers)[:MOST_COLUMNS]:
+            if name not in self.columns and len(self.columns) < MOST_COLUMNS:
+                self.columns[name] = [None] * self.count
+        for name, column in self.columns.items():
+            column.append(numbers.get(name))
+        self.count += 1
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+class Metrics:
+    """``metrics.jsonl``, read on from where the last look ended."""
+
+    def __init__(self, root: Path, path: Path) -> None:
+        self._root, self._path = root, path
+        self._begin()
+
+    def _begin(self) -> None:
+        self._tail = Tail(self._root, self._path, LARGEST_METRICS)
+        self._curve, self.rounds = CurveColumns(), Rounds()
+        self._broken: UserError | None = None
+        self._took_rest = False
+
+    def read(self, *, ended: bool) -> None:
+        """Take in what is new; of a run that has ``ended`` also a last line without an end.
+
+        Raises:
+            UserError: when the file is not the metrics of a run.
+        """
+        lines = None if self._took_rest else self._tail.new_lines()
+        if lines is None:
+            self._begin()
+            lines = self._tail.new_lines()
+        for line in lines or ():
+            self._add(line)
+        if ended and self._tail.rest:
+            self._add(self._tail.rest)
+            self._took_rest = True
+        if self._broken is not None:
+            raise self._broken
+
+    def curve(self) -> dict[str, Any]:
+        """The columns of a ``Curve`` so far. Raises: UserError when nothing was evaluated."""
+        try:
+            return self._curve.tree()
+        except ValueError as error:
+            raise self._not_metrics(error) from None
+
+    def _add(self, line: bytes) -> None:
+        if self._broken is None:
+            try:
+                row = json.loads(line)
+                self._curve.add(row)
+                self.rounds.add(row)
+            except METRICS_FAULTS as error:
+                self._broken = self._not_metrics(error)
+
+    def _not_metrics(self, error: Exception) -> UserError:
+        return UserError(f"{self._path}: not the metrics of a run ({type(error).__name__}: {error})")
+
+
+class Run:
+    """A run's directory. Every method may raise UserError, naming what is wrong; the others then still answer."""
+
+    def __init__(self, root: Path, place: Place) -> None:
+        self.place = place
+        self.root = root
+        self._lock = threading.RLock()
+        self._config: Kept[dict[str, Any]] = Kept()
+        self._facts: Kept[dict[str, Any]] = Kept()
+        self._cell: Kept[dict[str, Any]] = Kept()
+        self._summary: Kept[dict[str, Any]] = Kept()
+        self._record: Kept[Record] = Kept()
+        self._read: Kept[Metrics] = Kept()
+        self._metrics = Metrics(root, place.path / "metrics.jsonl")
+
+    @property
+    def id(self) -> str:
+        """Its path below the root."""
+        return self.place.id
+
+    def version(self) -> tuple[Any, ...]:
+        """Changes when anything of the run does."""
+        return (self.place.id, self.place.state, sorted(self.place.files.items()), self.place.trouble)
+
+    def config(self) -> dict[str, Any]:
+        """``config.yaml`` as it stands."""
+        return self._kept(self._config, ("config.yaml",), lambda: load_tree(str(self._small("config.yaml"))))
+
+    def facts(self) -> dict[str, Any]:
+        """World, loss, labels, method, seed and what else a record takes from the configuration and the cell."""
+        return self._kept(
+            self._facts,
+            ("config.yaml", "cell.json"),
+            lambda: {**configured(self._small("config.yaml")), **self._optional(self._cell, "cell.json")},
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """``summary.json``; empty while the run is not finished."""
+        return self._optional(self._summary, "summary.json")
+
+    def rounds(self) -> dict[str, list[float | None]]:
+        """The columns of ``Rounds`` so far."""
+        with self._lock:
+            return {name: column.copy() for name, column in self._read_metrics().rounds.columns.items()}
+
+    def record(self) -> Record:
+        """The record of a comparison, the same as ``sea_agent.lab.reading`` makes of a finished run.
+
+        A run that is not finished counts with the budget that it has spent, so that a level it has not reached bounds
+        the queries it needs from below.
+        """
+        files = ("config.yaml", "cell.json", "metrics.jsonl", "summary.json", "error.txt")
+        return self._kept(self._record, files, self._make_record)
+
+    def error(self) -> str:
+        """The end of ``error.txt``; empty without one."""
+        if "error.txt" not in self.place.files:
+            return ""
+        with open_plain(self.root, self.place.path / "error.txt") as file:
+            file.seek(max(0, self.place.files["error.txt"][1] - ERROR_CHARACTERS))
+            return file.read(ERROR_CHARACTERS).decode(errors="replace")
+
+    def _make_record(self) -> Record:
+        ended = self.place.state is State.FINISHED
+        curve = self._read_metrics().curve()
+        facts = self.facts() if ended else {**self.facts(), "budget": max(1, curve["queries"][-1])}
+        return make_record(self.place.path, facts, self.summary(), curve)
+
+    def _read_metrics(self) -> Metrics:
+        def read() -> Metrics:
+            self._metrics.read(ended=self.place.state is State.FINISHED)
+            return self._metrics
+
+        return self._kept(self._read, ("metrics.jsonl", "summary.json"), read)
+
+    def _optional(self, kept: Kept[dict[str, Any]], name: str) -> dict[str, Any]:
+        if name not in self.place.files:
+            return {}
+        return self._kept(kept, (name,), lambda: read_json(self._small(name)))
+
+    def _small(self, name: str) -> Path:
+        path = self.place.path / name
+        require_small(self.root, path, LARGEST_OTHER)
+        return path
+
+    def _kept(self, kept: Kept[T], names: tuple[str, ...], make: Callable[[], T]) -> T:
+        stamps: tuple[Stamp | None, ...] = tuple(self.place.files.get(name) for name in names)
+        with self._lock:
+            return kept.get(stamps, make)

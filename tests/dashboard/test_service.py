@@ -1,0 +1,125 @@
+"""The dashboard beside the feedback service: behind its keys, and with what it knows of its annotators."""
+
+import http.client
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dashboard.conftest import SECONDS, Served, Viewer
+from dashboard.runs import make_run
+from service.conftest import Running, start
+from service.processes import GIVEN_KEY, SERVE
+
+from sea_agent.service.app import make_app
+from sea_agent.service.settings import Settings
+
+API = "/dashboard/api"
+DATA = (
+    *(f"{API}/{name}{ending}" for name in ("comparison", "curves", "beliefs", "labels") for ending in ("", ".csv")),
+    *(f"{API}/{name}{ending}?run=run" for name in ("throughput", "duels", "configuration") for ending in ("", ".csv")),
+    f"{API}/duel?run=run&duel=duel-0-1-1",
+    f"{API}/runs",
+)
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+async def service(tmp_path: Path) -> AsyncIterator[Running]:
+    """A service that shows one run."""
+    make_run(tmp_path / "runs" / "run", rounds=1)
+    async with AsyncExitStack() as stack:
+        yield await start(stack, f"sqlite:///{tmp_path / 'feedback.sqlite'}", runs=tmp_path / "runs")
+
+
+def test_every_route_of_the_data_is_asked_for_here() -> None:
+    """So that a new one cannot be forgotten in the test of keys below."""
+    routes = {route.path for route in make_app(Settings(runs=Path(__file__).parent)).routes if hasattr(route, "path")}
+    data = {path for path in routes if path.startswith(API)}
+    assert data == {path.partition("?")[0] for path in DATA} | {f"{API}/events"}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("scopes", "restrictions", "status"),
+    [
+        ((), {}, 401),
+        (("annotate",), {}, 403),
+        (("read",), {"runs": ["run"]}, 403),
+        (("read",), {}, 200),
+        (("experiment",), {}, 200),
+        (("admin",), {}, 200),
+    ],
+)
+async def test_only_keys_that_may_read_everything_see_the_runs(
+    scopes: tuple[str, ...], restrictions: dict[str, Any], status: int, service: Running
+) -> None:
+    client = await service.client(*scopes, **restrictions)
+    assert {path: (await client.get(path)).status_code for path in DATA} == dict.fromkeys(DATA, status)
+    if status != 200:
+        assert (await client.get(f"{API}/events")).status_code == status
+
+
+@pytest.mark.anyio
+async def test_without_a_directory_of_runs_there_is_no_dashboard(tmp_path: Path) -> None:
+    async with AsyncExitStack() as stack:
+        service = await start(stack, f"sqlite:///{tmp_path / 'feedback.sqlite'}")
+        assert (await service.admin.get("/dashboard/")).status_code == 404
+        assert (await service.admin.get(f"{API}/runs")).status_code == 404
+
+
+@pytest.fixture(scope="module")
+def beside(tmp_path_factory: pytest.TempPathFactory, serve: Callable[..., Served]) -> Served:
+    """A service as a process, which shows one run that asks its people."""
+    root = tmp_path_factory.mktemp("runs")
+    people = ("oracle.kind=feedback_service", "oracle.url=http://127.0.0.1:8400", "oracle.run=kitchen")
+    make_run(root / "asked", rounds=2, settings=people)
+    return serve("--runs", root, program=SERVE, key=GIVEN_KEY)
+
+
+def test_annotators_are_shown_after_signing_in(beside: Served, view: Callable[..., Viewer]) -> None:
+    admin = beside.process.client(GIVEN_KEY)
+    for run in ("other", "kitchen"):
+        admin.put(f"/v1/runs/{run}", json={"name": run.title(), "votes_needed": 2}).raise_for_status()
+        queries = [{"client_key": f"k{n}", "prompt": "p", "first": f"one {n}", "second": f"two {n}"} for n in range(4)]
+        admin.post(f"/v1/runs/{run}/queries:batch", json={"queries": queries}).raise_for_status()
+        labels = [
+            {"client_key": f"k{n}", "annotator": name, "outcome": "second" if n == 3 and name == "jo" else "first"}
+            for n in range(4)
+            for name in ("mira", "jo")
+        ]
+        headers = {"Idempotency-Key": run}
+        admin.post(f"/v1/runs/{run}/labels:batch", json={"labels": labels}, headers=headers).raise_for_status()
+    agreement = admin.get("/v1/runs/kitchen/agreement").raise_for_status().json()
+
+    viewer = view()
+    viewer.page.goto(beside.url)
+    viewer.loaded()
+    assert "sign in with a key that may read" in viewer.text("#message")
+    assert all("401" in fault for fault in viewer.faults)
+    viewer.faults.clear()
+    viewer.page.get_by_role("link", name="Sign in").click()
+    viewer.page.get_by_label("Your key").fill(GIVEN_KEY)
+    viewer.page.get_by_role("button", name="Sign in").click()
+    viewer.loaded()
+    assert viewer.page.locator("#annotators select").input_value() == "kitchen", "the run that the chosen one asks"
+    rows = viewer.page.locator("#annotators tbody tr").all_inner_texts()
+    assert [row.split()[:2] for row in rows] == [["jo", "4"], ["mira", "4"]]
+    assert agreement["alpha"] is not None
+    assert viewer.text("#tile-agreement .figure") == f"{agreement['alpha']:.2f}"
+    assert viewer.page.locator("#live").get_attribute("class") == "live live"
+
+
+def test_a_viewer_does_not_hold_up_the_end_of_the_service(beside: Served) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", beside.port, timeout=SECONDS)
+    connection.request("GET", f"{API}/events", headers={"Authorization": f"Bearer {GIVEN_KEY}"})
+    stream = connection.getresponse()
+    assert stream.readline().startswith(b"event: change")
+    assert beside.process.stop(signal.SIGTERM) == 0
+    assert "Cancel" not in beside.process.errors.read_text(), "the stream ended by itself"
