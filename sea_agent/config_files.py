@@ -41,7 +41,7 @@ def load_config(source: str, overrides: Sequence[str] = ()) -> RunConfig:
 
 def parse_config(tree: Mapping[str, Any], where: str) -> RunConfig:
     """Validate a mapping; every problem is reported with its key and ``where``."""
-    keys, otherwise = list(_valid_keys()), "see `sea-agent check --keys`"
+    keys, otherwise = list(_valid_keys(RunConfig, tree)), "see `sea-agent check --keys`"
     return validate(RunConfig, tree, f"{where}: the configuration is not valid", keys, otherwise)
 
 
@@ -172,11 +172,20 @@ def _without_tags(location: Sequence[str]) -> Iterator[str]:
         yield part
 
 
-def _valid_keys(model: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator[str]:
+def _valid_keys(model: type[BaseModel], tree: Any, prefix: str = "") -> Iterator[str]:
+    """Dotted keys below ``model``; where ``tree`` names the kind of a section, without those of its other kinds."""
     for name, field in model.model_fields.items():
         yield prefix + name
+        inside = tree.get(name) if isinstance(tree, Mapping) else None
         for section in _sections(field.annotation):
-            yield from _valid_keys(section, f"{prefix}{name}.")
+            if not _is_of_another_kind(section, inside):
+                yield from _valid_keys(section, inside, f"{prefix}{name}.")
+
+
+def _is_of_another_kind(section: type[BaseModel], tree: Any) -> bool:
+    if "kind" not in section.model_fields or not isinstance(tree, Mapping) or "kind" not in tree:
+        return False
+    return tree["kind"] not in get_args(section.model_fields["kind"].annotation)
 
 
 def _sections(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -98,6 +98,15 @@ def test_an_unknown_key_is_refused_and_the_nearest_valid_key_named(dotted: str, 
     assert f"{dotted}: unknown key; did you mean {nearest}?" in str(refusal.value)
 
 
+@pytest.mark.parametrize(
+    ("oracle", "nearest"),
+    [({"kind": "llm_judge", "model": "m"}, "oracle.max_tokens"), ({"kind": "world"}, "sampler.max_new_tokens")],
+)
+def test_no_key_of_a_kind_that_was_not_chosen_is_named(oracle: dict[str, Any], nearest: str) -> None:
+    with pytest.raises(UserError, match=rf"oracle\.max_tokns: unknown key; did you mean {re.escape(nearest)}\?"):
+        parse_config(minimal() | {"oracle": oracle | {"max_tokns": 9}}, where="run.yaml")
+
+
 def test_a_key_like_no_other_points_to_the_list_of_keys() -> None:
     with pytest.raises(UserError, match="xqzzyw: unknown key; see `sea-agent check --keys`"):
         parse_config(with_value("xqzzyw", 1), where="run.yaml")
