@@ -17,7 +17,7 @@ EFFICIENCY_HOURS := 3
 EFFICIENCY := runs/efficiency
 EXPERIMENTS := tuning main losses ablations
 
-.PHONY: help demo test efficiency report lint clean
+.PHONY: help demo test soak efficiency report lint clean
 .DEFAULT_GOAL := help
 
 help:  ## Say what can be made
@@ -28,6 +28,9 @@ demo: $(VENV)/core.stamp  ## Run the demo: a policy aligned from few labels, on 
 
 test: lint  ## Check the code (lint) and run every test that needs no GPU
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest $(PYTEST_FLAGS)
+
+soak: $(VENV)/test.stamp  ## The long form of the durability tests: 50 kills while 10,000 answers are given, on both databases
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m soak -s
 
 efficiency: $(VENV)/core.stamp $(EFFICIENCY)/worlds/lexicon-1 $(EFFICIENCY)/worlds/kitchen-1  ## Measure sample efficiency: about $(EFFICIENCY_HOURS) hours on two cores; stopped, it goes on where it was
 	@echo "About $(EFFICIENCY_HOURS) hours on two cores; what is finished in $(EFFICIENCY) is not done again"
