@@ -179,7 +179,7 @@ class Agent:
         if evaluate:
             with self.stages("evaluate"):
                 metrics |= self.evaluator.evaluate(self.ledger.oracle_queries)
-        return counts | metrics | {"seconds": self.stages.take()}
+        return counts | self.open_duels.metrics() | metrics | {"seconds": self.stages.take()}
 
     def _evaluation_is_due(self) -> bool:
         return self.evaluator.is_due(self.ledger.oracle_queries, self.config.budget.oracle_queries)

@@ -242,6 +242,7 @@ def _summary(agent: Agent, inputs: Inputs) -> dict[str, Any]:
     _, checksum = agent.learner.weights()
     return {
         "oracle_queries": ledger.oracle_queries,
+        **agent.open_duels.metrics(),
         "posterior_labels": ledger.posterior_labels,
         "imported_preferences": ledger.imported_preferences,
         "imported_preferences_skipped": 0 if inputs.imported is None else inputs.imported.skipped,

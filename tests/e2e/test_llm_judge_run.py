@@ -85,6 +85,8 @@ def test_ledger_summary_and_judge_count_the_same_duels(undisturbed: tuple[Path, 
     assert summary["oracle_queries"] == BUDGET
     assert sorted(pairs_asked(judge)) == sorted(pairs_in(out))
     assert len(judge.questions) == 2 * BUDGET
+    assert (summary["oracle_judged"], summary["oracle_flips"]) == (BUDGET, 0)
+    assert summary["oracle_requests"] >= 2 * BUDGET
     with Ledger(out / "ledger.sqlite") as ledger:
         for duel, verdict in ledger.rows():
             assert verdict is not None
