@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
-from playwright.sync_api import BrowserContext, sync_playwright
+from playwright.sync_api import BrowserContext, expect, sync_playwright
 
 HERE = Path(__file__).parent
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -21,6 +21,12 @@ SECONDS = 60
 RUN = "kitchen"
 INSTRUCTIONS = "Prefer the answer you would rather cook from: correct, complete, and no longer than it needs to be."
 DUELS = [
+    (
+        "Can I use baking soda instead of baking powder in pancakes?",
+        "Yes, if the batter has something sour in it. Use a third as much soda, and add a spoonful of lemon juice or "
+        "swap the milk for buttermilk.",
+        "Yes. Use the same amount of soda.",
+    ),
     (
         "My sourdough loaf comes out dense and a little gummy in the middle. What should I change first?",
         "A dense, gummy crumb usually means that the dough was baked too early. Let the bulk rise go on until it has "
@@ -32,24 +38,6 @@ DUELS = [
         "Then bake it hotter, at 260 °C, and wait at least ten minutes before you cut it. If it is still gummy after "
         "that, use less water, or buy a stronger flour. Many bakers also swear by a cast-iron pot, which keeps the "
         "steam in.",
-    ),
-    (
-        "Can I use baking soda instead of baking powder in pancakes?",
-        "Yes, if the batter has something sour in it. Use a third as much soda, and add a spoonful of lemon juice or "
-        "swap the milk for buttermilk.",
-        "Yes. Use the same amount of soda.",
-    ),
-    (
-        "How do I keep basil fresh for a week?",
-        "Treat it like cut flowers: trim the stems, stand them in a glass of water at room temperature, and change the "
-        "water every other day.",
-        "Put it in the fridge, in its packet. It should stay fresh for several days.",
-    ),
-    (
-        "What is the difference between stock and broth?",
-        "Stock is made mostly from bones and is simmered for hours, so it sets when cold. Broth is made from meat or "
-        "vegetables, cooks faster, and is seasoned to be drunk as it is.",
-        "Stock is made from bones, broth from meat. In a recipe you can use either.",
     ),
 ]
 
@@ -71,18 +59,17 @@ def service() -> Iterator[httpx.Client]:
                 process.terminate()
 
 
-def prepare(admin: httpx.Client, answered: int = 148) -> str:
+def prepare(admin: httpx.Client) -> str:
     """A run that is well under way; the key of an annotator."""
     run = {"name": "Kitchen assistant", "instructions": INSTRUCTIONS, "repeat_share": 0.0, "gold_share": 0.0}
     admin.put(f"/v1/runs/{RUN}", json=run).raise_for_status()
     queries = [
         {"client_key": f"q{n}", "prompt": prompt, "first": first, "second": second, "priority": -n}
-        for n, (prompt, first, second) in enumerate(DUELS * 64)
+        for n, (prompt, first, second) in enumerate(DUELS * 128)
     ]
     admin.post(f"/v1/runs/{RUN}/queries:batch", json={"queries": queries}).raise_for_status()
     labels = [
-        {"client_key": f"q{len(DUELS) + n}", "outcome": "first", "annotator": "mira" if n % 3 else "jo"}
-        for n in range(answered)
+        {"client_key": f"q{100 + n}", "outcome": "first", "annotator": "mira" if n % 3 else "jo"} for n in range(148)
     ]
     headers = {"Idempotency-Key": "pictures"}
     admin.post(f"/v1/runs/{RUN}/labels:batch", json={"labels": labels}, headers=headers).raise_for_status()
@@ -91,15 +78,20 @@ def prepare(admin: httpx.Client, answered: int = 148) -> str:
 
 
 def photograph(context: BrowserContext, url: str, key: str, path: Path) -> None:
-    """Sign in, read the instructions, and take a picture of the first duel."""
+    """Sign in, read the instructions, answer the short duel, and take a picture of the long one."""
     page = context.new_page()
     page.goto(f"{url}/label/{RUN}")
     page.get_by_label("Your key").fill(key)
     page.get_by_role("button", name="Sign in").click()
     page.get_by_role("button", name="Got it").click()
-    page.locator("[data-action=first][aria-disabled=false]").wait_for()
+    ready = page.locator("[data-action=first][aria-disabled=false]")
+    ready.click()
+    expect(page.locator("#prompt")).to_contain_text("sourdough")
+    ready.wait_for()
     page.mouse.move(0, 0)
     page.screenshot(path=path, animations="disabled")
+    ready.click()  # so that whoever comes next starts with a short one again
+    expect(page.locator("#prompt")).to_contain_text("baking soda")
     context.close()
 
 

@@ -1,5 +1,7 @@
 """Whatever happens to the connection, the service, the page or the session, an answer is saved exactly once."""
 
+import asyncio
+
 import pytest
 from playwright.async_api import Route, expect
 from service.pages.browsing import Site, serve_changed
@@ -102,6 +104,25 @@ async def test_an_answer_changed_before_it_is_sent_ends_as_the_last_one(site: Si
     await ann.page.unroute_all()
     await ann.nothing_left()
     assert answers(site, run)[-1] == ("k0", "both_bad")
+
+
+async def test_an_answer_changed_while_it_is_sent_ends_as_the_last_one(site: Site, run: str, visit: Visit) -> None:
+    changed = asyncio.Event()
+
+    async def wait(route: Route) -> None:
+        await changed.wait()
+        await route.continue_()
+
+    site.post(run)
+    ann = await visit(run)
+    await ann.page.route("**/label", wait, times=1)
+    await ann.press("t")
+    await ann.says("Saving…")
+    await ann.page.keyboard.press("u")
+    await ann.press("b")
+    changed.set()
+    await ann.nothing_left()
+    assert answers(site, run) == [("k0", "tie"), ("k0", "both_bad")]
 
 
 @pytest.mark.parametrize("way", ["reload", "list of runs"])
@@ -213,6 +234,7 @@ async def test_of_two_tabs_the_one_opened_last_answers_and_nothing_is_doubled(
         ("k2", "tie"),
     ]
     assert not any(entry["late"] for entry in log)
+    assert "DELETE" not in {method for method, _ in ann.methods}
 
 
 @pytest.mark.parametrize("locks", [True, False])
