@@ -125,18 +125,20 @@ async def test_an_answer_changed_while_it_is_sent_ends_as_the_last_one(site: Sit
     assert answers(site, run) == [("k0", "tie"), ("k0", "both_bad")]
 
 
-@pytest.mark.parametrize("way", ["reload", "list of runs"])
+@pytest.mark.parametrize("way", ["the same page", "list of runs"])
 async def test_an_answer_left_behind_by_a_closed_tab_is_sent_by_the_next(
     site: Site, run: str, visit: Visit, way: str
 ) -> None:
     site.post(run, 2)
     ann = await visit(run)
     ann.failures_expected = True
-    await ann.page.route("**/v1/**", no_connection)
+    await ann.ready()
+    await ann.context.set_offline(True)
     await ann.press("t")
     await ann.says("Offline: 1 answer waiting")
     await ann.page.close()
     assert answers(site, run) == []
+    await ann.context.set_offline(False)
     async with ann.context.expect_event("response", lambda response: response.request.method == "PUT"):
         await ann.open("/label" if way == "list of runs" else None)
     assert answers(site, run) == [("k0", "tie")]
@@ -285,9 +287,9 @@ async def test_an_answer_is_never_sent_as_somebody_else(site: Site, run: str, vi
     await page.route("**/v1/**", no_connection)
     await ann.press("t")
     await ann.says("Offline: 1 answer waiting")
-    await ann.open("/sign-in")
+    page_of_bob = await ann.open("/sign-in")
     await ann.sign_in(site.key("bob"))
-    await ann.says("bob", ".who")
+    await page_of_bob.wait_for_url("**/label")  # with its scripts
     await page.unroute_all()
     ann.page = page
     await ann.says("Signed out: 1 answer waiting")
