@@ -69,9 +69,9 @@ def cancel(connection: Connection, query_id: str) -> None:
     if state != "open":
         return
     connection.execute(update(queries).where(queries.c.id == query_id).values(state="cancelled"))
-    freed = connection.execute(
-        update(leases).where(leases.c.query_id == query_id, leases.c.state == LIVE).values(state="released")
-    ).rowcount
+    ended = update(leases).where(leases.c.query_id == query_id, leases.c.state == LIVE).values(state="released")
+    kinds = connection.execute(ended.returning(leases.c.kind)).scalars().all()
+    freed = kinds.count("vote")  # repeats and gold duels take no place
     connection.execute(update(queries).where(queries.c.id == query_id).values(places=queries.c.places + freed))
 
 

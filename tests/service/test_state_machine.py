@@ -1,0 +1,382 @@
+"""Whatever annotators, experiments and the clock do in whatever order: the store does what the plain model says."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    multiple,
+    rule,
+    run_state_machine_as_test,
+)
+from service.conftest import fresh_postgresql
+from service.model import Duel, Entry, Lease, Model
+from sqlalchemy import Engine, select, update
+from sqlalchemy.exc import IntegrityError
+
+from sea_agent.service.store import database, labels, leases, queries, runs, tables
+from sea_agent.service.store.faults import Conflict, Missing
+from sea_agent.service.store.leases import Author, Claim
+from sea_agent.service.store.schema import migrate
+
+RUN = "run"
+ANNOTATORS = ("ann", "bob", "cem")
+REPEAT_AFTER = 2  # leases between a vote and its repetition; few, so that it is reached
+SECONDS = st.sampled_from([1, 60, 299, 301, 3600, 86_400])
+BODIES = st.builds(
+    lambda outcome, strength: {"outcome": outcome, "strength": strength, "comment": None, "elapsed_ms": None},
+    st.sampled_from(tables.OUTCOMES),
+    st.sampled_from([None, 3]),
+)
+EVERYTHING = {
+    *("vote", "gold", "repeat", "again", "revived", "nothing", "late", "revision", "same revision", "import"),
+    *("replay", "other body", "answered elsewhere", "ended heartbeat", "skip of an answer", "expired", "cancelled"),
+    *("answered", "from the future", "foreign"),
+}
+
+
+class Annotating(RuleBasedStateMachine):
+    """Every step is one function of the store in a savepoint, as in the writer; a whole example is rolled back."""
+
+    duels = Bundle("duels")
+    leases = Bundle("leases")
+    entries = Bundle("entries")
+
+    def __init__(self, writer: Engine, reached: Counter[str]) -> None:
+        super().__init__()
+        self.connection = writer.connect()
+        self.transaction = self.connection.begin()
+        self.model = Model(REPEAT_AFTER)
+        self.reached = reached
+
+    def teardown(self) -> None:
+        self.transaction.rollback()
+        self.connection.close()
+
+    def do(self, function: Callable[..., Any], **arguments: Any) -> Any:
+        """The function's result, or the kind of its refusal."""
+        try:
+            with self.connection.begin_nested():
+                return function(self.connection, **arguments)
+        except (Conflict, Missing) as refusal:
+            return type(refusal)
+
+    # --- experiments -------------------------------------------------------------------------------------------------
+
+    @initialize(
+        target=duels,
+        gold_share=st.sampled_from([0.0, 0.4]),
+        repeat_share=st.sampled_from([0.0, 0.6]),
+        votes_needed=st.integers(1, 3),
+    )
+    def begin(self, gold_share: float, repeat_share: float, votes_needed: int) -> Any:
+        given = {"gold_share": gold_share, "repeat_share": repeat_share}
+        self.do(runs.put, run=RUN, given=given, now=self.model.now)
+        self.model.drawn = frozenset(kind for kind in ("gold", "repeat") if given[f"{kind}_share"])
+        return self.post(votes_needed, priority=0, ends_in=None, gold=None, count=5)
+
+    @rule(
+        target=duels,
+        votes_needed=st.integers(1, 3),
+        priority=st.integers(0, 1),
+        ends_in=st.sampled_from([None, None, None, -1, 60, 4000]),
+        gold=st.sampled_from([None, None, None, "first"]),
+        count=st.integers(1, 3),
+    )
+    def post(self, votes_needed: int, priority: int, ends_in: int | None, gold: str | None, count: int) -> Any:
+        expires_at = None if ends_in is None else self.model.now + ends_in
+        items = []
+        for number in range(len(self.model.duels), len(self.model.duels) + count):
+            texts = {"prompt": f"p{number}", "first": f"first {number}", "second": f"second {number}"}
+            unused = dict.fromkeys(("policy_version", "rule", "score"))
+            asked = {"votes_needed": votes_needed, "priority": priority, "expires_at": expires_at, "gold": gold}
+            items.append({"client_key": f"k{number}", **texts, **unused, **asked})
+        new = []
+        for _ in range(2):  # the second time it is there already
+            posted = self.do(queries.post, run=RUN, items=items, now=self.model.now)
+            new.append([answer["created"] for answer in posted])
+        assert new == [[True] * count, [False] * count]
+        first = len(self.model.duels)
+        self.model.duels += [
+            Duel(answer["id"], first + index, votes_needed, priority, expires_at, gold)
+            for index, answer in enumerate(posted)
+        ]
+        return multiple(*self.model.duels[first:])
+
+    @rule(duel=duels)
+    def cancel(self, duel: Duel) -> None:
+        assert self.do(queries.cancel, query_id=duel.id) is None
+        self.model.cancel(duel)
+
+    @rule(target=entries, duel=duels, annotator=st.sampled_from(ANNOTATORS), outcome=st.sampled_from(tables.OUTCOMES))
+    def bring(self, duel: Duel, annotator: str, outcome: str) -> Any:
+        """An answer from elsewhere, each time under a new idempotency key."""
+        expected = self.model.bring(duel, annotator, outcome)
+        self.imports = getattr(self, "imports", 0) + 1
+        item = {"query_id": duel.id, "outcome": outcome, "annotator": annotator, "at": None}
+        store = partial(self.do, labels.import_batch, run=RUN, author=Author("judge", "key"), key=f"i{self.imports}")
+        done = store(items=[item], now=self.model.now)
+        if expected is Conflict:
+            assert done is Conflict
+            return multiple()
+        entry, created = expected
+        self.reached["import"] += created
+        ((answer,), new) = done
+        assert new
+        assert store(items=[item], now=self.model.now) == ([answer], False)
+        return self.appended(entry, created, answer["label_id"], answer["seq"], created == answer["created"])
+
+    @rule(target=entries, lease=leases, outcome=st.sampled_from(tables.OUTCOMES))
+    def bring_what_is_leased(self, lease: Lease, outcome: str) -> Any:
+        return self.bring(lease.duel, lease.annotator, outcome)
+
+    # --- annotators --------------------------------------------------------------------------------------------------
+
+    @rule(target=leases, annotator=st.sampled_from(ANNOTATORS), ttl_s=SECONDS.filter(lambda s: s <= 3600))
+    def claim(self, annotator: str, ttl_s: int) -> Any:
+        model = self.model
+        given = self.do(leases.claim, wanted=Claim(RUN, annotator, ttl_s, seed=7), now=model.now)
+        model.sweep()
+        held = model.held(annotator)
+        expected, draws = model.next_vote(annotator), model.draws(annotator)
+        if held is not None:
+            self.reached["again"] += 1
+            assert (given["lease_id"], given["query_id"]) == (held.id, held.duel.id)
+            held.expires_at = model.now + ttl_s
+            assert given["expires_at"] == held.expires_at
+            return multiple()
+        if given is None:
+            self.reached["nothing"] += 1
+            assert expected is None
+            return multiple()
+        (duel,) = [duel for duel in model.duels if duel.id == given["query_id"]]
+        kind = "vote" if duel is expected else "gold" if duel.gold else "repeat"
+        assert kind == "vote" or (duel.id, kind) in draws
+        self.reached[kind] += 1
+        return self.granted(given, duel, annotator, kind, model.now + ttl_s)
+
+    def granted(self, given: dict[str, Any], duel: Duel, annotator: str, kind: str, expires_at: float) -> Any:
+        """A new lease, or one that ended without an answer and is the same again."""
+        swapped = given["first"] == f"second {duel.number}"
+        shown = [given["first"], given["second"]][:: -1 if swapped else 1]
+        assert shown == [f"first {duel.number}", f"second {duel.number}"]
+        assert given["expires_at"] == expires_at
+        before = [lease for lease in self.model.of(annotator) if lease.duel is duel and lease.kind == kind]
+        for lease in before:
+            self.reached["revived"] += 1
+            assert (lease.id, lease.swapped) == (given["lease_id"], swapped)
+            assert lease.state in ("released", "expired")
+            lease.state, lease.expires_at = "live", expires_at
+            return multiple()
+        number = self.model.next_number(annotator)
+        lease = Lease(given["lease_id"], duel, annotator, kind, number, swapped, expires_at)
+        self.model.leases.append(lease)
+        return lease
+
+    @rule(target=entries, annotator=st.sampled_from(ANNOTATORS), body=BODIES)
+    def work(self, annotator: str, body: dict[str, Any]) -> Any:
+        """What annotators mostly do: take a duel and answer it."""
+        self.claim(annotator, 300)
+        held = self.model.held(annotator)
+        return multiple() if held is None else self.answer(held, body)
+
+    @rule(lease=leases, ttl_s=SECONDS.filter(lambda s: s <= 3600))
+    def heartbeat(self, lease: Lease, ttl_s: int) -> None:
+        expected = self.model.extend(lease, ttl_s)
+        self.reached["ended heartbeat"] += expected is Conflict
+        assert self.own(leases.extend, lease, ttl_s=ttl_s, now=self.model.now) == expected
+
+    @rule(lease=leases)
+    def release(self, lease: Lease) -> None:
+        self.model.release(lease)
+        assert self.own(leases.release, lease) == RUN
+
+    @rule(lease=leases)
+    def release_and_claim(self, lease: Lease) -> None:
+        self.release(lease)
+        self.claim(lease.annotator, 60)
+
+    @rule(lease=leases)
+    def skip(self, lease: Lease) -> None:
+        refused = self.model.skip(lease) is Conflict
+        self.reached["skip of an answer"] += refused
+        assert self.own(leases.skip, lease) == (Conflict if refused else RUN)
+
+    @rule(target=entries, lease=leases, body=BODIES)
+    def answer(self, lease: Lease, body: dict[str, Any]) -> Any:
+        labelled = lease.state == "labelled"
+        expected = self.model.answer(lease, body)
+        done = self.own(labels.put, lease, body=body, now=self.model.now)
+        if expected is Conflict:
+            self.reached["other body" if labelled else "answered elsewhere"] += 1
+            assert done is Conflict
+            return multiple()
+        entry, new = expected
+        self.reached["late"] += new and entry.late
+        self.reached["replay"] += not new
+        return self.answered(entry, new, done, body)
+
+    @rule(lease=leases)
+    def replay(self, lease: Lease) -> None:
+        """The same answer again, as after an answer that was lost on its way."""
+        for entry in [entry for entry in self.model.log if entry.lease is lease][:1]:
+            self.answer(lease, entry.body)
+
+    @rule(target=entries, entry=entries, body=BODIES)
+    def revise(self, entry: Entry, body: dict[str, Any]) -> Any:
+        revised, new = self.model.revise(entry, body)
+        self.reached["revision" if new else "same revision"] += 1
+        author = Author(entry.annotator, "key")
+        done = self.do(labels.revise, label_id=entry.id, author=author, body=body, now=self.model.now)
+        return self.answered(revised, new, done, body)
+
+    @rule(lease=leases, body=BODIES, stranger=st.sampled_from(ANNOTATORS))
+    def meddle(self, lease: Lease, body: dict[str, Any], stranger: str) -> None:
+        """Somebody else's lease does not exist."""
+        if stranger != lease.annotator:
+            self.reached["foreign"] += 1
+            author = Author(stranger, "key")
+            put = partial(labels.put, body=body, now=self.model.now)
+            extend = partial(leases.extend, ttl_s=60, now=self.model.now)
+            for function in (put, extend, leases.release, leases.skip):
+                assert self.do(function, lease_id=lease.id, author=author) is Missing
+
+    # --- the clock ---------------------------------------------------------------------------------------------------
+
+    @rule(seconds=SECONDS, direction=st.sampled_from([1, 1, -1]))
+    def jump(self, seconds: int, direction: int) -> None:
+        self.model.now += direction * seconds
+        self.reached["from the future"] += any(
+            lease.state == "live" and lease.expires_at > self.model.now + 3600 for lease in self.model.leases
+        )
+
+    # --- what must hold after every step -----------------------------------------------------------------------------
+
+    @invariant()
+    def the_store_holds_what_the_model_does(self) -> None:
+        model = self.model
+        stored = self.connection.execute(select(tables.queries).order_by(tables.queries.c.number))
+        assert [(row.id, row.state, row.votes, row.places) for row in stored] == [
+            (duel.id, duel.state, model.votes(duel), model.places(duel)) for duel in model.duels
+        ]
+        held = {row.id: (row.state, row.expires_at) for row in self.connection.execute(select(tables.leases))}
+        assert held == {lease.id: (lease.state, lease.expires_at) for lease in model.leases}
+        log = self.connection.execute(select(tables.labels).order_by(tables.labels.c.seq)).all()
+        assert [row.seq for row in log] == list(range(1, len(model.log) + 1))
+        assert [(row.id, row.annotator, row.kind, row.outcome, row.late, row.revises) for row in log] == [
+            (e.id, e.annotator, e.kind, e.outcome, e.late, e.revises and e.revises.id) for e in model.log
+        ]
+
+    @invariant()
+    def nobody_is_asked_in_vain(self) -> None:
+        """From the rows alone: what holds whatever the model says."""
+        rows = self.connection.execute(select(tables.leases).where(tables.leases.c.state == "live")).all()
+        needed = dict(self.connection.execute(select(tables.queries.c.id, tables.queries.c.votes_needed)).all())
+        holding = Counter(row.query_id for row in rows if row.kind == "vote")
+        assert all(count <= needed[query] for query, count in holding.items())
+        assert max(Counter(row.annotator for row in rows).values(), default=0) <= 1
+        votes = self.connection.execute(select(tables.labels).where(tables.labels.c.kind == "vote")).all()
+        given = Counter((row.query_id, row.annotator) for row in votes if row.revises is None)
+        assert max(given.values(), default=0) <= 1
+
+    def own(self, function: Callable[..., Any], lease: Lease, **arguments: Any) -> Any:
+        return self.do(function, lease_id=lease.id, author=Author(lease.annotator, "key"), **arguments)
+
+    def answered(self, entry: Entry, new: bool, done: Any, body: dict[str, Any]) -> Any:
+        label, is_new = done
+        assert (label["outcome"], label["late"]) == (body["outcome"], entry.late)
+        return self.appended(entry, new, label["label_id"], label["seq"], is_new == new)
+
+    def appended(self, entry: Entry, new: bool, label_id: str, seq: int, agreed: bool) -> Any:
+        """What was acknowledged stands in the log, where it was said to stand."""
+        assert agreed
+        if new:
+            entry.id = label_id
+            self.reached[entry.duel.state] += 1
+        assert (entry.id, self.model.log[seq - 1]) == (label_id, entry)
+        return entry if new else multiple()
+
+
+# --- the tests -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def reached(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """What a machine came by; repeats come early."""
+    monkeypatch.setattr(leases, "REPEAT_AFTER", REPEAT_AFTER)
+    return Counter()
+
+
+@pytest.fixture
+def sqlite_writer(tmp_path: Path) -> Iterator[Engine]:
+    url = database._parse(f"sqlite:///{tmp_path / 'feedback.sqlite'}")
+    yield from migrated(database._sqlite_engines(url))
+
+
+@pytest.fixture
+def postgresql_writer(postgres_url: str) -> Iterator[Engine]:
+    for url in fresh_postgresql(postgres_url):
+        yield from migrated(database._postgresql_engines(database._parse(url)))
+
+
+def migrated(engines: tuple[Engine, Engine]) -> Iterator[Engine]:
+    writer, reader = engines
+    with writer.begin() as connection:
+        migrate(connection)
+    yield writer
+    writer.dispose()
+    reader.dispose()
+
+
+def run(writer: Engine, reached: Counter[str], examples: int, steps: int, phases: list[Phase] | None = None) -> None:
+    limits = settings(max_examples=examples, stateful_step_count=steps, phases=phases or list(Phase), deadline=None)
+    run_state_machine_as_test(lambda: Annotating(writer, reached), settings=limits)
+
+
+def test_the_store_does_what_the_model_says(sqlite_writer: Engine, reached: Counter[str]) -> None:
+    run(sqlite_writer, reached, examples=80, steps=50)
+    assert EVERYTHING - set(+reached) == set()  # the machine came by everything that it is to test
+
+
+def test_the_store_does_what_the_model_says_on_postgresql(postgresql_writer: Engine, reached: Counter[str]) -> None:
+    run(postgresql_writer, reached, examples=15, steps=40)
+    assert {"vote", "again", "late", "other body", "revision"} - set(+reached) == set()
+
+
+def no_change(*_: object, **__: object) -> None:
+    pass
+
+
+SAME_PLACES = update(tables.queries).where(tables.queries.c.id == leases._ID).values(places=tables.queries.c.places)
+BREAKS: dict[str, tuple[Any, str, Any]] = {
+    "leases take no place": (leases, "_PLACE_TAKEN", SAME_PLACES),
+    "leases that end give no place back": (leases, "_PLACE_BACK", SAME_PLACES),
+    "nothing ends by time": (leases, "sweep", no_change),
+    "votes are not counted": (labels, "_count_vote", no_change),
+    "an annotator may vote again": (labels, "_vote_of", no_change),
+    "another body is taken for a replay": (
+        *(labels, "_replayed"),
+        lambda connection, lease, body: labels._answer(
+            connection.execute(labels._LABEL_OF_LEASE, {"which": lease.id}).one()._asdict()
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("broken", BREAKS)
+def test_a_break_is_found(
+    sqlite_writer: Engine, reached: Counter[str], monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    module, name, replacement = BREAKS[broken]
+    monkeypatch.setattr(module, name, replacement)
+    with pytest.raises((AssertionError, IntegrityError)):  # some are also stopped by the tables themselves
+        run(sqlite_writer, reached, examples=150, steps=50, phases=[Phase.generate])
