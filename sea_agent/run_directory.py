@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -10,6 +11,8 @@ from typing import Any, Self
 from sea_agent.errors import UserError
 
 LOCK = ".lock"
+_ATTEMPTS = 20
+_PAUSE_SECONDS = 0.02
 
 
 class RunDirectory:
@@ -26,9 +29,7 @@ class RunDirectory:
             self._lock = (path / LOCK).open("a+")
         except OSError as error:
             raise UserError(f"{path}: cannot be written ({error.strerror})") from None
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not self._take():
             self._lock.seek(0)
             holder = self._lock.read().strip()
             self._lock.close()
@@ -36,6 +37,17 @@ class RunDirectory:
         self._lock.truncate(0)
         self._lock.write(f"{os.getpid()}\n")
         self._lock.flush()
+
+    def _take(self) -> bool:
+        """Whether the lock is ours now. A dashboard holds it for a moment to see whether a run does; that passes."""
+        for _ in range(_ATTEMPTS):
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(_PAUSE_SECONDS)
+            else:
+                return True
+        return False
 
     def __enter__(self) -> Self:
         return self

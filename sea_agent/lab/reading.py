@@ -191,7 +191,7 @@ class CurveColumns:
     """The columns of a ``Curve``, from the rows of a run's metrics as they come."""
 
     def __init__(self) -> None:
-        self._evaluations: list[dict[str, Any]] = []
+        self._columns: dict[str, list[Any]] = {name: [] for name in Curve.model_fields}
         self._spent = {"cpu": 0.0, "wall": 0.0}
 
     def add(self, row: Mapping[str, Any]) -> None:
@@ -202,10 +202,11 @@ class CurveColumns:
                     self._spent[clock] += seconds[clock]
         if "win_rate" in row:
             low, high = row["win_rate_ci"]
-            values = {name: row[name] for name in Curve.model_fields if row.get(name) is not None}
-            values |= {"queries": row["oracle_queries"], "low": low, "high": high}
+            values = {**row, "queries": row["oracle_queries"], "low": low, "high": high}
             values |= {f"{clock}_seconds": spent for clock, spent in self._spent.items()}
-            self._evaluations.append({name: _rounded(value) for name, value in values.items()})
+            for name, column in self._columns.items():
+                if values.get(name) is not None:
+                    column.append(_rounded(values[name]))
 
     def tree(self) -> dict[str, Any]:
         """The columns so far; one that is not in every evaluation was not measured.
@@ -213,10 +214,10 @@ class CurveColumns:
         Raises:
             ValueError: when nothing was evaluated.
         """
-        if not self._evaluations:
+        evaluations = len(self._columns["queries"])
+        if not evaluations:
             raise ValueError("no win rate; set evaluation.prompts_path")
-        shared = set.intersection(*(set(values) for values in self._evaluations))
-        return {name: [values[name] for values in self._evaluations] for name in Curve.model_fields if name in shared}
+        return {name: column for name, column in self._columns.items() if len(column) == evaluations}
 
 
 def _rounded(value: float) -> float:
