@@ -88,6 +88,7 @@ def cut_the_power(service: Process, after: int) -> list[str]:
             service.end()
         for caller in callers:
             caller.result(SECONDS)
+    assert len(acknowledged.ids) >= after
     return acknowledged.ids
 
 
