@@ -237,7 +237,7 @@ def test_an_oracle_that_is_asked_behind_the_ledgers_back_fails_the_run(
 
     def twice(agent: Agent) -> Any:
         metrics = ask(agent)
-        agent.oracle.queries += 1
+        agent.open_duels._oracle.queries += 1
         return metrics
 
     monkeypatch.setattr(Agent, "round", twice)

@@ -211,7 +211,7 @@ async def test_an_import_needs_an_idempotency_key(service: Running) -> None:
         "/v1/runs/run/labels:batch", json={"labels": [{"client_key": "k0", "outcome": "tie"}]}
     )
     assert answer.status_code == 422
-    assert [error["where"] for error in answer.json()["errors"]] == ["header.Idempotency-Key"]
+    assert [error["where"].lower() for error in answer.json()["errors"]] == ["header.idempotency-key"]
 
 
 async def test_who_answered_in_an_import_is_not_asked(service: Running) -> None:
