@@ -13,7 +13,6 @@ from sea_agent.service.limits import BodyLimit, RateLimit
 from sea_agent.service.metrics import Measure, Metrics
 from sea_agent.service.pages import Static
 from sea_agent.service.routes import (
-    dashboard,
     events,
     health,
     keys,
@@ -65,6 +64,8 @@ def make_app(settings: Settings) -> FastAPI:
             module.router, prefix="/v1", responses=problems.documented(400, 401, 403, 413, 422, 429, 503)
         )
     if settings.runs is not None:
+        from sea_agent.service.routes import dashboard  # its statistics take seconds to import
+
         app.include_router(dashboard.router(settings.runs))
     _describe_problems(app)
     return app

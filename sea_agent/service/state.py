@@ -33,4 +33,9 @@ def state_of(request: Request) -> State:
     return state
 
 
-Service = Annotated[State, Depends(state_of)]
+async def _state(request: Request) -> State:
+    # Asynchronous, as the framework runs others in a thread.
+    return state_of(request)
+
+
+Service = Annotated[State, Depends(_state)]
