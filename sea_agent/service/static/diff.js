@@ -11,7 +11,8 @@ const segmenter = new Intl.Segmenter(undefined, { granularity: "word" });
  */
 export function compare(first, second) {
   const [a, b] = [wordsOf(first), wordsOf(second)];
-  const plain = (note) => ({ note, first: [{ text: first, marked: false }], second: [{ text: second, marked: false }] });
+  const whole = (text) => [{ text, marked: false }];
+  const plain = (note) => ({ note, first: whole(first), second: whole(second) });
   if (first === second) return plain("Both responses are the same.");
   if (a.words.length * b.words.length > LARGEST) return plain("Too long to mark what differs.");
   const pairs = withoutIslands(shared(a.words, b.words), a.words.length, b.words.length);

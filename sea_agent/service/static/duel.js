@@ -18,7 +18,8 @@ const { annotator, run } = document.body.dataset;
 try {
   signIn(annotator);
 } catch (error) {
-  view.showPanel("This page cannot keep your answers", "It needs to store data in this browser. Allow that for this address, and reload.");
+  const remedy = "It needs to store data in this browser. Allow that for this address, and reload.";
+  view.showPanel("This page cannot keep your answers", remedy);
   throw error;
 }
 const outbox = new Outbox(annotator, run);
@@ -176,16 +177,18 @@ function saved() {
 
 function note() {
   if (unkept) return "Not saved: this browser keeps no data for this page. Allow it to, then answer again.";
-  if (leases.lapsed && !revising) return "This duel has been given free for others. Your answer still counts, as a late one.";
+  if (leases.lapsed && !revising) return "Others may answer this duel now. Your answer still counts, as a late one.";
   return "";
 }
 
 function panel() {
   const kept = outbox.waiting.length ? "What you answered waits in this browser, and is sent then." : "";
-  if (!leases.chosen) return ["Open in another tab", "You answer this run in another tab.", { text: "Answer here", action: "here" }];
+  const here = { text: "Answer here", action: "here" };
+  const again = { text: "Sign in", href: `/sign-in?next=${location.pathname}` };
+  if (!leases.chosen) return ["Open in another tab", "You answer this run in another tab.", here];
   switch (trouble()) {
     case "signed-out":
-      return ["You are signed out", `Sign in to go on. ${kept}`, { text: "Sign in", href: `/sign-in?next=${location.pathname}` }];
+      return ["You are signed out", `Sign in to go on. ${kept}`, again];
     case "offline":
       return ["No connection", `The next duel comes as soon as the service answers again. ${kept}`];
     case "refused":

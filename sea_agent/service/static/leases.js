@@ -1,7 +1,7 @@
 // Which duel this tab has: claims one, keeps it while the reader thinks, gives it back when the page is left.
 //
-// A person holds one duel of a run at a time, so the next is claimed when the answer to the last has arrived. Of several
-// tabs with the same run, the one opened (or chosen) last answers, and the others let go.
+// A person holds one duel of a run at a time, so the next is claimed when the answer to the last has arrived. Of
+// several tabs with the same run, the one opened (or chosen) last answers, and the others let go.
 
 import { isSignedIn } from "./outbox.js";
 import { call, Pauses, Refusal, send, Unreachable } from "./service.js";

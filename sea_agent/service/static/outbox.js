@@ -22,8 +22,9 @@ export function isSignedIn(annotator) {
 
 /** Emits `change` whenever what it says about itself has changed. */
 export class Outbox extends EventTarget {
-  /** Why nothing can be sent now: null, "offline", "signed-out" or "refused" (all of them); and the service's words for it. */
+  /** Why nothing can be sent now: null, "offline", "signed-out" or "refused", which is all of them. */
   trouble = null;
+  /** The words for that. */
   detail = "";
   /** Whether the service has acknowledged something since the page was opened. */
   saved = false;
@@ -70,7 +71,8 @@ export class Outbox extends EventTarget {
 
   /** Return when nothing waits. */
   async emptied() {
-    while (this.waiting.length) await new Promise((resolve) => this.addEventListener("change", resolve, { once: true }));
+    const changed = () => new Promise((resolve) => this.addEventListener("change", resolve, { once: true }));
+    while (this.waiting.length) await changed();
   }
 
   async #sendForever() {

@@ -11,7 +11,7 @@ for (const card of document.querySelectorAll("[data-run]")) {
   const render = () => {
     const waiting = outbox.waiting.length;
     line.hidden = !waiting;
-    line.textContent = waiting === 1 ? "1 answer of yours waits to be sent" : `${waiting} answers of yours wait to be sent`;
+    line.textContent = waiting === 1 ? "1 answer of yours waits" : `${waiting} answers of yours wait`;
   };
   outbox.addEventListener("change", render);
   render();

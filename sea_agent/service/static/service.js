@@ -72,6 +72,6 @@ export class Pauses {
 }
 
 function request(method, body) {
-  const json = body === undefined ? {} : { body: JSON.stringify(body), headers: { "Content-Type": "application/json" } };
-  return { method, redirect: "error", ...json };
+  const json = { body: JSON.stringify(body), headers: { "Content-Type": "application/json" } };
+  return { method, redirect: "error", ...(body !== undefined && json) };
 }

@@ -65,7 +65,8 @@ export function showProgress(progress) {
   const { open, answered, mine } = progress;
   at("bar").max = Math.max(1, open + answered);
   at("bar").value = answered;
-  say("counts", `${open.toLocaleString()} open · ${answered.toLocaleString()} answered · ${mine.toLocaleString()} by you`);
+  const [o, a, m] = [open, answered, mine].map((count) => count.toLocaleString());
+  say("counts", `${o} open · ${a} answered · ${m} by you`);
 }
 
 /** Show what has become of the answers. `mood` is "good", "busy" or "bad". */
