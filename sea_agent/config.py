@@ -294,6 +294,17 @@ class EvaluationConfig(Section):
         return self
 
 
+class TrackingConfig(Section):
+    """Who gets the metrics of every round beside ``metrics.jsonl``."""
+
+    to: tuple[Literal["tensorboard", "wandb", "trackio", "prometheus"], ...] = ()
+    """Trackers. All but ``prometheus`` need the package of that name."""
+    project: str = "sea-agent"
+    """Project of the run, for ``wandb`` and ``trackio``."""
+    prometheus_port: Annotated[int, Field(ge=0, le=65535)] = 9464
+    """Port on the loopback address where ``prometheus`` reads the latest figures."""
+
+
 class RunConfig(Section):
     """A whole run."""
 
@@ -335,6 +346,8 @@ class RunConfig(Section):
     """What an interrupted run goes on from."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """How the policy is measured."""
+    tracking: TrackingConfig = TrackingConfig()
+    """Who else gets the metrics."""
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> "RunConfig":

@@ -11,6 +11,7 @@ from sea_agent.errors import UserError
 from sea_agent.imported import ImportedPreferences, load_imported
 from sea_agent.models import context_length, load_tokenizer, model_config
 from sea_agent.prompts import PromptSource
+from sea_agent.tracking import require_packages
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ def check(config: RunConfig) -> Inputs:
         UserError: naming the place and the remedy of the first problem.
     """
     _check_machine(config)
+    require_packages(config)
     tokenizer = load_tokenizer(config.policy.path)
     if tokenizer.eos_token_id is None:
         raise UserError(

@@ -33,6 +33,7 @@ from sea_agent.run_directory import Metrics, RunDirectory
 from sea_agent.selector import Selector
 from sea_agent.session import NOBODY, Session, Watch
 from sea_agent.stages import Stages
+from sea_agent.tracking import tracked
 
 CHECKPOINTS = "checkpoints"
 _BEFORE_ROUNDS = -1
@@ -45,6 +46,7 @@ _MAY_CHANGE = (
     "deadline_seconds",
     "budget",
     "checkpoint",
+    "tracking",
     "sampler.actors",
     "learner.engine",
     "learner.ranks",
@@ -148,6 +150,7 @@ def _run(config: RunConfig, inputs: Inputs, out: Path, watch: Watch, found: Foun
     runtime = make_runtime(config.runtime, config.ray_address, config.threads, config.deadline_seconds)
     try:
         with (
+            tracked(config, out, watch) as watch,
             runtime,
             Ledger(out / "ledger.sqlite") as ledger,
             Metrics(out / "metrics.jsonl") as metrics,

@@ -17,6 +17,10 @@ MARKS = ("config.yaml", "metrics.jsonl", "summary.json", "error.txt")
 """Any of these files marks the directory of a run, whole or broken."""
 
 
+# Sections and keys of a configuration in which the seeds of one method may differ: none of them changes a figure.
+_NO_SETTING = ("seed", "runtime", "ray_address", "threads", "deadline_seconds", "checkpoint", "tracking")
+
+
 @dataclass(frozen=True)
 class Loaded:
     """Records of finished runs, and what is wrong with the others."""
@@ -135,7 +139,7 @@ def configured(file: Path) -> dict[str, Any]:
         UserError: naming the file and what is wrong with it.
     """
     tree = load_tree(str(file))
-    setting = {key: value for key, value in tree.items() if key != "seed"}
+    setting = {key: value for key, value in tree.items() if key not in _NO_SETTING}
     try:
         oracle, evaluation = tree["oracle"], tree["evaluation"]
         return {

@@ -105,7 +105,7 @@ class Record(Section):
     config: str
     """Digest of the configuration."""
     setting: str | None = None
-    """Digest of the configuration without its seed: equal for runs that differ in nothing else."""
+    """Digest of what of the configuration makes a method: equal for its seeds."""
     budget: PositiveInt
     """Oracle queries that the run was allowed."""
     measurement: Measurement
