@@ -43,6 +43,10 @@ def throughput_view(run: Run) -> dict[str, Any]:
             name: _last(rounds.get(name, []))
             for name in ("policy_samples", "oracle_queries", "posterior_labels", "imagined_pairs", "gradient_steps")
         },
+        # What the oracle itself counts, such as the requests, flips and money of a judge.
+        "oracle": {
+            name: _last(rounds[name]) for name in rounds if name.startswith("oracle_") and name != "oracle_queries"
+        },
     }
     return view | _from_ledger(run)
 

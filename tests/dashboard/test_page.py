@@ -233,21 +233,24 @@ def test_a_run_appears_and_grows_without_a_reload(tmp_path: Path, serve: Callabl
     assert viewer.page.evaluate("window.same") is True
 
 
-def test_the_page_says_when_it_is_cut_off_and_comes_back(
+def test_the_page_says_when_its_server_is_gone_and_goes_on_when_it_is_back(
     tmp_path: Path, serve: Callable[..., Served], view: View
 ) -> None:
-    make_run(tmp_path / "run", rounds=2)
+    run = make_run(tmp_path / "run", "sea", rounds=2, finished=False)
+    first = serve(tmp_path)
     viewer = view()
-    viewer.open(serve(tmp_path).url)
+    viewer.open(first.url)
     viewer.until("document.querySelector('#live').innerText === 'live'")
-    viewer.context.set_offline(True)
-    # An open stream outlives the switch: the next request is what fails.
+    first.process.end()
+    viewer.until("document.querySelector('#live').innerText === 'not connected'")
     viewer.page.get_by_label("log axis").check()
     viewer.until("document.querySelector('#message').innerText.includes('does not answer')")
-    viewer.context.set_offline(False)
-    viewer.changes(lambda: viewer.page.get_by_label("log axis").uncheck())
-    assert viewer.page.locator("#message").is_hidden()
-    assert viewer.faults, "the browser complained, too"
+    append(run, row(3, 24, 0.789))
+    serve(tmp_path, "--port", str(first.port))
+    viewer.until("document.querySelector('#tile-win-rate .figure').innerText === '0.789'")
+    viewer.until("document.querySelector('#message').hidden")
+    assert viewer.text("#live") == "live"
+    assert all("net::ERR_" in fault for fault in viewer.faults), "the browser tells of the lost connection"
     viewer.faults.clear()
 
 

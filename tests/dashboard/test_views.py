@@ -397,6 +397,12 @@ def test_throughput_sums_to_what_the_metrics_say(tmp_path: Path) -> None:
     assert set(view["staleness"]["mean"]) == {0.0}, "each round asks about responses of the newest weights"
 
 
+def test_what_the_oracle_counts_is_shown(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", rounds=2)
+    append(run, row(3, 24, 0.6, oracle_flips=3, oracle_spend=0.25))
+    assert single.throughput_view(Board(tmp_path).run("run"))["oracle"] == {"oracle_flips": 3, "oracle_spend": 0.25}
+
+
 def test_staleness_counts_weight_versions_up_to_the_answer(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", "sea", rounds=4)
     with sqlite3.connect(run / "ledger.sqlite") as ledger:

@@ -10,7 +10,7 @@ export class Calibration {
   constructor() {
     this.panel = new Panel("calibration", "Calibration");
     this.chart = new Chart(this.panel.body, "Calibration: wins of the first response by belief", 270);
-    this.counts = h("table", { class: "figures bins" });
+    this.counts = h("table", { class: "figures" });
     this.panel.body.append(h("details", {}, h("summary", {}, "Answers in each bin"), h("div", { class: "scroll" }, this.counts)));
     this.panel.charts = [this.chart];
   }

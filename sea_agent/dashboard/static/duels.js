@@ -96,7 +96,7 @@ export class Duels {
       h(
         "a",
         { href: address({ duel: duel.id, panel: "duels" }), dataset: { duel: duel.id }, onclick: (event) => this.#open(event, duel.id) },
-        h("span", { class: "duel-head" }, h("span", { class: `outcome ${duel.outcome ?? "none"}` }, OUTCOMES[duel.outcome] ?? "not answered"), h("span", {}, `round ${duel.round}`), h("span", {}, duel.belief === null ? "" : `belief ${rate(duel.belief, 2)} ± ${rate(duel.disagreement, 2)}`), duel.source === "oracle" ? null : h("span", { class: "by" }, duel.source)),
+        h("span", { class: "duel-head" }, h("span", { class: `outcome ${duel.outcome ?? "none"}` }, OUTCOMES[duel.outcome] ?? "not answered"), h("span", {}, `round ${duel.round}`), h("span", {}, duel.belief === null ? "" : `belief ${rate(duel.belief, 2)} ± ${rate(duel.disagreement, 2)}`), duel.source === "oracle" ? null : h("span", {}, duel.source)),
         h("span", { class: "line" }, duel.prompt),
         h("span", { class: "line side" }, h("b", {}, "1 "), duel.first),
         h("span", { class: "line side" }, h("b", {}, "2 "), duel.second),

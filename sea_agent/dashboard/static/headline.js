@@ -40,7 +40,7 @@ export class Headline {
   #draw() {
     const row = this.shown.row;
     const labels = this.labels?.methods.find(({ method }) => method === row?.method);
-    this.section.replaceChildren(this.#saved(row), this.#winRate(row), ...this.#spent(row, labels));
+    this.section.replaceChildren(this.#saved(row), this.#winRate(row), ...this.#spent(labels));
   }
 
   #saved(row) {
@@ -71,17 +71,16 @@ export class Headline {
     });
   }
 
-  #spent(row, labels) {
-    if (!labels) return ["Accepted labels", "Labels a minute", "First position"].map((name, k) => tile(["accepted", "speed", "first"][k], name, NONE, row ? "…" : ""));
-    const runs = plural(labels.runs, "run");
-    const decided = (labels.outcomes.first ?? 0) + (labels.outcomes.second ?? 0);
-    const open = labels.waiting ? `, ${count(labels.waiting)} waiting` : "";
-    const speed = labels.per_minute;
+  #spent(labels) {
+    const { answers, outcomes = {}, posterior, per_minute: speed, first_share, waiting } = labels ?? {};
+    const runs = labels ? plural(labels.runs, "run") : NONE;
+    const decided = (outcomes.first ?? 0) + (outcomes.second ?? 0);
+    const open = waiting ? `, ${count(waiting)} waiting` : "";
     return [
-      tile("accepted", "Accepted labels", count(labels.answers), `in ${runs}${open}; ${count(labels.posterior)} more by the posterior`, { title: "Answers of the oracle in the ledgers, skips left out" }),
-      tile("speed", "Labels a minute", speed === null ? NONE : speed.toFixed(speed < 10 ? 1 : 0), `first to last answer, ${runs}`, { title: "Answers after the first, over the time from the first to the last, of each run" }),
+      tile("accepted", "Accepted labels", count(answers), `in ${runs}${open}; ${count(posterior)} more by the posterior`, { title: "Answers of the oracle in the ledgers, skips left out" }),
+      tile("speed", "Labels a minute", speed ? speed.toFixed(speed < 10 ? 1 : 0) : NONE, `first to last answer, ${runs}`, { title: "Answers after the first, over the time from the first to the last, of each run" }),
       tile("agreement", "Agreement α", this.agreement?.alpha == null ? NONE : rate(this.agreement.alpha, 2), this.agreement?.alpha == null ? (this.reason ?? "…") : `${interval(this.agreement.alpha_low, this.agreement.alpha_high, (value) => rate(value, 2))} ${plural(this.agreement.compared, "duel")}`, { title: "Krippendorff's α of the annotators" }),
-      tile("first", "First position", percent(labels.first_share, 1), `of ${plural(decided, "decided answer")}`, { title: "Share of decided answers that prefer the first response; far from 50 % hints at position bias" }),
+      tile("first", "First position", percent(first_share, 1), `of ${plural(decided, "decided answer")}`, { title: "Share of decided answers that prefer the first response; far from 50 % hints at position bias" }),
     ];
   }
 }

@@ -61,16 +61,14 @@ async function everything() {
   byId("name").textContent = listing.name;
   document.title = `${listing.name} · sea-agent`;
   chooseRuns();
-  const view = await comparison();
-  picker.update(listing, new Map((view?.left_out ?? []).map(({ run, why }) => [run, why])));
-  const chosen = listing.runs.filter(isChosen);
-  chooseRun(view, chosen);
+  const all = await comparison();
+  const view = all?.methods.length ? all : null;
+  picker.update(listing, new Map((all?.left_out ?? []).map(({ run, why }) => [run, why])));
+  chooseRun(view, listing.runs.filter(isChosen));
   if (view) {
     const shown = controls(view);
     headline.update(shown);
-    targets.panel.fault.hidden = true;
-    targets.panel.body.hidden = false;
-    targets.draw(view, shown);
+    await targets.panel.show(() => view, () => targets.draw(view, shown));
     await Promise.all([...curves.map((panel) => panel.update(shown)), calibration.update(shown), headline.updateLabels(shown), oneRun()]);
   } else {
     await oneRun();
@@ -95,8 +93,8 @@ async function comparison() {
   try {
     const view = await get("comparison", { ...about, level: state.level, baseline: state.baseline });
     if (!view.methods.length) {
-      const why = view.left_out[0] ? ` ${view.left_out[0].run}: ${view.left_out[0].why}` : "";
-      nothing(`No run here has a win rate yet.${why}`);
+      const [first] = view.left_out;
+      nothing(`No run here has a win rate yet.${first ? ` ${first.run}: ${first.why}` : ""}`);
     }
     return view;
   } catch (error) {
@@ -115,7 +113,7 @@ function nothing(message) {
 /** Fill the controls with what there is, and say what is shown. */
 function controls(view) {
   const methods = view.methods.map(({ method }) => method);
-  const method = methods.includes(state.method) ? state.method : favourite(view);
+  const method = chosenMethod(view);
   const groups = view.groups.map(({ group, runs }) => [group.join("|"), `${group[0]}, ${group[1]}, ${group[2]} labels (${runs})`]);
   options(byId("group"), groups, view.group?.join("|"));
   options(byId("method"), methods.map((name) => [name, name]), method);
@@ -138,7 +136,8 @@ function controls(view) {
 }
 
 /** The method with most seeds that is not the baseline, until somebody chooses. */
-function favourite(view) {
+function chosenMethod(view) {
+  if (view.methods.some(({ method }) => method === state.method)) return state.method;
   const others = view.methods.filter(({ method }) => method !== view.baseline);
   return others.reduce((best, row) => (!best || row.seeds.length > best.seeds.length ? row : best), null)?.method ?? view.baseline ?? "";
 }
@@ -171,8 +170,8 @@ function chooseRun(view, chosen) {
   const others = chosen.filter(({ id }) => !grouped.has(id)).map(({ id, state: is }) => [id, `${is}: ${id}`]);
   if (others.length) entries.push({ group: "not compared", options: others });
   const ids = chosen.map(({ id }) => id);
-  const method = view?.methods.length ? (view.methods.some((row) => row.method === state.method) ? state.method : favourite(view)) : null;
-  const first = view?.methods.find((row) => row.method === method)?.runs[0]?.id ?? ids[0] ?? "";
+  const row = view?.methods.find(({ method }) => method === chosenMethod(view));
+  const first = row?.runs[0].id ?? ids[0] ?? "";
   if (!ids.includes(state.run)) settle({ run: first });
   options(byId("run"), entries, state.run);
 }
@@ -213,6 +212,7 @@ function onNews({ version }) {
 
 function onState(is) {
   const live = byId("live");
+  if (is === "live" && live.className.endsWith("lost")) load("everything");
   live.className = `live ${is}`;
   live.textContent = is === "live" ? "live" : "not connected";
 }

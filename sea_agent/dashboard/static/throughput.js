@@ -13,7 +13,8 @@ export class Throughput {
     this.panel = new Panel("throughput", "Throughput");
     this.flow = h("p", { class: "flow" });
     this.key = h("ul", { class: "key" });
-    this.panel.body.append(this.flow, this.key);
+    this.oracle = h("p", { class: "flow" });
+    this.panel.body.append(this.flow, this.oracle, this.key);
     this.chart = new Chart(this.panel.body, "Throughput: seconds of each stage by round", 230);
     this.panel.charts = [this.chart];
   }
@@ -43,7 +44,8 @@ export class Throughput {
     this.key.replaceChildren(
       ...curves.map(({ name, colour }) => h("li", {}, swatch(colour), name, h("small", {}, all ? percent(view.totals[name] / all) : ""))),
     );
-    const { counts, staleness } = view;
+    const { counts, oracle, staleness } = view;
+    this.oracle.textContent = Object.entries(oracle).map(([name, value]) => `${name.replaceAll("_", " ")} ${short(value)}`).join(" · ");
     this.flow.replaceChildren(
       ...[
         [counts.policy_samples, "sampled"],
