@@ -54,7 +54,7 @@ export class Chart {
       },
       axes: [
         { ...axis, label: x.label, size: 32, splits: x.log ? decades : undefined, filter: x.log ? (_, splits) => splits : undefined, values: (_, splits) => splits.map((value) => (x.format ?? short)(value)) },
-        { ...axis, label: y.label, size: 46, values: (_, splits) => splits.map((value) => (y.format ?? short)(value)) },
+        { ...axis, label: y.label, size: 46, space: 22, values: (_, splits) => splits.map((value) => (y.format ?? short)(value)) },
       ],
       series: [
         {},
@@ -237,7 +237,7 @@ export function compose(parts, heading, note) {
     along += wide;
   }
   const top = gap + 22 * scale;
-  const body = top + keys.length * line + gap / 2;
+  const body = top + keys.length * line + gap;
   const tall = Math.max(...parts.map(({ canvas }) => canvas.height));
   target.width = width;
   target.height = body + tall + gap + notes.length * 15 * scale + gap;
@@ -256,8 +256,9 @@ export function compose(parts, heading, note) {
     }
   });
   let left = gap;
-  for (const { canvas } of parts) {
+  for (const { canvas, heading: part } of parts) {
     ctx.drawImage(canvas, left, body);
+    if (parts.length > 1) ctx.fillText(part, left, body);
     left += canvas.width + gap;
   }
   ctx.fillStyle = variable("--soft");

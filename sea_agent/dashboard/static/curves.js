@@ -54,7 +54,7 @@ class CurvePanel {
     this.charts = columns.map(({ title: heading, height }) => {
       const box = h("div", { class: "part" }, columns.length > 1 ? h("h3", {}, heading) : null);
       this.panel.body.append(box);
-      return new Chart(box, `${title}: ${heading}`, height);
+      return Object.assign(new Chart(box, `${title}: ${heading}`, height), { heading });
     });
     this.panel.body.classList.toggle("parts", columns.length > 1);
     this.panel.charts = this.charts;

@@ -69,7 +69,7 @@ export class Panel {
 
   async #savePng() {
     const { compose } = await import("./chart.js");
-    const parts = this.charts.filter((chart) => chart.plot).map((chart) => ({ canvas: chart.plot.ctx.canvas, curves: chart.drawing.curves }));
+    const parts = this.charts.filter(({ plot }) => plot).map(({ heading, plot, drawing }) => ({ heading, canvas: plot.ctx.canvas, curves: drawing.curves }));
     if (!parts.length) return;
     const place = URL.createObjectURL(await compose(parts, this.title, this.note.textContent));
     h("a", { href: place, download: `${this.id}.png` }).click();
