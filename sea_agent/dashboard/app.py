@@ -13,7 +13,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from sea_agent import __version__
 from sea_agent.addresses import is_loopback
 from sea_agent.dashboard.board import Board
-from sea_agent.dashboard.routes import make_router
+from sea_agent.dashboard.routes import Host, make_router
 from sea_agent.service import problems
 from sea_agent.service.listening import listen
 from sea_agent.service.security import SecurityHeaders
@@ -38,7 +38,7 @@ def make_app(board: Board, signals: Signals, *, public: bool = False) -> FastAPI
     async def start() -> Response:
         return RedirectResponse("dashboard/")
 
-    app.include_router(make_router(board, lambda request: signals, service=False))
+    app.include_router(make_router(board, Host(signals=lambda request: signals)))
     return app
 
 

@@ -127,6 +127,11 @@ def open_ledger(root: Path, directory: Path) -> Iterator[sqlite3.Connection]:
         ledger.execute("BEGIN")
         yield ledger
     except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorname", None) == "SQLITE_READONLY_ROLLBACK":
+            raise UserError(
+                "ledger.sqlite: the run was killed while it wrote, and only a writer can undo the half-written part: "
+                "go on with the run (sea-agent resume), or open the ledger once with the tool sqlite3"
+            ) from None
         raise UserError(f"ledger.sqlite: cannot be read as a ledger ({error})") from None
     finally:
         ledger.close()

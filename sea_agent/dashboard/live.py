@@ -6,7 +6,7 @@ version, so that a viewer who comes back with ``Last-Event-ID`` hears at once of
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from fastapi.sse import ServerSentEvent
 
@@ -29,15 +29,17 @@ class Watch:
         self._viewers = 0
         self._looking: asyncio.Task[None] | None = None
 
-    async def news(self, signals: Signals, last_event_id: str | None) -> AsyncIterator[ServerSentEvent]:
+    async def news(
+        self, signals: Signals, allowed: Callable[[], bool], last_event_id: str | None
+    ) -> AsyncIterator[ServerSentEvent]:
         """An event at once, unless nothing changed since ``last_event_id``, and one after every change, until
-        ``signals`` close."""
+        ``signals`` close or the viewer is no longer ``allowed``."""
         self._viewers += 1
         try:
             if self._looking is None or self._looking.done():
                 self._looking = asyncio.create_task(self._look(signals))
             seen = self._version_of(last_event_id)
-            while not signals.closed:
+            while not signals.closed and allowed():
                 event = signals.event(_TOPIC)
                 version = self._board.version
                 if version != seen and version:

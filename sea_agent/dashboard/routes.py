@@ -42,15 +42,23 @@ Outcome = Literal["first", "second", "tie", "both_bad", "skip", "none"]
 Source = Literal["oracle", "posterior", "demo", "self"]
 
 
-def make_router(
-    board: Board, signals_of: Callable[[Request], Signals], guards: Sequence[Any] = (), *, service: bool
-) -> APIRouter:
-    """Routes below ``/dashboard``: the page, and its data behind ``guards``. ``signals_of`` tells when to end streams,
-    ``service`` whether the page is beside a feedback service that it may ask."""
+@dataclass(frozen=True)
+class Host:
+    """What serves the page. ``signals`` tell when to end streams, ``guards`` are dependencies that refuse who may not
+    read, ``allows`` tells whether the asker still may; ``is_service``: whether the page may ask it about annotators."""
+
+    signals: Callable[[Request], Signals]
+    guards: Sequence[Any] = ()
+    allows: Callable[[Request], bool] = lambda request: True
+    is_service: bool = False
+
+
+def make_router(board: Board, host: Host) -> APIRouter:
+    """Routes below ``/dashboard``: the page, and its data behind the guards of the host."""
     router = APIRouter(prefix="/dashboard", include_in_schema=False)
     _add_page(router)
-    for part in (_comparison_routes(board), _run_routes(board), _news_routes(board, signals_of, service)):
-        router.include_router(part, prefix="/api", dependencies=list(guards))
+    for part in (_comparison_routes(board), _run_routes(board), _news_routes(board, host)):
+        router.include_router(part, prefix="/api", dependencies=list(host.guards))
     return router
 
 
@@ -210,7 +218,7 @@ def _run_routes(board: Board) -> APIRouter:
     return router
 
 
-def _news_routes(board: Board, signals_of: Callable[[Request], Signals], service: bool) -> APIRouter:
+def _news_routes(board: Board, host: Host) -> APIRouter:
     router, watch = APIRouter(), Watch(board)
 
     @router.get("/runs")
@@ -220,7 +228,7 @@ def _news_routes(board: Board, signals_of: Callable[[Request], Signals], service
         return {
             "name": board.name,
             "version": board.version,
-            "service": service,
+            "service": host.is_service,
             "runs": [
                 {
                     "id": place.id,
@@ -239,7 +247,7 @@ def _news_routes(board: Board, signals_of: Callable[[Request], Signals], service
     async def events(
         request: Request, last_event_id: Annotated[str | None, Header(alias="Last-Event-ID", max_length=100)] = None
     ) -> AsyncIterator[ServerSentEvent]:
-        async for news in watch.news(signals_of(request), last_event_id):
+        async for news in watch.news(host.signals(request), lambda: host.allows(request), last_event_id):
             yield news
 
     return router

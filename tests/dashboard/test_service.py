@@ -116,6 +116,17 @@ def test_annotators_are_shown_after_signing_in(beside: Served, view: Callable[..
     assert viewer.page.locator("#live").get_attribute("class") == "live live"
 
 
+def test_the_news_end_with_the_key(beside: Served) -> None:
+    admin = beside.process.client(GIVEN_KEY)
+    made = admin.post("/v1/keys", json={"name": "reader", "scopes": ["read"]}).raise_for_status().json()
+    connection = http.client.HTTPConnection("127.0.0.1", beside.port, timeout=SECONDS)
+    connection.request("GET", f"{API}/events", headers={"Authorization": f"Bearer {made['key']}"})
+    stream = connection.getresponse()
+    assert stream.readline().startswith(b"event: change")
+    admin.delete(f"/v1/keys/{made['id']}").raise_for_status()
+    assert b"event" not in stream.read(), "it ends at the next look, without more news"
+
+
 def test_a_viewer_does_not_hold_up_the_end_of_the_service(beside: Served) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", beside.port, timeout=SECONDS)
     connection.request("GET", f"{API}/events", headers={"Authorization": f"Bearer {GIVEN_KEY}"})

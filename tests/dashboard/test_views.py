@@ -2,6 +2,8 @@
 
 import json
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -302,6 +304,23 @@ def test_a_ledger_is_read_beside_a_run_that_writes_to_it_and_is_not_changed(tmp_
     assert labels["outcomes"].get("tie", 0) < 15, "what is not committed is not seen"
     assert (run / "ledger.sqlite").read_bytes() == before
     assert sorted(path.name for path in run.glob("ledger*")) == ["ledger.sqlite"]
+
+
+def test_a_ledger_whose_run_was_killed_while_it_wrote_is_named_with_the_remedy(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", "sea", rounds=40)
+    kill = f"""
+import os, signal, sqlite3
+ledger = sqlite3.connect({str(run / "ledger.sqlite")!r}, isolation_level=None)
+ledger.execute("PRAGMA cache_size = 2")  # so that the file is written to before the end
+ledger.execute("BEGIN IMMEDIATE")
+ledger.execute("UPDATE duels SET prompt = prompt || 'x'")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", kill], check=False, timeout=60)
+    labels = labels_of(tmp_path)
+    assert "go on with the run (sea-agent resume)" in labels["trouble"][0]["why"]
+    Ledger(run / "ledger.sqlite").close()  # as a resumed run does
+    assert labels_of(tmp_path)["answers"] == 319
 
 
 def duels(

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Request
 
 from sea_agent.dashboard.board import Board
-from sea_agent.dashboard.routes import make_router
+from sea_agent.dashboard.routes import Host, make_router
 from sea_agent.service.auth import Reader
 from sea_agent.service.problems import Problem
 from sea_agent.service.state import state_of
@@ -13,12 +13,16 @@ from sea_agent.service.state import state_of
 
 def router(runs: Path) -> APIRouter:
     """The routes below ``/dashboard``. Raises: UserError when ``runs`` is not a directory."""
-    board = Board(runs)
-    return make_router(
-        board, lambda request: state_of(request).database.signals, [Depends(_reads_everything)], service=True
+    host = Host(
+        signals=lambda request: state_of(request).database.signals,
+        guards=[Depends(_reads_everything)],
+        allows=lambda request: state_of(request).keyring.holds(request.state.key_id),
+        is_service=True,
     )
+    return make_router(Board(runs), host)
 
 
-async def _reads_everything(caller: Reader) -> None:
+async def _reads_everything(request: Request, caller: Reader) -> None:
     if caller.runs is not None:
         raise Problem(403, "The dashboard shows every run; this key is for some.")
+    request.state.key_id = caller.key_id
