@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from dashboard.conftest import SECONDS, Served, Viewer
-from dashboard.runs import make_run
+from dashboard.runs import append, make_run, row
 from service.conftest import Running, start
 from service.processes import GIVEN_KEY, SERVE
 
@@ -75,12 +75,16 @@ async def test_without_a_directory_of_runs_there_is_no_dashboard(tmp_path: Path)
 
 
 @pytest.fixture(scope="module")
-def beside(tmp_path_factory: pytest.TempPathFactory, serve: Callable[..., Served]) -> Served:
-    """A service as a process, which shows one run that asks its people."""
-    root = tmp_path_factory.mktemp("runs")
+def asked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that asks people."""
     people = ("oracle.kind=feedback_service", "oracle.url=http://127.0.0.1:8400", "oracle.run=kitchen")
-    make_run(root / "asked", rounds=2, settings=people)
-    return serve("--runs", root, program=SERVE, key=GIVEN_KEY)
+    return make_run(tmp_path_factory.mktemp("runs") / "asked", rounds=2, settings=people)
+
+
+@pytest.fixture(scope="module")
+def beside(asked: Path, serve: Callable[..., Served]) -> Served:
+    """A service as a process, which shows that run."""
+    return serve("--runs", asked.parent, program=SERVE, key=GIVEN_KEY)
 
 
 def test_annotators_are_shown_after_signing_in(beside: Served, view: Callable[..., Viewer]) -> None:
@@ -116,7 +120,7 @@ def test_annotators_are_shown_after_signing_in(beside: Served, view: Callable[..
     assert viewer.page.locator("#live").get_attribute("class") == "live live"
 
 
-def test_the_news_end_with_the_key(beside: Served) -> None:
+def test_the_news_end_with_the_key(beside: Served, asked: Path) -> None:
     admin = beside.process.client(GIVEN_KEY)
     made = admin.post("/v1/keys", json={"name": "reader", "scopes": ["read"]}).raise_for_status().json()
     connection = http.client.HTTPConnection("127.0.0.1", beside.port, timeout=SECONDS)
@@ -124,7 +128,8 @@ def test_the_news_end_with_the_key(beside: Served) -> None:
     stream = connection.getresponse()
     assert stream.readline().startswith(b"event: change")
     admin.delete(f"/v1/keys/{made['id']}").raise_for_status()
-    assert b"event" not in stream.read(), "it ends at the next look, without more news"
+    append(asked, row(3, 24, 0.6))
+    assert b"event" not in stream.read(), "it ends without the news of that"
 
 
 def test_a_viewer_does_not_hold_up_the_end_of_the_service(beside: Served) -> None:
