@@ -48,6 +48,13 @@ class Office:
         answer = self.admin.get(f"/v1/runs/{RUN}/labels")
         return answer.json()["labels"] if answer.status_code == 200 else []
 
+    def wait_for_duels(self, count: int, seconds: float = 120.0) -> None:
+        """Until so many duels are posted."""
+        deadline = time.monotonic() + seconds
+        while (answer := self.admin.get(f"/v1/runs/{RUN}")).status_code != 200 or answer.json()["queries"] < count:
+            assert time.monotonic() < deadline, answer.text
+            time.sleep(0.05)
+
     def wait_for_labels(self, count: int, seconds: float = 120.0) -> None:
         """Until the log has so many entries."""
         deadline = time.monotonic() + seconds

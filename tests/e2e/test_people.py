@@ -105,7 +105,11 @@ def test_every_answer_is_used_once_and_none_asked_twice_though_run_and_service_a
 def test_keys_that_are_not_the_same_after_a_restart_are_seen(office: Office, lives: Lives, tmp_path: Path) -> None:
     out, tree = tmp_path / "out", tree_of(office, 40)
     start = partial(forget_keys, office.key("experiment", "experiment"))
-    answer_while_everything_dies(office, lives, out, tree, seed=5, kills=1, start=start)
+    process = lives.begin(tree, out, None, start)
+    office.wait_for_duels(20)  # the first round is posted, and nobody has answered when the run dies
+    process.kill()
+    lives.end(process)
+    answer_while_everything_dies(office, lives, out, tree, seed=5, kills=0, start=start)
     with pytest.raises(AssertionError, match="twice"):
         assert_each_answer_is_used_once(office, out, 40)
 
