@@ -55,5 +55,6 @@ def serve(root: Path, host: str, port: int, announce: Callable[[str], None]) -> 
             f"Everybody who reaches {host} can read these runs, their prompts and responses. Behind keys the dashboard "
             "is shown by: sea-agent serve --runs DIR"
         )
+    board.read_ahead()
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again after it has shut down in order
         asyncio.run(listen(make_app(board, signals, public=public), host, port, "/dashboard/", signals, announce))

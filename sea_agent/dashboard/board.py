@@ -1,5 +1,6 @@
 """The runs below one directory as they were at the last look, and the answers that were made from them."""
 
+import contextlib
 import hashlib
 import json
 import secrets
@@ -59,6 +60,18 @@ class Board:
                 self.found = found
                 self._looked_at = time.monotonic()
             return self.version
+
+    def read_ahead(self) -> threading.Thread:
+        """Begin to read every run, so that the first viewer need not wait for it; requests go on meanwhile."""
+
+        def read() -> None:
+            for run in self.runs():
+                with contextlib.suppress(UserError):  # told to whoever looks at the run
+                    run.record()
+
+        reading = threading.Thread(target=read, name="dashboard-read-ahead", daemon=True)
+        reading.start()
+        return reading
 
     def changed_since(self, version: int) -> list[str]:
         """Ids of the runs that changed, came or went after a version."""

@@ -16,6 +16,7 @@ from scipy import stats
 from sea_agent.dashboard import comparing, single
 from sea_agent.dashboard.board import Board
 from sea_agent.dashboard.comparing import BELIEFS, Tallies, comparison_view, curves_view
+from sea_agent.dashboard.files import Tail
 from sea_agent.dashboard.ledgers import Filter
 from sea_agent.dashboard.selection import Selection, choose
 from sea_agent.errors import UserError
@@ -147,6 +148,22 @@ def test_nothing_but_broken_runs_is_an_empty_comparison_that_says_why(tmp_path: 
             else comparing.beliefs_view(chosen(tmp_path))
         )
         assert not any(empty["columns"].values())
+
+
+@pytest.mark.parametrize(("ahead", "reads"), [(True, 0), (False, 2)])
+def test_the_first_view_reads_no_metrics_that_were_read_ahead(
+    ahead: bool, reads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(tmp_path / "broken", rounds=1).joinpath("metrics.jsonl").write_text("x\n")
+    make_run(tmp_path / "whole", rounds=3)
+    board = Board(tmp_path)
+    if ahead:
+        board.read_ahead().join(timeout=60)
+    opened: list[Tail] = []
+    new_lines = Tail.new_lines
+    monkeypatch.setattr(Tail, "new_lines", lambda tail: opened.append(tail) or new_lines(tail))
+    assert len(comparison_view(choose(board.select(()), None), 0.8, None)["methods"]) == 1
+    assert len(opened) == reads
 
 
 def test_a_run_that_was_started_twice_counts_once_and_finished(tmp_path: Path) -> None:

@@ -19,7 +19,9 @@ def router(runs: Path) -> APIRouter:
         allows=lambda request: state_of(request).keyring.holds(request.state.key_id),
         is_service=True,
     )
-    return make_router(Board(runs), host)
+    board = Board(runs)
+    board.read_ahead()
+    return make_router(board, host)
 
 
 async def _reads_everything(request: Request, caller: Reader) -> None:
