@@ -71,11 +71,12 @@ class Agent:
             answers += self._label([duel for duel in duels if duel.label_source is LabelSource.POSTERIOR])
         metrics = self._learn(self._preferences(answers, duels, draw.explored))
         with stage("update"):
-            metrics |= self.selector.call("update", answers, number).result()
+            found, hindsight = self.selector.call("update", answers, number).result()
+            self.ledger.add_hindsight(hindsight)
         if room > 0:
             self._refuse_silence(len(duels))
         self.imagined_rounds_due = imagined_rounds(config.imagination, self.ledger.oracle_queries)
-        return metrics | self._spent(draw)
+        return metrics | found | self._spent(draw)
 
     def imagine(self) -> Record:
         """A round whose pairs are chosen and labelled by the posterior alone; returns its metrics."""

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from sea_agent.errors import UserError
-from sea_agent.types import Duel, LabelSource, Outcome, Prompt, Response, Verdict
+from sea_agent.types import Duel, Hindsight, LabelSource, Outcome, Prompt, Response, Verdict
 
 Row = tuple[Any, ...]
 
@@ -37,7 +37,8 @@ CREATE TABLE IF NOT EXISTS duels (
     posterior_version INTEGER NOT NULL,
     label_source TEXT NOT NULL,
     belief REAL,
-    disagreement REAL
+    disagreement REAL,
+    typical_disagreement REAL
 ) STRICT;
 CREATE TABLE IF NOT EXISTS responses (
     duel_id TEXT NOT NULL REFERENCES duels (id),
@@ -58,6 +59,11 @@ CREATE TABLE IF NOT EXISTS verdicts (
     round INTEGER NOT NULL,
     at REAL NOT NULL
 ) STRICT;
+CREATE TABLE IF NOT EXISTS hindsight (
+    duel_id TEXT PRIMARY KEY REFERENCES duels (id),
+    belief REAL NOT NULL,
+    disagreement REAL NOT NULL
+) STRICT;
 """
 
 _ORACLE_ANSWERS = """
@@ -66,7 +72,7 @@ SELECT count(*) FROM verdicts v JOIN duels d ON d.id = v.duel_id WHERE d.label_s
 
 _SELECT = """
 SELECT d.id, d.round, d.prompt_id, d.prompt, d.prompt_tokens, d.prompt_messages, d.rule, d.policy_version,
-       d.posterior_version, d.label_source, d.belief, d.disagreement,
+       d.posterior_version, d.label_source, d.belief, d.disagreement, d.typical_disagreement,
        a.id, a.text, a.tokens, a.logprobs, a.policy_version,
        b.id, b.text, b.tokens, b.logprobs, b.policy_version,
        v.outcome, v.probability, v.annotator, v.votes, v.round, v.at
@@ -137,7 +143,7 @@ class Ledger:
         if recorded is not None:
             return recorded
         self._write(
-            ("INSERT INTO duels VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", [_duel_row(duel) for duel in duels]),
+            ("INSERT INTO duels VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", [_duel_row(duel) for duel in duels]),
             (
                 "INSERT INTO responses VALUES (?, ?, ?, ?, ?, ?, ?)",
                 [
@@ -172,6 +178,11 @@ class Ledger:
         for verdict in verdicts:
             self._count(by_id[verdict.duel_id], verdict)
 
+    def add_hindsight(self, beliefs: Iterable[Hindsight]) -> None:
+        """Write what the posterior believes of duels after it has learnt from their answers; the latest stays."""
+        rows: list[Row] = [(one.duel_id, one.belief, one.disagreement) for one in beliefs]
+        self._write(("INSERT OR REPLACE INTO hindsight VALUES (?, ?, ?)", rows))
+
     @property
     def oracle_queries(self) -> int:
         """Answers of the oracle so far: what the budget counts."""
@@ -201,6 +212,8 @@ class Ledger:
         digest = hashlib.blake2b(digest_size=16)
         for row in self._db.execute(_ROWS):
             digest.update(json.dumps(row[:-1]).encode())
+        for row in self._db.execute("SELECT * FROM hindsight ORDER BY duel_id"):
+            digest.update(json.dumps(row).encode())
         return digest.hexdigest()
 
     def _entries(self) -> Iterator[tuple[Duel, Verdict | None, int | None]]:
@@ -256,6 +269,7 @@ def _duel_row(duel: Duel) -> Row:
         duel.label_source.value,
         duel.belief,
         duel.disagreement,
+        duel.typical_disagreement,
     )
 
 
@@ -270,7 +284,7 @@ def _parse(row: Row) -> tuple[Duel, Verdict | None, int | None]:
     prompt = Prompt(prompt_id, text, tuple(json.loads(tokens)), pairs)
     first, second = (
         Response(id_, prompt_id, text, tuple(json.loads(ids)), tuple(json.loads(logprobs)), version)
-        for id_, text, ids, logprobs, version in (row[12:17], row[17:22])
+        for id_, text, ids, logprobs, version in (row[13:18], row[18:23])
     )
     duel = Duel(
         id=duel_id,
@@ -284,8 +298,9 @@ def _parse(row: Row) -> tuple[Duel, Verdict | None, int | None]:
         label_source=LabelSource(source),
         belief=row[10],
         disagreement=row[11],
+        typical_disagreement=row[12],
     )
-    outcome, probability, annotator, votes, answered_in, at = row[22:]
+    outcome, probability, annotator, votes, answered_in, at = row[23:]
     if outcome is None:
         return duel, None, None
     return duel, Verdict(duel_id, Outcome(outcome), annotator, at, probability, votes), answered_in

@@ -13,12 +13,12 @@ import torch
 
 from sea_agent.bandit.mixing import folded_pairs, label_source
 from sea_agent.bandit.posterior import make_posterior
-from sea_agent.bandit.selection import RULES, belief, select_pairs
+from sea_agent.bandit.selection import RULES, belief, select_pairs, typical_disagreement
 from sea_agent.config import RunConfig
 from sea_agent.features import make_features
 from sea_agent.keys import generator_for, id_for, seed_for
 from sea_agent.models import use_threads
-from sea_agent.types import Candidates, Duel, LabelSource, Outcome, Preference, Response, Verdict
+from sea_agent.types import Candidates, Duel, Hindsight, LabelSource, Outcome, Preference, Response, Verdict
 
 # What an outcome says of the probability that the first response is preferred; the others say nothing of it.
 _VALUE = {Outcome.FIRST: 1.0, Outcome.SECOND: 0.0, Outcome.TIE: 0.5}
@@ -67,7 +67,7 @@ class Selector:
             extremes_P_2 = RULES["best_worst"](rewards_S_P_M, valid_P_M, generator)
             imagined_P = torch.tensor([source is LabelSource.POSTERIOR for source in sources])
             pairs_P_2 = torch.where(imagined_P[:, None], extremes_P_2, pairs_P_2)
-        duels = self._duels(contested, pairs_P_2, sources, rewards_S_P_M, number)
+        duels = self._duels(contested, pairs_P_2, sources, rewards_S_P_M, valid_P_M, number)
         return _within_budget(duels, budget_left)
 
     def imagine(self, candidates: Sequence[Candidates], number: int) -> list[Preference]:
@@ -117,24 +117,29 @@ class Selector:
             for duel, wins in zip(duels, first_wins_P, strict=True)
         ]
 
-    def update(self, answers: Sequence[tuple[Duel, Verdict]], number: int) -> dict[str, float]:
-        """Learn from the oracle's answers; returns metrics, among them how well they were predicted beforehand."""
+    def update(self, answers: Sequence[tuple[Duel, Verdict]], number: int) -> tuple[dict[str, float], list[Hindsight]]:
+        """Learn from the oracle's answers.
+
+        Returns:
+            metrics, among them how well the answers were predicted beforehand, and what is believed of each afterwards.
+        """
         if self._posterior is None:
-            return {}
+            return {}, []
         labelled = [
             (duel, _VALUE[verdict.outcome])
             for duel, verdict in answers
             if duel.label_source is LabelSource.ORACLE and verdict.outcome in _VALUE
         ]
         if not labelled:
-            return {}
+            return {}, []
         decided = [duel for duel, _ in labelled]
         first_wins_N = torch.tensor([wins for _, wins in labelled])
         first_N_D = self._rows([(duel.prompt, duel.first) for duel in decided])
         second_N_D = self._rows([(duel.prompt, duel.second) for duel in decided])
         self._posterior.add(first_N_D, second_N_D, first_wins_N, [duel.id for duel in decided])
         metrics = self._posterior.update(self._generator("update", number))
-        return {f"posterior_{name}": amount for name, amount in metrics.items()} | _foresight(decided, first_wins_N)
+        found = {f"posterior_{name}": amount for name, amount in metrics.items()} | _foresight(decided, first_wins_N)
+        return found, self._hindsight(decided, torch.stack([first_N_D, second_N_D], 1), number)
 
     def warm(self, answers: Sequence[tuple[Duel, Verdict]], weights: Sequence[float]) -> None:
         """Learn once from imported preferences, before the first round.
@@ -170,6 +175,14 @@ class Selector:
         if state["posterior"] is not None:
             self._posterior = self._new_posterior()
             self._posterior.load_state(state["posterior"])
+
+    def _hindsight(self, duels: Sequence[Duel], rows_N_2_D: torch.Tensor, number: int) -> list[Hindsight]:
+        rewards_S_N_2 = self._posterior.draw(rows_N_2_D, self._generator("hindsight", number))
+        beliefs = belief(rewards_S_N_2, torch.tensor([[0, 1]]).expand(len(duels), 2))
+        return [
+            Hindsight(duel.id, mean, deviation)
+            for duel, mean, deviation in zip(duels, *(tensor.tolist() for tensor in beliefs), strict=True)
+        ]
 
     def _new_posterior(self) -> Any:
         assert self._features is not None  # only a selector with features has a posterior
@@ -211,13 +224,15 @@ class Selector:
         pairs_P_2: torch.Tensor,
         sources: Sequence[LabelSource],
         rewards_S_P_M: torch.Tensor | None,
+        valid_P_M: torch.Tensor,
         number: int,
     ) -> list[Duel]:
-        beliefs: list[float | None] = [None] * len(groups)
-        deviations: list[float | None] = [None] * len(groups)
+        beliefs: list[tuple[float | None, ...]] = [(None, None, None)] * len(groups)
         if rewards_S_P_M is not None:
-            mean_P, deviation_P = belief(rewards_S_P_M, pairs_P_2)
-            beliefs, deviations = mean_P.tolist(), deviation_P.tolist()
+            typical_P = typical_disagreement(rewards_S_P_M, valid_P_M)
+            beliefs = list(
+                zip(*(part.tolist() for part in (*belief(rewards_S_P_M, pairs_P_2), typical_P)), strict=True)
+            )
         return [
             Duel(
                 id=self._duel_id(group, number),
@@ -231,9 +246,10 @@ class Selector:
                 label_source=source,
                 belief=mean,
                 disagreement=deviation,
+                typical_disagreement=typical,
             )
-            for group, (first, second), source, mean, deviation in zip(
-                groups, pairs_P_2.tolist(), sources, beliefs, deviations, strict=True
+            for group, (first, second), source, (mean, deviation, typical) in zip(
+                groups, pairs_P_2.tolist(), sources, beliefs, strict=True
             )
         ]
 
@@ -256,4 +272,5 @@ def _foresight(duels: Sequence[Duel], first_wins_N: torch.Tensor) -> dict[str, f
         "foresight_accuracy": hits_N.mean().item(),
         "foresight_brier": ((beliefs_N - first_wins_N) ** 2).mean().item(),
         "disagreement": sum(duel.disagreement or 0.0 for duel in duels) / len(duels),
+        "typical_disagreement": sum(duel.typical_disagreement or 0.0 for duel in duels) / len(duels),
     }

@@ -88,6 +88,8 @@ class Duel:
 
     ``belief`` is the posterior's mean probability that ``first`` is preferred, ``disagreement`` the standard
     deviation of that probability over the posterior, both before the answer; None without a posterior.
+    ``typical_disagreement`` is the mean disagreement about all pairs of the prompt's candidates: what a pair chosen at
+    random has in expectation.
     """
 
     id: str
@@ -101,6 +103,7 @@ class Duel:
     label_source: LabelSource
     belief: float | None = None
     disagreement: float | None = None
+    typical_disagreement: float | None = None
 
     def swap(self) -> Self:
         """The same duel with first and second exchanged."""
@@ -115,6 +118,15 @@ class Duel:
             "first": self.first.text,
             "second": self.second.text,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Hindsight:
+    """What the posterior believes of a duel once it has learnt from the answer; as in ``Duel``."""
+
+    duel_id: str
+    belief: float
+    disagreement: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,14 +7,27 @@ from pathlib import Path
 import pytest
 
 from sea_agent.ledger import Ledger
-from sea_agent.types import Duel, LabelSource, Outcome, Prompt, Response, Verdict
+from sea_agent.types import Duel, Hindsight, LabelSource, Outcome, Prompt, Response, Verdict
 
 
 def duel(name: str, source: LabelSource = LabelSource.ORACLE, number: int = 3) -> Duel:
     prompt = Prompt(f"prompt-{name}", "say w1", (3, 4), messages=(("user", "say w1"),))
     first = Response(f"a-{name}", prompt.id, "w1", (4, 0), (-0.5, -0.1), 2)
     second = Response(f"b-{name}", prompt.id, "w2", (5, 0), (-0.7, -0.2), 2)
-    return Duel(name, number, prompt, first, second, "sea_ee", 2, 1, source, belief=0.25, disagreement=0.125)
+    return Duel(
+        name,
+        number,
+        prompt,
+        first,
+        second,
+        "sea_ee",
+        2,
+        1,
+        source,
+        belief=0.25,
+        disagreement=0.125,
+        typical_disagreement=0.1,
+    )
 
 
 def verdict(name: str, outcome: Outcome = Outcome.FIRST) -> Verdict:
@@ -27,6 +40,20 @@ def test_rows_come_back_as_they_were_written(tmp_path: Path) -> None:
         ledger.add_verdicts(duels, [verdict("y")], 3)
     with Ledger(tmp_path / "ledger.sqlite") as again:
         assert again.rows() == [(duel("x"), None), (duel("y"), verdict("y"))]
+
+
+def test_the_latest_hindsight_stays(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        ledger.add_duels([duel("x")], 3)
+        before = ledger.digest()
+        for belief in (0.5, 0.75):
+            ledger.add_hindsight([Hindsight("x", belief, 0.125)])
+        after = ledger.digest()
+        with pytest.raises(sqlite3.IntegrityError):
+            ledger.add_hindsight([Hindsight("unknown", 0.5, 0.125)])
+        assert before != after == ledger.digest()
+    with sqlite3.connect(tmp_path / "ledger.sqlite") as db:
+        assert db.execute("SELECT * FROM hindsight").fetchall() == [("x", 0.75, 0.125)]
 
 
 def test_only_answers_of_the_oracle_count_as_queries(tmp_path: Path) -> None:

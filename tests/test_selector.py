@@ -80,12 +80,22 @@ def test_the_posterior_learns_from_the_oracle_and_not_from_itself(config: Callab
     selector = Selector(config(mixing={"oracle_share": 0.5}))
     duels = selector.select(many(20), 1, 0, 100)
     own = [duel for duel in duels if duel.label_source is LabelSource.POSTERIOR]
-    assert selector.update(answers(own, Outcome.FIRST), 1) == {}
-    assert selector.update(answers(duels, Outcome.SKIP), 1) == {}
+    assert selector.update(answers(own, Outcome.FIRST), 1) == ({}, [])
+    assert selector.update(answers(duels, Outcome.SKIP), 1) == ({}, [])
     assert selector._posterior.labels == 0
-    metrics = selector.update(answers(duels, Outcome.FIRST), 1)
+    metrics, _ = selector.update(answers(duels, Outcome.FIRST), 1)
     assert selector._posterior.labels == len(duels) - len(own)
     assert 0.0 <= metrics["foresight_accuracy"] <= 1.0
+
+
+@pytest.mark.parametrize(("outcome", "sign"), [(Outcome.FIRST, 1), (Outcome.SECOND, -1)])
+def test_hindsight_has_moved_towards_the_answer(config: Callable[..., RunConfig], outcome: Outcome, sign: int) -> None:
+    selector = Selector(config(posterior={"family": "laplace", "members": 256}))
+    (asked,) = selector.select(many(1), 1, 0, 100)
+    metrics, (hindsight,) = selector.update(answers([asked], outcome), 1)
+    assert hindsight.duel_id == asked.id
+    assert sign * (hindsight.belief - asked.belief) > 0.02
+    assert metrics["typical_disagreement"] == asked.typical_disagreement > 0.0
 
 
 def test_beliefs_move_towards_the_answers(config: Callable[..., RunConfig]) -> None:

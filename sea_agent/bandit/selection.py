@@ -96,6 +96,14 @@ def belief(rewards_S_P_M: Tensor, pairs_P_2: Tensor) -> tuple[Tensor, Tensor]:
     return chance_S_P.mean(0), chance_S_P.std(0, correction=0)
 
 
+def typical_disagreement(rewards_S_P_M: Tensor, valid_P_M: Tensor) -> Tensor:
+    """disagreement_P: the mean over all pairs of a prompt's candidates of the deviation that ``belief`` returns."""
+    first_Q, second_Q = _all_pairs(valid_P_M.shape[1])
+    valid_P_Q = valid_P_M[:, first_Q] & valid_P_M[:, second_Q]
+    deviation_P_Q = torch.sigmoid(_gaps(rewards_S_P_M)).std(0, correction=0)
+    return (deviation_P_Q * valid_P_Q).sum(1) / valid_P_Q.sum(1)
+
+
 def passive(_rewards: Tensor | None, valid_P_M: Tensor, _generator: np.random.Generator) -> Tensor:
     """The first two distinct samples, as online DPO takes them."""
     return valid_P_M.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :2]
@@ -192,15 +200,19 @@ def _best(values_M: Tensor, allowed_M: Tensor) -> Tensor:
 
 def _best_pair(score_P_Q: Tensor, valid_P_M: Tensor) -> Tensor:
     """pairs_P_2: the pair of valid candidates with the largest score, pairs in the order of ``_gaps``."""
-    pairs_2_Q = torch.triu_indices(valid_P_M.shape[1], valid_P_M.shape[1], offset=1)
+    pairs_2_Q = _all_pairs(valid_P_M.shape[1])
     allowed_P_Q = valid_P_M[:, pairs_2_Q[0]] & valid_P_M[:, pairs_2_Q[1]]
     return pairs_2_Q.T[_best(score_P_Q, allowed_P_Q)]
 
 
+def _all_pairs(candidates: int) -> Tensor:
+    """index_2_Q: the places of all pairs, the first index below the second."""
+    return torch.triu_indices(candidates, candidates, offset=1)
+
+
 def _gaps(rewards_S_P_M: Tensor) -> Tensor:
-    """gap_S_P_Q: reward differences of all pairs, the first index below the second."""
-    candidates = rewards_S_P_M.shape[2]
-    first_Q, second_Q = torch.triu_indices(candidates, candidates, offset=1)
+    """gap_S_P_Q: reward differences of all pairs."""
+    first_Q, second_Q = _all_pairs(rewards_S_P_M.shape[2])
     return rewards_S_P_M[..., first_Q] - rewards_S_P_M[..., second_Q]
 
 

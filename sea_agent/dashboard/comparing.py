@@ -41,7 +41,7 @@ Column = Literal[
     "kl_to_reference",
     "shortfall",
 ]
-BELIEFS = ("disagreement", "foresight_accuracy", "foresight_brier")
+BELIEFS = ("disagreement", "typical_disagreement", "foresight_accuracy", "foresight_brier")
 
 Table = list[dict[str, Any]]
 

@@ -20,7 +20,7 @@ TEXT_IN_LISTS = 400
 Sort = Literal["newest", "oldest", "disagreement", "surprise"]
 
 _ANSWERED = "d.label_source = 'oracle' AND v.outcome != 'skip'"
-_DUELS = "FROM duels d LEFT JOIN verdicts v ON v.duel_id = d.id"
+_DUELS = "FROM duels d LEFT JOIN verdicts v ON v.duel_id = d.id LEFT JOIN hindsight h ON h.duel_id = d.id"
 _TEXTS = (
     f"{_DUELS} JOIN responses a ON a.duel_id = d.id AND a.side = 'first' "
     "JOIN responses b ON b.duel_id = d.id AND b.side = 'second'"
@@ -35,7 +35,9 @@ _ORDERS: dict[Sort, str] = {
 }
 _COLUMNS = (
     "d.id AS id, d.round AS round, d.rule AS rule, d.label_source AS source, d.belief AS belief, "
-    "d.disagreement AS disagreement, d.policy_version AS policy_version, d.posterior_version AS posterior_version, "
+    "d.disagreement AS disagreement, d.typical_disagreement AS typical_disagreement, h.belief AS belief_after, "
+    "h.disagreement AS disagreement_after, d.policy_version AS policy_version, "
+    "d.posterior_version AS posterior_version, "
     "v.outcome AS outcome, v.probability AS probability, v.annotator AS annotator, v.at AS at"
 )
 
@@ -165,10 +167,8 @@ def staleness(ledger: sqlite3.Connection) -> list[tuple[int, float, int]]:
 
     The policy that round r improves has version r - 1. Responses of the frozen reference do not count.
     """
-    dated = any(column["name"] == "round" for column in ledger.execute("PRAGMA table_info(verdicts)"))
-    number = "v.round" if dated else "d.round"  # in ledgers of old releases every answer came in the round of its duel
     rows = ledger.execute(
-        f"SELECT {number}, avg({number} - 1 - r.policy_version), max({number} - 1 - r.policy_version) "
+        "SELECT v.round, avg(v.round - 1 - r.policy_version), max(v.round - 1 - r.policy_version) "
         "FROM duels d JOIN verdicts v ON v.duel_id = d.id JOIN responses r ON r.duel_id = d.id "
         "WHERE r.policy_version >= 0 GROUP BY 1 ORDER BY 1"
     )

@@ -13,7 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sea_agent.bandit.selection import RULES, belief, diverse_duels, select_pairs
+from sea_agent.bandit.selection import RULES, belief, diverse_duels, select_pairs, typical_disagreement
 from sea_agent.config import SelectionConfig
 from sea_agent.errors import RunFailure
 
@@ -230,6 +230,24 @@ def test_belief_in_the_swapped_duel_is_the_complement() -> None:
     swapped_mean_P, swapped_deviation_P = belief(rewards_S_P_M, pairs_P_2.flip(1))
     torch.testing.assert_close(mean_P + swapped_mean_P, torch.ones(5))
     torch.testing.assert_close(deviation_P, swapped_deviation_P)
+
+
+def test_typical_disagreement_is_the_mean_over_all_pairs_of_real_candidates() -> None:
+    rewards_S_P_M = torch.randn(9, 2, 4, generator=torch.Generator().manual_seed(0))
+    valid_P_M = torch.tensor([[True, True, True, True], [True, False, True, True]])
+    expected = [
+        np.mean(
+            [
+                belief(rewards_S_P_M, torch.tensor([[one, other]]).expand(2, 2))[1][row].item()
+                for one in range(4)
+                for other in range(one)
+                if valid_P_M[row, one] and valid_P_M[row, other]
+            ]
+        )
+        for row in range(2)
+    ]
+    np.testing.assert_allclose(typical_disagreement(rewards_S_P_M, valid_P_M), expected, rtol=1e-6)
+    assert typical_disagreement(rewards_S_P_M, torch.ones(2, 4, dtype=torch.bool))[1] != pytest.approx(expected[1])
 
 
 # --- duels that are asked together -----------------------------------------------------------------------------------

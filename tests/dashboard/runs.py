@@ -13,7 +13,7 @@ import numpy as np
 from sea_agent.config_files import load_config, to_yaml
 from sea_agent.keys import generator_for
 from sea_agent.ledger import Ledger
-from sea_agent.types import Duel, LabelSource, Outcome, Prompt, Response, Verdict
+from sea_agent.types import Duel, Hindsight, LabelSource, Outcome, Prompt, Response, Verdict
 
 STAGES = {"sample": 0.4, "select": 0.2, "ask": 0.1, "learn": 0.5, "publish": 0.05, "update": 0.1}
 START = 1_790_000_000.0
@@ -119,6 +119,7 @@ def write_ledger(directory: Path, seed: int, rounds: int, *, beliefs: bool = Tru
             last = number == rounds
             answered = duels[:-1] if last else duels
             ledger.add_verdicts(answered, [_verdict(generator, duel, number) for duel in answered], number)
+            ledger.add_hindsight(Hindsight(duel.id, 0.9, 0.01) for duel in answered if beliefs)
 
 
 def _duel(generator: np.random.Generator, seed: int, number: int, index: int, beliefs: bool) -> Duel:
@@ -147,6 +148,7 @@ def _duel(generator: np.random.Generator, seed: int, number: int, index: int, be
         label_source=LabelSource.ORACLE,
         belief=round(float(generator.uniform(0.02, 0.98)), 4) if beliefs else None,
         disagreement=round(float(generator.uniform(0.05, 0.4)), 4) if beliefs else None,
+        typical_disagreement=0.125 if beliefs else None,
     )
 
 

@@ -396,6 +396,7 @@ def test_a_duel_is_shown_whole_with_its_rank_of_disagreement(tmp_path: Path) -> 
     assert (view["outcome"], view["belief"], view["rule"]) == (verdict.outcome, duel.belief, duel.rule)
     lower = [other.disagreement < duel.disagreement for other, _ in rows]  # type: ignore[operator]
     assert view["disagreement_above"] == pytest.approx(np.mean(lower))
+    assert (view["typical_disagreement"], view["belief_after"], view["disagreement_after"]) == (0.125, 0.9, 0.01)
     assert single.duel_view(Board(tmp_path).run("run"), "nothing") is None
 
 

@@ -101,13 +101,15 @@ export class Shortfall extends CurvePanel {
   }
 }
 
+const graph = (name, title, height, format, empty) => ({ name, title, height, y: { label: "", format }, empty });
+
 export class Optimisation extends CurvePanel {
   constructor() {
     super("optimisation", "Over-optimisation", [
-      { name: "judge_win_rate", title: "Win rate by the independent judge", height: 200, y: { label: "", format: rate }, empty: "No judge: set evaluation.judge." },
-      { name: "response_tokens", title: "Tokens of a response", height: 200, y: { label: "", format: short } },
-      { name: "distinct_share", title: "Prompts with two different samples", height: 200, y: { label: "", format: percent } },
-      { name: "kl_to_reference", title: "KL to the initial policy, nats", height: 200, y: { label: "", format: short }, empty: "No reference is kept by this loss." },
+      graph("judge_win_rate", "Win rate by the independent judge", 200, rate, "No judge: set evaluation.judge."),
+      graph("response_tokens", "Tokens of a response", 200, short),
+      graph("distinct_share", "Prompts with two different samples", 200, percent),
+      graph("kl_to_reference", "KL to the initial policy, nats", 200, short, "No reference is kept by this loss."),
     ]);
   }
 
@@ -126,13 +128,14 @@ export class Beliefs extends CurvePanel {
   constructor() {
     const empty = "No posterior chose these pairs.";
     super("beliefs", "What the posterior knew", [
-      { name: "disagreement", title: "Disagreement about the chosen pairs", height: 140, y: { label: "", format: rate }, empty },
-      { name: "foresight_accuracy", title: "Answers it foresaw", height: 140, y: { label: "", format: percent }, empty },
+      graph("disagreement", "Disagreement about the chosen pairs", 110, rate, empty),
+      graph("typical_disagreement", "About pairs at random", 110, rate, empty),
+      graph("foresight_accuracy", "Answers it foresaw", 110, percent, empty),
     ]);
   }
 
   definition() {
-    return "Before each answer: standard deviation over the posterior of the probability that the first response wins, and the share of answers on the side it believed in. Means of up to 24 stretches of rounds. Pairs that were not chosen are not recorded.";
+    return "Before each answer: standard deviation over the posterior of the probability that the first response wins, and the share of answers on the side it believed in. Means of up to 24 stretches of rounds. At random: the mean over all pairs of a prompt's candidates.";
   }
 
   async update(shown) {

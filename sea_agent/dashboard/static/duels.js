@@ -84,7 +84,7 @@ export class Duels {
       h("button", { type: "button", onclick: turn(1), disabled: offset + duels.length >= total }, "Next →"),
     );
     this.panel.define(
-      "↑ and ↓ go through the list. Every duel of the ledger, written before it was asked. Belief: the posterior's probability, before the answer, that the first response wins; disagreement: its standard deviation over the posterior. What it believed afterwards is not recorded. A CSV holds what the filter finds, whole texts included.",
+      "↑ and ↓ go through the list. Every duel of the ledger. Belief: the posterior's probability, before the answer, that the first response wins; disagreement: its standard deviation. A CSV holds what the filter finds, whole texts included.",
       `n = ${plural(total, "duel")}.`,
     );
   }
@@ -183,7 +183,8 @@ function answer(duel) {
   const when = new Date(1000 * duel.at).toLocaleString();
   const surprise = duel.belief !== null && ["first", "second"].includes(duel.outcome) ? ((duel.belief > 0.5) === (duel.outcome === "first") ? ", as the posterior believed" : ", against the posterior's belief") : "";
   const sure = duel.probability === null ? "" : ` with probability ${rate(duel.probability, 2)} for the first`;
-  return `${duel.annotator}: ${OUTCOMES[duel.outcome]}${surprise}${sure}, ${when}.`;
+  const after = duel.belief_after === null ? "" : ` Belief afterwards: ${rate(duel.belief_after, 2)} ± ${rate(duel.disagreement_after, 2)}.`;
+  return `${duel.annotator}: ${OUTCOMES[duel.outcome]}${surprise}${sure}, ${when}.${after}`;
 }
 
 function reason(duel) {
@@ -191,5 +192,6 @@ function reason(duel) {
   const how = `The rule ${duel.rule} chose it ${by} in round ${duel.round}, from policy version ${duel.policy_version} and posterior version ${duel.posterior_version}.`;
   if (duel.belief === null) return `${how} No posterior took part.`;
   const rank = duel.disagreement_above === null ? "" : ` The posterior disagreed about it more than about ${percent(duel.disagreement_above)} of this run's duels.`;
-  return `${how} It believed in the first response with ${rate(duel.belief, 2)} and a standard deviation of ${rate(duel.disagreement, 2)}.${rank}`;
+  const typical = duel.typical_disagreement === null ? "" : ` (${rate(duel.typical_disagreement, 2)} for a random pair)`;
+  return `${how} It believed in the first response with ${rate(duel.belief, 2)} and a standard deviation of ${rate(duel.disagreement, 2)}${typical}.${rank}`;
 }
