@@ -1,11 +1,12 @@
 """One writer with group commit: acknowledged is committed, a fault stays with its own request."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import psycopg
 import pytest
-from service.conftest import Running, together
+from service.conftest import Running, fresh_postgresql, together
 from sqlalchemy import Connection, RootTransaction, text
 from sqlalchemy.exc import OperationalError
 
@@ -133,6 +134,44 @@ async def test_two_services_do_not_write_to_one_database(database_url: str) -> N
         await first.write(insert("a"))  # the first one goes on
     async with Database(database_url, 20) as second:
         assert await second.read(names) == ["a"]
+
+
+@pytest.fixture
+def postgresql(postgres_url: str) -> Iterator[str]:
+    yield from fresh_postgresql(postgres_url)
+
+
+def end_connections(url: str) -> None:
+    """As a restart of the server or a broken network does."""
+    with psycopg.connect(url) as connection:
+        others = "datname = current_database() AND pid != pg_backend_pid()"
+        connection.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}")
+
+
+async def test_connections_that_end_in_a_batch_take_it_with_them_and_are_replaced(postgresql: str) -> None:
+    def cut(connection: Connection) -> None:
+        end_connections(postgresql)
+        insert("never")(connection)
+
+    async with Database(postgresql, 20) as database:
+        await database.write(insert("before"))
+        results = await one_batch(database, insert("a"), cut, insert("b"))
+        assert [type(result) for result in results] == [StoreUnavailable] * 3
+        assert await database.read(names) == ["before"]
+        results = [await database.write(insert(name)) for name in ("a", "b")]  # who was refused sends it again
+        assert await database.read(names) == ["a", "b", "before"] == sorted([*results, "before"])
+
+
+async def test_a_writer_that_lost_its_connection_waits_while_another_service_writes(postgresql: str) -> None:
+    async with Database(postgresql, 20) as database:
+        await database.write(insert("before"))
+        end_connections(postgresql)
+        async with Database(postgresql, 20) as other:
+            with pytest.raises(StoreUnavailable, match="Nothing was saved"):
+                await database.write(insert("twice"))
+            await other.write(insert("other"))
+        await database.write(insert("after"))
+        assert await database.read(names) == ["after", "before", "other"]
 
 
 async def test_an_sqlite_that_damages_databases_is_refused(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
