@@ -164,7 +164,8 @@ async def test_connections_that_end_in_a_batch_take_it_with_them_and_are_replace
 
 async def test_a_writer_that_lost_its_connection_waits_while_another_service_writes(postgresql: str) -> None:
     async with Database(postgresql, 20) as database:
-        await database.write(insert("before"))
+        end_connections(postgresql)
+        await database.write(insert("before"))  # an idle connection that ended is replaced, and nobody notices
         end_connections(postgresql)
         async with Database(postgresql, 20) as other:
             with pytest.raises(StoreUnavailable, match="Nothing was saved"):
