@@ -1,9 +1,9 @@
 """The hosted samplers and learner ranks, each behind one object that the loop can talk to."""
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from actors.backends import make_sampler
@@ -42,6 +42,7 @@ class SamplerPool:
         self._seed = config.seed
         self._published: tuple[Pending, str] | None = None
         self._deaths = 0
+        self._turn = 0
 
     def candidates(
         self, prompts: Sequence[Prompt], count: int, temperature: float, *key: int | str
@@ -57,6 +58,15 @@ class SamplerPool:
 
         Temperature 0 decodes greedily.
         """
+        return self.begin(prompts, count, temperature, *key)()
+
+    def begin(
+        self, prompts: Sequence[Prompt], count: int, temperature: float, *key: int | str
+    ) -> Callable[[], list[list[Response]]]:
+        """Start the sampling of ``samples``; the answer waits for its end.
+
+        Weights that are published in between are for later calls, except where a sampler has died.
+        """
         requests = [
             SampleRequest(
                 id=id_for("response", self._seed, *key, prompt.id, index),
@@ -68,11 +78,25 @@ class SamplerPool:
             for prompt in prompts
             for index in range(count)
         ]
-        responses = self._sample(requests)
-        if self._is_reference:
-            responses = {id_: replace(one, policy_version=REFERENCE_VERSION) for id_, one in responses.items()}
-        ordered = [responses[request.id] for request in requests]
-        return [ordered[index * count : (index + 1) * count] for index in range(len(prompts))]
+        chunks = self._chunks(requests)
+        answers = self._start(chunks)
+
+        @cache
+        def finish() -> list[list[Response]]:
+            responses = self._collect(chunks, answers)
+            missing = {request.id for request in requests} - responses.keys()
+            if missing:
+                raise RunFailure(f"the samplers gave no response to {len(missing)} requests, first {min(missing)}")
+            ordered = [responses[request.id] for request in requests]
+            return [ordered[index * count : (index + 1) * count] for index in range(len(prompts))]
+
+        return finish
+
+    def logprobs(self, rows: Rows) -> list[list[float]]:
+        """log π(token) of each response token, in nats, from the sampler whose turn it is."""
+        self._turn += 1
+        answer: list[list[float]] = self._samplers[self._turn % len(self._samplers)].call("logprobs", rows).result()
+        return answer
 
     def load_weights(self, update: Pending, expected: str) -> None:
         """Give every sampler the published weights and prove by checksum that it holds them.
@@ -100,15 +124,17 @@ class SamplerPool:
             if sampler.is_dead():
                 self._restart(index)
 
-    def _sample(self, requests: Sequence[SampleRequest]) -> dict[str, Response]:
+    def _chunks(self, requests: Sequence[SampleRequest]) -> list[list[SampleRequest]]:
         ordered = sorted(requests, key=lambda request: len(request.prompt.token_ids))
         size = self._config.chunk
-        chunks = [ordered[start : start + size] for start in range(0, len(ordered), size)]
+        return [ordered[start : start + size] for start in range(0, len(ordered), size)]
+
+    def _start(self, chunks: Sequence[list[SampleRequest]]) -> list[Pending]:
+        return [self._samplers[index % len(self._samplers)].call("sample", chunk) for index, chunk in enumerate(chunks)]
+
+    def _collect(self, chunks: Sequence[list[SampleRequest]], answers: Sequence[Pending]) -> dict[str, Response]:
         responses: dict[str, Response] = {}
         while chunks:
-            answers = [
-                self._samplers[index % len(self._samplers)].call("sample", chunk) for index, chunk in enumerate(chunks)
-            ]
             left = []
             for index, (chunk, answer) in enumerate(zip(chunks, answers, strict=True)):
                 try:
@@ -116,10 +142,9 @@ class SamplerPool:
                 except ActorDied as death:
                     left.append(chunk)
                     self._replace(index % len(self._samplers), death)
-            chunks = left
-        missing = {request.id for request in requests} - responses.keys()
-        if missing:
-            raise RunFailure(f"the samplers gave no response to {len(missing)} requests, first {min(missing)}")
+            chunks, answers = left, self._start(left)
+        if self._is_reference:
+            return {id_: replace(one, policy_version=REFERENCE_VERSION) for id_, one in responses.items()}
         return responses
 
     def _replace(self, index: int, death: ActorDied) -> None:
@@ -173,6 +198,11 @@ class LearnerGroup:
             return None
         reference = self._answer("reference_logprobs", rows)
         return [policy - base for policy, base in zip(self.logprobs(rows), reference, strict=True)]
+
+    def logprob_gap(self, rows: Rows, sampled: Sequence[Sequence[float]]) -> float:
+        """See ``PreferenceLearner.logprob_gap``."""
+        gap: float = self._answer("logprob_gap", rows, sampled)
+        return gap
 
     def logprobs(self, rows: Rows) -> list[float]:
         """log π(y|x) of each response under the current policy, in nats."""

@@ -130,6 +130,16 @@ class PreferenceLearner:
         """Log-probability (nats) of each response token under the current policy."""
         return self._score(self._engine.module, rows)
 
+    def logprob_gap(self, rows: Sequence[Row], sampled: Sequence[Sequence[float]]) -> float:
+        """Mean absolute difference per token (nats) to what a sampler of this version says of the response tokens.
+
+        Raises:
+            RunFailure: when it exceeds ``max_logprob_gap``.
+        """
+        pairs = zip(self.policy_logprobs(rows), sampled, strict=True)
+        gaps = [abs(ours - theirs) for mine, other in pairs for ours, theirs in zip(mine, other, strict=True)]
+        return self._accepted_gap(sum(gaps) / len(gaps))
+
     def weights(self) -> WeightUpdate | None:
         """All weights of this version under their Hugging Face names, adapters merged; None on ranks other than 0.
 

@@ -1,6 +1,6 @@
 """The loop: sample, select, ask, learn, publish, until the budget of oracle answers is spent."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from sea_agent.types import Candidates, Duel, LabelSource, Preference, Response,
 
 Record = dict[str, Any]
 _MAX_SILENT_ROUNDS = 20
+_COMPARED = 8  # responses whose log-probabilities are compared after a publish
 _COUNTERS = ("begun", "rounds", "imagined_pairs", "policy_samples", "imagined_rounds_due", "silent_rounds")
 
 
@@ -92,7 +93,7 @@ class Agent:
         """Everything that a later agent needs to go on from the end of this round, as tensors and plain values."""
         return {
             "counters": {name: getattr(self, name) for name in _COUNTERS},
-            "prompts": self.source.prompts.state(),
+            "source": self.source.state(),
             "learner": self.learner.state(),
             "selector": self.selector.call("state").result(),
             "evaluator": self.evaluator.state(),
@@ -106,7 +107,7 @@ class Agent:
         """
         for name in _COUNTERS:
             setattr(self, name, state["counters"][name])
-        self.source.prompts.load_state(state["prompts"])
+        self.source.load_state(state["source"])
         self.learner.load_state(state["learner"])
         self.selector.call("load_state", state["selector"]).result()
         self.evaluator.load_state(state["evaluator"])
@@ -122,7 +123,22 @@ class Agent:
 
     def _draw(self, *, asks: bool) -> Draw:
         with self.stages("sample"):
-            return self.source.draw(self.rounds, asks=asks)
+            draw = self.source.draw(self.rounds, asks=asks)
+            self.source.sample_ahead(self.rounds, self._coming(asks=asks))
+        return draw
+
+    def _coming(self, *, asks: bool) -> Iterator[bool]:
+        """Whether each round after one that ``asks`` or not will ask, if every duel is answered."""
+        queries, due = self.ledger.oracle_queries, self.imagined_rounds_due
+        while True:
+            if asks:
+                queries += self.config.batch_size
+                due = imagined_rounds(self.config.imagination, queries)
+            asks = due == 0
+            due -= not asks
+            if asks and queries >= self.config.budget.oracle_queries:
+                return
+            yield asks
 
     def _implicit_rewards(self, candidates: list[Candidates]) -> dict[str, float] | None:
         """β (log π(y|x) − log π_ref(y|x)) by response id, for the rule that looks at it."""
@@ -147,7 +163,7 @@ class Agent:
         """What the answers say, each with the explored response to its prompt: first those to earlier duels, as long as
         the policy has not moved on too far, then those to the round's ``duels`` in their order."""
         place = {duel.id: index for index, duel in enumerate(duels)}
-        oldest = self.rounds - self.config.learner.max_staleness
+        oldest = self.rounds - (self.config.learner.max_staleness - self.config.sampler.ahead)
         ordered = sorted(
             (one for one in answers if one[0].id in place or one[0].round >= oldest),
             key=lambda one: place.get(one[0].id, -1),
@@ -160,6 +176,9 @@ class Agent:
             metrics = self.learner.step(preferences)
         with self.stages("publish"):
             self.samplers.load_weights(*self.learner.weights())
+            if self.config.sampler.ahead and preferences:  # no response that was learnt from is of a present version
+                rows = [(one.prompt.token_ids, one.chosen.token_ids) for one in preferences[:_COMPARED]]
+                metrics["logprob_gap"] = self.learner.logprob_gap(rows, self.samplers.logprobs(rows))
         return metrics
 
     def _spent(self, draw: Draw) -> Record:

@@ -3,8 +3,11 @@
 Dimension legend: P prompts, M samples of a prompt.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import Any
 
 import torch
 
@@ -12,7 +15,11 @@ from actors.pool import SamplerPool
 from sea_agent.bandit.prompt_choice import most_uncertain
 from sea_agent.config import RunConfig
 from sea_agent.prompts import PromptSource
-from sea_agent.types import Candidates, Prompt, Response
+from sea_agent.types import Candidates, Prompt, Response, prompt_from, response_from
+
+Rows = list[list[Response]]
+Sampling = Callable[[], Rows]
+"""Responses to each prompt, which are waited for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +28,7 @@ class Draw:
 
     ``per_prompt`` were sampled for each prompt; equal ones are one candidate. ``explored`` holds, by prompt id, the
     response on which the learner's loss is optimistic; it is empty without optimism. ``sampled`` counts all responses
-    that were sampled for the round.
+    that were sampled for the round, or for another one in its place.
     """
 
     candidates: list[Candidates]
@@ -30,8 +37,25 @@ class Draw:
     sampled: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """The sampling of a round that may still go on: by the policy, and where that is known already, ``beside`` it."""
+
+    asks: bool
+    prompts: list[Prompt]
+    own: Sampling
+    beside: tuple[Sampling, Sampling] | None
+
+    def parts(self) -> tuple[Sampling, ...]:
+        return self.own, *(self.beside or ())
+
+    def state(self) -> dict[str, Any]:
+        rows = [[[asdict(response) for response in row] for row in part()] for part in self.parts()]
+        return {"asks": self.asks, "prompts": [asdict(prompt) for prompt in self.prompts], "rows": rows}
+
+
 class CandidateSource:
-    """Draws the prompts of a round and samples their candidates.
+    """Draws the prompts of a round and samples their candidates, up to ``sampler.ahead`` rounds before it.
 
     ``reference`` is needed where ``sampler.reference_candidates`` is above 0.
     """
@@ -39,51 +63,94 @@ class CandidateSource:
     def __init__(
         self, config: RunConfig, prompts: PromptSource, samplers: SamplerPool, reference: SamplerPool | None
     ) -> None:
-        self.prompts = prompts
-        self._config, self._samplers, self._reference = config, samplers, reference
+        self._config, self._prompts, self._samplers, self._reference = config, prompts, samplers, reference
+        self._ahead: deque[_Begun] = deque()  # of the coming rounds, in their order
 
     def draw(self, number: int, *, asks: bool) -> Draw:
-        """The candidates of round ``number``; where it asks the oracle, its prompts are chosen from the prompt pool."""
-        sampler, size = self._config.sampler, self._config.batch_size
-        per_prompt = sampler.candidates if asks else self._config.imagination.candidates or sampler.candidates
-        pool = self._config.selection.prompt_pool if asks else 1
-        prompts = self.prompts.next(min(pool * size, len(self.prompts)))
-        own_count = per_prompt - sampler.reference_candidates
-        own = self._samplers.samples(prompts, own_count, sampler.temperature, "round", number)
-        sampled = _count(own)
+        """The candidates of round ``number``; where it asks the oracle, its prompts are chosen from the prompt pool.
+
+        What was sampled ahead for a round of the other kind is thrown away with all that follows it.
+        """
+        in_vain = 0
+        if self._ahead and self._ahead[0].asks != asks:
+            in_vain = sum(_count(part()) for begun in self._ahead for part in begun.parts())
+            self._ahead.clear()
+        begun = self._ahead.popleft() if self._ahead else self._begin(number, asks)
+        prompts, own, size = begun.prompts, begun.own(), self._config.batch_size
+        sampled = in_vain + _count(own)
         if len(prompts) > size:
             logprobs_P_M = torch.tensor([[sum(one.logprobs) for one in row] for row in own], dtype=torch.float64)
             kept = most_uncertain(logprobs_P_M, size)
             prompts, own = [prompts[index] for index in kept], [own[index] for index in kept]
-        theirs = self._of_reference(prompts, number)
-        greedy = self._greedy(prompts, number)
+        theirs, greedy = (part() for part in begun.beside or self._begin_beside(prompts, number))
         explored = {"none": [], "xpo": theirs, "selm": greedy}[self._config.learner.optimism]
         return Draw(
             candidates=[
                 Candidates.distinct(prompt, [*mine, *others])
                 for prompt, mine, others in zip(prompts, own, theirs, strict=True)
             ],
-            per_prompt=per_prompt,
+            per_prompt=self._per_prompt(asks),
             explored={row[0].prompt_id: row[0] for row in explored},
             sampled=sampled + _count(theirs) + _count(greedy),
         )
+
+    def sample_ahead(self, number: int, coming: Iterable[bool]) -> None:
+        """Begin to sample for the rounds after ``number``; ``coming`` tells of each whether it is expected to ask."""
+        for step, asks in enumerate(islice(coming, self._config.sampler.ahead), 1):
+            if step > len(self._ahead):
+                self._ahead.append(self._begin(number + step, asks))
+
+    def state(self) -> dict[str, Any]:
+        """Where the prompts stand and what was sampled ahead, which is waited for; as plain values."""
+        return {"prompts": self._prompts.state(), "ahead": [begun.state() for begun in self._ahead]}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Continue from ``state``. Raises: UserError when it belongs to other prompts."""
+        self._prompts.load_state(state["prompts"])
+        self._ahead = deque(_restored(begun) for begun in state["ahead"])
 
     def revive(self) -> None:
         """Replace the samplers that have died."""
         for pool in filter(None, (self._samplers, self._reference)):
             pool.revive()
 
-    def _of_reference(self, prompts: Sequence[Prompt], number: int) -> list[list[Response]]:
-        if self._reference is None:
-            return [[] for _ in prompts]
-        sampler = self._config.sampler
-        key = ("reference round", number)
-        return self._reference.samples(prompts, sampler.reference_candidates, sampler.temperature, *key)
+    def _per_prompt(self, asks: bool) -> int:
+        count = self._config.sampler.candidates
+        return count if asks else self._config.imagination.candidates or count
 
-    def _greedy(self, prompts: Sequence[Prompt], number: int) -> list[list[Response]]:
-        if self._config.learner.optimism != "selm":
-            return []
-        return self._samplers.samples(prompts, 1, 0.0, "greedy", number)
+    def _begin(self, number: int, asks: bool) -> _Begun:
+        sampler, size = self._config.sampler, self._config.batch_size
+        pool = self._config.selection.prompt_pool if asks else 1
+        prompts = self._prompts.next(min(pool * size, len(self._prompts)))
+        own_count = self._per_prompt(asks) - sampler.reference_candidates
+        own = self._samplers.begin(prompts, own_count, sampler.temperature, "round", number)
+        beside = self._begin_beside(prompts, number) if len(prompts) <= size else None
+        return _Begun(asks, prompts, own, beside)
+
+    def _begin_beside(self, prompts: Sequence[Prompt], number: int) -> tuple[Sampling, Sampling]:
+        """The reference's responses, and the policy's likeliest ones."""
+        sampler = self._config.sampler
+        theirs = greedy = _nothing_for(prompts)
+        if self._reference is not None:
+            key = ("reference round", number)
+            theirs = self._reference.begin(prompts, sampler.reference_candidates, sampler.temperature, *key)
+        if self._config.learner.optimism == "selm":
+            greedy = self._samplers.begin(prompts, 1, 0.0, "greedy", number)
+        return theirs, greedy
+
+
+def _nothing_for(prompts: Sequence[Prompt]) -> Sampling:
+    return lambda: [[] for _ in prompts]
+
+
+def _restored(state: Mapping[str, Any]) -> _Begun:
+    own, *beside = (_done([[response_from(one) for one in row] for row in rows]) for rows in state["rows"])
+    prompts = [prompt_from(row) for row in state["prompts"]]
+    return _Begun(state["asks"], prompts, own, (beside[0], beside[1]) if beside else None)
+
+
+def _done(rows: Rows) -> Sampling:
+    return lambda: rows
 
 
 def _count(rows: Sequence[Sequence[Response]]) -> int:

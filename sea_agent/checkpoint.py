@@ -26,7 +26,7 @@ from sea_agent import __version__
 from sea_agent.config import CheckpointConfig
 from sea_agent.errors import RunFailure, UserError
 
-FORMAT = 1
+FORMAT = 2
 _MANIFEST, _STATE, _TENSORS = "manifest.json", "state.json", "tensors.safetensors"
 _PART = ".part"
 

@@ -63,6 +63,9 @@ class SamplerConfig(Section):
     """Sampling temperature."""
     max_new_tokens: PositiveInt = 64
     """Longest response, in tokens."""
+    ahead: NonNegativeInt = 0
+    """Rounds that are sampled ahead, while the policy still learns from those before them (``runtime: ray``). Their
+    responses are as many weight versions older, which ``learner.max_staleness`` must allow."""
     chunk: PositiveInt = 160
     """Responses in one sampling call. Work is cut into the same chunks whatever the number of actors."""
     prefix_caching: bool = False
@@ -359,10 +362,18 @@ class RunConfig(Section):
         if self.selection.rule == "apl" and self.learner.loss == "simpo":
             raise ValueError("selection.rule=apl needs a learner.loss with a reference; simpo has none")
         if isinstance(self.oracle, RemoteOracleConfig) and not self.oracle.wait:
-            if self.learner.max_staleness == 0:
-                raise ValueError("oracle.wait=false needs learner.max_staleness above 0: answers come in later rounds")
+            if self.learner.max_staleness <= self.sampler.ahead:
+                raise ValueError(
+                    f"oracle.wait=false needs learner.max_staleness above sampler.ahead={self.sampler.ahead}: answers "
+                    "come in later rounds"
+                )
             if self.learner.optimism != "none":
                 raise ValueError("oracle.wait=false needs learner.optimism=none: it looks at the round's own responses")
+        if self.sampler.ahead > self.learner.max_staleness:
+            raise ValueError(
+                f"sampler.ahead={self.sampler.ahead} needs learner.max_staleness={self.sampler.ahead} or more: the "
+                "responses are that many weight versions old when they are learnt from"
+            )
         if self.learner.optimism == "xpo" and self.sampler.reference_candidates == 0:
             raise ValueError("learner.optimism=xpo needs sampler.reference_candidates: it is optimistic on them")
         return self

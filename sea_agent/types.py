@@ -44,6 +44,13 @@ class Prompt:
     messages: tuple[tuple[str, str], ...] | None = None
 
 
+def prompt_from(row: Mapping[str, Any]) -> Prompt:
+    """A prompt from its fields as JSON keeps them."""
+    messages = row["messages"]
+    pairs = None if messages is None else tuple((role, content) for role, content in messages)
+    return Prompt(row["id"], row["text"], tuple(row["token_ids"]), pairs)
+
+
 @dataclass(frozen=True, slots=True)
 class Response:
     """One sampled continuation of a prompt.

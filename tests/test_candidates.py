@@ -73,13 +73,13 @@ class Source(CandidateSource):
         super().__init__(config, Prompts(), *self.pools)  # type: ignore[arg-type]
 
     def _watch(self, place: int, pool: SamplerPool) -> None:
-        sample = pool._sample
+        start = pool._start
 
-        def counted(requests: Any) -> Any:
-            self.asked[place] += len(requests)
-            return sample(requests)
+        def counted(chunks: Any) -> Any:
+            self.asked[place] += sum(map(len, chunks))
+            return start(chunks)
 
-        pool._sample = counted  # type: ignore[method-assign]
+        pool._start = counted  # type: ignore[method-assign]
 
     def train(self, config: RunConfig) -> None:
         """Give the policy's samplers weights far from the reference's."""
