@@ -124,7 +124,7 @@ def test_a_sampler_that_disagrees_about_the_present_policy_stops_the_run(
     monkeypatch.setattr(
         HfSampler, "logprobs", lambda self, rows: [[one - 0.1 for one in row] for row in score(self, rows)]
     )
-    with pytest.raises(RunFailure, match="sampler and learner disagree by 0.1"):
+    with pytest.raises(RunFailure, match=r"sampler and learner disagree by 0\.1"):
         run(ahead(1, budget__oracle_queries=16), tmp_path / "unsound")
 
 
