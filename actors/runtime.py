@@ -252,6 +252,8 @@ class RayRuntime:
         """The answer behind ``ref``, or an error that names who did not give it before the deadline, or ``seconds``."""
         import ray
 
+        from sea_agent.models import ran_out_of_memory
+
         what = f"{actor}.{method}"
         try:
             value, self._actor_seconds[actor] = ray.get(ref, timeout=self._deadline if seconds is None else seconds)
@@ -266,6 +268,8 @@ class RayRuntime:
                 raise cause from None
             if isinstance(cause, ray.exceptions.RayError):  # it was to work on what another actor did not deliver
                 raise ActorDied(f"{what}: {cause}") from error
+            if ran_out_of_memory(cause):
+                raise MemoryError(f"{what}: {cause}") from None
             raise RunFailure(f"{what} failed: {error}") from error
         except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError, ray.exceptions.OutOfMemoryError) as error:
             raise ActorDied(f"{what}: the actor died. {error}") from error

@@ -105,3 +105,10 @@ def use_threads(count: int) -> None:
 
 def _first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def ran_out_of_memory(error: BaseException | None) -> bool:
+    """Whether an error says that there was no memory left, on the host or on a GPU."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # torch on the host

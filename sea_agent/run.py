@@ -11,8 +11,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from actors.pool import LearnerGroup, SamplerPool
 from actors.runtime import Runtime, make_runtime
 from sea_agent import __version__
@@ -26,7 +24,7 @@ from sea_agent.errors import RunFailure, UserError
 from sea_agent.evaluation import Evaluator
 from sea_agent.imported import warm
 from sea_agent.ledger import Ledger
-from sea_agent.models import use_threads
+from sea_agent.models import ran_out_of_memory, use_threads
 from sea_agent.open_duels import OpenDuels
 from sea_agent.preflight import Inputs, check, posterior_on_gpu
 from sea_agent.run_directory import Metrics, RunDirectory
@@ -170,7 +168,9 @@ def _run(config: RunConfig, inputs: Inputs, out: Path, watch: Watch, found: Foun
             f"{out}: cannot be written ({error}). What was answered is in the ledger: make room, then go on with "
             f"`sea-agent resume {out}`."
         ) from error
-    except (MemoryError, torch.OutOfMemoryError) as error:
+    except (MemoryError, RuntimeError) as error:
+        if not ran_out_of_memory(error):
+            raise
         raise RunFailure(
             f"{out}: the run is out of memory ({error}). Lower sampler.chunk, learner.micro_batch or batch_size; the "
             f"first is kept by `sea-agent resume {out}`, the others need a new run."

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 import ray
+import torch
 
 from actors.runtime import InlineRuntime, RayRuntime, Runtime
 from sea_agent.errors import RunFailure, UserError
@@ -34,6 +35,9 @@ class Part:
 
     def stumble(self) -> None:
         raise ZeroDivisionError("by nought")
+
+    def devour(self) -> None:
+        torch.empty(2**60, dtype=torch.uint8)
 
     def sleep(self) -> None:
         time.sleep(30)
@@ -75,6 +79,11 @@ def test_errors_for_the_user_arrive_as_they_were_raised(runtime: Runtime, method
 def test_any_other_error_of_an_actor_names_it_and_keeps_the_first_traceback(ray_runtime: RayRuntime) -> None:
     with pytest.raises(RunFailure, match=r"(?s)stumbler\.stumble failed.*ZeroDivisionError: by nought"):
         ray_runtime.spawn("stumbler", Part, 1).call("stumble").result()
+
+
+def test_an_actor_without_memory_is_named_as_such(ray_runtime: RayRuntime) -> None:
+    with pytest.raises(MemoryError, match=r"hungry\.devour: .*can't allocate memory"):
+        ray_runtime.spawn("hungry", Part, 1).call("devour").result()
 
 
 def test_an_actor_that_dies_is_named(ray_runtime: RayRuntime) -> None:

@@ -12,6 +12,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from sea_agent import checkpoint
 from sea_agent.checkpoint import Checkpoints
 from sea_agent.config_files import parse_config
@@ -20,6 +22,7 @@ from sea_agent.run import resume, resumed_config, run
 from sea_agent.run_directory import Metrics
 
 PATIENCE = 240.0
+SECONDS_TO_DIE = 60.0
 
 Death = tuple[str, int, bool]
 
@@ -34,11 +37,16 @@ PLACES: dict[str, tuple[Any, str]] = {
 }
 
 
+LIFE = "SEA_AGENT_TEST_LIFE"
+"""Environment variable by which everything that a life started can be told."""
+
+
 def live(
     tree: dict[str, Any], out: Path, death: tuple[str, int, bool] | None, breaks: Callable[[], None] | None
 ) -> None:
     """Start the run in ``out`` or go on with it. ``death`` is a place, a call, and whether that call is still made;
     ``breaks`` spoils the program first."""
+    os.environ[LIFE] = str(out)
     if breaks is not None:
         breaks()
     if death is not None:
@@ -65,6 +73,13 @@ def _die_at(place: str, call: int, after: bool) -> None:
     setattr(owner, name, counted)
 
 
+def _environment(process: psutil.Process) -> dict[str, str]:
+    try:
+        return process.environ()
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return {}
+
+
 class Lives:
     """Starts processes from a fork server."""
 
@@ -85,6 +100,12 @@ class Lives:
         process = self._context.Process(target=live, args=(tree, out, death, breaks))
         process.start()
         return process
+
+    def survivors(self, out: Path) -> list[psutil.Process]:
+        """What the lives of the run in ``out`` started and is still there after it had time to end."""
+        family = [member for member in psutil.process_iter() if _environment(member).get(LIFE) == str(out)]
+        _, alive = psutil.wait_procs(family, SECONDS_TO_DIE)
+        return alive
 
     def end(self, process: BaseProcess) -> int:
         """Wait for a process; its exit code, negative for a signal."""
