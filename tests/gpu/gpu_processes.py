@@ -40,7 +40,8 @@ def configured(policy: str, **changes: Any) -> RunConfig:
         "prompts": {"path": "unused.jsonl"},
         "sampler": {"backend": "vllm", "gpu_memory_share": 0.2, "max_new_tokens": 8, "temperature": 1.0},
         "oracle": {"kind": "world"},
-        "learner": {"learning_rate": 1e-3, "micro_batch": 4},
+        # In bfloat16 the random policies of the tests, sharper than trained ones, differ by some hundredths of a nat.
+        "learner": {"learning_rate": 1e-3, "micro_batch": 4, "max_logprob_gap": 0.2},
         "budget": {"oracle_queries": 64},
     }
     for key, value in changes.items():

@@ -55,7 +55,7 @@ def test_a_run_with_vllm_completes_on_one_gpu(preset: str, tmp_path: Path) -> No
 def test_a_run_whose_weights_stay_on_one_gpu_completes_and_can_be_evaluated(tmp_path: Path) -> None:
     out = tmp_path / "out"
     check_run("passive", ["runtime=ray", "sampler.weight_transfer=ipc", *VLLM], out)
-    sea_agent("evaluate", out)
+    sea_agent("eval", out)
 
 
 @pytest.mark.usefixtures("two_gpus")
