@@ -41,6 +41,9 @@ class SamplerPool:
             runtime.spawn(f"{self._name}-{index}", partial(factory, index=index), gpus=gpus)
             for index in range(config.sampler.actors)
         ]
+        if config.sampler.weight_transfer == "ipc":
+            # vLLM takes what the learner allocates on their GPU meanwhile for its own, so it is ready first.
+            runtime.results([sampler.call("sample", []) for sampler in self._samplers])
         self._config = config.sampler
         self._seed = config.seed
         self._published: tuple[Pending, str] | None = None
@@ -257,6 +260,8 @@ class LearnerGroup:
             for rank in self._ranks:
                 rank.end()
             self._ranks, self._sending = self._spawn(), []
+            if self._config.sampler.weight_transfer == "ipc":
+                self._answer("published_checksum")  # ready, before a sampler starts on the same GPU
 
     def _spawn(self) -> list[Remote]:
         config, rendezvous = self._config, _rendezvous(self._config)

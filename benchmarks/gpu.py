@@ -214,7 +214,7 @@ def measure(config: RunConfig, options: argparse.Namespace) -> Row:
         samples = samplers.samples(prompts, config.sampler.candidates, config.sampler.temperature, "measured")
         sampling_seconds = time.perf_counter() - began
         pairs = [
-            Preference(prompt.id, prompt, *responses[:2], source=LabelSource.ORACLE)
+            Preference(prompt.id, prompt, responses[0], responses[1], LabelSource.ORACLE)
             for prompt, responses in zip(prompts, samples, strict=True)
         ]
         gap = learner.step(pairs[: config.learner.micro_batch])["logprob_gap"]

@@ -82,7 +82,8 @@ def configured(policy: str, way: str, actors: int = 2) -> RunConfig:
 
 def parts(way: str, actors: int = 2) -> tuple[Stage, LearnerGroup, SamplerPool]:
     stage, config = Stage(), configured("unused", way, actors)
-    return stage, LearnerGroup(stage, config, total_steps=1), SamplerPool(stage, config)
+    samplers = SamplerPool(stage, config)
+    return stage, LearnerGroup(stage, config, total_steps=1), samplers
 
 
 def test_the_learner_sends_once_it_has_offered_and_is_done_before_it_is_called_again() -> None:
@@ -151,6 +152,16 @@ def test_of_a_group_that_lost_a_member_all_are_replaced_and_nothing_waits_for_th
         "sampler-1 restarted",
     ]
     samplers.load_weights(*learner.weights())
+
+
+def test_those_that_share_a_gpu_start_one_after_the_other() -> None:
+    stage, learner, samplers = parts("ipc", actors=1)
+    assert stage.log == ["sampler-0 spawned", "sampler-0.sample", "sampler-0.sample answered", "learner-0 spawned"]
+    start = len(stage.log)
+    learner.revive()
+    samplers.revive()
+    ready = ["learner-0.published_checksum", "learner-0.published_checksum answered"]
+    assert list(stage.since(start)) == ["learner-0 ended", "learner-0 spawned", *ready, "sampler-0 restarted"]
 
 
 @pytest.mark.parametrize(("way", "share"), [("object_store", 1.0), ("nccl", 1.0), ("ipc", 0.5)])

@@ -8,6 +8,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from safetensors.torch import load_file
 
@@ -17,6 +18,8 @@ from sea_agent.config import RunConfig
 from sea_agent.config_files import parse_config
 from sea_agent.errors import RunFailure
 from sea_agent.models import load_policy
+from sea_agent.run import run
+from sea_agent.session import Watch
 from sea_agent.types import LabelSource, Preference, Prompt, Response
 from sea_agent.weights import checksum
 
@@ -59,7 +62,7 @@ def prompts(count: int = 8) -> list[Prompt]:
 
 def pairs_of(samples: list[list[Response]]) -> list[Preference]:
     return [
-        Preference(prompt.id, prompt, *row[:2], source=LabelSource.ORACLE)
+        Preference(prompt.id, prompt, row[0], row[1], LabelSource.ORACLE)
         for prompt, row in zip(prompts(len(samples)), samples, strict=True)
     ]
 
@@ -89,6 +92,23 @@ def three_rounds(config: RunConfig, directory: str) -> dict[str, Any]:
         learner.save_policy(directory)
     found["saved"] = checksum(load_file(Path(directory) / "model.safetensors"))
     return found
+
+
+def run_with_deaths(config: RunConfig, out: str) -> list[str]:
+    """What is told of a run in which the sampler dies after the first round, and the learner after the second."""
+    family = psutil.Process()
+    lines: list[str] = []
+
+    def kill(row: dict[str, Any]) -> None:
+        shells = [one for one in family.children(recursive=True) if one.name().startswith("ray::_Shell")]
+        oldest_first = sorted(shells, key=lambda one: (one.create_time(), one.pid))
+        # At first they are sampler, learner, posterior; and posterior, learner, sampler once two were started anew.
+        if (place := victims.pop(row["round"], None)) is not None:
+            oldest_first[place].kill()
+
+    victims = {1: 0, 2: 1}
+    run(config, Path(out), Watch(on_round=kill, tell=lines.append))
+    return lines
 
 
 def gap_above(config: RunConfig) -> str:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from gpu_processes import configured, in_a_process, run_with_deaths
 
 from sea_agent.config import LearnerConfig
 
@@ -56,6 +57,21 @@ def test_a_run_whose_weights_stay_on_one_gpu_completes_and_can_be_evaluated(tmp_
     out = tmp_path / "out"
     check_run("passive", ["runtime=ray", "sampler.weight_transfer=ipc", *VLLM], out)
     sea_agent("eval", out)
+
+
+def test_a_run_goes_on_when_its_sampler_or_learner_dies(tmp_path: Path) -> None:
+    config = configured(
+        "world://lexicon/policy",
+        prompts__path="world://lexicon/prompts.jsonl",
+        sampler__weight_transfer="ipc",
+        selection__rule="passive",
+        checkpoint__every=1,
+        budget__oracle_queries=32,
+    )
+    lines = in_a_process(run_with_deaths, config, str(tmp_path / "out"))
+    # The sampler is missed in round 2, the learner when the checkpoint after it is due.
+    assert [line for line in lines if line.startswith("going on from")] == ["going on from round-000001"] * 2
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["oracle_queries"] == 32
 
 
 @pytest.mark.usefixtures("two_gpus")
