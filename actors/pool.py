@@ -304,7 +304,7 @@ class LearnerRank(PreferenceLearner):
             deadline_seconds=config.deadline_seconds,
         )
         self._published: str | None = None
-        self._transfer = make_transfer(config, rank, self._parameters)
+        self._transfer = make_transfer(config, rank, _own_address(config), self._parameters)
 
     def step(self, preferences: Sequence[Preference]) -> dict[str, float]:
         """See ``PreferenceLearner.step``."""
@@ -338,6 +338,15 @@ def gpus_of_each(config: RunConfig, *, shares: bool) -> float:
     if config.device == "cpu":
         return 0.0
     return 0.5 if shares and config.sampler.weight_transfer == "ipc" else 1.0
+
+
+def _own_address(config: RunConfig) -> str:
+    """Where other processes of the run reach this one: on the loopback, unless they may be on other machines."""
+    if config.ray_address is None:
+        return "127.0.0.1"
+    import ray
+
+    return str(ray.util.get_node_ip_address())
 
 
 def _rendezvous(config: RunConfig) -> str | None:

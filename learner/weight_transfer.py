@@ -109,15 +109,17 @@ class IpcTransfer:
         torch.cuda.ipc_collect()
 
 
-def make_transfer(config: RunConfig, rank: int, parameters: Parameters) -> WeightTransfer | None:
+def make_transfer(config: RunConfig, rank: int, host: str, parameters: Parameters) -> WeightTransfer | None:
     """The configured way from GPU to GPU; None when weights go through the object store.
+
+    ``host``: address of this machine for the samplers.
 
     Raises:
         UserError: when vLLM is missing.
     """
     match config.sampler.weight_transfer:
         case "nccl":
-            return NcclTransfer(parameters, rank=rank, samplers=config.sampler.actors, host=_host(config))
+            return NcclTransfer(parameters, rank=rank, samplers=config.sampler.actors, host=host)
         case "ipc":
             return IpcTransfer(parameters)
     return None
@@ -177,15 +179,6 @@ def _vllm() -> Any:
             "pip install 'sea-agent[vllm]', or set sampler.weight_transfer=object_store."
         ) from None
     return weight_transfer
-
-
-def _host(config: RunConfig) -> str:
-    """Address at which samplers reach this process: loopback, unless they may be on other machines."""
-    if config.ray_address is None:
-        return "127.0.0.1"
-    import ray
-
-    return str(ray.util.get_node_ip_address())
 
 
 def _free_port(host: str) -> int:
