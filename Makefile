@@ -34,7 +34,7 @@ test: lint  ## Check the code (lint) and run every test that needs no GPU
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest $(PYTEST_FLAGS)
 
 test-gpu: $(GPU_VENV)/gpu.stamp  ## Run the tests that need a GPU, in an environment of their own (docs/gpu.md)
-	OMP_NUM_THREADS=1 $(GPU_VENV)/bin/python -m pytest -m gpu
+	OMP_NUM_THREADS=1 $(GPU_VENV)/bin/python -m pytest -m gpu tests/gpu
 
 benchmark-gpu: $(GPU_VENV)/gpu.stamp  ## Measure sampler, learner and weight publishing on GPUs, into benchmarks/results/gpu.json
 	PYTHONPATH=. $(GPU_VENV)/bin/python benchmarks/gpu.py

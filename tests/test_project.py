@@ -171,7 +171,7 @@ def test_the_makefile_installs_what_gpus_need_beside_it_under_the_same_constrain
     assert all(line.startswith("no-such-environment/") for line in installs)
     assert all("--constraint constraints.txt" in line for line in installs)
     assert "torch.version.cuda is None" in done.stdout
-    assert done.stdout.splitlines()[-1].endswith("-m pytest -m gpu")
+    assert done.stdout.splitlines()[-1].endswith("-m pytest -m gpu tests/gpu")
 
 
 def test_the_makefile_refuses_an_old_interpreter(tmp_path: Path) -> None:

@@ -113,3 +113,13 @@ def test_an_offer_that_cannot_be_fetched_or_does_not_fit_is_refused_by_name(
     described["typo"] = described.pop("gpt_neox.final_layer_norm.weight")
     with pytest.raises(RunFailure, match=r"final_layer_norm\.weight is missing; typo is not a weight"):
         sampler.run(processes.sampler_load, replace(offer, tensors=described))
+
+
+def test_other_ranks_gather_every_weight_with_rank_0_and_meet_no_sampler(
+    pair: tuple[Process, Process], tiny_policy: Policies
+) -> None:
+    learner, _ = pair
+    learner.run(processes.learner_start, tiny_policy("llama"), "nccl")
+    offer, gathered = learner.run(processes.learner_other_rank)
+    assert offer is None
+    assert gathered == 2 * list(learner.run(processes.learner_offer, 1).tensors)

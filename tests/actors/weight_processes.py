@@ -125,6 +125,22 @@ def learner_send(broken: str | None = None) -> None:
         weight.view(-1)[0] = kept
 
 
+def learner_other_rank() -> tuple[WeightOffer | None, list[str]]:
+    """What rank 1 of a learner offers, and which weights it gathers in two sends, without anybody to meet."""
+    gathered: list[str] = []
+
+    def parameters() -> Iterator[tuple[str, torch.Tensor]]:
+        for name, value in _here["parameters"]():
+            gathered.append(name)
+            yield name, value
+
+    transfer = NcclTransfer(parameters, rank=1, samplers=1, host="127.0.0.1")
+    offer = transfer.offer(None)
+    transfer.send()
+    transfer.send()
+    return offer, gathered
+
+
 def learner_logprobs(rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[list[float]]:
     """Log-probability of each response token under the learner's own weights."""
     from tiny_policies import forward_logprobs
