@@ -8,9 +8,10 @@ import pytest
 import actors.pool
 from actors.pool import LearnerGroup, SamplerPool, gpus_of_each
 from actors.runtime import InlineRuntime
-from sea_agent.config import PolicyConfig, RunConfig
+from sea_agent import preflight
+from sea_agent.config import PolicyConfig, RunConfig, SelectionConfig
 from sea_agent.config_files import parse_config
-from sea_agent.errors import ActorDied, RunFailure
+from sea_agent.errors import ActorDied, RunFailure, UserError
 
 Policies = Callable[..., PolicyConfig]
 
@@ -199,3 +200,12 @@ def test_a_learner_rank_offers_trains_and_sends_by_its_transfer(
     assert calls == ["offer 0", "send", "release"]
     assert update is not None
     assert rank.published_checksum() == update.checksum == rank.checksum()
+
+
+def test_the_gpus_of_a_machine_are_counted_by_the_way_weights_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    passive = {"selection": SelectionConfig(rule="passive")}
+    preflight._check_machine(configured("unused", "ipc", actors=1).model_copy(update=passive))
+    with pytest.raises(UserError, match="need 2 GPUs together, this machine has 1"):
+        preflight._check_machine(configured("unused", "nccl", actors=1).model_copy(update=passive))
