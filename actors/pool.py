@@ -11,6 +11,7 @@ from actors.runtime import Pending, Remote, Runtime
 from actors.sampling import SampleRequest
 from learner.learner import PreferenceLearner
 from learner.losses import uses_reference
+from learner.weight_transfer import make_transfer
 from sea_agent.config import RunConfig
 from sea_agent.errors import ActorDied, RunFailure
 from sea_agent.keys import id_for, seed_for
@@ -32,17 +33,24 @@ class SamplerPool:
 
     def __init__(self, runtime: Runtime, config: RunConfig, *, reference: bool = False) -> None:
         factory = partial(make_sampler, config.policy, config.sampler, device=config.device, threads=config.threads)
-        gpus = 1.0 if config.device == "cuda" else 0.0
+        gpus = gpus_of_each(config, shares=not reference)
+        self._runtime = runtime
         self._is_reference = reference
         self._name = "reference-sampler" if reference else "sampler"
         self._samplers: list[Remote] = [
-            runtime.spawn(f"{self._name}-{index}", factory, gpus=gpus) for index in range(config.sampler.actors)
+            runtime.spawn(f"{self._name}-{index}", partial(factory, index=index), gpus=gpus)
+            for index in range(config.sampler.actors)
         ]
+        if config.sampler.weight_transfer == "ipc":
+            # vLLM takes what the learner allocates on their GPU meanwhile for its own, so it is ready first.
+            runtime.results([sampler.call("sample", []) for sampler in self._samplers])
         self._config = config.sampler
         self._seed = config.seed
         self._published: tuple[Pending, str] | None = None
         self._deaths = 0
         self._turn = 0
+        # From GPU to GPU weights are given once, to all samplers together.
+        self._regives = reference or config.sampler.weight_transfer == "object_store"
 
     def candidates(
         self, prompts: Sequence[Prompt], count: int, temperature: float, *key: int | str
@@ -109,6 +117,8 @@ class SamplerPool:
             raise ValueError("the reference policy is frozen and takes no weights")
         self._published = update, expected
         answers = [sampler.call("load_weights", update) for sampler in self._samplers]
+        if not self._regives:
+            self._runtime.results(answers)  # raises at once: where one is missing, the others wait for it in vain
         for index, answer in enumerate(answers):
             try:
                 self._check_weights(index, answer.result())
@@ -119,9 +129,13 @@ class SamplerPool:
         self._deaths = 0
 
     def revive(self) -> None:
-        """Replace the samplers that have died by new ones with the weights last published."""
+        """Replace the samplers that have died by new ones with the weights last published.
+
+        Where weights go from GPU to GPU all are replaced, and wait for the learner's next weights: those that are left
+        hold on to a group that has lost a member.
+        """
         for index, sampler in enumerate(self._samplers):
-            if sampler.is_dead():
+            if not self._regives or sampler.is_dead():
                 self._restart(index)
 
     def _chunks(self, requests: Sequence[SampleRequest]) -> list[list[SampleRequest]]:
@@ -151,8 +165,11 @@ class SamplerPool:
         """Put a new sampler in the place of one that died; its work is the caller's to give out again.
 
         Raises:
-            ActorDied: when samplers die again and again without a round being finished in between.
+            ActorDied: when samplers die again and again without a round being finished in between, or when the weights
+                cannot be given to a new one.
         """
+        if not self._regives:
+            raise death
         if not self._samplers[index].is_dead():
             return  # it died with more than one piece of work, and was replaced already
         self._deaths += 1
@@ -162,7 +179,7 @@ class SamplerPool:
 
     def _restart(self, index: int) -> None:
         self._samplers[index].restart()
-        if self._published is not None:
+        if self._published is not None and self._regives:
             update, _ = self._published
             self._check_weights(index, self._samplers[index].call("load_weights", update).result())
 
@@ -181,6 +198,8 @@ class LearnerGroup:
     def __init__(self, runtime: Runtime, config: RunConfig, *, total_steps: int) -> None:
         self._runtime, self._config, self._total_steps = runtime, config, total_steps
         self._ranks = self._spawn()
+        self._sending: list[Pending] = []
+        self._is_grouped = config.sampler.weight_transfer != "object_store"
         self._has_reference = config.learner.lora is not None or uses_reference(config.learner.loss)
 
     def step(self, preferences: Sequence[Preference]) -> dict[str, float]:
@@ -188,9 +207,20 @@ class LearnerGroup:
         return self._answer("step", list(preferences))
 
     def weights(self) -> tuple[Pending, str]:
-        """The current weights on their way, and the checksum that they must have on arrival."""
+        """The current weights on their way, and the checksum that they must have on arrival.
+
+        Where they go from GPU to GPU, all samplers must load them before the learner is called again.
+        """
         update = self._start("weights")[0]
-        return update, self._answer("published_checksum")
+        expected = self._answer("published_checksum")
+        if self._is_grouped:
+            self._sending = [rank.call("send") for rank in self._ranks]
+        return update, expected
+
+    def checksum(self) -> str:
+        """The checksum of the current weights, which go nowhere."""
+        found: str = self._answer("checksum")
+        return found
 
     def log_ratios(self, rows: Rows) -> list[float] | None:
         """log π(y|x) − log π_ref(y|x) of each response, in nats; None when the loss keeps no reference."""
@@ -222,21 +252,28 @@ class LearnerGroup:
         self._answer("save_policy", directory)
 
     def revive(self) -> None:
-        """Start all ranks anew if one of them has died: the others cannot go on without it."""
-        if any(rank.is_dead() for rank in self._ranks):
+        """Start all ranks anew if one of them has died: the others cannot go on without it.
+
+        Where weights go from GPU to GPU, nor can they without any of the samplers, which are all replaced too.
+        """
+        if self._is_grouped or any(rank.is_dead() for rank in self._ranks):
             for rank in self._ranks:
                 rank.end()
-            self._ranks = self._spawn()
+            self._ranks, self._sending = self._spawn(), []
+            if self._config.sampler.weight_transfer == "ipc":
+                self._answer("published_checksum")  # ready, before a sampler starts on the same GPU
 
     def _spawn(self) -> list[Remote]:
         config, rendezvous = self._config, _rendezvous(self._config)
-        gpus = 1.0 if config.device == "cuda" else 0.0
+        gpus = gpus_of_each(config, shares=True)
         return [
             self._runtime.spawn(f"learner-{rank}", LearnerRank, config, self._total_steps, rank, rendezvous, gpus=gpus)
             for rank in range(config.learner.ranks)
         ]
 
     def _start(self, method: str, *args: Any) -> list[Pending]:
+        sending, self._sending = self._sending, []
+        self._runtime.results(sending)
         return [rank.call(method, *args) for rank in self._ranks]
 
     def _answer(self, method: str, *args: Any) -> Any:
@@ -267,16 +304,49 @@ class LearnerRank(PreferenceLearner):
             deadline_seconds=config.deadline_seconds,
         )
         self._published: str | None = None
+        self._transfer = make_transfer(config, rank, _own_address(config), self._parameters)
+
+    def step(self, preferences: Sequence[Preference]) -> dict[str, float]:
+        """See ``PreferenceLearner.step``."""
+        if self._transfer is not None:
+            self._transfer.release()
+        return super().step(preferences)
 
     def weights(self) -> WeightUpdate | None:
-        """All weights of this version; None on ranks other than 0."""
+        """All weights of this version, or the offer of them; None on ranks other than 0."""
         update = super().weights()
         self._published = None if update is None else update.checksum
-        return update
+        return update if self._transfer is None else self._transfer.offer(update)
+
+    def send(self) -> None:
+        """Take part until every sampler has the weights that were offered."""
+        assert self._transfer is not None  # nothing else offers
+        self._transfer.send()
+
+    def checksum(self) -> str | None:
+        """The checksum of the current weights; None on ranks other than 0."""
+        update = super().weights()
+        return None if update is None else update.checksum
 
     def published_checksum(self) -> str | None:
         """The checksum of the weights last published."""
         return self._published
+
+
+def gpus_of_each(config: RunConfig, *, shares: bool) -> float:
+    """GPUs of one learner rank or sampler; ``shares``: of those between which weights go."""
+    if config.device == "cpu":
+        return 0.0
+    return 0.5 if shares and config.sampler.weight_transfer == "ipc" else 1.0
+
+
+def _own_address(config: RunConfig) -> str:
+    """Where other processes of the run reach this one: on the loopback, unless they may be on other machines."""
+    if config.ray_address is None:
+        return "127.0.0.1"
+    import ray
+
+    return str(ray.util.get_node_ip_address())
 
 
 def _rendezvous(config: RunConfig) -> str | None:

@@ -1,7 +1,8 @@
 """Sampling with vLLM, in this process, on CPU or GPU.
 
 The engine runs in-process (no engine subprocess to start or lose), eagerly, on token ids. It knows neither our
-tokenizer nor the model's sampling defaults. New weights go in with vLLM's ``reload_weights``.
+tokenizer nor the model's sampling defaults. New weights go in with vLLM's ``reload_weights``, or by its native weight
+transfer when they are only offered.
 
 What the checksum proves. On CPUs vLLM packs each projection into the layout of its matrix kernel and drops the
 original, so the bytes cannot be compared. Instead each projection is multiplied with the identity by the very kernel
@@ -27,7 +28,7 @@ from sea_agent.config import PolicyConfig, SamplerConfig
 from sea_agent.errors import RunFailure, UserError
 from sea_agent.models import context_length, load_tokenizer
 from sea_agent.types import Response
-from sea_agent.weights import WeightUpdate, checksum
+from sea_agent.weights import WeightOffer, WeightUpdate, checksum
 from sea_agent.worlds import resolve
 
 # Order in which vLLM stacks the projections that it fuses along N.
@@ -37,25 +38,33 @@ _SHARD_ORDER: dict[Any, int] = {"q": 0, "k": 1, "v": 2}
 class VllmSampler:
     """The ``vllm`` back end of ``actors.sampling.Sampler``; one in a process."""
 
-    def __init__(self, policy: PolicyConfig, config: SamplerConfig, *, device: str, threads: int) -> None:
+    def __init__(
+        self, policy: PolicyConfig, config: SamplerConfig, *, device: str, threads: int, index: int = 0
+    ) -> None:
         """Start the engine. It seeds this process's global random state, which nothing of ours draws from.
+
+        ``index`` tells this one of ``config.actors`` samplers from the others.
 
         Raises:
             UserError: vLLM is missing or built for another device, the policy cannot be loaded, memory does not
                 suffice, or the architecture's weights cannot be told apart once vLLM has fused them.
         """
         self.version = 0
+        self._transfer, self._index = config.weight_transfer, index
+        self._joined: dict[str, Any] | None = None
         directory = resolve(policy.path)
         self._tokenizer = load_tokenizer(policy.path)
         self._context = context_length(policy.path)
         self._skeleton = _skeleton(directory, policy.dtype)
         self._end_ids = end_token_ids(self._tokenizer, _generation_config(directory), policy.path)
         self._vllm = _import_vllm(device, threads)
-        memory = (
+        settings: dict[str, Any] = (
             {"kv_cache_memory_bytes": int(config.kv_cache_gb * 2**30)}
             if device == "cpu"
             else {"gpu_memory_utilization": config.gpu_memory_share}
         )
+        if self._transfer != "object_store":
+            settings["weight_transfer_config"] = self._vllm.config.WeightTransferConfig(backend=self._transfer)
         try:
             self._engine = self._vllm.LLM(
                 model=directory,
@@ -74,7 +83,7 @@ class VllmSampler:
                 seed=0,
                 use_tqdm_on_load=False,
                 disable_log_stats=True,
-                **memory,
+                **settings,
             )
         except (ValueError, RuntimeError, torch.OutOfMemoryError) as error:
             raise UserError(
@@ -114,13 +123,40 @@ class VllmSampler:
     def load_weights(self, update: WeightUpdate) -> str:
         """See ``Sampler.load_weights``; what the checksum proves is told at the top of this module."""
         check_update(update, self._skeleton)
-        self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": list(update.tensors.items())})
+        if isinstance(update, WeightOffer):
+            self._fetch(update)
+        else:
+            self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": list(update.tensors.items())})
         self._engine.reset_prefix_cache()
         self._engine.apply_model(_repack_heads)
         [held] = self._engine.apply_model(lambda model: _read_back(model, self._places))
         _check_ties(held, self._skeleton)
         self.version = update.version
+        if isinstance(update, WeightOffer):  # on a GPU, where every bit is read back
+            return checksum({name: held[name] for name in update.tensors})
         return checksum({name: _with_signs_of_zero(held[name], tensor) for name, tensor in update.tensors.items()})
+
+    def _fetch(self, offer: WeightOffer) -> None:
+        """Load the offered weights from the learner's GPU.
+
+        Raises:
+            RunFailure: vLLM does not get them.
+        """
+        try:
+            if self._joined != offer.join:
+                # Rank 0 of the group is the learner.
+                place = {"rank_offset": 1 + self._index} if self._transfer == "nccl" else {}
+                self._engine.init_weight_transfer_engine({"init_info": offer.join | place})
+                self._joined = offer.join
+            self._engine.start_weight_update()
+            self._engine.update_weights({"update_info": offer.fetch})
+            self._engine.finish_weight_update()
+        except (ValueError, RuntimeError) as error:
+            raise RunFailure(
+                f"sampler.weight_transfer={self._transfer}: sampler {self._index} did not get weight version "
+                f"{offer.version} from the learner's GPU: {error}. nccl needs a GPU for each process, and ipc one that "
+                "learner and sampler share; sampler.weight_transfer=object_store works everywhere."
+            ) from error
 
     def logprobs(self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[list[float]]:
         """See ``Sampler.logprobs``."""

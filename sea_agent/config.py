@@ -75,6 +75,9 @@ class SamplerConfig(Section):
     """vLLM on CPU: memory for the KV cache, in GiB."""
     gpu_memory_share: Share = 0.4
     """vLLM on GPU: share of the device's memory it may take."""
+    weight_transfer: Literal["object_store", "nccl", "ipc"] = "object_store"
+    """How new weights reach the samplers. ``object_store``: through the CPU, anywhere. ``nccl``: from the learner's GPU
+    to those of vLLM samplers. ``ipc``: to the one vLLM sampler that shares the learner's GPU."""
 
 
 class SelectionConfig(Section):
@@ -359,6 +362,7 @@ class RunConfig(Section):
                 if count > 1:
                     raise ValueError(f"{key}={count} needs runtime=ray: inline runs hold one of each part")
         _check_candidates(self.sampler, self.selection, self.imagination, self.runtime)
+        self._check_weight_transfer()
         if self.selection.rule == "apl" and self.learner.loss == "simpo":
             raise ValueError("selection.rule=apl needs a learner.loss with a reference; simpo has none")
         if isinstance(self.oracle, RemoteOracleConfig) and not self.oracle.wait:
@@ -392,6 +396,28 @@ class RunConfig(Section):
         if self.posterior.features == "reward" and self.oracle.kind != "world":
             raise ValueError("posterior.features=reward needs oracle.kind=world: it is a control on built-in worlds")
         return self
+
+    def _check_weight_transfer(self) -> None:
+        way = self.sampler.weight_transfer
+        if way == "object_store":
+            return
+        for key, value, needed in (
+            ("device", self.device, "cuda"),
+            ("sampler.backend", self.sampler.backend, "vllm"),
+            ("runtime", self.runtime, "ray"),
+        ):
+            if value != needed:
+                raise ValueError(
+                    f"sampler.weight_transfer={way} needs {key}={needed}, not {value}: it goes from the GPU of one "
+                    "process to vLLM on the GPU of another; object_store works everywhere"
+                )
+        if way == "ipc":
+            for key, count in (("sampler.actors", self.sampler.actors), ("learner.ranks", self.learner.ranks)):
+                if count > 1:
+                    raise ValueError(
+                        f"sampler.weight_transfer=ipc needs {key}=1, not {count}: one sampler and the learner share a "
+                        "GPU; use nccl for several GPUs"
+                    )
 
     @property
     def needs_posterior(self) -> bool:

@@ -53,6 +53,7 @@ def _open(run: Path, overrides: Sequence[str]) -> tuple[RunConfig, RunConfig, In
     if not (run / "config.yaml").is_file() or not (run / "policy").is_dir():
         raise UserError(f"{run}: not the directory of a finished run (config.yaml and policy/ are expected in it)")
     one_of_each = ["runtime=inline", "sampler.actors=1", "learner.engine=torch", "learner.ranks=1"]
+    one_of_each += ["sampler.weight_transfer=object_store"]
     nothing_learns = ["posterior.preferences_path=null"]
     config = load_config(str(run / "config.yaml"), [*one_of_each, *nothing_learns, *overrides])
     use_threads(config.threads)

@@ -92,6 +92,7 @@ def _check_machine(config: RunConfig) -> None:
     if config.device == "cuda" and config.runtime == "ray" and config.ray_address is None:
         pools = 2 if config.sampler.reference_candidates else 1
         needed = pools * config.sampler.actors + config.learner.ranks + posterior_on_gpu(config)
+        needed -= config.sampler.weight_transfer == "ipc"  # for which sampler and learner share one
         if needed > torch.cuda.device_count():
             raise UserError(
                 f"runtime=ray: sampler.actors, learner.ranks and the posterior need {needed} GPUs together, this "

