@@ -390,7 +390,8 @@ def _close(summary: dict[str, Any], out: Path, label: str) -> None:
 
 @contextmanager
 def _watched(config: RunConfig, out: Path, label: str) -> Iterator["Watch"]:
-    """Progress on a terminal, or in lines elsewhere; the first Ctrl-C or SIGTERM stops the run after its round, the second at once."""
+    """Progress, in lines where there is no terminal. The first Ctrl-C or SIGTERM stops the run after its round, the
+    second at once."""
     from sea_agent.session import Watch
 
     columns = (

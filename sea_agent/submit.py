@@ -5,6 +5,7 @@ The client is Ray's own; its waits are given deadlines here, and its complaints 
 
 import asyncio
 import hashlib
+import logging
 import os
 import re
 import shlex
@@ -155,7 +156,8 @@ class Cluster:
             return _STOPPED
         if end.status == "SUCCEEDED":
             return 0
-        write(f"job {job}: {str(end.status).lower()}. {end.message}\n")
+        if end.driver_exit_code is None:  # it never came to print anything itself
+            write(f"job {job} could not run: {end.message}\n")
         return end.driver_exit_code or 1
 
     async def _follow(self, job: str, write: Callable[[str], object]) -> None:
@@ -186,6 +188,8 @@ def _connect(address: str) -> Any:
         def _do_request(self, *arguments: Any, **options: Any) -> Any:
             return super()._do_request(*arguments, **{"timeout": _ANSWER_SECONDS} | options)
 
+    for name in ("dashboard_sdk", "job.sdk"):
+        logging.getLogger(f"ray.dashboard.modules.{name}").setLevel(logging.WARNING)
     # Ray prefers this, then RAY_ADDRESS, to the address it is given.
     os.environ["RAY_API_SERVER_ADDRESS"] = address
     try:
