@@ -42,10 +42,9 @@ class Head:
         self.folder = Path(tempfile.mkdtemp(prefix="sea-ray-", dir="/tmp"))
         gcs, dashboard, client, agent = _free_ports(4)
         self.address = f"http://127.0.0.1:{dashboard}"
-        ours = {
-            name: value for name, value in os.environ.items() if not name.startswith("RAY_") and name != "PYTHONPATH"
-        }
-        self.environment = ours | {
+        self._commands = 0
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "PYTHONPATH"))},
             "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"])),
             "HOME": str(self.folder),  # where Ray would look for a token, and keep one
             "RAY_AUTH_MODE": "token",
