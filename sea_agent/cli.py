@@ -59,13 +59,14 @@ def run_command(
     ] = False,
 ) -> None:
     """Align a policy as CONFIG says."""
+    from sea_agent.report import closing_table
     from sea_agent.run import finished, holds
 
     config = load_config(source, overrides or [])
     if not (go_on and holds(out, config)):
         _run(config, out, label=config.selection.rule)
     elif (summary := finished(config, out)) is not None:
-        _close(summary, out, out.name)
+        console.print(closing_table(summary))
     else:
         _resume(config, out, None)
 

@@ -111,13 +111,6 @@ def test_a_job_is_watched_left_stopped_and_goes_on_when_it_is_submitted_again(
     for key in ("oracle_queries", "rounds", "ledger_digest", "policy_checksum"):
         assert found[key] == expected[key], key
 
-    code, printed = head.do(*arguments, *more, cwd=clean)
-    assert code == 0, printed
-    assert "round" not in printed.partition("Running entrypoint")[2].replace("rounds", ""), "finished is finished"
-    code, printed = head.do(*arguments, *more, "--set", "seed=3", cwd=clean)
-    assert code == 2, printed
-    assert "holds another run (seed is 0 there and 3 here)" in printed
-
 
 def test_a_job_that_is_given_no_time_to_stop_leaves_no_checkpoint(head: Head, clean: Path, tmp_path: Path) -> None:
     """The control of the checkpoint above: it is there because Ray was told to wait for it."""
