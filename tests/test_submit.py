@@ -81,9 +81,11 @@ def test_links_to_directories_stay_behind_and_are_named(tmp_path: Path) -> None:
     lay(tmp_path, "elsewhere/large.bin", "w/run.yaml")
     (tmp_path / "w" / "data").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "w" / "loop").symlink_to(tmp_path / "w")
+    (tmp_path / "w" / "unwanted").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "w" / ".rayignore").write_text("unwanted/\n")
     found = pack(tmp_path / "w")
-    assert set(found.sizes) == {"run.yaml"}
-    assert found.describe().endswith("1 files, 0.0 MiB, without the linked directories data, loop")
+    assert set(found.sizes) == {"run.yaml", ".rayignore"}
+    assert found.describe().endswith("2 files, 0.0 MiB, without the linked directories data, loop")
 
 
 def test_equal_files_give_equal_archives_and_scripts_stay_executable(tmp_path: Path) -> None:
@@ -91,7 +93,7 @@ def test_equal_files_give_equal_archives_and_scripts_stay_executable(tmp_path: P
     for time, name in enumerate(("one", "two")):
         lay(tmp_path / name, "b.txt", "a/run.sh")
         (tmp_path / name / "a" / "run.sh").chmod(0o755)
-        os.utime(tmp_path / name / "b.txt", (time, 10**9 + time))
+        os.utime(tmp_path / name / "b.txt", (time, 10**9 + 60 * time))
         write_archive(pack(tmp_path / name), tmp_path / f"{name}.zip")
         archives.append((tmp_path / f"{name}.zip").read_bytes())
     assert archives[0] == archives[1]
