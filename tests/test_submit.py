@@ -1,16 +1,18 @@
 """What is sent to a cluster, what is refused before, and what a job is called."""
 
+import asyncio
 import io
 import os
 import socket
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiohttp import ServerDisconnectedError
 from conftest import Finished
 
 from sea_agent import packing, submit
@@ -232,6 +234,61 @@ def test_an_address_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPat
         address = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(UserError, match=f"{address}: no job server of Ray answers there .*timed out"):
             Cluster(address)
+
+
+class Ending:
+    """Stands for Ray's client: a job that prints, then ends, or whose cluster is lost."""
+
+    def __init__(
+        self, status: str, code: int | None = None, silent: bool = False, lost: Exception | None = None
+    ) -> None:
+        self._info = SimpleNamespace(status=status, driver_exit_code=code, message="no such node")
+        self._silent, self._lost = silent, lost
+
+    async def tail_job_logs(self, job: str) -> AsyncIterator[str]:
+        yield "round 0\n"
+        if self._silent:
+            await asyncio.Event().wait()
+        if self._lost:
+            raise self._lost
+
+    def get_job_status(self, job: str) -> SimpleNamespace:
+        if self._lost:
+            raise self._lost
+        return SimpleNamespace(is_terminal=lambda: True)
+
+    def get_job_info(self, job: str) -> SimpleNamespace:
+        return self._info
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "expected"),
+    [("SUCCEEDED", 0, 0), ("FAILED", 2, 2), ("FAILED", 1, 1), ("STOPPED", None, 130), ("FAILED", None, 1)],
+)
+@pytest.mark.parametrize("silent", [False, True])
+def test_the_end_of_a_job_is_the_exit_code(
+    status: str, code: int | None, expected: int, silent: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when the connection for its logs never closes."""
+    monkeypatch.setattr(submit, "_LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(submit, "_connect", lambda address: Ending(status, code, silent))
+    printed: list[str] = []
+    assert Cluster("http://head:8265").follow("first-1", printed.append) == expected
+    told = ["job first-1 could not run: no such node\n"] if (status, code) == ("FAILED", None) else []
+    assert printed == ["round 0\n", *told]
+
+
+@pytest.mark.parametrize("silent", [False, True])
+@pytest.mark.parametrize("lost", [ConnectionError("gone"), RuntimeError("closed"), ServerDisconnectedError("off")])
+def test_a_cluster_that_is_lost_from_sight_is_told(
+    silent: bool, lost: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the connection breaks, and when it falls silent."""
+    monkeypatch.setattr(submit, "_LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(submit, "_connect", lambda address: Ending("RUNNING", None, silent, lost))
+    complaint = r"(?s)http://head:8265 answers no more .*ray job logs --follow --address http://head:8265 first-1"
+    with pytest.raises(RunFailure, match=complaint):
+        Cluster("http://head:8265").follow("first-1", lambda text: None)
 
 
 def test_values_of_variables_are_not_printed(
