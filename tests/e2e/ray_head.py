@@ -109,10 +109,13 @@ class Head:
         """The same, to its end."""
         return self.start(*command, cwd=cwd, environment=environment).end()
 
-    def ray(self, *command: str | Path, cwd: Path = Path("/")) -> "Ended":
-        """`ray job COMMAND`, as anybody types it."""
-        verb, *rest = command
-        return self.do("ray.scripts.scripts", "job", verb, "--address", self.address, *rest, cwd=cwd)
+    def start_ray(self, verb: str, *rest: str | Path, cwd: Path = Path("/")) -> "Command":
+        """`ray job VERB`, as anybody types it."""
+        return self.start("ray.scripts.scripts", "job", verb, "--address", self.address, *rest, cwd=cwd)
+
+    def ray(self, verb: str, *rest: str | Path, cwd: Path = Path("/")) -> "Ended":
+        """The same, to its end."""
+        return self.start_ray(verb, *rest, cwd=cwd).end()
 
 
 class Ended(NamedTuple):

@@ -23,6 +23,21 @@ runtime: ray
 batch_size: 4
 evaluation: {prompts_path: null, judge: null}
 checkpoint: {every: 100000}
+oracle: {kind: python, target: gate.py:compare}
+"""
+# Keeps the run in its third round until a file is there, so that the test knows where it is stopped.
+ORACLE = """
+import os, pathlib, time
+
+def compare(duels):
+    folder = pathlib.Path(os.environ["GATE"])
+    with (folder / "asked").open("a") as file:
+        file.write(" ".join(duel["id"] for duel in duels) + chr(10))
+    deadline = time.monotonic() + 240
+    while len((folder / "asked").read_text().splitlines()) == 3 and not (folder / "open").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return [float(len(duel["first"]) > len(duel["second"])) for duel in duels]
 """
 ENDLESS = ("--set", "budget.oracle_queries=100000")
 SHORT = ("--set", "budget.oracle_queries=8")
@@ -45,6 +60,15 @@ def clean(tmp_path: Path) -> Path:
     for package in ("sea_agent", "actors", "learner", "oracle"):
         shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "run.yaml").write_text(CONFIG)
+    (folder / "gate.py").write_text(ORACLE)
+    return folder
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Path:
+    """The directory by which the test and the oracle of its run speak with each other."""
+    folder = tmp_path / "gate"
+    folder.mkdir()
     return folder
 
 
@@ -61,7 +85,8 @@ def id_of(printed: str) -> str:
 def test_plain_ray_job_submit_runs_on_the_cluster_it_was_sent_to(head: Head, clean: Path, tmp_path: Path) -> None:
     """Nobody has to tell the run where it is."""
     out = tmp_path / "out"
-    command = ("python", "-m", "sea_agent", "run", "run.yaml", *SHORT, "--out", out)
+    settings = ("--set", "oracle.kind=world", *SHORT)
+    command = ("python", "-m", "sea_agent", "run", "run.yaml", *settings, "--out", out)
     code, printed = head.ray("submit", "--working-dir", ".", "--", *command, cwd=clean)
     assert code == 0, printed
     assert "Run finished" in printed
@@ -70,12 +95,13 @@ def test_plain_ray_job_submit_runs_on_the_cluster_it_was_sent_to(head: Head, cle
 
 
 def test_a_job_is_watched_left_stopped_and_goes_on_when_it_is_submitted_again(
-    head: Head, clean: Path, tmp_path: Path
+    head: Head, clean: Path, gate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
-    arguments = ("sea_agent", "submit", "run.yaml", "--out", out, "--address", head.address)
+    command = ("sea_agent", "submit", "run.yaml", "--out", out, "--address", head.address, "--env", "GATE")
     # An address of another cluster in the environment does not count beside the one that is given.
-    watching = head.start(*arguments, *ENDLESS, cwd=clean, environment={"RAY_ADDRESS": "http://127.0.0.1:9"})
+    environment = {"GATE": str(gate), "RAY_ADDRESS": "http://127.0.0.1:9"}
+    watching = head.start(*command, *ENDLESS, cwd=clean, environment=environment)
     watching.until("round 2  ")
     watching.process.send_signal(signal.SIGINT)
     code, printed = watching.end()
@@ -84,43 +110,52 @@ def test_a_job_is_watched_left_stopped_and_goes_on_when_it_is_submitted_again(
     assert re.search(r"working directory .*: \d+ files, \d\.\d MiB\njob ", printed), printed
     assert f"no longer watching; job {job} goes on" in printed
     assert printed.count(f"ray job stop --address {head.address} {job}") == 2, "told at the start and at the end"
+    assert str(gate) not in printed, "values of the environment are not printed"
 
     assert "RUNNING" in head.ray("status", job).printed
-    assert "round 2  " in head.ray("logs", job).printed
-    code, printed = head.do(*arguments, *ENDLESS, cwd=clean)
+    code, printed = head.do(*command, *ENDLESS, cwd=clean, environment=environment)
     assert code == 2, printed
     assert f"job {job} works on this run already" in printed
 
     assert len(head.processes("ray::_Shell")) == 3, "the control: sampler, learner and posterior are there"
     assert head.processes(str(out)), "the control: so is the run"
-    code, printed = head.ray("stop", job)
-    assert code == 0, printed
+    logs, stopping = head.start_ray("logs", "--follow", job), head.start_ray("stop", job)
+    logs.until("stops after this round")
+    (gate / "open").touch()
+    assert stopping.end().code == 0, stopping.printed()
+    assert "round 3  " in logs.end().printed
     assert "STOPPED" in head.ray("status", job).printed.upper()
     until(lambda: not head.processes("ray::_Shell") and not head.processes(str(out)), "no processes of the run")
     last = rows(out)[-1]
-    assert checkpoints(out)[-1] == last["round"]
+    assert checkpoints(out)[-1] == last["round"] == 3
 
     more = ("--set", f"budget.oracle_queries={last['oracle_queries'] + 8}")
-    code, printed = head.do(*arguments, *more, cwd=clean)
+    code, printed = head.do(*command, *more, cwd=clean, environment=environment)
     assert code == 0, printed
     assert id_of(printed) == job.removesuffix("1") + "2"
-    assert f"going on from round-{last['round']:06d}" in printed
-    # Compared with the run that nobody stopped, in one process.
-    expected = run(load_config(str(clean / "run.yaml"), [more[1], "runtime=inline"]), tmp_path / "whole")
+    assert "going on from round-000003" in printed
+    asked = (gate / "asked").read_text().split()
     found = json.loads((out / "summary.json").read_text())
+    assert len(asked) == len(set(asked)) == found["oracle_queries"] == last["oracle_queries"] + 8
+    # Compared with the run that nobody stopped, in one process.
+    monkeypatch.setenv("GATE", str(gate))
+    monkeypatch.chdir(clean)
+    expected = run(load_config("run.yaml", [more[1], "runtime=inline"]), tmp_path / "whole")
     for key in ("oracle_queries", "rounds", "ledger_digest", "policy_checksum"):
         assert found[key] == expected[key], key
 
 
-def test_a_job_that_is_given_no_time_to_stop_leaves_no_checkpoint(head: Head, clean: Path, tmp_path: Path) -> None:
+def test_a_job_that_is_given_no_time_to_stop_leaves_no_checkpoint(
+    head: Head, clean: Path, gate: Path, tmp_path: Path
+) -> None:
     """The control of the checkpoint above: it is there because Ray was told to wait for it."""
     out = tmp_path / "out"
     arguments = ("run.yaml", "--out", out, "--address", head.address, "--set", "runtime=inline", *ENDLESS, "--no-wait")
-    hasty = ("--env", "RAY_JOB_STOP_WAIT_TIME_S")
-    environment = {"RAY_JOB_STOP_WAIT_TIME_S": "0"}
+    hasty = ("--env", "GATE", "--env", "RAY_JOB_STOP_WAIT_TIME_S")
+    environment = {"GATE": str(gate), "RAY_JOB_STOP_WAIT_TIME_S": "0"}
     code, printed = head.do("sea_agent", "submit", *arguments, *hasty, cwd=clean, environment=environment)
     assert code == 0, printed
-    until(lambda: len(rows(out)) > 2, "two rounds")
+    until(lambda: [row["round"] for row in rows(out)][-1:] == [2], "two rounds")
     assert head.ray("stop", id_of(printed)).code == 0
     until(lambda: not head.processes(str(out)), "no processes of the run")
     assert checkpoints(out) == [0]
