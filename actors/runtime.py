@@ -6,9 +6,12 @@ An object whose process has died raises ``ActorDied``; ``restart`` builds it ane
 """
 
 import pickle
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -173,6 +176,19 @@ class _RayRemote:
         self._actor = self._start()
 
 
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep our answer to SIGTERM, a checkpoint, while Ray starts: it would put its own in place, which ends at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread has signals, and Ray leaves them alone elsewhere
+        return
+    ours = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, ours)
+
+
 class RayRuntime:
     """Each part is a Ray actor, on a cluster when an address is given, else on a local instance of our own."""
 
@@ -191,7 +207,8 @@ class RayRuntime:
             raise UserError("runtime=ray: this process is already connected to Ray; call ray.shutdown() first")
         place = {"address": self._address} if self._address else {"address": "local", "include_dashboard": False}
         try:
-            ray.init(log_to_driver=False, logging_level="error", configure_logging=False, **place)
+            with _own_sigterm():
+                ray.init(log_to_driver=False, logging_level="error", configure_logging=False, **place)
         except (ConnectionError, ValueError) as error:
             raise UserError(f"ray_address={self._address}: no Ray cluster answers there ({error})") from None
         # The shell must arrive without an import; see its constructor.

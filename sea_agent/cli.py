@@ -1,4 +1,4 @@
-"""The command line: run, resume, demo, check, experiment, compare, eval, sample, export, serve, world make, doctor."""
+"""The command line: run, resume, submit, check, compare, export, serve and what else `sea-agent --help` lists."""
 
 import json
 import signal
@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -49,10 +50,25 @@ class Labels(StrEnum):
 
 
 @app.command("run")
-def run_command(source: Source, out: Out, overrides: Overrides = None) -> None:
+def run_command(
+    source: Source,
+    out: Out,
+    overrides: Overrides = None,
+    go_on: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in DIR if it is this one; begin it otherwise.")
+    ] = False,
+) -> None:
     """Align a policy as CONFIG says."""
+    from sea_agent.report import closing_table
+    from sea_agent.run import finished, holds
+
     config = load_config(source, overrides or [])
-    _run(config, out, label=config.selection.rule)
+    if not (go_on and holds(out, config)):
+        _run(config, out, label=config.selection.rule)
+    elif (summary := finished(config, out)) is not None:
+        console.print(closing_table(summary))
+    else:
+        _resume(config, out, None)
 
 
 @app.command()
@@ -64,13 +80,44 @@ def resume(
     overrides: Overrides = None,
 ) -> None:
     """Go on with a run where it was interrupted; nothing is asked again."""
-    from sea_agent.run import resume as resume_run
     from sea_agent.run import resumed_config
 
-    config = resumed_config(out, overrides or [])
-    with _watched(config, out, out.name) as watch:
-        summary = resume_run(config, out, checkpoint, watch)
-    _close(summary, out, out.name)
+    _resume(resumed_config(out, overrides or []), out, checkpoint)
+
+
+@app.command()
+def submit(
+    source: Source,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Absolute path of the run on the cluster.")],
+    address: Annotated[
+        str,
+        typer.Option(metavar="URL", envvar=["RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"], help="The cluster's dashboard."),
+    ] = "http://127.0.0.1:8265",
+    overrides: Overrides = None,
+    working_dir: Annotated[
+        Path, typer.Option(metavar="DIR", help="Files that go along, but for those that git ignores.")
+    ] = Path(),
+    names: Annotated[
+        list[str] | None, typer.Option("--env", metavar="NAME", help="An environment variable that goes along.")
+    ] = None,
+    wait: Annotated[bool, typer.Option(help="Follow the run to its end and exit as it does.")] = True,
+) -> None:
+    """Run CONFIG as a job of a Ray cluster; given again, go on with it there."""
+    from sea_agent.submit import Cluster, prepare
+
+    prepared = prepare(source, out, overrides or [], working_dir, names or [])
+    cluster = Cluster(address)
+    _announce(prepared.packing.describe())
+    job = cluster.submit(prepared)
+    _announce(f"job {job} submitted\n{cluster.hints(job)}")
+    if not wait:
+        return
+    try:
+        code = cluster.follow(job, partial(print, end="", flush=True))
+    except KeyboardInterrupt:
+        _complain(f"no longer watching; job {job} goes on\n{cluster.hints(job)}", style="yellow")
+        code = 130
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -324,6 +371,14 @@ def _run(config: RunConfig, out: Path, label: str) -> None:
     _close(summary, out, label)
 
 
+def _resume(config: RunConfig, out: Path, checkpoint: str | None) -> None:
+    from sea_agent.run import resume
+
+    with _watched(config, out, out.name) as watch:
+        summary = resume(config, out, checkpoint, watch)
+    _close(summary, out, out.name)
+
+
 def _close(summary: dict[str, Any], out: Path, label: str) -> None:
     from sea_agent.lab.figures import draw_runs
     from sea_agent.lab.reading import read_run
@@ -336,7 +391,8 @@ def _close(summary: dict[str, Any], out: Path, label: str) -> None:
 
 @contextmanager
 def _watched(config: RunConfig, out: Path, label: str) -> Iterator["Watch"]:
-    """Progress on the terminal; the first Ctrl-C or SIGTERM stops the run after its round, the second at once."""
+    """Progress, in lines where there is no terminal. The first Ctrl-C or SIGTERM stops the run after its round, the
+    second at once."""
     from sea_agent.session import Watch
 
     columns = (
@@ -356,18 +412,26 @@ def _watched(config: RunConfig, out: Path, label: str) -> Iterator["Watch"]:
         complaints.print("sea-agent: stops after this round; once more to stop at once")
 
     handlers = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task(label, total=config.budget.oracle_queries, figures="starting")
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        total = config.budget.oracle_queries
+        task = progress.add_task(label, total=total, figures="starting")
         figures: dict[str, float] = {}
+        said = ""
 
         def on_round(row: dict[str, Any]) -> None:
             known = {"win_rate": "win rate", "judge_win_rate": "judge", "loss": "loss"}
             figures.update({known[key]: row[key] for key in known if key in row})
             text = "  ".join(f"{name} {value:.3f}" for name, value in figures.items())
             progress.update(task, completed=row["oracle_queries"], figures=text)
+            if not console.is_terminal:
+                _announce(f"round {row['round']}  {row['oracle_queries']}/{total} oracle queries  {text}")
 
         def tell(line: str) -> None:
+            nonlocal said
             progress.update(task, figures=line)
+            if not console.is_terminal and line != said:
+                _announce(line)
+            said = line
 
         try:
             yield Watch(on_round, tell, stopping.is_set)

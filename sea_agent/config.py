@@ -319,7 +319,8 @@ class RunConfig(Section):
     runtime: Literal["inline", "ray"] = "inline"
     """``inline``: everything in this process. ``ray``: the same classes as Ray actors."""
     ray_address: str | None = None
-    """Address of a running Ray cluster; a local instance is started and stopped when not given."""
+    """Address of a running Ray cluster. When not given, that of the Ray job the run is in; else a local instance is
+    started and stopped."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where sampler, learner and encoder compute."""
     threads: PositiveInt = 1

@@ -9,6 +9,7 @@ from oracle import Oracle, make_oracle
 from sea_agent.config import PromptsConfig, RunConfig
 from sea_agent.errors import UserError
 from sea_agent.imported import ImportedPreferences, load_imported
+from sea_agent.job import cluster_address
 from sea_agent.models import context_length, load_tokenizer, model_config
 from sea_agent.prompts import PromptSource
 from sea_agent.tracking import require_packages
@@ -87,9 +88,9 @@ def posterior_on_gpu(config: RunConfig) -> bool:
 
 
 def _check_machine(config: RunConfig) -> None:
-    if config.device == "cuda" and config.ray_address is None and not torch.cuda.is_available():
+    if config.device == "cuda" and cluster_address(config) is None and not torch.cuda.is_available():
         raise UserError("device=cuda: no GPU is visible here; set device=cpu, or ray_address to a cluster with GPUs")
-    if config.device == "cuda" and config.runtime == "ray" and config.ray_address is None:
+    if config.device == "cuda" and config.runtime == "ray" and cluster_address(config) is None:
         pools = 2 if config.sampler.reference_candidates else 1
         needed = pools * config.sampler.actors + config.learner.ranks + posterior_on_gpu(config)
         needed -= config.sampler.weight_transfer == "ipc"  # for which sampler and learner share one

@@ -23,11 +23,12 @@ from sea_agent.config_oracle import RemoteOracleConfig
 from sea_agent.errors import RunFailure, UserError
 from sea_agent.evaluation import Evaluator
 from sea_agent.imported import warm
+from sea_agent.job import cluster_address, require_lasting
 from sea_agent.ledger import Ledger
 from sea_agent.models import ran_out_of_memory, use_threads
 from sea_agent.open_duels import OpenDuels
 from sea_agent.preflight import Inputs, check, posterior_on_gpu
-from sea_agent.run_directory import Metrics, RunDirectory
+from sea_agent.run_directory import LOCK, Metrics, RunDirectory
 from sea_agent.selector import Selector
 from sea_agent.session import NOBODY, Session, Watch
 from sea_agent.stages import Stages
@@ -75,6 +76,7 @@ def run(config: RunConfig, out: Path, watch: Watch = NOBODY) -> dict[str, Any]:
         Stopped: when it was stopped; like a failed one it can be resumed.
     """
     use_threads(config.threads)
+    require_lasting(out)
     require_unused(out)
     inputs = check(config)
     with RunDirectory(out):
@@ -117,19 +119,58 @@ def resumed_config(out: Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise UserError(f"{out}: not the directory of a run (it has no config.yaml)")
     for override in overrides:
         key = override.partition("=")[0]
-        if not any(key == allowed or key.startswith(f"{allowed}.") for allowed in _MAY_CHANGE):
+        if not _may_change(key):
             raise UserError(
                 f"--set {key}: a run that goes on keeps its settings, so that its figures mean one thing; what may "
                 f"change is {', '.join(_MAY_CHANGE)}"
             )
     config = load_config(str(out / "config.yaml"), overrides)
-    summary = out / "summary.json"
-    if summary.exists() and json.loads(summary.read_text())["oracle_queries"] >= config.budget.oracle_queries:
+    if finished(config, out) is not None:
         raise UserError(
             f"{out}: the run is finished. To go on with more answers, add --set budget.oracle_queries=N above "
             f"{config.budget.oracle_queries}"
         )
     return config
+
+
+def holds(out: Path, config: RunConfig) -> bool:
+    """Whether ``out`` holds the run that ``config`` describes, so that it can go on; False when none was begun there.
+
+    Raises:
+        UserError: when it holds another run; names what differs.
+    """
+    if not (out / "config.yaml").is_file():
+        return False
+    there, here = (_flat(one.model_dump(mode="json")) for one in (load_config(str(out / "config.yaml")), config))
+    differ = [
+        f"{key} is {there.get(key)} there and {here.get(key)} here"
+        for key in sorted(there.keys() | here.keys())
+        if there.get(key) != here.get(key) and not _may_change(key)
+    ]
+    if differ:
+        raise UserError(f"--out {out}: holds another run ({'; '.join(differ)}); name another directory")
+    return True
+
+
+def finished(config: RunConfig, out: Path) -> dict[str, Any] | None:
+    """The summary of the run in ``out`` when it has spent the budget of ``config``; None when there is more to do."""
+    file = out / "summary.json"
+    if not file.exists():
+        return None
+    summary: dict[str, Any] = json.loads(file.read_text())
+    return summary if summary["oracle_queries"] >= config.budget.oracle_queries else None
+
+
+def _may_change(key: str) -> bool:
+    return any(key == allowed or key.startswith(f"{allowed}.") for allowed in _MAY_CHANGE)
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted keys and their values."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
 
 
 def require_unused(out: Path) -> None:
@@ -140,12 +181,13 @@ def require_unused(out: Path) -> None:
     """
     if (out / "config.yaml").is_file() and not (out / "summary.json").exists():
         raise UserError(f"--out {out}: holds a run that is not finished; go on with it: sea-agent resume {out}")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    # A run that was killed before it began has left its lock.
+    if out.exists() and (not out.is_dir() or any(entry.name != LOCK for entry in out.iterdir())):
         raise UserError(f"--out {out}: exists and is not an empty directory; name another, or remove it first")
 
 
 def _run(config: RunConfig, inputs: Inputs, out: Path, watch: Watch, found: Found | None) -> dict[str, Any]:
-    runtime = make_runtime(config.runtime, config.ray_address, config.threads, config.deadline_seconds)
+    runtime = make_runtime(config.runtime, cluster_address(config), config.threads, config.deadline_seconds)
     try:
         with (
             tracked(config, out, watch) as watch,

@@ -1,0 +1,32 @@
+"""What a run does differently inside a Ray job, which Ray tells a process in its environment."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from sea_agent.config import RunConfig
+from sea_agent.errors import UserError
+
+IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+
+
+def cluster_address(config: RunConfig, environment: Mapping[str, str] = os.environ) -> str | None:
+    """The Ray cluster that holds the parts of a run: the configured one, else that of the job this process is in; None
+    for a local instance. Inside a job a local one could not start: it would look for the job's files in itself."""
+    return config.ray_address or ("auto" if config.runtime == "ray" and IN_JOB in environment else None)
+
+
+def require_lasting(out: Path, environment: Mapping[str, str] = os.environ) -> None:
+    """Refuse a relative output directory in a job that has a working directory of its own.
+
+    Raises:
+        UserError: because that directory is a copy, which is removed some time after the job.
+    """
+    if out.is_absolute() or IN_JOB not in environment:
+        return
+    if (json.loads(environment[IN_JOB]).get("runtime_env") or {}).get("working_dir"):
+        raise UserError(
+            f"--out {out}: a Ray job works in a copy of the working directory, which is removed after it; give an "
+            "absolute path, on a disk that outlives the cluster"
+        )
