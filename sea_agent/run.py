@@ -26,7 +26,7 @@ from sea_agent.imported import warm
 from sea_agent.ledger import Ledger
 from sea_agent.models import ran_out_of_memory, use_threads
 from sea_agent.open_duels import OpenDuels
-from sea_agent.preflight import Inputs, check, posterior_on_gpu
+from sea_agent.preflight import Inputs, check
 from sea_agent.run_directory import Metrics, RunDirectory
 from sea_agent.selector import Selector
 from sea_agent.session import NOBODY, Session, Watch
@@ -45,6 +45,7 @@ _MAY_CHANGE = (
     "budget",
     "checkpoint",
     "tracking",
+    "placement",
     "sampler.actors",
     "learner.engine",
     "learner.ranks",
@@ -145,7 +146,7 @@ def require_unused(out: Path) -> None:
 
 
 def _run(config: RunConfig, inputs: Inputs, out: Path, watch: Watch, found: Found | None) -> dict[str, Any]:
-    runtime = make_runtime(config.runtime, config.ray_address, config.threads, config.deadline_seconds)
+    runtime = make_runtime(config)
     try:
         with (
             tracked(config, out, watch) as watch,
@@ -184,7 +185,7 @@ def assemble(config: RunConfig, inputs: Inputs, runtime: Runtime, ledger: Ledger
     reference = SamplerPool(runtime, config, reference=True) if config.sampler.reference_candidates else None
     total_steps = expected_rounds(config, len(inputs.prompts)) * config.learner.steps_per_round
     learner = LearnerGroup(runtime, config, total_steps=total_steps)
-    selector = runtime.spawn("posterior", Selector, config, gpus=1.0 if posterior_on_gpu(config) else 0.0)
+    selector = runtime.spawn("posterior", Selector, config)
     open_duels = OpenDuels(
         inputs.oracle,
         ledger,
