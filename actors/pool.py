@@ -1,10 +1,13 @@
 """The hosted samplers and learner ranks, each behind one object that the loop can talk to."""
 
+import os
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from typing import Any
+
+import psutil
 
 from actors.backends import make_sampler
 from actors.runtime import Pending, Remote, Runtime
@@ -33,12 +36,11 @@ class SamplerPool:
 
     def __init__(self, runtime: Runtime, config: RunConfig, *, reference: bool = False) -> None:
         factory = partial(make_sampler, config.policy, config.sampler, device=config.device, threads=config.threads)
-        gpus = gpus_of_each(config, shares=not reference)
         self._runtime = runtime
         self._is_reference = reference
         self._name = "reference-sampler" if reference else "sampler"
         self._samplers: list[Remote] = [
-            runtime.spawn(f"{self._name}-{index}", partial(factory, index=index), gpus=gpus)
+            runtime.spawn(f"{self._name}-{index}", partial(factory, index=index))
             for index in range(config.sampler.actors)
         ]
         if config.sampler.weight_transfer == "ipc":
@@ -129,14 +131,14 @@ class SamplerPool:
         self._deaths = 0
 
     def revive(self) -> None:
-        """Replace the samplers that have died by new ones with the weights last published.
+        """Replace the samplers that have died by new ones with the initial policy; ``load_weights`` must follow, as
+        the weights last published may have died with the learner's node.
 
-        Where weights go from GPU to GPU all are replaced, and wait for the learner's next weights: those that are left
-        hold on to a group that has lost a member.
+        Where weights go from GPU to GPU all are replaced: those that are left hold on to a group without one of them.
         """
-        for index, sampler in enumerate(self._samplers):
+        for sampler in self._samplers:
             if not self._regives or sampler.is_dead():
-                self._restart(index)
+                sampler.restart()
 
     def _chunks(self, requests: Sequence[SampleRequest]) -> list[list[SampleRequest]]:
         ordered = sorted(requests, key=lambda request: len(request.prompt.token_ids))
@@ -197,8 +199,9 @@ class LearnerGroup:
 
     def __init__(self, runtime: Runtime, config: RunConfig, *, total_steps: int) -> None:
         self._runtime, self._config, self._total_steps = runtime, config, total_steps
-        self._ranks = self._spawn()
+        self._joining: list[Pending] = []
         self._sending: list[Pending] = []
+        self._ranks = self._spawn()
         self._is_grouped = config.sampler.weight_transfer != "object_store"
         self._has_reference = config.learner.lora is not None or uses_reference(config.learner.loss)
 
@@ -264,16 +267,19 @@ class LearnerGroup:
                 self._answer("published_checksum")  # ready, before a sampler starts on the same GPU
 
     def _spawn(self) -> list[Remote]:
-        config, rendezvous = self._config, _rendezvous(self._config)
-        gpus = gpus_of_each(config, shares=True)
-        return [
-            self._runtime.spawn(f"learner-{rank}", LearnerRank, config, self._total_steps, rank, rendezvous, gpus=gpus)
+        config = self._config
+        ranks = [
+            self._runtime.spawn(f"learner-{rank}", LearnerRank, config, self._total_steps, rank)
             for rank in range(config.learner.ranks)
         ]
+        # One rank needs no meeting.
+        meeting = ranks[0].call("rendezvous") if len(ranks) > 1 else None
+        self._joining = [rank.call("join", meeting) for rank in ranks]
+        return ranks
 
     def _start(self, method: str, *args: Any) -> list[Pending]:
-        sending, self._sending = self._sending, []
-        self._runtime.results(sending)
+        before, self._joining, self._sending = [*self._joining, *self._sending], [], []
+        self._runtime.results(before)
         return [rank.call(method, *args) for rank in self._ranks]
 
     def _answer(self, method: str, *args: Any) -> Any:
@@ -289,10 +295,14 @@ class LearnerGroup:
 
 
 class LearnerRank(PreferenceLearner):
-    """One hosted rank, which can tell what it published without sending it again."""
+    """One hosted rank, which can tell where it is and what it published without sending it again.
 
-    def __init__(self, config: RunConfig, total_steps: int, rank: int, rendezvous: str | None) -> None:
-        super().__init__(
+    It is a learner once it has joined the others.
+    """
+
+    def __init__(self, config: RunConfig, total_steps: int, rank: int) -> None:
+        self._join = partial(
+            super().__init__,
             config.policy,
             config.learner,
             total_steps=total_steps,
@@ -300,17 +310,32 @@ class LearnerRank(PreferenceLearner):
             threads=config.threads,
             seed=config.seed,
             rank=rank,
-            rendezvous=rendezvous,
             deadline_seconds=config.deadline_seconds,
         )
+        self._run, self._rank = config, rank
         self._published: str | None = None
-        self._transfer = make_transfer(config, rank, _own_address(config), self._parameters)
 
     def step(self, preferences: Sequence[Preference]) -> dict[str, float]:
         """See ``PreferenceLearner.step``."""
         if self._transfer is not None:
             self._transfer.release()
         return super().step(preferences)
+
+    def rendezvous(self) -> str:
+        """Where the ranks can meet: this rank's node, as other nodes see it, and a port that is free there."""
+        address = _own_address(self._run)
+        _interface(address)  # tells what to do where it has none
+        with socket.socket() as free:
+            free.bind((address, 0))
+            return f"tcp://{address}:{free.getsockname()[1]}"
+
+    def join(self, rendezvous: str | None) -> None:
+        """Load the policy and meet the other ranks; see ``PreferenceLearner``."""
+        if rendezvous is not None:
+            # Gloo would take the address of the host's name, which is often a loopback address.
+            os.environ["GLOO_SOCKET_IFNAME"] = _interface(_own_address(self._run))
+        self._join(rendezvous=rendezvous)
+        self._transfer = make_transfer(self._run, self._rank, _own_address(self._run), self._parameters)
 
     def weights(self) -> WeightUpdate | None:
         """All weights of this version, or the offer of them; None on ranks other than 0."""
@@ -333,13 +358,6 @@ class LearnerRank(PreferenceLearner):
         return self._published
 
 
-def gpus_of_each(config: RunConfig, *, shares: bool) -> float:
-    """GPUs of one learner rank or sampler; ``shares``: of those between which weights go."""
-    if config.device == "cpu":
-        return 0.0
-    return 0.5 if shares and config.sampler.weight_transfer == "ipc" else 1.0
-
-
 def _own_address(config: RunConfig) -> str:
     """Where other processes of the run reach this one: on the loopback, unless they may be on other machines."""
     if config.ray_address is None:
@@ -349,10 +367,12 @@ def _own_address(config: RunConfig) -> str:
     return str(ray.util.get_node_ip_address())
 
 
-def _rendezvous(config: RunConfig) -> str | None:
-    """Where the learner's ranks meet; one rank needs no meeting."""
-    if config.learner.ranks == 1:
-        return None
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"tcp://127.0.0.1:{free.getsockname()[1]}"
+def _interface(address: str) -> str:
+    """The network interface that has ``address``."""
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(one.address == address for one in addresses):
+            return str(name)
+    raise RunFailure(
+        f"no network interface of this machine has the address {address} under which Ray knows it, so the learner's "
+        "ranks cannot meet there; start the node with `ray start --node-ip-address=ADDRESS` of an interface it has"
+    )

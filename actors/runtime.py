@@ -6,16 +6,17 @@ An object whose process has died raises ``ActorDied``; ``restart`` builds it ane
 """
 
 import pickle
-import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, Self
 
+from actors.cluster import Places, connected
+from actors.placement import Need, needs_of
+from sea_agent.config import RunConfig
 from sea_agent.errors import ActorDied, RunFailure, UserError
 
 _PING_SECONDS = 5.0
@@ -52,7 +53,7 @@ class Runtime(Protocol):
 
     def __exit__(self, *error: object) -> None: ...
 
-    def spawn(self, name: str, factory: Callable[..., Any], *args: Any, gpus: float = 0.0) -> Remote:
+    def spawn(self, name: str, factory: Callable[..., Any], *args: Any) -> Remote:
         """Host ``factory(*args)`` under ``name``."""
 
     def results(self, pending: Sequence[Pending]) -> list[Any]:
@@ -98,7 +99,7 @@ class InlineRuntime:
     def __exit__(self, *error: object) -> None:
         return None
 
-    def spawn(self, name: str, factory: Callable[..., Any], *args: Any, gpus: float = 0.0) -> Remote:
+    def spawn(self, name: str, factory: Callable[..., Any], *args: Any) -> Remote:
         """Build the object here."""
         return _InlineRemote(partial(factory, *args))
 
@@ -161,7 +162,7 @@ class _RayRemote:
             ray.get(self._actor.__ray_ready__.remote(), timeout=_PING_SECONDS)
         except ray.exceptions.GetTimeoutError:
             return False  # it is busy
-        except ray.exceptions.RayActorError:
+        except (ray.exceptions.RayActorError, ray.exceptions.ActorUnschedulableError):
             return True
         return False
 
@@ -176,24 +177,15 @@ class _RayRemote:
         self._actor = self._start()
 
 
-@contextmanager
-def _own_sigterm() -> Iterator[None]:
-    """Keep our answer to SIGTERM, a checkpoint, while Ray starts: it would put its own in place, which ends at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread has signals, and Ray leaves them alone elsewhere
-        return
-    ours = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, ours)
-
-
 class RayRuntime:
-    """Each part is a Ray actor, on a cluster when an address is given, else on a local instance of our own."""
+    """Each part is a Ray actor, on a cluster when an address is given, else on a local instance of our own.
 
-    def __init__(self, address: str | None, threads: int, deadline_seconds: float) -> None:
+    ``needs`` names every part that will be hosted. An actor whose node has died is built anew on another one.
+    """
+
+    def __init__(self, address: str | None, needs: Sequence[Need], threads: int, deadline_seconds: float) -> None:
         self._address = address
+        self._needs = needs
         self._threads = threads
         self._deadline = deadline_seconds
         self._actors: list[Any] = []
@@ -203,14 +195,10 @@ class RayRuntime:
     def __enter__(self) -> Self:
         import ray
 
-        if ray.is_initialized():
-            raise UserError("runtime=ray: this process is already connected to Ray; call ray.shutdown() first")
-        place = {"address": self._address} if self._address else {"address": "local", "include_dashboard": False}
-        try:
-            with _own_sigterm():
-                ray.init(log_to_driver=False, logging_level="error", configure_logging=False, **place)
-        except (ConnectionError, ValueError) as error:
-            raise UserError(f"ray_address={self._address}: no Ray cluster answers there ({error})") from None
+        with ExitStack() as stack:
+            stack.enter_context(connected(self._address))
+            self._places = Places(self._needs, self._deadline)
+            self._connection = stack.pop_all()
         # The shell must arrive without an import; see its constructor.
         ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
         return self
@@ -220,9 +208,9 @@ class RayRuntime:
 
         for actor in self._actors:
             ray.kill(actor)
-        ray.shutdown()
+        self._connection.close()
 
-    def spawn(self, name: str, factory: Callable[..., Any], *args: Any, gpus: float = 0.0) -> Remote:
+    def spawn(self, name: str, factory: Callable[..., Any], *args: Any) -> Remote:
         """Start an actor that builds the object; errors of its constructor surface at the first call."""
         import ray
 
@@ -230,16 +218,13 @@ class RayRuntime:
             "OMP_NUM_THREADS": str(self._threads),
             "TOKENIZERS_PARALLELISM": "false",
         }
-        if gpus == 0.0:
-            # Ray leaves the GPUs visible to actors that asked for none.
-            environment["CUDA_VISIBLE_DEVICES"] = ""
-        # Actors of a local instance share its cores, so that the number of cores does not limit theirs.
-        shell = ray.remote(_Shell).options(
-            num_cpus=1 if self._address else 0, num_gpus=gpus, runtime_env={"env_vars": environment}
-        )
         part = ray.cloudpickle.dumps((factory, args))
 
         def start() -> Any:
+            options = self._places.options(name)
+            # Ray leaves the GPUs visible to actors that asked for none; to the others it shows what it gave them.
+            hidden = {} if options["num_gpus"] else {"CUDA_VISIBLE_DEVICES": ""}
+            shell = ray.remote(_Shell).options(runtime_env={"env_vars": environment | hidden}, **options)
             actor = shell.remote(_PACKAGES, part)
             self._actors.append(actor)
             return actor
@@ -288,7 +273,12 @@ class RayRuntime:
             if ran_out_of_memory(cause):
                 raise MemoryError(f"{what}: {cause}") from None
             raise RunFailure(f"{what} failed: {error}") from error
-        except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError, ray.exceptions.OutOfMemoryError) as error:
+        except (
+            ray.exceptions.RayActorError,
+            ray.exceptions.ActorUnschedulableError,  # its node died before it was there
+            ray.exceptions.ObjectLostError,
+            ray.exceptions.OutOfMemoryError,
+        ) as error:
             raise ActorDied(f"{what}: the actor died. {error}") from error
         return value
 
@@ -297,8 +287,8 @@ class RayRuntime:
         return time.process_time() + sum(self._actor_seconds.values()) + self._seconds_of_the_dead
 
 
-def make_runtime(kind: str, address: str | None, threads: int, deadline_seconds: float) -> Runtime:
-    """The runtime that ``runtime:`` names."""
-    if kind == "ray":
-        return RayRuntime(address, threads, deadline_seconds)
+def make_runtime(config: RunConfig) -> Runtime:
+    """The runtime that ``config.runtime`` names."""
+    if config.runtime == "ray":
+        return RayRuntime(config.ray_address, needs_of(config), config.threads, config.deadline_seconds)
     return InlineRuntime()

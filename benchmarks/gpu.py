@@ -205,7 +205,7 @@ def configured(shape: str, way: str, policy: str, options: argparse.Namespace) -
 def measure(config: RunConfig, options: argparse.Namespace) -> Row:
     """The figures of one shape by one way: medians over repeats, the sampler's of one whole round."""
     prompts = random_prompts(config, options)
-    runtime = make_runtime(config.runtime, config.ray_address, config.threads, config.deadline_seconds)
+    runtime = make_runtime(config)
     with runtime:
         samplers = SamplerPool(runtime, config)
         learner = LearnerGroup(runtime, config, total_steps=REPEATS + 1)

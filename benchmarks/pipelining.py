@@ -27,12 +27,13 @@ FIXED = ("runtime=ray", "mixing.oracle_share=1.0", "imagination.rounds=0", "budg
 
 def measure(config: RunConfig, rounds: int) -> Seconds:
     """Wall seconds per round, in all and by stage."""
+    inputs = check(config)
     with (
         tempfile.TemporaryDirectory() as folder,
         Ledger(Path(folder) / "ledger.sqlite") as ledger,
-        make_runtime(config.runtime, config.ray_address, config.threads, config.deadline_seconds) as runtime,
+        make_runtime(config) as runtime,
     ):
-        agent = assemble(config, check(config), runtime, ledger)
+        agent = assemble(config, inputs, runtime, ledger)
         for _ in range(3):
             agent.round()
         agent.stages.take()

@@ -172,6 +172,8 @@ def check(
     config = load_config(source, overrides or [])
     inputs = preflight(config)
     console.print(f"{source}: fine. {len(inputs.prompts)} prompts, oracle {inputs.oracle.name}.")
+    for line in inputs.placement:
+        console.print(line, markup=False, highlight=False)
     if inputs.imported is not None:
         count, skipped = len(inputs.imported.duels), inputs.imported.skipped
         console.print(f"{count} preferences to begin with; {skipped} left out, as both responses are one text.")
@@ -316,12 +318,14 @@ def dashboard(
 
 
 @app.command()
-def doctor() -> None:
+def doctor(
+    address: Annotated[str | None, typer.Option(help="Look at the Ray cluster at this address, too.")] = None,
+) -> None:
     """Tell what this machine has and what is missing."""
     from sea_agent.doctor import diagnose
 
     table = Table("part", "", "found", "remedy")
-    findings = diagnose()
+    findings = diagnose(address)
     for finding in findings:
         mark = "[green]ok[/green]" if finding.ok else "[red]no[/red]"
         table.add_row(finding.name, mark, finding.detail, "" if finding.ok else finding.remedy)

@@ -300,6 +300,18 @@ class EvaluationConfig(Section):
         return self
 
 
+class PlacementConfig(Section):
+    """What actors take of a GPU (``runtime: ray`` with ``device: cuda``). Below 1 they share it with others, and its
+    memory has to suffice for all of them."""
+
+    learner_gpus: Share = 1.0
+    """GPU of each rank of the learner; several ranks need one each."""
+    sampler_gpus: Share = 1.0
+    """GPU of each sampler, those of the reference included; see ``sampler.gpu_memory_share``."""
+    posterior_gpus: Share = 1.0
+    """GPU of the posterior's features, where a decision looks at the posterior."""
+
+
 class TrackingConfig(Section):
     """Who gets the metrics of every round beside ``metrics.jsonl``."""
 
@@ -355,6 +367,8 @@ class RunConfig(Section):
     """What an interrupted run goes on from."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """How the policy is measured."""
+    placement: PlacementConfig = PlacementConfig()
+    """How GPUs are shared out."""
     tracking: TrackingConfig = TrackingConfig()
     """Who else gets the metrics."""
 
@@ -364,6 +378,8 @@ class RunConfig(Section):
             for key, count in (("learner.ranks", self.learner.ranks), ("sampler.actors", self.sampler.actors)):
                 if count > 1:
                     raise ValueError(f"{key}={count} needs runtime=ray: inline runs hold one of each part")
+        if self.learner.ranks > 1 and self.placement.learner_gpus < 1.0:
+            raise ValueError("placement.learner_gpus below 1 needs learner.ranks=1: NCCL wants a GPU for each rank")
         _check_candidates(self.sampler, self.selection, self.imagination, self.runtime)
         self._check_weight_transfer()
         if self.selection.rule == "apl" and self.learner.loss == "simpo":

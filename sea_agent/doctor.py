@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from sea_agent.errors import UserError
+
 # The versions that were tested together; the same ones stand in constraints.txt.
 TESTED = {
     "torch": "2.13.0",
@@ -40,8 +42,8 @@ class Finding:
     remedy: str = ""
 
 
-def diagnose() -> list[Finding]:
-    """Everything a run depends on, in the order a reader should fix it."""
+def diagnose(address: str | None = None) -> list[Finding]:
+    """Everything a run depends on, in the order a reader should fix it; with ``address``, a Ray cluster as well."""
     return [
         _python(),
         _amount("cores", float(len(os.sched_getaffinity(0))), LEAST_CORES, "", "Use a machine with more cores."),
@@ -60,6 +62,7 @@ def diagnose() -> list[Finding]:
         *(_package(name, tested) for name, tested in TESTED.items()),
         _vllm(),
         _gpu(),
+        *(_cluster(address) if address else ()),
     ]
 
 
@@ -167,6 +170,26 @@ def _gpu_build(devices: str) -> Finding:
             "gpu", False, f"{devices}; torch is a CPU build", "Install the CUDA build of torch, or use device: cpu."
         )
     return Finding("gpu", True, devices)
+
+
+def _cluster(address: str) -> Iterator[Finding]:
+    """A finding for each node: it has what a run's plan counts with."""
+    from actors.cluster import nodes_at
+
+    try:
+        nodes = nodes_at(address)
+    except UserError as error:
+        yield Finding("cluster", False, str(error), "Start it with `ray start --head`, or name the address it tells.")
+        return
+    yield Finding("cluster", True, f"{len(nodes)} nodes at {address}")
+    for node in sorted(nodes, key=lambda node: (node.name, node.id)):
+        memory = f"{node.memory / _GIB:.4g} GiB"
+        detail = f"{node.gpus:g} GPUs, {node.cpus:g} CPUs, {memory} for actors"
+        name = f"node {node.name}"
+        if node.cpus:
+            yield Finding(name, True, detail)
+        else:
+            yield Finding(name, False, detail, "No actor fits here: start the node with --num-cpus above 0.")
 
 
 def _version(name: str) -> str | None:

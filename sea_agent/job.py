@@ -11,10 +11,13 @@ from sea_agent.errors import UserError
 IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 
-def cluster_address(config: RunConfig, environment: Mapping[str, str] = os.environ) -> str | None:
-    """The Ray cluster that holds the parts of a run: the configured one, else that of the job this process is in; None
-    for a local instance. Inside a job a local one could not start: it would look for the job's files in itself."""
-    return config.ray_address or ("auto" if config.runtime == "ray" and IN_JOB in environment else None)
+def where_it_runs(config: RunConfig, environment: Mapping[str, str] = os.environ) -> RunConfig:
+    """The configuration with the address of the cluster that holds the parts of the run: the configured one, else that
+    of the Ray job this process is in. Inside a job a local instance could not start: it would look for the job's files
+    in itself."""
+    if config.runtime != "ray" or config.ray_address or IN_JOB not in environment:
+        return config
+    return config.model_copy(update={"ray_address": "auto"})
 
 
 def require_lasting(out: Path, environment: Mapping[str, str] = os.environ) -> None:

@@ -1,15 +1,19 @@
 """Everything that can be wrong with a configuration is found here, before anything expensive starts."""
 
 import importlib.util
+import os
 from dataclasses import dataclass
 
 import torch
 
+from actors.cluster import nodes_at
+from actors.placement import Node, describe, needs_of, require_room
 from oracle import Oracle, make_oracle
 from sea_agent.config import PromptsConfig, RunConfig
+from sea_agent.config_oracle import RewardModelOracleConfig
 from sea_agent.errors import UserError
 from sea_agent.imported import ImportedPreferences, load_imported
-from sea_agent.job import cluster_address
+from sea_agent.job import where_it_runs
 from sea_agent.models import context_length, load_tokenizer, model_config
 from sea_agent.prompts import PromptSource
 from sea_agent.tracking import require_packages
@@ -24,6 +28,8 @@ class Inputs:
     oracle: Oracle
     judge: Oracle | None
     imported: ImportedPreferences | None
+    placement: list[str]
+    """Which actors live on which node, a line for each; empty where nothing is shared out."""
 
 
 def check(config: RunConfig) -> Inputs:
@@ -32,7 +38,8 @@ def check(config: RunConfig) -> Inputs:
     Raises:
         UserError: naming the place and the remedy of the first problem.
     """
-    _check_machine(config)
+    config = where_it_runs(config)
+    placement = _check_machine(config)
     require_packages(config)
     tokenizer = load_tokenizer(config.policy.path)
     if tokenizer.eos_token_id is None:
@@ -79,26 +86,20 @@ def check(config: RunConfig) -> Inputs:
         oracle=make_oracle(config.oracle, seed=config.seed, device=config.device),
         judge=None if judge is None else make_oracle(judge, seed=config.seed, device=config.device),
         imported=imported,
+        placement=placement,
     )
 
 
-def posterior_on_gpu(config: RunConfig) -> bool:
-    """Whether the posterior actor computes features on a GPU of its own."""
-    return config.device == "cuda" and config.needs_posterior
-
-
-def _check_machine(config: RunConfig) -> None:
-    if config.device == "cuda" and cluster_address(config) is None and not torch.cuda.is_available():
+def _check_machine(config: RunConfig) -> list[str]:
+    """Refuse what this machine or the cluster cannot do; returns the placement of the run."""
+    if config.device == "cuda" and config.ray_address is None and not torch.cuda.is_available():
         raise UserError("device=cuda: no GPU is visible here; set device=cpu, or ray_address to a cluster with GPUs")
-    if config.device == "cuda" and config.runtime == "ray" and cluster_address(config) is None:
-        pools = 2 if config.sampler.reference_candidates else 1
-        needed = pools * config.sampler.actors + config.learner.ranks + posterior_on_gpu(config)
-        needed -= config.sampler.weight_transfer == "ipc"  # for which sampler and learner share one
-        if needed > torch.cuda.device_count():
+    oracles = {"oracle": config.oracle, "evaluation.judge": config.evaluation.judge}
+    for key, oracle in oracles.items():
+        if isinstance(oracle, RewardModelOracleConfig) and config.device == "cuda" and not torch.cuda.is_available():
             raise UserError(
-                f"runtime=ray: sampler.actors, learner.ranks and the posterior need {needed} GPUs together, this "
-                f"machine has {torch.cuda.device_count()}. Lower the first two, set runtime=inline for one GPU, or "
-                "ray_address to a cluster."
+                f"{key}.kind=reward_model computes in the process of the run, and device=cuda, but no GPU is visible "
+                "here; start the run on a node with a GPU, or serve the model and ask it with kind=python"
             )
     if config.sampler.backend == "vllm" and importlib.util.find_spec("vllm") is None:
         raise UserError(
@@ -107,3 +108,15 @@ def _check_machine(config: RunConfig) -> None:
         )
     if config.learner.engine == "deepspeed" and importlib.util.find_spec("deepspeed") is None:
         raise UserError("learner.engine=deepspeed: DeepSpeed is not installed; install it, or set learner.engine=torch")
+    return _placement(config)
+
+
+def _placement(config: RunConfig) -> list[str]:
+    """The placement of a run in lines; refuses one that the cluster, or the GPUs of this machine, do not hold."""
+    if config.runtime == "inline" or (config.ray_address is None and config.device == "cpu"):
+        return []
+    if config.ray_address is None:
+        nodes = [Node("local", "this machine", os.cpu_count() or 1, torch.cuda.device_count())]
+    else:
+        nodes = nodes_at(config.ray_address)
+    return describe(needs_of(config), require_room(config, nodes), nodes)

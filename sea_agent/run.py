@@ -23,11 +23,11 @@ from sea_agent.config_oracle import RemoteOracleConfig
 from sea_agent.errors import RunFailure, UserError
 from sea_agent.evaluation import Evaluator
 from sea_agent.imported import warm
-from sea_agent.job import cluster_address, require_lasting
+from sea_agent.job import require_lasting, where_it_runs
 from sea_agent.ledger import Ledger
 from sea_agent.models import ran_out_of_memory, use_threads
 from sea_agent.open_duels import OpenDuels
-from sea_agent.preflight import Inputs, check, posterior_on_gpu
+from sea_agent.preflight import Inputs, check
 from sea_agent.run_directory import LOCK, Metrics, RunDirectory
 from sea_agent.selector import Selector
 from sea_agent.session import NOBODY, Session, Watch
@@ -46,6 +46,7 @@ _MAY_CHANGE = (
     "budget",
     "checkpoint",
     "tracking",
+    "placement",
     "sampler.actors",
     "learner.engine",
     "learner.ranks",
@@ -187,7 +188,8 @@ def require_unused(out: Path) -> None:
 
 
 def _run(config: RunConfig, inputs: Inputs, out: Path, watch: Watch, found: Found | None) -> dict[str, Any]:
-    runtime = make_runtime(config.runtime, cluster_address(config), config.threads, config.deadline_seconds)
+    config = where_it_runs(config)
+    runtime = make_runtime(config)
     try:
         with (
             tracked(config, out, watch) as watch,
@@ -226,7 +228,7 @@ def assemble(config: RunConfig, inputs: Inputs, runtime: Runtime, ledger: Ledger
     reference = SamplerPool(runtime, config, reference=True) if config.sampler.reference_candidates else None
     total_steps = expected_rounds(config, len(inputs.prompts)) * config.learner.steps_per_round
     learner = LearnerGroup(runtime, config, total_steps=total_steps)
-    selector = runtime.spawn("posterior", Selector, config, gpus=1.0 if posterior_on_gpu(config) else 0.0)
+    selector = runtime.spawn("posterior", Selector, config)
     open_duels = OpenDuels(
         inputs.oracle,
         ledger,

@@ -55,15 +55,18 @@ class Session:
             self._before = found.state["spent"]
             self._go_on_from(found)
         deaths = Counter[int]()
+        last: ActorDied | None = None
         while True:
             try:
+                if last is not None:
+                    self._recover(last)
                 self._agent.run(self._after_round)
                 break
             except ActorDied as death:
                 deaths[self._agent.rounds] += 1
                 if deaths[self._agent.rounds] == _MOST_DEATHS:
                     raise
-                self._recover(death)
+                last = death
         self._save()
 
     def spent(self) -> dict[str, float]:

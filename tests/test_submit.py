@@ -19,7 +19,7 @@ from sea_agent import packing, submit
 from sea_agent.config import RunConfig
 from sea_agent.config_files import load_config
 from sea_agent.errors import RunFailure, UserError
-from sea_agent.job import IN_JOB, cluster_address, require_lasting
+from sea_agent.job import IN_JOB, require_lasting, where_it_runs
 from sea_agent.packing import pack, write_archive
 from sea_agent.submit import Cluster, Job, prepare
 
@@ -315,10 +315,10 @@ def config(*overrides: str) -> RunConfig:
 
 
 def test_a_run_in_a_job_uses_the_cluster_of_the_job() -> None:
-    assert cluster_address(config("runtime=ray"), WITH_FILES) == "auto"
-    assert cluster_address(config("runtime=ray"), {}) is None
-    assert cluster_address(config("runtime=inline"), WITH_FILES) is None
-    assert cluster_address(config("runtime=ray", "ray_address=head:6379"), WITH_FILES) == "head:6379"
+    assert where_it_runs(config("runtime=ray"), WITH_FILES).ray_address == "auto"
+    assert where_it_runs(config("runtime=ray"), {}).ray_address is None
+    assert where_it_runs(config("runtime=inline"), WITH_FILES).ray_address is None
+    assert where_it_runs(config("runtime=ray", "ray_address=head:6379"), WITH_FILES).ray_address == "head:6379"
 
 
 def test_a_run_in_a_job_is_not_left_in_the_jobs_own_copy() -> None:

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -11,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
 
+from actors.cluster import knock
 from sea_agent.errors import UserError
 
 _PACKAGES = str(Path(__file__).resolve().parents[2])
 _LOOK_SECONDS = 0.1
-_KNOCK_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -126,13 +125,13 @@ class RayHost:
     def __enter__(self) -> Self:
         import ray
 
-        _knock(self._address)
         # Only an instance of our own takes options.
         place: dict[str, Any] = {"include_dashboard": False} if self._address == "local" else {}
         try:
+            knock(self._address)
             ray.init(self._address, log_to_driver=False, logging_level="error", configure_logging=False, **place)
-        except (ConnectionError, ValueError) as error:
-            raise _no_cluster(self._address, error) from None
+        except (OSError, ValueError) as error:
+            raise UserError(f"--ray-address {self._address}: no Ray cluster answers there ({error})") from None
         # What runs on the nodes must arrive without an import; see start_process.
         ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
         self._remote = ray.remote(_on_node)
@@ -171,21 +170,6 @@ class RayHost:
                 yield task, ray.get(reference)
             except ray.exceptions.RayError as error:
                 yield task, str(error)
-
-
-def _knock(address: str) -> None:
-    """Ray itself tries a silent address for many minutes."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if not colon:
-        return
-    try:
-        socket.create_connection((host, int(port)), _KNOCK_SECONDS).close()
-    except (OSError, ValueError) as error:
-        raise _no_cluster(address, error) from None
-
-
-def _no_cluster(address: str, error: Exception) -> UserError:
-    return UserError(f"--ray-address {address}: no Ray cluster answers there ({error})")
 
 
 def _on_node(task: Task, packages: str) -> str | None:

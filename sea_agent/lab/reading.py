@@ -18,7 +18,7 @@ MARKS = ("config.yaml", "metrics.jsonl", "summary.json", "error.txt")
 
 
 # Sections and keys of a configuration in which the seeds of one method may differ: none of them changes a figure.
-_NO_SETTING = ("seed", "runtime", "ray_address", "threads", "deadline_seconds", "checkpoint", "tracking")
+_NO_SETTING = ("seed", "runtime", "ray_address", "placement", "threads", "deadline_seconds", "checkpoint", "tracking")
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,13 @@ import pytest
 import ray
 import torch
 
+from actors.placement import Need
 from actors.runtime import InlineRuntime, RayRuntime, Runtime
 from sea_agent.errors import RunFailure, UserError
 
 pytestmark = pytest.mark.ray
+
+NEEDS = [Need(name) for name in ("one", "two", "part", "stumbler", "mortal", "sleeper", "burner", "hungry")]
 
 
 class Part:
@@ -55,7 +58,7 @@ class Part:
 def ray_runtime() -> Iterator[RayRuntime]:
     # Actors cannot import a test module by its name.
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    with RayRuntime(None, threads=1, deadline_seconds=60) as runtime:
+    with RayRuntime(None, NEEDS, threads=1, deadline_seconds=60) as runtime:
         yield runtime
 
 
@@ -94,7 +97,7 @@ def test_an_actor_that_dies_is_named(ray_runtime: RayRuntime) -> None:
 def test_an_actor_that_does_not_answer_is_named_at_the_deadline(ray_runtime: RayRuntime) -> None:
     sleeper = ray_runtime.spawn("sleeper", Part, 1)
     assert sleeper.call("add", 1).result() == 2
-    hurried = RayRuntime(None, threads=1, deadline_seconds=0.5)
+    hurried = RayRuntime(None, NEEDS, threads=1, deadline_seconds=0.5)
     with pytest.raises(RunFailure, match=r"sleeper\.sleep gave no answer within 0"):
         hurried.wait(sleeper.call("sleep").ref, "sleeper", "sleep")  # type: ignore[attr-defined]
 

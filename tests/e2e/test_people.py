@@ -3,8 +3,10 @@
 import json
 import random
 import secrets
+import time
 from collections.abc import Iterator
 from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from e2e.test_run import world_config
 from oracle import feedback_service
 from sea_agent.ledger import Ledger
 from sea_agent.run import run
+from sea_agent.run_directory import LOCK
 
 DUELS = 200
 
@@ -59,6 +62,7 @@ def answer_while_everything_dies(
         for number, moment in enumerate(moments):
             office.wait_for_labels(moment)
             if number % 2:
+                wait_until_at_work(process, out)  # a run that finds no service at its start says so and ends
                 office.kill_and_restart()
             else:
                 process.kill()
@@ -69,6 +73,14 @@ def answer_while_everything_dies(
         process.kill()
         for person in people:
             person.leave()
+
+
+def wait_until_at_work(process: BaseProcess, out: Path, seconds: float = 120.0) -> None:
+    """Until the process has looked at its inputs and holds the directory of the run."""
+    deadline = time.monotonic() + seconds
+    while process.is_alive() and (out / LOCK).read_text().strip() != str(process.pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def assert_each_answer_is_used_once(office: Office, out: Path, duels: int) -> None:

@@ -86,8 +86,8 @@ class Watched(InlineRuntime):
     def __init__(self) -> None:
         self.calls: list[str] = []
 
-    def spawn(self, name: str, factory: Callable[..., Any], *args: Any, gpus: float = 0.0) -> Any:
-        remote = super().spawn(name, factory, *args, gpus=gpus)
+    def spawn(self, name: str, factory: Callable[..., Any], *args: Any) -> Any:
+        remote = super().spawn(name, factory, *args)
         call = remote.call
 
         def noted(method: str, *arguments: Any) -> Any:

@@ -12,8 +12,9 @@ import psutil
 import torch
 from safetensors.torch import load_file
 
+from actors.placement import Need
 from actors.pool import LearnerGroup, SamplerPool
-from actors.runtime import make_runtime
+from actors.runtime import RayRuntime, make_runtime
 from sea_agent.config import RunConfig
 from sea_agent.config_files import parse_config
 from sea_agent.errors import RunFailure
@@ -73,7 +74,7 @@ def three_rounds(config: RunConfig, directory: str) -> dict[str, Any]:
     Every publish raises unless each sampler holds the learner's weights bit by bit.
     """
     found: dict[str, Any] = {"checksums": [], "gaps": [], "versions": []}
-    with make_runtime(config.runtime, None, 1, config.deadline_seconds) as runtime:
+    with make_runtime(config) as runtime:
         samplers = SamplerPool(runtime, config)
         learner = LearnerGroup(runtime, config, total_steps=3)
         for number in range(3):
@@ -113,7 +114,7 @@ def run_with_deaths(config: RunConfig, out: str) -> list[str]:
 
 def gap_above(config: RunConfig) -> str:
     """What the learner says of a gap between the back ends above its limit."""
-    with make_runtime(config.runtime, None, 1, config.deadline_seconds) as runtime:
+    with make_runtime(config) as runtime:
         samples = SamplerPool(runtime, config).samples(prompts(), 4, 1.0, "round", 0)
         try:
             LearnerGroup(runtime, config, total_steps=1).step(pairs_of(samples))
@@ -128,8 +129,8 @@ def trained_weights(config: RunConfig, directory: str) -> dict[str, Any]:
         [Response(f"r{index}-{side}", prompt.id, "", (7 + index, 9 + side, 3), (), -1) for side in range(2)]
         for index, prompt in enumerate(prompts())
     ]
-    runtime = make_runtime("ray" if config.learner.ranks > 1 else "inline", None, 1, config.deadline_seconds)
-    with runtime:
+    kind = "ray" if config.learner.ranks > 1 else "inline"
+    with make_runtime(config.model_copy(update={"runtime": kind})) as runtime:
         learner = LearnerGroup(runtime, config, total_steps=2)
         first = learner.checksum()
         for _ in range(2):
@@ -158,12 +159,14 @@ def devices_seen() -> dict[str, tuple[str | None, int]]:
 
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     seen = {}
-    with make_runtime("ray", None, 1, 120.0) as runtime:
-        for name, gpus in (("none", 0.0), ("one", 1.0)):
-            seen[name] = runtime.spawn(name, Looks, gpus=gpus).call("look").result()
+    needs = [Need("none"), Need("one", gpus=1.0)]
+    with RayRuntime(None, needs, threads=1, deadline_seconds=120.0) as runtime:
+        for need in needs:
+            seen[need.actor] = runtime.spawn(need.actor, Looks).call("look").result()
         # The GPU of "one" is not given again, so that two halves share one only where there is another.
-    with make_runtime("ray", None, 1, 120.0) as runtime:
-        halves = [runtime.spawn(f"half-{index}", Looks, gpus=0.5) for index in range(2)]
+    needs = [Need(f"half-{index}", gpus=0.5) for index in range(2)]
+    with RayRuntime(None, needs, threads=1, deadline_seconds=120.0) as runtime:
+        halves = [runtime.spawn(need.actor, Looks) for need in needs]
         for index, half in enumerate(halves):
             seen[f"half-{index}"] = half.call("look").result()
     return seen

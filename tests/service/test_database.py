@@ -148,6 +148,17 @@ def end_connections(url: str) -> None:
         connection.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}")
 
 
+async def until_free(url: str) -> None:
+    """Until the server has noticed that a connection is closed, and lets go of its lock."""
+    held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
+    async with asyncio.timeout(30):
+        while True:
+            with psycopg.connect(url) as connection:
+                if connection.execute(held).fetchone() == (0,):
+                    return
+            await asyncio.sleep(0.01)
+
+
 async def test_connections_that_end_in_a_batch_take_it_with_them_and_are_replaced(postgresql: str) -> None:
     def cut(connection: Connection) -> None:
         end_connections(postgresql)
@@ -171,6 +182,7 @@ async def test_a_writer_that_lost_its_connection_waits_while_another_service_wri
             with pytest.raises(StoreUnavailable, match="Nothing was saved"):
                 await database.write(insert("twice"))
             await other.write(insert("other"))
+        await until_free(postgresql)
         await database.write(insert("after"))
         assert await database.read(names) == ["after", "before", "other"]
 
