@@ -78,7 +78,7 @@ class Checkpoints:
             RunFailure: when the one before could not be written.
         """
         self.finish()
-        self._writing = self._thread.submit(self._write, round_, state, win_rate)
+        self._writing = self._thread.submit(self._write_or_leave_nothing, round_, state, win_rate)
 
     def finish(self) -> None:
         """Wait until what was saved is on disk.
@@ -93,9 +93,17 @@ class Checkpoints:
             writing.result()
         except (OSError, SafetensorError) as error:
             raise RunFailure(
-                f"{self._directory}: a checkpoint could not be written ({error}). The one before is whole: make room, "
-                "then go on with `sea-agent resume`."
+                f"{self._directory}: a checkpoint could not be written ({error}). What was saved before is whole: "
+                f"make room, then go on with `sea-agent resume {self._directory.parent}`."
             ) from error
+
+    def _write_or_leave_nothing(self, round_: int, state: State, win_rate: float | None) -> None:
+        try:
+            self._write(round_, state, win_rate)
+        except (OSError, SafetensorError):
+            for part in self._directory.glob(f"round-*{_PART}"):  # it would take room that a resumed run needs
+                shutil.rmtree(part)
+            raise
 
     def _write(self, round_: int, state: State, win_rate: float | None) -> None:
         target = self._directory / f"round-{round_:06d}"

@@ -6,10 +6,13 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from actors.pool import LearnerGroup, SamplerPool
 from actors.runtime import Runtime, make_runtime
@@ -28,7 +31,7 @@ from sea_agent.ledger import Ledger
 from sea_agent.models import ran_out_of_memory, use_threads
 from sea_agent.open_duels import OpenDuels
 from sea_agent.preflight import Inputs, check
-from sea_agent.run_directory import LOCK, Metrics, RunDirectory
+from sea_agent.run_directory import LOCK, Metrics, RunDirectory, write_whole
 from sea_agent.selector import Selector
 from sea_agent.session import NOBODY, Session, Watch
 from sea_agent.stages import Stages
@@ -81,7 +84,11 @@ def run(config: RunConfig, out: Path, watch: Watch = NOBODY) -> dict[str, Any]:
     require_unused(out)
     inputs = check(config)
     with RunDirectory(out):
-        (out / "config.yaml").write_text(to_yaml(config))
+        try:
+            write_whole(out / "config.yaml", to_yaml(config))
+        except OSError as error:
+            shutil.rmtree(out)
+            raise UserError(f"--out {out}: cannot be written ({error}); make room, or name another") from None
         try:
             return _run(config, inputs, out, watch, None)
         except UserError:
@@ -104,7 +111,8 @@ def resume(config: RunConfig, out: Path, checkpoint: str | None = None, watch: W
     inputs = check(config)
     with RunDirectory(out):
         found = read_checkpoint(out / CHECKPOINTS, checkpoint)
-        (out / "config.yaml").write_text(to_yaml(config))
+        with _told_without_room(out):
+            write_whole(out / "config.yaml", to_yaml(config))
         (out / "summary.json").unlink(missing_ok=True)
         return _run(config, inputs, out, watch, found)
 
@@ -192,6 +200,7 @@ def _run(config: RunConfig, inputs: Inputs, out: Path, watch: Watch, found: Foun
     runtime = make_runtime(config)
     try:
         with (
+            _told_without_room(out),
             tracked(config, out, watch) as watch,
             runtime,
             Ledger(out / "ledger.sqlite") as ledger,
@@ -206,12 +215,8 @@ def _run(config: RunConfig, inputs: Inputs, out: Path, watch: Watch, found: Foun
             session.run(found)
             agent.learner.save_policy(str(out / "policy"))
             summary = _summary(agent, inputs) | session.spent()
-        (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    except (OSError, sqlite3.OperationalError) as error:
-        raise RunFailure(
-            f"{out}: cannot be written ({error}). What was answered is in the ledger: make room, then go on with "
-            f"`sea-agent resume {out}`."
-        ) from error
+        with _told_without_room(out):
+            write_whole(out / "summary.json", json.dumps(summary, indent=2) + "\n")
     except (MemoryError, RuntimeError) as error:
         if not ran_out_of_memory(error):
             raise
@@ -220,6 +225,17 @@ def _run(config: RunConfig, inputs: Inputs, out: Path, watch: Watch, found: Foun
             f"first is kept by `sea-agent resume {out}`, the others need a new run."
         ) from error
     return summary
+
+
+@contextmanager
+def _told_without_room(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, sqlite3.OperationalError, SafetensorError) as error:
+        raise RunFailure(
+            f"{out}: cannot be written ({error}). What was answered is in the ledger: make room, then go on with "
+            f"`sea-agent resume {out}`."
+        ) from error
 
 
 def assemble(config: RunConfig, inputs: Inputs, runtime: Runtime, ledger: Ledger, watch: Watch = NOBODY) -> Agent:

@@ -1,4 +1,4 @@
-"""The directory that a run leaves behind: who works in it, and its growing file of metrics."""
+"""The directory that a run leaves behind: who works in it, its growing file of metrics, and files that are whole."""
 
 import fcntl
 import json
@@ -82,3 +82,21 @@ class Metrics:
         """Append a row; readers see it whole."""
         self._file.write(json.dumps(row).encode() + b"\n")
         self._file.flush()
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that is there as a whole or, after any death and on a full disk, as it was before.
+
+    Raises:
+        OSError: when there is no room for it.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        with part.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
+    part.replace(path)

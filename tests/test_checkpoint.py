@@ -162,3 +162,4 @@ def test_a_checkpoint_that_cannot_be_written_is_told_and_leaves_the_one_before(
     found = read_checkpoint(tmp_path)
     assert found is not None
     assert found.name == "round-000001"
+    assert names(tmp_path) == ["round-000001"]

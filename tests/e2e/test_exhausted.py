@@ -1,5 +1,7 @@
 """A run that finds no room on the disk or in memory: one clear line, a whole checkpoint, and it goes on from there."""
 
+import errno
+import os
 import resource
 import time
 from pathlib import Path
@@ -38,7 +40,9 @@ def configured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_run_on_a_full_disk_says_so_and_goes_on_later(configured: Path, tmp_path: Path) -> None:
+def test_a_run_on_a_full_disk_says_so_and_goes_on_later(
+    configured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out, log = tmp_path / "out", tmp_path / "log"
     process = start("run", configured / "config.yaml", "--out", out, log=log)
     wait_for(out / "checkpoints" / "round-000002" / "manifest.json")
@@ -49,8 +53,21 @@ def test_a_run_on_a_full_disk_says_so_and_goes_on_later(configured: Path, tmp_pa
     assert "make room, then go on with" in said
     assert "sea-agent resume" in said
     assert "Traceback" not in said
+    assert not list(out.rglob("*.part"))
+    settings = (out / "config.yaml").read_bytes()
+    still_full(monkeypatch)
+    with pytest.raises(RunFailure, match=r"No space left.*make room, then go on with"):
+        resume(resumed_config(out), out)
+    assert (out / "config.yaml").read_bytes() == settings
     assert finish(start("resume", out, log=log), log) == 0, log.read_text()
     assert_same_run(configured / "whole", out)
+
+
+def still_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fsync(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fsync)
 
 
 def test_a_run_without_memory_says_so_and_goes_on_later(

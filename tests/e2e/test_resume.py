@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from e2e.killed_runs import PLACES, Lives
+from e2e.test_ray_processes import finish, start
 from e2e.test_run import COUNTING_ORACLE, assert_same_run, metrics, world_config
 
 from sea_agent.config_files import load_config
@@ -232,6 +233,23 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"the prompts, seed or prompts\.shuffle changed"):
         resume(resumed_config(tmp_path / "0"), tmp_path / "0")
     assert (tmp_path / "0" / "ledger.sqlite").exists()
+
+
+def test_a_damaged_checkpoint_is_told_in_one_line_and_the_one_before_goes_on(tmp_path: Path) -> None:
+    config = world_config(checkpoint={"every": 1})
+    run(config, tmp_path / "whole")
+    out, log = tmp_path / "out", tmp_path / "log"
+    with pytest.raises(Stopped):
+        run(config, out, stop_after(2))
+    tensors = out / "checkpoints" / "round-000002" / "tensors.safetensors"
+    tensors.write_bytes(tensors.read_bytes()[:-1])
+    assert finish(start("resume", out, log=log), log) == 2
+    assert "Traceback" not in log.read_text()
+    line = log.read_text().splitlines()[-1]
+    assert "round-000002: tensors.safetensors is damaged" in line
+    assert line.endswith("add --checkpoint round-000001.")
+    assert finish(start("resume", out, "--checkpoint", "round-000001", log=log), log) == 0, log.read_text()
+    assert_same_run(tmp_path / "whole", out)
 
 
 def test_two_processes_do_not_work_in_one_directory(tmp_path: Path, lives: Lives) -> None:

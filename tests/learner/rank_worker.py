@@ -1,8 +1,9 @@
 """One of two ranks: ``python rank_worker.py RANK RENDEZVOUS POLICY OUT``.
 
 Trains every case of ``CASES`` in turn. Rank 0 leaves ``OUT/CASE.pt`` with metrics, published weights and state; each
-rank leaves the refusal of a sampler that disagrees in ``OUT/refusal-RANK.txt``. At last rank 1 ends, and rank 0 leaves
-what it says of that in ``OUT/alone.txt``.
+rank leaves the refusal of a sampler that disagrees in ``OUT/refusal-RANK.txt``. A learner that one process began, found
+in ``OUT/begun.pt``, goes on for a round under each of ``MOVED``. At last rank 1 ends, and rank 0 leaves what it says of
+that in ``OUT/alone.txt``.
 """
 
 import sys
@@ -21,6 +22,12 @@ CASES: dict[str, dict[str, Any]] = {
     "zero3": {"zero_stage": 3},
     "zero3-lora": {"zero_stage": 3, "lora": {"rank": 4}},
 }
+# Under which two ranks go on with what one began.
+MOVED: dict[str, dict[str, Any]] = {
+    "moved-zero0": {"zero_stage": 0},
+    "moved-zero2": {"zero_stage": 2},
+    "moved-zero3": {"zero_stage": 3},
+}
 # Odd, so that one rank has a row less, and more than a micro-batch on each.
 PAIRS, ROUNDS = 7, 3
 # A small step, because AdamW turns the rounding of a vanishing gradient into a part of a whole step.
@@ -30,6 +37,11 @@ SHARED: dict[str, Any] = {"micro_batch": 3, "learning_rate": 1e-4}
 def rounds(learner: PreferenceLearner) -> list[dict[str, float]]:
     """Three rounds on what an honest sampler reports."""
     return [learner.step(reported_by(learner, preferences_of(PAIRS, seed=seed))) for seed in range(ROUNDS)]
+
+
+def another_round(learner: PreferenceLearner, seed: int = 9) -> dict[str, float]:
+    """A round after those of ``rounds``."""
+    return learner.step(reported_by(learner, preferences_of(5, seed=seed)))
 
 
 def result(learner: PreferenceLearner, metrics: list[dict[str, float]]) -> dict[str, Any] | None:
@@ -49,6 +61,12 @@ def main(rank: int, rendezvous: str, policy: str, out: Path) -> None:
         if found is not None:
             torch.save(found, out / f"{name}.pt")
         learner.save_policy(out / f"{name}-policy")
+    for name, case in MOVED.items():
+        learner = make_learner(policy, rank=rank, **shared, **case)
+        learner.load_state(torch.load(out / "begun.pt", weights_only=True))
+        found = result(learner, [another_round(learner)])
+        if found is not None:
+            torch.save(found, out / f"{name}.pt")
     learner = make_learner(policy, rank=rank, **shared, zero_stage=2)
     rows = reported_by(learner, preferences_of(4))
     # Only rank 1's rows are wrong.

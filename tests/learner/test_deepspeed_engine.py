@@ -16,6 +16,7 @@ import torch.distributed as dist
 from tiny_learners import (
     DEADLINE_SECONDS,
     largest_difference,
+    make_learner,
     preferences_of,
     reported_by,
     rows_of_preferences,
@@ -155,8 +156,11 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def two_ranks(policy_path: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What two real processes leave after training each case together."""
+    """What two real processes leave after training each case together, and going on with what one began."""
     out = tmp_path_factory.mktemp("ranks")
+    alone = make_learner(policy_path, **SHARED)
+    rank_worker.rounds(alone)
+    torch.save(state_of(alone), out / "begun.pt")
     rendezvous = f"tcp://127.0.0.1:{free_port()}"
     places = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
     ranks = [
@@ -200,15 +204,71 @@ def test_two_ranks_save_one_whole_policy(two_ranks: Path, case: str) -> None:
     assert checksum(dict(model.named_parameters())) == checksum(reported(two_ranks, case)["weights"])
 
 
+# --- another number of ranks -----------------------------------------------------------------------------------------
+
+
+def unbroken(learner_of: LearnerOf, more: int = 1) -> PreferenceLearner:
+    """Plain torch that was never interrupted, so many rounds further."""
+    learner = learner_of(**SHARED)
+    rank_worker.rounds(learner)
+    for number in range(more):
+        rank_worker.another_round(learner, seed=9 + number)
+    return learner
+
+
+def assert_goes_on(learner: PreferenceLearner, expected: PreferenceLearner) -> None:
+    assert learner.version == expected.version
+    assert largest_difference(weights_of(learner), weights_of(expected)) < 1e-5
+    assert_equal_states(state_of(learner), state_of(expected), tolerance=1e-5)
+
+
+@pytest.mark.parametrize("onto", [{"zero_stage": 2}, {"zero_stage": 3}, {"engine": "torch"}], ids=str)
+@pytest.mark.parametrize("begun", ["zero2", "zero3"])
+def test_what_two_ranks_began_goes_on_with_one(
+    learner_of: LearnerOf, two_ranks: Path, begun: str, onto: dict[str, Any]
+) -> None:
+    learner = learner_of(**SHARED, **{"engine": "deepspeed"} | onto)
+    learner.load_state(reported(two_ranks, begun)["state"])
+    rank_worker.another_round(learner)
+    assert_goes_on(learner, unbroken(learner_of))
+
+
+@pytest.mark.parametrize("case", list(rank_worker.MOVED))
+def test_what_one_process_began_goes_on_with_two_ranks(learner_of: LearnerOf, two_ranks: Path, case: str) -> None:
+    found, expected = reported(two_ranks, case), unbroken(learner_of)
+    assert largest_difference(found["weights"], weights_of(expected)) < 1e-5
+    assert_equal_states(found["state"], state_of(expected), tolerance=1e-5)
+
+
 @pytest.mark.parametrize("stage", [2, 3])
-def test_a_run_of_two_ranks_goes_on_with_one(learner_of: LearnerOf, two_ranks: Path, stage: int) -> None:
+def test_from_one_to_two_ranks_and_back(learner_of: LearnerOf, two_ranks: Path, stage: int) -> None:
+    learner = learner_of(**SHARED, engine="deepspeed", zero_stage=stage)
+    learner.load_state(reported(two_ranks, f"moved-zero{stage}")["state"])
+    rank_worker.another_round(learner, seed=10)
+    assert_goes_on(learner, unbroken(learner_of, more=2))
+
+
+@pytest.mark.parametrize("forgotten", ["exp_avg", "exp_avg_sq"])
+def test_a_move_that_forgets_a_moment_is_seen(learner_of: LearnerOf, two_ranks: Path, forgotten: str) -> None:
     state = reported(two_ranks, "zero3")["state"]
-    learners = [learner_of(**SHARED, engine="deepspeed", zero_stage=stage), learner_of(**SHARED)]
-    for learner in learners:
-        learner.load_state(state)
-        learner.step(reported_by(learner, preferences_of(5, seed=9)))
-    assert learners[0].version == rank_worker.ROUNDS + 1
-    assert largest_difference(*map(weights_of, learners)) < 1e-5
+    for value in state["training"][forgotten].values():
+        value.zero_()
+    learner = learner_of(**SHARED, engine="deepspeed", zero_stage=2)
+    learner.load_state(state)
+    rank_worker.another_round(learner)
+    with pytest.raises(AssertionError):
+        assert_goes_on(learner, unbroken(learner_of))
+
+
+def test_a_state_of_other_parameters_is_refused_and_changes_nothing(learner_of: LearnerOf, two_ranks: Path) -> None:
+    learner = learner_of(**SHARED, engine="deepspeed", zero_stage=2)
+    before = checksum(weights_of(learner))
+    with pytest.raises(ValueError, match=r"does not fit this policy.*learner\.lora"):
+        learner.load_state(reported(two_ranks, "zero3-lora")["state"])
+    assert checksum(weights_of(learner)) == before
+
+
+# --- what two ranks say ----------------------------------------------------------------------------------------------
 
 
 def test_every_rank_refuses_what_one_rank_saw(two_ranks: Path) -> None:
