@@ -47,6 +47,7 @@ def settings(folder: Path, rounds: int) -> dict[str, Any]:
     return {
         "oracle": {"kind": "python", "target": f"{folder / 'mine.py'}:compare"},
         "evaluation": {},
+        "learner__learning_rate": 1e-5,  # so small that a hundred rounds for short responses leave different ones
         "budget__oracle_queries": BATCH * rounds,
         "checkpoint": {"every": 2},
     }
