@@ -159,7 +159,7 @@ def test_the_makefile_installs_the_test_tools_under_the_constraints() -> None:
 
 def test_the_makefile_installs_what_gpus_need_beside_it_under_the_same_constraints() -> None:
     done = subprocess.run(
-        ["make", "--dry-run", "GPU_VENV=no-such-environment", "test-gpu"],
+        ["make", "--dry-run", "--no-print-directory", "GPU_VENV=no-such-environment", "test-gpu"],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 from aiohttp import ServerDisconnectedError
-from conftest import Finished
 
 from sea_agent import packing, submit
 from sea_agent.config import RunConfig
@@ -292,7 +291,7 @@ def test_a_cluster_that_is_lost_from_sight_is_told(
 
 
 def test_values_of_variables_are_not_printed(
-    sea_agent: Callable[..., Finished], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    sea_agent: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     server = Server()
     monkeypatch.setattr(submit, "_connect", lambda address: server)

@@ -3,9 +3,9 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from conftest import Finished
 from e2e.test_resume import stop_after
 from e2e.test_run import assert_same_run, metrics, world_config
 
@@ -14,7 +14,7 @@ from sea_agent.errors import Stopped
 from sea_agent.run import finished, holds, resume, run
 from sea_agent.run_directory import LOCK
 
-Cli = Callable[..., Finished]
+Cli = Callable[..., Any]
 
 
 @pytest.fixture

@@ -2,6 +2,9 @@
 
 import logging
 import socket
+import threading
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from duels import duel
@@ -36,10 +39,19 @@ def test_an_answer_that_does_not_come_in_time_is_given_up(oracle: MakeJudge, jud
     assert asking.metrics()["retries"] >= 1
 
 
-def early_requests(oracle: MakeJudge, judge: Judge, clock: Clock) -> int:
-    """Requests that come before the time is over that the endpoint asked for."""
+def early_requests(
+    oracle: MakeJudge, judge: Judge, clock: Clock, patch: pytest.MonkeyPatch, retry_after: Callable[[Any], float]
+) -> int:
+    """Requests that come before the time is over that the endpoint asked for. None is answered before the client has
+    read that."""
     asking = oracle()
-    early, welcome = 0, 0.0
+    early, welcome, read = 0, 0.0, threading.Event()
+
+    def reading(error: Any) -> float:
+        read.set()
+        return retry_after(error)
+
+    patch.setattr(llm_endpoint, "_retry_after", reading)
 
     def busy(handler: Handler) -> None:
         nonlocal welcome
@@ -48,6 +60,7 @@ def early_requests(oracle: MakeJudge, judge: Judge, clock: Clock) -> int:
 
     def prefer(prompt: str, a: str, b: str) -> str:
         nonlocal early
+        assert read.wait(30)
         early += clock.monotonic() < welcome
         return "A"
 
@@ -59,9 +72,9 @@ def early_requests(oracle: MakeJudge, judge: Judge, clock: Clock) -> int:
 def test_nobody_is_asked_before_the_endpoint_wants_to_be(
     oracle: MakeJudge, judge: Judge, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert early_requests(oracle, judge, clock) <= 1, "the other request was under way already"
-    monkeypatch.setattr(llm_endpoint, "_retry_after", lambda error: 0.0)
-    assert early_requests(oracle, judge, clock) >= 3, "the control"
+    heeding = llm_endpoint._retry_after
+    assert early_requests(oracle, judge, clock, monkeypatch, heeding) <= 1, "the other request was under way already"
+    assert early_requests(oracle, judge, clock, monkeypatch, lambda error: 0.0) >= 3, "the control"
 
 
 def test_an_endpoint_that_wants_to_be_left_alone_for_longer_than_a_call_is(
