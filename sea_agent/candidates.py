@@ -130,17 +130,13 @@ class CandidateSource:
     def _begin_beside(self, prompts: Sequence[Prompt], number: int) -> tuple[Sampling, Sampling]:
         """The reference's responses, and the policy's likeliest ones."""
         sampler = self._config.sampler
-        theirs = greedy = _nothing_for(prompts)
+        theirs = greedy = _done([[] for _ in prompts])
         if self._reference is not None:
             key = ("reference round", number)
             theirs = self._reference.begin(prompts, sampler.reference_candidates, sampler.temperature, *key)
         if self._config.learner.optimism == "selm":
             greedy = self._samplers.begin(prompts, 1, 0.0, "greedy", number)
         return theirs, greedy
-
-
-def _nothing_for(prompts: Sequence[Prompt]) -> Sampling:
-    return lambda: [[] for _ in prompts]
 
 
 def _restored(state: Mapping[str, Any]) -> _Begun:

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from sea_agent.errors import UserError
-from sea_agent.types import Duel, Hindsight, LabelSource, Outcome, Prompt, Response, Verdict
+from sea_agent.types import Duel, Hindsight, LabelSource, Outcome, Response, Verdict, prompt_from
 
 Row = tuple[Any, ...]
 
@@ -280,8 +280,8 @@ def _response_row(duel_id: str, side: str, response: Response) -> Row:
 
 def _parse(row: Row) -> tuple[Duel, Verdict | None, int | None]:
     duel_id, number, prompt_id, text, tokens, messages, rule, policy_version, posterior_version, source = row[:10]
-    pairs = None if messages is None else tuple((role, content) for role, content in json.loads(messages))
-    prompt = Prompt(prompt_id, text, tuple(json.loads(tokens)), pairs)
+    said = None if messages is None else json.loads(messages)
+    prompt = prompt_from({"id": prompt_id, "text": text, "token_ids": json.loads(tokens), "messages": said})
     first, second = (
         Response(id_, prompt_id, text, tuple(json.loads(ids)), tuple(json.loads(logprobs)), version)
         for id_, text, ids, logprobs, version in (row[13:18], row[18:23])

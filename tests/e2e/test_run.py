@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from oracle.base import bradley_terry
 from sea_agent.config import RunConfig, SelectionConfig
-from sea_agent.config_files import parse_config
+from sea_agent.config_files import apply_settings, parse_config
 from sea_agent.errors import RunFailure
 from sea_agent.ledger import Ledger
 from sea_agent.run import run
@@ -46,12 +46,7 @@ def world_config(**changes: Any) -> RunConfig:
         "budget": {"oracle_queries": 20},
         "evaluation": {"prompts_path": "world://lexicon/heldout.jsonl", "prompts": 16, "every": 16},
     }
-    for key, value in changes.items():
-        node = tree
-        *parents, leaf = key.split("__")
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[leaf] = value
+    apply_settings(tree, {key.replace("__", "."): value for key, value in changes.items()})
     return parse_config(tree, where="test")
 
 

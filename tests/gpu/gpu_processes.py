@@ -16,7 +16,7 @@ from actors.placement import Need
 from actors.pool import LearnerGroup, SamplerPool
 from actors.runtime import RayRuntime, make_runtime
 from sea_agent.config import RunConfig
-from sea_agent.config_files import parse_config
+from sea_agent.config_files import apply_settings, parse_config
 from sea_agent.errors import RunFailure
 from sea_agent.models import load_policy
 from sea_agent.run import run
@@ -48,12 +48,7 @@ def configured(policy: str, **changes: Any) -> RunConfig:
         "learner": {"learning_rate": 1e-3, "micro_batch": 4, "max_logprob_gap": 0.2},
         "budget": {"oracle_queries": 64},
     }
-    for key, value in changes.items():
-        node = tree
-        *parents, leaf = key.split("__")
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[leaf] = value
+    apply_settings(tree, {key.replace("__", "."): value for key, value in changes.items()})
     return parse_config(tree, where="test")
 
 
