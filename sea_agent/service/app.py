@@ -56,13 +56,14 @@ def make_app(settings: Settings) -> FastAPI:
     app.add_middleware(SecurityHeaders)
     app.add_middleware(Measure, metrics=measured)
     problems.install(app)
-    for module in (health, metrics, sign_in, label_page):
-        app.include_router(module.router)
-    app.mount("/static", Static(), name="static")
-    for module in (runs, queries, leases, labels, events, quality, keys):
+    # Routes are tried in this order, so those that every label passes come first.
+    for module in (leases, labels, queries, runs, events, quality, keys):
         app.include_router(
             module.router, prefix="/v1", responses=problems.documented(400, 401, 403, 413, 422, 429, 503)
         )
+    for module in (health, metrics, sign_in, label_page):
+        app.include_router(module.router)
+    app.mount("/static", Static(), name="static")
     if settings.runs is not None:
         from sea_agent.service.routes import dashboard  # its statistics take seconds to import
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import krippendorff
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 
 from sea_agent.keys import generator_for
 from sea_agent.service.store.tables import OUTCOMES
@@ -148,6 +147,8 @@ def _annotator(name: str, answers: Sequence[Answer], skips: int, agreed: Sequenc
 
 def rate(hits: Iterable[bool]) -> Rate:
     """The share of hits with its Wilson interval."""
+    from scipy.stats import binomtest  # takes longer to import than a service may take to be ready
+
     found = list(hits)
     if not found:
         return Rate(0, None, None, None)

@@ -1,10 +1,11 @@
 """Run the service: one uvicorn worker, keys before anything listens beyond this machine."""
 
-import asyncio
 import contextlib
 import logging
 import os
 from collections.abc import Callable
+
+import uvloop
 
 from sea_agent.addresses import is_loopback
 from sea_agent.errors import UserError
@@ -27,7 +28,7 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("alembic").setLevel(logging.WARNING)
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again after it has shut down in order
-        asyncio.run(_serve(settings, announce))
+        uvloop.run(_serve(settings, announce))
 
 
 async def _serve(settings: Settings, announce: Callable[[str], None]) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastapi import APIRouter, Response
-from sqlalchemy import RootTransaction
+from sqlalchemy import Connection
 
 from sea_agent.cli import main
 from sea_agent.service.keyring import KeyRing
@@ -52,10 +52,10 @@ def broken_contract() -> None:
 def acknowledge_first() -> None:
     """Answers leave before the commit, as from a store that only queues what it is told."""
 
-    def acknowledge_then_commit(self: Database, transaction: RootTransaction, outcomes: Sequence[Any]) -> None:
+    def acknowledge_then_commit(self: Database, connection: Connection, outcomes: Sequence[Any]) -> None:
         self._acknowledge(outcomes)
         time.sleep(0.05)  # of a slow disk
-        transaction.commit()
+        connection.commit()
 
     Database._commit_then_acknowledge = acknowledge_then_commit  # type: ignore[method-assign]
 

@@ -101,7 +101,7 @@ async def test_a_full_disk_is_told_and_loses_nothing(sqlite_service: Running) ->
     database = sqlite_service.state.database
 
     def set_pages(more: int) -> None:
-        with database._writer.begin() as connection:
+        with database._writer.transaction() as connection:
             pages = connection.execute(text("PRAGMA page_count")).scalar_one()
             connection.execute(text(f"PRAGMA max_page_count = {pages + more}"))
 

@@ -1,7 +1,8 @@
 """The database: readers in a small pool, and one thread that writes.
 
-The writer takes everything that is queued, runs each function in its own savepoint, commits once and only then
-answers: what was acknowledged is on disk, and the cost of a commit is shared.
+The writer takes everything that is queued, runs each function, commits once and only then answers: what was
+acknowledged is on disk, and the cost of a commit is shared. When a function refuses, all are run again, each in its own
+savepoint: so it undoes its own work only, and savepoints, which cost as much as the work, are made only then.
 """
 
 import asyncio
@@ -9,15 +10,16 @@ import fcntl
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import IO, Any, Self, TypeVar
 
 import pysqlite3.dbapi2 as sqlite
-from sqlalchemy import Connection, Engine, RootTransaction, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, InterfaceError, InternalError, OperationalError, SQLAlchemyError
 
@@ -40,6 +42,9 @@ STATEMENT_MS = 30_000
 NOTHING_SAVED = "The store cannot write now. Nothing was saved; try again."
 COMMIT_FAILED = "The store failed while it saved this. Send the same again: it tells whether it is there."
 """A commit whose answer is lost, or whose last write failed, may have happened all the same."""
+
+_FAULTS = (OperationalError, InterfaceError, InternalError)
+"""What the database itself does wrong, not the caller."""
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +75,29 @@ class _Outcome:
     error: Exception | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Pool:
+    """Connections, and the statement that begins a transaction where the driver does not.
+
+    It is sent here: a listener for it would make the engine look for listeners at each statement.
+    """
+
+    engine: Engine
+    begin: str | None = None
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """A connection in a transaction, which is rolled back unless it was committed."""
+        with self.engine.connect() as connection:
+            self.start(connection)
+            yield connection
+
+    def start(self, connection: Connection) -> None:
+        """Begin a transaction on a connection that has none."""
+        if self.begin is not None:
+            connection.exec_driver_sql(self.begin)
+
+
 class Database:
     """An open database, bound to the event loop that opened it.
 
@@ -90,12 +118,13 @@ class Database:
         parsed = _parse(url)
         if parsed.get_backend_name() == "sqlite":
             self._lock_file = _lock_beside(Path(parsed.database or ""))
-            self._writer, self._reader = _sqlite_engines(parsed)
+            self._writer, self._reader = _sqlite_pools(parsed)
         else:
-            self._writer, self._reader = _postgresql_engines(parsed)
+            self._writer, self._reader = _postgresql_pools(parsed)
         try:
-            with self._writer.begin() as connection:
+            with self._writer.transaction() as connection:
                 migrate(connection)
+                connection.commit()
         except OperationalError as error:
             self._release()
             raise UserError(f"database {parsed.render_as_string()}: {_reason(error)}") from None
@@ -130,8 +159,9 @@ class Database:
     async def write(self, function: Callable[[Connection], T], wake: Callable[[T], Sequence[Topic]] = _nothing) -> T:
         """Run a function in the writer's next transaction; return when that is committed.
 
-        An exception of the function undoes what it wrote, nothing else, and comes out here. ``wake`` tells
-        from its result which topics are to be woken after the commit.
+        An exception of the function undoes what it wrote, nothing else, and comes out here. The function may run
+        twice, the first time undone, so it must do nothing but read and write here. ``wake`` tells from its result
+        which topics are to be woken after the commit.
 
         Raises:
             StoreUnavailable: when the commit fails or the deadline passes.
@@ -156,7 +186,7 @@ class Database:
         """
 
         def call() -> T:
-            with self._reader.begin() as connection:
+            with self._reader.transaction() as connection:
                 return function(connection)
 
         try:
@@ -164,7 +194,7 @@ class Database:
                 return await self._loop.run_in_executor(self._readers, call)
         except TimeoutError:
             raise StoreUnavailable("The store did not answer in time.") from None
-        except (OperationalError, InterfaceError, InternalError) as error:
+        except _FAULTS as error:
             logger.error("the store cannot be read: %s", _reason(error))
             raise StoreUnavailable("The store cannot be read now.") from None
 
@@ -191,17 +221,28 @@ class Database:
     def _write(self, batch: Sequence[_Job]) -> None:
         outcomes: list[_Outcome] = []
         try:
-            with self._writer.connect() as connection, connection.begin() as transaction:
-                outcomes = [_attempt(connection, job) for job in batch]
-                self._commit_then_acknowledge(transaction, outcomes)
+            with self._writer.transaction() as connection:
+                outcomes = self._run(connection, batch)
+                self._commit_then_acknowledge(connection, outcomes)
         except (SQLAlchemyError, UserError, OSError) as error:
             logger.error("a batch of %d could not be written: %s", len(batch), _reason(error))
             message = COMMIT_FAILED if outcomes else NOTHING_SAVED
             self._acknowledge([_Outcome(job, error=StoreUnavailable(message)) for job in batch])
 
-    def _commit_then_acknowledge(self, transaction: RootTransaction, outcomes: Sequence[_Outcome]) -> None:
+    def _run(self, connection: Connection, batch: Sequence[_Job]) -> list[_Outcome]:
+        """Run every function. A fault of the database itself goes up: it concerns the whole batch."""
+        try:
+            return [_Outcome(job, job.function(connection)) for job in batch]
+        except _FAULTS:
+            raise
+        except Exception:  # the caller's, whoever that is
+            connection.rollback()
+            self._writer.start(connection)
+            return [_attempt(connection, job) for job in batch]
+
+    def _commit_then_acknowledge(self, connection: Connection, outcomes: Sequence[_Outcome]) -> None:
         started = time.perf_counter()
-        transaction.commit()
+        connection.commit()
         self._committed(len(outcomes), time.perf_counter() - started)
         self._acknowledge(outcomes)
 
@@ -221,20 +262,20 @@ class Database:
             self.signals.wake(topic)
 
     def _release(self) -> None:
-        self._writer.dispose()
-        self._reader.dispose()
+        self._writer.engine.dispose()
+        self._reader.engine.dispose()
         if self._lock_file is not None:
             self._lock_file.close()
 
 
 def _attempt(connection: Connection, job: _Job) -> _Outcome:
-    """Run one function in a savepoint. A fault of the database itself goes up: it concerns the whole batch."""
+    """Run one function in a savepoint."""
     try:
         with connection.begin_nested():
             return _Outcome(job, job.function(connection))
-    except (OperationalError, InterfaceError, InternalError):
+    except _FAULTS:
         raise
-    except Exception as error:  # the caller's, whoever that is
+    except Exception as error:
         return _Outcome(job, error=error)
 
 
@@ -266,22 +307,23 @@ def _lock_beside(path: Path) -> IO[str]:
     return file
 
 
-def _sqlite_engines(url: URL) -> tuple[Engine, Engine]:
+def _sqlite_pools(url: URL) -> tuple[_Pool, _Pool]:
     if sqlite.sqlite_version_info < OLDEST_SQLITE:
         needed = ".".join(map(str, OLDEST_SQLITE))
         raise UserError(
             f"SQLite {sqlite.sqlite_version} can damage databases in WAL mode; {needed} or newer is needed. "
             "Install a newer pysqlite3, or use PostgreSQL."
         )
-    return _sqlite_engine(url, "IMMEDIATE", connections=1), _sqlite_engine(url, "DEFERRED", connections=READERS)
+    writer, reader = _sqlite_engine(url, connections=1), _sqlite_engine(url, connections=READERS, read_only=True)
+    return _Pool(writer, "BEGIN IMMEDIATE"), _Pool(reader, "BEGIN DEFERRED")
 
 
-def _sqlite_engine(url: URL, begin: str, connections: int) -> Engine:
+def _sqlite_engine(url: URL, connections: int, read_only: bool = False) -> Engine:
     engine = create_engine(url, module=sqlite, pool_size=connections, max_overflow=0)
 
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, _: object) -> None:
-        connection.isolation_level = None  # transactions begin where the listener below says, not where Python guesses
+        connection.isolation_level = None  # transactions begin where the pool says, not where Python guesses
         for pragma in (
             f"busy_timeout = {BUSY_MS}",
             "journal_mode = WAL",
@@ -289,17 +331,13 @@ def _sqlite_engine(url: URL, begin: str, connections: int) -> Engine:
             "foreign_keys = ON",
         ):
             connection.execute(f"PRAGMA {pragma}")
-        if begin == "DEFERRED":
+        if read_only:
             connection.execute("PRAGMA query_only = ON")
-
-    @event.listens_for(engine, "begin")
-    def start(connection: Connection) -> None:
-        connection.exec_driver_sql(f"BEGIN {begin}")
 
     return engine
 
 
-def _postgresql_engines(url: URL) -> tuple[Engine, Engine]:
+def _postgresql_pools(url: URL) -> tuple[_Pool, _Pool]:
     def engine(options: str, connections: int) -> Engine:
         arguments = {"connect_timeout": 10, "options": f"-c statement_timeout={STATEMENT_MS} {options}"}
         return create_engine(
@@ -319,7 +357,7 @@ def _postgresql_engines(url: URL) -> tuple[Engine, Engine]:
             connection.close()
             raise UserError(f"database {url.render_as_string()}: another service writes to it; stop that one first")
 
-    return writer, engine("-c default_transaction_read_only=on", connections=READERS)
+    return _Pool(writer), _Pool(engine("-c default_transaction_read_only=on", connections=READERS))
 
 
 def _reason(error: Exception) -> str:

@@ -70,7 +70,7 @@ def put(connection: Connection, lease_id: str, author: Author, body: Values, now
     if lease.state == "live" and lease.expires_at <= now:
         sweep(connection, lease.run, now)
         lease = own(connection, lease_id, author)
-    if lease.kind != "repeat" and _vote_of(connection, lease.query_id, author.annotator) is not None:
+    if lease.kind != "repeat" and lease.answered:
         raise Conflict("This annotator has answered the query already, in an import.")
     entry = _entry(lease.run, lease.query_id, author, _own_order(body["outcome"], lease.swapped), now)
     entry |= {

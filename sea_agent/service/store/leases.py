@@ -14,15 +14,18 @@ from typing import Any
 
 from sqlalchemy import (
     BindParameter,
-    ColumnElement,
     Connection,
     Double,
     Row,
+    Select,
+    and_,
     bindparam,
     case,
     exists,
     func,
     insert,
+    not_,
+    or_,
     select,
     update,
 )
@@ -100,50 +103,47 @@ _PLACE_TAKEN = update(queries).where(queries.c.id == _ID).values(places=queries.
 _SET_STATE = update(leases).where(leases.c.id == _ID).values(state=bindparam("new_state"))
 _SET_END = update(leases).where(leases.c.id == _ID).values(state="live", expires_at=bindparam("new_end"))
 _INSERT = insert(leases)
-_BY_ID = select(leases).where(leases.c.id == _ID)
+_ANSWERED_BY_ITS_ANNOTATOR = exists().where(
+    labels.c.query_id == leases.c.query_id,
+    labels.c.annotator == leases.c.annotator,
+    labels.c.kind != "repeat",
+    labels.c.revises.is_(None),
+)
+_BY_ID = select(leases, _ANSWERED_BY_ITS_ANNOTATOR.label("answered")).where(leases.c.id == _ID)
 _NEXT_END = select(func.min(leases.c.expires_at)).where(*_LIVE_IN_RUN)
 
 
-def _met(kind: str) -> ColumnElement[bool]:
-    """The annotator answered or skipped the duel, as this kind of lease."""
-    theirs = leases.alias()
-    return exists().where(
-        theirs.c.query_id == queries.c.id,
-        theirs.c.annotator == _ANNOTATOR,
-        theirs.c.kind == kind,
-        theirs.c.state.in_(("labelled", "skipped")),
+_TEXTS = (queries.c.prompt, queries.c.first, queries.c.second)
+_earlier = leases.alias("earlier")
+
+
+def _offers(kind: str) -> Select:
+    """Duels that the annotator neither answered nor skipped as this kind of lease, with their lease that ended."""
+    theirs = (_earlier.c.query_id == queries.c.id, _earlier.c.annotator == _ANNOTATOR, _earlier.c.kind == kind)
+    done = (_earlier.c.state == "labelled", _earlier.c.state == "skipped")
+    return (
+        select(queries.c.id, *_TEXTS, _earlier.c.id.label("lease_id"), _earlier.c.swapped)
+        .outerjoin(_earlier, and_(*theirs))
+        .where(_earlier.c.id.is_(None) | not_(or_(*done)))
     )
 
 
 _ANSWERED = exists().where(labels.c.query_id == queries.c.id, labels.c.annotator == _ANNOTATOR)
 _OPEN_IN_RUN = (queries.c.run == _RUN, queries.c.state == OPEN)
 _WAITING = (
-    select(queries.c.id)
-    .where(*_OPEN_IN_RUN, queries.c.gold.is_(None), queries.c.places > 0, ~_met("vote"), ~_ANSWERED)
+    _offers("vote")
+    .where(*_OPEN_IN_RUN, queries.c.gold.is_(None), queries.c.places > 0, ~_ANSWERED)
     .order_by(queries.c.priority.desc(), queries.c.places, queries.c.number)
     .limit(1)
 )
 _UNSEEN_GOLD = (
-    select(queries.c.id)
-    .where(*_OPEN_IN_RUN, queries.c.gold.is_not(None), ~_met("gold"), ~_ANSWERED)
-    .order_by(queries.c.number)
-    .limit(1)
+    _offers("gold").where(*_OPEN_IN_RUN, queries.c.gold.is_not(None), ~_ANSWERED).order_by(queries.c.number).limit(1)
 )
 _REPEATABLE = (
-    select(queries.c.id)
+    _offers("repeat")
     .join(leases, leases.c.query_id == queries.c.id)
-    .where(*_MINE, leases.c.kind == "vote", leases.c.state == "labelled")
-    .where(leases.c.number <= bindparam("last"), ~_met("repeat"))
+    .where(*_MINE, leases.c.kind == "vote", leases.c.state == "labelled", leases.c.number <= bindparam("last"))
     .order_by(leases.c.number)
-)
-_TEXTS = (queries.c.prompt, queries.c.first, queries.c.second)
-_OFFER = (
-    select(*_TEXTS, leases.c.id.label("lease_id"), leases.c.swapped)
-    .outerjoin(
-        leases,
-        (leases.c.query_id == queries.c.id) & (leases.c.annotator == _ANNOTATOR) & (leases.c.kind == bindparam("as_")),
-    )
-    .where(queries.c.id == _ID)
 )
 _HELD = (
     select(leases, *_TEXTS, queries.c.state.label("query_state"))
@@ -173,8 +173,8 @@ def claim(connection: Connection, wanted: Claim, now: float) -> Values | None:
         if held is not None:
             return held
     number = (situation.last_number or 0) + 1
-    query_id, kind = _choose(connection, situation, wanted, number)
-    return None if query_id is None else _lease(connection, wanted, query_id, kind, number, now)
+    offer, kind = _choose(connection, situation, wanted, number)
+    return None if offer is None else _lease(connection, wanted, offer, kind, number, now)
 
 
 def sweep(connection: Connection, run: str, now: float) -> None:
@@ -191,7 +191,7 @@ def next_end(connection: Connection, run: str) -> float | None:
 
 
 def own(connection: Connection, lease_id: str, author: Author) -> Row:
-    """An annotator's lease. Raises: Missing."""
+    """An annotator's lease, and whether they answered its duel. Raises: Missing."""
     lease = connection.execute(_BY_ID, {"which": lease_id}).first()
     if lease is None or lease.annotator != author.annotator or not author.sees(lease.run):
         raise Missing(f"There is no lease {lease_id}.")
@@ -250,30 +250,29 @@ def _again(connection: Connection, lease_id: str, expires_at: float) -> Values |
     return _presented(held, lease_id, held.query_id, held.run, held.swapped, expires_at)
 
 
-def _choose(connection: Connection, run: Row, wanted: Claim, number: int) -> tuple[str | None, str]:
+def _choose(connection: Connection, run: Row, wanted: Claim, number: int) -> tuple[Row | None, str]:
     """A duel and how it is shown. The draw hangs on the number of the lease, so asking again draws nothing new."""
     known = {"of_run": wanted.run, "who": wanted.annotator}
-    drawn = _draw(wanted, "kind", number).random()
+    drawn = _draw(wanted, "kind", number).random() if run.gold_share or run.repeat_share else 1.0
     if drawn < run.gold_share:
-        gold = connection.execute(_UNSEEN_GOLD, known).scalar()
+        gold = connection.execute(_UNSEEN_GOLD, known).first()
         if gold is not None:
             return gold, "gold"
     elif drawn < run.gold_share + run.repeat_share:
-        answered = list(connection.execute(_REPEATABLE, {**known, "last": number - REPEAT_AFTER}).scalars())
+        answered = connection.execute(_REPEATABLE, {**known, "last": number - REPEAT_AFTER}).all()
         if answered:
             return _draw(wanted, "repeat", number).choice(answered), "repeat"
-    return connection.execute(_WAITING, known).scalar(), "vote"
+    return connection.execute(_WAITING, known).first(), "vote"
 
 
-def _lease(connection: Connection, wanted: Claim, query_id: str, kind: str, number: int, now: float) -> Values:
+def _lease(connection: Connection, wanted: Claim, offer: Row, kind: str, number: int, now: float) -> Values:
     """Make the lease, or bring back the one that ended without an answer."""
-    offer = connection.execute(_OFFER, {"which": query_id, "who": wanted.annotator, "as_": kind}).one()
     lease_id, swapped, expires_at = offer.lease_id, offer.swapped, now + wanted.ttl_s
     if lease_id is None:
         lease_id, swapped = f"lease-{secrets.token_hex(10)}", _draw(wanted, "order", number).random() < 0.5
         row = {
             "id": lease_id,
-            "query_id": query_id,
+            "query_id": offer.id,
             "run": wanted.run,
             "annotator": wanted.annotator,
             "number": number,
@@ -287,8 +286,8 @@ def _lease(connection: Connection, wanted: Claim, query_id: str, kind: str, numb
     else:
         connection.execute(_SET_END, {"which": lease_id, "new_end": expires_at})
     if kind == "vote":
-        connection.execute(_PLACE_TAKEN, {"which": query_id})
-    return _presented(offer, lease_id, query_id, wanted.run, swapped, expires_at)
+        connection.execute(_PLACE_TAKEN, {"which": offer.id})
+    return _presented(offer, lease_id, offer.id, wanted.run, swapped, expires_at)
 
 
 def _draw(wanted: Claim, what: str, number: int) -> Random:
