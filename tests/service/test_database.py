@@ -79,9 +79,9 @@ async def test_a_commit_that_fails_is_acknowledged_to_nobody(
 
 
 async def test_acknowledging_before_the_commit_is_seen(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def acknowledge_then_commit(self: Database, transaction: RootTransaction, outcomes: Sequence[Any]) -> None:
+    def acknowledge_then_commit(self: Database, connection: Connection, outcomes: Sequence[Any]) -> None:
         self._acknowledge(outcomes)
-        no_commit(transaction)
+        no_commit(connection)
 
     async with Database(database_url, 20) as database:
         with monkeypatch.context() as broken:
@@ -91,7 +91,7 @@ async def test_acknowledging_before_the_commit_is_seen(database_url: str, monkey
         assert await database.read(names) == []  # and lost
 
 
-def no_commit(self: RootTransaction) -> None:
+def no_commit(_: RootTransaction | Connection) -> None:
     raise OperationalError("COMMIT", {}, Exception("database or disk is full"))
 
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,11 @@ from hypothesis.stateful import (
 )
 from service.conftest import fresh_postgresql
 from service.model import Duel, Entry, Lease, Model
-from sqlalchemy import Engine, select, update
+from sqlalchemy import false, select, update
 from sqlalchemy.exc import IntegrityError
 
 from sea_agent.service.store import database, labels, leases, queries, runs, tables
+from sea_agent.service.store.database import Pool
 from sea_agent.service.store.faults import Conflict, Missing
 from sea_agent.service.store.leases import Author, Claim
 from sea_agent.service.store.schema import migrate
@@ -51,16 +53,15 @@ class Annotating(RuleBasedStateMachine):
     leases = Bundle("leases")
     entries = Bundle("entries")
 
-    def __init__(self, writer: Engine, reached: Counter[str]) -> None:
+    def __init__(self, writer: Pool, reached: Counter[str]) -> None:
         super().__init__()
-        self.connection = writer.connect()
-        self.transaction = self.connection.begin()
+        self.stack = ExitStack()
+        self.connection = self.stack.enter_context(writer.transaction())
         self.model = Model(REPEAT_AFTER)
         self.reached = reached
 
     def teardown(self) -> None:
-        self.transaction.rollback()
-        self.connection.close()
+        self.stack.close()
 
     def do(self, function: Callable[..., Any], **arguments: Any) -> Any:
         """The function's result, or the kind of its refusal."""
@@ -325,32 +326,33 @@ def reached(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 
 @pytest.fixture
-def sqlite_writer(tmp_path: Path) -> Iterator[Engine]:
+def sqlite_writer(tmp_path: Path) -> Iterator[Pool]:
     url = database._parse(f"sqlite:///{tmp_path / 'feedback.sqlite'}")
-    yield from migrated(database._sqlite_engines(url))
+    yield from migrated(database._sqlite_pools(url))
 
 
 @pytest.fixture
-def postgresql_writer(postgres_url: str) -> Iterator[Engine]:
+def postgresql_writer(postgres_url: str) -> Iterator[Pool]:
     for url in fresh_postgresql(postgres_url):
-        yield from migrated(database._postgresql_engines(database._parse(url)))
+        yield from migrated(database._postgresql_pools(database._parse(url)))
 
 
-def migrated(engines: tuple[Engine, Engine]) -> Iterator[Engine]:
-    writer, reader = engines
-    with writer.begin() as connection:
+def migrated(pools: tuple[Pool, Pool]) -> Iterator[Pool]:
+    writer, reader = pools
+    with writer.transaction() as connection:
         migrate(connection)
+        connection.commit()
     yield writer
-    writer.dispose()
-    reader.dispose()
+    writer.engine.dispose()
+    reader.engine.dispose()
 
 
-def run(writer: Engine, reached: Counter[str], examples: int, steps: int, phases: list[Phase], start: int = 0) -> None:
+def run(writer: Pool, reached: Counter[str], examples: int, steps: int, phases: list[Phase], start: int = 0) -> None:
     limits = settings(max_examples=examples, stateful_step_count=steps, phases=phases, deadline=None)
     run_state_machine_as_test(seed(start)(lambda: Annotating(writer, reached)), settings=limits)
 
 
-def run_until(everything: set[str], writer: Engine, reached: Counter[str], examples: int, steps: int) -> None:
+def run_until(everything: set[str], writer: Pool, reached: Counter[str], examples: int, steps: int) -> None:
     """At least so many examples, and more of them until the machine came by everything that it is to test."""
     for start in range(10):
         run(writer, reached, examples, steps, list(Phase), start)
@@ -359,11 +361,11 @@ def run_until(everything: set[str], writer: Engine, reached: Counter[str], examp
     raise AssertionError(f"never reached: {everything - set(+reached)}")
 
 
-def test_the_store_does_what_the_model_says(sqlite_writer: Engine, reached: Counter[str]) -> None:
+def test_the_store_does_what_the_model_says(sqlite_writer: Pool, reached: Counter[str]) -> None:
     run_until(EVERYTHING, sqlite_writer, reached, examples=80, steps=50)
 
 
-def test_the_store_does_what_the_model_says_on_postgresql(postgresql_writer: Engine, reached: Counter[str]) -> None:
+def test_the_store_does_what_the_model_says_on_postgresql(postgresql_writer: Pool, reached: Counter[str]) -> None:
     seen = {"vote", "again", "late", "other body", "revision"}
     run_until(seen, postgresql_writer, reached, examples=15, steps=40)
 
@@ -373,12 +375,13 @@ def no_change(*_: object, **__: object) -> None:
 
 
 SAME_PLACES = update(tables.queries).where(tables.queries.c.id == leases._ID).values(places=tables.queries.c.places)
+NEVER_ANSWERED = select(tables.leases, false().label("answered")).where(tables.leases.c.id == leases._ID)
 BREAKS: dict[str, tuple[Any, str, Any]] = {
     "leases take no place": (leases, "_PLACE_TAKEN", SAME_PLACES),
     "leases that end give no place back": (leases, "_PLACE_BACK", SAME_PLACES),
     "nothing ends by time": (leases, "sweep", no_change),
     "votes are not counted": (labels, "_count_vote", no_change),
-    "an annotator may vote again": (labels, "_vote_of", no_change),
+    "an annotator may vote again": (leases, "_BY_ID", NEVER_ANSWERED),
     "another body is taken for a replay": (
         *(labels, "_replayed"),
         lambda connection, lease, body: labels._answer(
@@ -390,7 +393,7 @@ BREAKS: dict[str, tuple[Any, str, Any]] = {
 
 @pytest.mark.parametrize("broken", BREAKS)
 def test_a_break_is_found(
-    sqlite_writer: Engine, reached: Counter[str], monkeypatch: pytest.MonkeyPatch, broken: str
+    sqlite_writer: Pool, reached: Counter[str], monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
     module, name, replacement = BREAKS[broken]
     monkeypatch.setattr(module, name, replacement)

@@ -76,7 +76,7 @@ class _Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class _Pool:
+class Pool:
     """Connections, and the statement that begins a transaction where the driver does not.
 
     It is sent here: a listener for it would make the engine look for listeners at each statement.
@@ -307,7 +307,7 @@ def _lock_beside(path: Path) -> IO[str]:
     return file
 
 
-def _sqlite_pools(url: URL) -> tuple[_Pool, _Pool]:
+def _sqlite_pools(url: URL) -> tuple[Pool, Pool]:
     if sqlite.sqlite_version_info < OLDEST_SQLITE:
         needed = ".".join(map(str, OLDEST_SQLITE))
         raise UserError(
@@ -315,7 +315,7 @@ def _sqlite_pools(url: URL) -> tuple[_Pool, _Pool]:
             "Install a newer pysqlite3, or use PostgreSQL."
         )
     writer, reader = _sqlite_engine(url, connections=1), _sqlite_engine(url, connections=READERS, read_only=True)
-    return _Pool(writer, "BEGIN IMMEDIATE"), _Pool(reader, "BEGIN DEFERRED")
+    return Pool(writer, "BEGIN IMMEDIATE"), Pool(reader, "BEGIN DEFERRED")
 
 
 def _sqlite_engine(url: URL, connections: int, read_only: bool = False) -> Engine:
@@ -337,7 +337,7 @@ def _sqlite_engine(url: URL, connections: int, read_only: bool = False) -> Engin
     return engine
 
 
-def _postgresql_pools(url: URL) -> tuple[_Pool, _Pool]:
+def _postgresql_pools(url: URL) -> tuple[Pool, Pool]:
     def engine(options: str, connections: int) -> Engine:
         arguments = {"connect_timeout": 10, "options": f"-c statement_timeout={STATEMENT_MS} {options}"}
         return create_engine(
@@ -357,7 +357,7 @@ def _postgresql_pools(url: URL) -> tuple[_Pool, _Pool]:
             connection.close()
             raise UserError(f"database {url.render_as_string()}: another service writes to it; stop that one first")
 
-    return _Pool(writer), _Pool(engine("-c default_transaction_read_only=on", connections=READERS))
+    return Pool(writer), Pool(engine("-c default_transaction_read_only=on", connections=READERS))
 
 
 def _reason(error: Exception) -> str:
