@@ -165,7 +165,10 @@ def page(connection: Connection, run: str, after_seq: int, limit: int) -> list[R
 
 def of_query(connection: Connection, query_id: str) -> list[Row]:
     """The votes on a duel and their corrections, in the order of the log."""
-    return list(connection.execute(_log(labels.c.query_id == query_id, labels.c.kind == "vote")))
+    votes = select(labels.c.id).where(
+        labels.c.query_id == query_id, labels.c.kind == "vote", labels.c.revises.is_(None)
+    )
+    return list(connection.execute(_log(labels.c.id.in_(votes) | labels.c.revises.in_(votes))))
 
 
 def _may_correct(author: Author, label: Row) -> bool:

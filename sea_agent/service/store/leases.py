@@ -27,6 +27,7 @@ from sqlalchemy import (
     not_,
     or_,
     select,
+    text,
     update,
 )
 
@@ -112,7 +113,7 @@ _ANSWERED_BY_ITS_ANNOTATOR = exists().where(
 _BY_ID = select(leases, _ANSWERED_BY_ITS_ANNOTATOR.label("answered")).where(leases.c.id == _ID)
 _NEXT_END = select(func.min(leases.c.expires_at)).where(*_LIVE_IN_RUN)
 
-
+_FIRST = text("LIMIT 1")  # written, not bound: SQLite plans a statement anew at each execution for a bound one
 _TEXTS = (queries.c.prompt, queries.c.first, queries.c.second)
 _earlier = leases.alias("earlier")
 
@@ -128,19 +129,26 @@ def _offers(kind: str) -> Select:
     )
 
 
-_ANSWERED = exists().where(labels.c.query_id == queries.c.id, labels.c.annotator == _ANNOTATOR)
+_ANSWERED = exists().where(
+    labels.c.query_id == queries.c.id, labels.c.annotator == _ANNOTATOR, labels.c.revises.is_(None)
+)
 _OPEN_IN_RUN = (queries.c.run == _RUN, queries.c.state == OPEN)
 _WAITING = (
     _offers("vote")
     .where(*_OPEN_IN_RUN, queries.c.gold.is_(None), queries.c.places > 0, ~_ANSWERED)
     .order_by(queries.c.priority.desc(), queries.c.places, queries.c.number)
-    .limit(1)
+    .suffix_with(_FIRST)
 )
 _UNSEEN_GOLD = (
-    _offers("gold").where(*_OPEN_IN_RUN, queries.c.gold.is_not(None), ~_ANSWERED).order_by(queries.c.number).limit(1)
+    _offers("gold")
+    .where(*_OPEN_IN_RUN, queries.c.gold.is_not(None), ~_ANSWERED)
+    .order_by(queries.c.number)
+    .suffix_with(_FIRST)
 )
+_REPEAT = _offers("repeat").where(queries.c.id == _ID)
 _REPEATABLE = (
     _offers("repeat")
+    .with_only_columns(queries.c.id)
     .join(leases, leases.c.query_id == queries.c.id)
     .where(*_MINE, leases.c.kind == "vote", leases.c.state == "labelled", leases.c.number <= bindparam("last"))
     .order_by(leases.c.number)
@@ -259,9 +267,10 @@ def _choose(connection: Connection, run: Row, wanted: Claim, number: int) -> tup
         if gold is not None:
             return gold, "gold"
     elif drawn < run.gold_share + run.repeat_share:
-        answered = connection.execute(_REPEATABLE, {**known, "last": number - REPEAT_AFTER}).all()
+        answered = connection.execute(_REPEATABLE, {**known, "last": number - REPEAT_AFTER}).scalars().all()
         if answered:
-            return _draw(wanted, "repeat", number).choice(answered), "repeat"
+            chosen = _draw(wanted, "repeat", number).choice(answered)
+            return connection.execute(_REPEAT, {**known, "which": chosen}).one(), "repeat"
     return connection.execute(_WAITING, known).first(), "vote"
 
 
