@@ -21,7 +21,7 @@ from sea_agent.ledger import Ledger
 from sea_agent.run import resume, resumed_config, run
 from sea_agent.run_directory import Metrics
 
-PATIENCE = 240.0
+PATIENCE = 600.0
 SECONDS_TO_DIE = 60.0
 
 Death = tuple[str, int, bool]
