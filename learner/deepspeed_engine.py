@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 
-from learner.engine import TrainingState, check_names
+from learner.engine import TrainingState, require_parameters
 from learner.torch_engine import adamw
 from sea_agent.errors import RunFailure, UserError
 
@@ -137,7 +137,9 @@ class DeepSpeedEngine:
         return result if self.rank == 0 else None
 
     def load_state(self, state: TrainingState) -> None:
-        check_names(self._parameters, state.weights)
+        # ZeRO 3 leaves a parameter empty and keeps its shape beside it.
+        shapes = {name: getattr(value, "ds_shape", value.shape) for name, value in self._parameters.items()}
+        require_parameters(state, shapes)
         for moments in self._adamw.state.values():
             moments["step"].fill_(state.optimizer_steps)
         for name, parameter in self._parameters.items():

@@ -1,11 +1,13 @@
 """What an engine does for the learner: own the trainable parameters and apply optimiser steps to them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
+
+from sea_agent.forms import like, require
 
 Tensor = torch.Tensor
 
@@ -57,14 +59,15 @@ class Engine(Protocol):
         """A copy of the training state; None on ranks other than 0."""
 
     def load_state(self, state: TrainingState) -> None:
-        """Continue from ``state``: the weights, and what the optimiser remembers."""
+        """Continue from ``state``: the weights, and what the optimiser remembers.
+
+        Raises:
+            UnfitState: when it belongs to other parameters than the engine trains.
+        """
 
 
-def check_names(expected: Iterable[str], given: Mapping[str, Tensor]) -> None:
-    """Raises ValueError when a state belongs to other parameters than the engine trains."""
-    missing, unknown = set(expected) - set(given), set(given) - set(expected)
-    if missing or unknown:
-        raise ValueError(
-            f"the saved state does not fit this policy: missing {sorted(missing)[:3]}, unknown {sorted(unknown)[:3]}. "
-            "Resume with the policy and the learner.lora setting that the run started with."
-        )
+def require_parameters(state: TrainingState, shapes: Mapping[str, Sequence[int]]) -> None:
+    """Raises UnfitState when a state is not one of parameters with these names and full shapes."""
+    tensors = {name: like(*shape) for name, shape in shapes.items()}
+    form = {"weights": tensors, "exp_avg": tensors, "exp_avg_sq": tensors, "optimizer_steps": int}
+    require(vars(state), form, "learner.training")

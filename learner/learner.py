@@ -6,7 +6,7 @@ Dimensions: P preference pairs of a micro-batch; N its sequences, in the order t
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from learner.sequences import Row, collate, rows_of, token_logprobs
 from learner.torch_engine import TorchEngine
 from sea_agent.config import LearnerConfig, PolicyConfig
 from sea_agent.errors import RunFailure
+from sea_agent.forms import require
 from sea_agent.models import load_policy, load_tokenizer, use_threads
 from sea_agent.types import REFERENCE_VERSION, Preference, Response
 from sea_agent.weights import WeightUpdate, checksum
@@ -171,8 +172,10 @@ class PreferenceLearner:
         """Continue from ``state``.
 
         Raises:
-            ValueError: when it belongs to another policy or other adapters.
+            UnfitState: when it belongs to another policy or other adapters, or is no such state.
         """
+        training = {field.name: object for field in fields(TrainingState)}
+        require(state, {"version": int, "optimizer_steps": int, "training": training}, "learner")
         self._engine.load_state(TrainingState(**state["training"]))
         self.version = state["version"]
         self._optimizer_steps = state["optimizer_steps"]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from learner.engine import TrainingState, check_names
+from learner.engine import TrainingState, require_parameters
 
 if TYPE_CHECKING:
     from sea_agent.config import LearnerConfig
@@ -80,7 +80,7 @@ class TorchEngine:
         return result
 
     def load_state(self, state: TrainingState) -> None:
-        check_names(self._masters, state.weights)
+        require_parameters(state, {name: master.shape for name, master in self._masters.items()})
         with torch.no_grad():
             for name, master in self._masters.items():
                 master.copy_(state.weights[name])

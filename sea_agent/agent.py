@@ -11,6 +11,7 @@ from sea_agent.candidates import CandidateSource, Draw
 from sea_agent.config import RunConfig
 from sea_agent.errors import RunFailure
 from sea_agent.evaluation import Evaluator
+from sea_agent.forms import require
 from sea_agent.ledger import Ledger
 from sea_agent.open_duels import OpenDuels
 from sea_agent.stages import Stages
@@ -103,8 +104,11 @@ class Agent:
         """Continue from ``state``; the duels that were open then are open again.
 
         Raises:
-            UserError: when it belongs to other prompts, another policy or another posterior.
+            UserError: when it belongs to other prompts.
+            UnfitState: when it belongs to another policy or another posterior, or is no such state.
         """
+        parts = dict.fromkeys(("source", "learner", "selector", "evaluator"), dict)
+        require(state, {"counters": dict.fromkeys(_COUNTERS, int), **parts}, "agent")
         for name in _COUNTERS:
             setattr(self, name, state["counters"][name])
         self.source.load_state(state["source"])

@@ -14,8 +14,9 @@ import torch
 from actors.pool import SamplerPool
 from sea_agent.bandit.prompt_choice import most_uncertain
 from sea_agent.config import RunConfig
+from sea_agent.forms import require
 from sea_agent.prompts import PromptSource
-from sea_agent.types import Candidates, Prompt, Response, prompt_from, response_from
+from sea_agent.types import PROMPT_FORM, RESPONSE_FORM, Candidates, Prompt, Response, prompt_from, response_from
 
 Rows = list[list[Response]]
 Sampling = Callable[[], Rows]
@@ -105,7 +106,9 @@ class CandidateSource:
         return {"prompts": self._prompts.state(), "ahead": [begun.state() for begun in self._ahead]}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Continue from ``state``. Raises: UserError when it belongs to other prompts."""
+        """Continue from ``state``. Raises: UserError when it belongs to other prompts, UnfitState when it is none."""
+        begun = {"asks": bool, "prompts": [PROMPT_FORM, ...], "rows": [[[RESPONSE_FORM, ...], ...], ...]}
+        require(state, {"prompts": dict, "ahead": [begun, ...]}, "source")
         self._prompts.load_state(state["prompts"])
         self._ahead = deque(_restored(begun) for begun in state["ahead"])
 

@@ -1,6 +1,6 @@
 """Checkpoints: the whole state of a run in one directory, there as a whole or not at all.
 
-    checkpoints/round-000120/manifest.json        format, round, win rate, and the SHA-256 of the other files
+    checkpoints/round-000120/manifest.json        format, round, win rate, settings, and the SHA-256 of the other files
     checkpoints/round-000120/state.json           plain values; a tensor is a reference into the next file
     checkpoints/round-000120/tensors.safetensors
 
@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Hashable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,7 @@ _MANIFEST, _STATE, _TENSORS = "manifest.json", "state.json", "tensors.safetensor
 _PART = ".part"
 
 State = dict[str, Any]
+Settings = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,14 @@ class Found:
 class Checkpoints:
     """Writes checkpoints of one run beside the rounds, and keeps the newest and the best.
 
-    Writing goes on in a thread: ``save`` returns when the state is taken and the one before is on disk.
+    Writing goes on in a thread: ``save`` returns when the state is taken and the one before is on disk. ``settings``
+    are those, by dotted key, that the run keeps for as long as it goes on.
     """
 
-    def __init__(self, directory: Path, config: CheckpointConfig) -> None:
+    def __init__(self, directory: Path, config: CheckpointConfig, settings: Settings) -> None:
         self._directory = directory
         self._config = config
+        self._settings = settings
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None
 
@@ -65,7 +68,12 @@ class Checkpoints:
 
     def latest(self) -> Found | None:
         """The newest checkpoint on disk. Raises: UserError when it is damaged."""
-        return read_checkpoint(self._directory)
+        return read_checkpoint(self._directory, self._settings)
+
+    def refusal(self, name: str, error: UserError) -> UserError:
+        """What is wrong with the state in a checkpoint that could be read, with what to do about it."""
+        path = self._directory / name
+        return _with_remedy(path, UserError(f"{path}: does not fit this run ({error})"), self._settings)
 
     def is_due(self, round_: int) -> bool:
         """Whether a checkpoint is written at the end of this round."""
@@ -121,6 +129,7 @@ class Checkpoints:
             "sea_agent": __version__,
             "round": round_,
             "win_rate": win_rate,
+            "settings": dict(self._settings),
             "files": files,
         }
         (part / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
@@ -139,11 +148,12 @@ class Checkpoints:
                 shutil.rmtree(old)
 
 
-def read_checkpoint(directory: Path, name: str | None = None) -> Found | None:
+def read_checkpoint(directory: Path, settings: Settings, name: str | None = None) -> Found | None:
     """The newest checkpoint below ``directory``, or the one called ``name``; None where there is none.
 
     Raises:
-        UserError: when it is damaged, no checkpoint, or of a newer version; names the one before it, if that is whole.
+        UserError: when it is damaged, no checkpoint, of a newer version, or of a run whose ``settings`` are others;
+            names the one before it, if that is whole.
     """
     there = _newest_first(directory)
     if name is None:
@@ -156,33 +166,51 @@ def read_checkpoint(directory: Path, name: str | None = None) -> Found | None:
             names = ", ".join(path.name for path in there) or "none"
             raise UserError(f"{directory}: there is no checkpoint {name}; there is {names}")
     try:
-        return Found(chosen.name, _read(chosen))
+        return Found(chosen.name, _read(chosen, settings))
     except UserError as error:
-        before = next((path for path in there if path.name < chosen.name and _is_whole(path)), None)
-        remedy = (
-            f"The one before is whole: add --checkpoint {before.name}"
-            if before
-            else "No earlier one is whole: start a new run"
-        )
-        raise UserError(f"{error}. {remedy}.") from None
+        raise _with_remedy(chosen, error, settings) from None
 
 
-def _read(path: Path) -> State:
+def _with_remedy(chosen: Path, error: UserError, settings: Settings) -> UserError:
+    earlier = (path for path in _newest_first(chosen.parent) if path.name < chosen.name)
+    before = next((path for path in earlier if _is_whole(path, settings)), None)
+    remedy = (
+        f"The one before is whole: add --checkpoint {before.name}"
+        if before
+        else "No earlier one is whole: start a new run"
+    )
+    return UserError(f"{error}. {remedy}.")
+
+
+def _read(path: Path, settings: Settings) -> State:
     manifest = _manifest(path)
     if manifest.get("format") != FORMAT:
         raise UserError(
             f"{path}: is of format {manifest.get('format')}, written by sea-agent {manifest.get('sea_agent')}; this is "
             f"{__version__}, which reads format {FORMAT}. Use that version"
         )
-    for name, expected in dict(manifest.get("files", {})).items():
+    for name in (_STATE, _TENSORS):
         if not (path / name).is_file():
             raise UserError(f"{path}: {name} is missing")
-        if _digest(path / name) != expected:
+        if _digest(path / name) != manifest["files"].get(name):
             raise UserError(f"{path}: {name} is damaged (its checksum is another one than the manifest's)")
+    theirs = manifest.get("settings", {})
+    differ = [
+        f"{key} is {theirs[key]} there and {settings[key]} here"
+        for key in sorted(theirs.keys() & settings.keys())
+        if theirs[key] != settings[key]
+    ]
+    if differ:
+        raise UserError(
+            f"{path}: is of a run with other settings ({'; '.join(differ)}); if config.yaml was changed, restore it"
+        )
     try:
-        state = _unpacked(json.loads((path / _STATE).read_text()), load_file(path / _TENSORS))
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        tensors = load_file(path / _TENSORS)
+        state = _unpacked(json.loads((path / _STATE).read_text()), tensors)
+    except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"{path}: cannot be read ({error})") from None
+    if tensors:
+        raise UserError(f"{path}: {_TENSORS} holds {len(tensors)} tensors that {_STATE} does not speak of")
     if not isinstance(state, dict):
         raise UserError(f"{path}: holds no state of a run")
     return state
@@ -193,14 +221,15 @@ def _manifest(path: Path) -> dict[str, Any]:
         manifest = json.loads((path / _MANIFEST).read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: {_MANIFEST} cannot be read ({error})") from None
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+    parts = (manifest.get("files"), manifest.get("settings", {})) if isinstance(manifest, dict) else (None,)
+    if not all(isinstance(part, dict) for part in parts):
         raise UserError(f"{path}: {_MANIFEST} is not a checkpoint's")
     return manifest
 
 
-def _is_whole(path: Path) -> bool:
+def _is_whole(path: Path, settings: Settings) -> bool:
     try:
-        _read(path)
+        _read(path, settings)
     except UserError:
         return False
     return True
@@ -216,7 +245,7 @@ def _win_rate(path: Path) -> float:
         rate = _manifest(path).get("win_rate")
     except UserError:
         return -1.0
-    return -1.0 if rate is None else float(rate)
+    return rate if isinstance(rate, float) else -1.0
 
 
 def _to_disk(path: Path) -> None:
@@ -254,14 +283,20 @@ def _packed(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
 
 
 def _unpacked(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
-    if isinstance(value, dict):
-        return {key: _unpacked(item, tensors) for key, item in value.items()}
-    if not isinstance(value, list):
-        return value
-    mark, *items = value
-    if mark == "tensor":
-        return tensors[items[0]]
-    if mark == "items":
-        return {_unpacked(key, tensors): _unpacked(item, tensors) for key, item in items}
-    rest: Iterator[Any] = (_unpacked(item, tensors) for item in items)
-    return list(rest) if mark == "list" else tuple(rest)
+    """The value that was packed; takes its tensors out of ``tensors``. Raises: ValueError when it is no such thing."""
+    match value:
+        case dict():
+            return {key: _unpacked(item, tensors) for key, item in value.items()}
+        case ["tensor", str(name)] if name in tensors:
+            return tensors.pop(name)
+        case ["items", *pairs] if all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+            found = [(_unpacked(key, tensors), _unpacked(item, tensors)) for key, item in pairs]
+            if all(isinstance(key, Hashable) for key, _ in found):
+                return dict(found)
+        case ["list", *items]:
+            return [_unpacked(item, tensors) for item in items]
+        case ["tuple", *items]:
+            return tuple(_unpacked(item, tensors) for item in items)
+        case None | bool() | int() | float() | str():
+            return value
+    raise ValueError(f"{_STATE} has {str(value)[:80]} in it, which no run saves")

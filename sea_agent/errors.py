@@ -5,6 +5,10 @@ class UserError(Exception):
     """Bad input. The message says what is wrong, where, and what to do (exit code 2)."""
 
 
+class UnfitState(UserError):
+    """A saved state is not of the form that a part of this run saves: it is damaged, or of another run."""
+
+
 class RunFailure(Exception):
     """A run that started cannot go on. The message names the part and the remedy (exit code 1)."""
 

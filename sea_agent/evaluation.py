@@ -10,9 +10,10 @@ from scipy.stats import bootstrap
 from actors.pool import Rows, SamplerPool
 from oracle import Oracle
 from sea_agent.config import RunConfig
+from sea_agent.forms import require
 from sea_agent.keys import generator_for, id_for
 from sea_agent.prompts import PromptSource
-from sea_agent.types import Candidates, Prompt, Response, response_from
+from sea_agent.types import RESPONSE_FORM, Candidates, Prompt, Response, response_from
 
 # Samples per prompt, at least: the first is judged, the first two serve the distinct share.
 _SAMPLES = 2
@@ -92,7 +93,9 @@ class Evaluator:
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Continue from ``state``."""
+        """Continue from ``state``. Raises: UnfitState when it is of another evaluation, or none."""
+        reference, asked = [RESPONSE_FORM] * len(self._prompts), [int] * len(self._asked)
+        require(state, {"reference": reference, "latest": dict, "next_at": int, "asked": asked}, "evaluator")
         self._reference = [response_from(row) for row in state["reference"]]
         self.latest, self._next_at = state["latest"], state["next_at"]
         for oracle, count in zip(self._asked, state["asked"], strict=True):

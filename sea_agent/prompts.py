@@ -16,6 +16,7 @@ from jinja2 import TemplateError
 from sea_agent.config import PromptsConfig
 from sea_agent.data_files import ENDINGS, Layout, first_line, json_type, missing_field, numbered, read_rows, whole_text
 from sea_agent.errors import UserError
+from sea_agent.forms import require
 from sea_agent.keys import generator_for, id_for
 from sea_agent.types import Prompt
 from sea_agent.worlds import resolve
@@ -111,7 +112,9 @@ class PromptSource:
 
         Raises:
             UserError: when the prompts, their order or the seed are not those the state was taken from.
+            UnfitState: when it is no such state.
         """
+        require(state, {"taken": int, "deferred": [int, ...], "fingerprint": str}, "source.prompts")
         if state["fingerprint"] != self._fingerprint():
             raise UserError(
                 f"{self._origin}: the prompts, seed or prompts.shuffle changed since the checkpoint was written, so "

@@ -110,7 +110,7 @@ def resume(config: RunConfig, out: Path, checkpoint: str | None = None, watch: W
     use_threads(config.threads)
     inputs = check(config)
     with RunDirectory(out):
-        found = read_checkpoint(out / CHECKPOINTS, checkpoint)
+        found = read_checkpoint(out / CHECKPOINTS, _kept(config), checkpoint)
         with _told_without_room(out):
             write_whole(out / "config.yaml", to_yaml(config))
         (out / "summary.json").unlink(missing_ok=True)
@@ -150,11 +150,11 @@ def holds(out: Path, config: RunConfig) -> bool:
     """
     if not (out / "config.yaml").is_file():
         return False
-    there, here = (_flat(one.model_dump(mode="json")) for one in (load_config(str(out / "config.yaml")), config))
+    there, here = _kept(load_config(str(out / "config.yaml"))), _kept(config)
     differ = [
         f"{key} is {there.get(key)} there and {here.get(key)} here"
         for key in sorted(there.keys() | here.keys())
-        if there.get(key) != here.get(key) and not _may_change(key)
+        if there.get(key) != here.get(key)
     ]
     if differ:
         raise UserError(f"--out {out}: holds another run ({'; '.join(differ)}); name another directory")
@@ -172,6 +172,11 @@ def finished(config: RunConfig, out: Path) -> dict[str, Any] | None:
 
 def _may_change(key: str) -> bool:
     return any(key == allowed or key.startswith(f"{allowed}.") for allowed in _MAY_CHANGE)
+
+
+def _kept(config: RunConfig) -> dict[str, Any]:
+    """The settings that a run keeps for as long as it goes on, by dotted key."""
+    return {key: value for key, value in _flat(config.model_dump(mode="json")).items() if not _may_change(key)}
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -205,7 +210,7 @@ def _run(config: RunConfig, inputs: Inputs, out: Path, watch: Watch, found: Foun
             runtime,
             Ledger(out / "ledger.sqlite") as ledger,
             Metrics(out / "metrics.jsonl") as metrics,
-            Checkpoints(out / CHECKPOINTS, config.checkpoint) as checkpoints,
+            Checkpoints(out / CHECKPOINTS, config.checkpoint, _kept(config)) as checkpoints,
         ):
             agent = assemble(config, inputs, runtime, ledger, watch)
             if found is None and inputs.imported is not None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from sea_agent.errors import UserError
+from sea_agent.errors import UnfitState, UserError
 
 LOCK = ".lock"
 _ATTEMPTS = 20
@@ -74,7 +74,13 @@ class Metrics:
         return self._file.tell()
 
     def cut(self, length: int) -> None:
-        """Forget all rows after the first ``length`` bytes."""
+        """Forget all rows after the first ``length`` bytes.
+
+        Raises:
+            UnfitState: when there are fewer.
+        """
+        if not 0 <= length <= self.length:
+            raise UnfitState(f"metrics.jsonl holds {self.length} bytes and the checkpoint speaks of {length}")
         self._file.truncate(length)
         self._file.seek(length)
 

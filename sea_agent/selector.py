@@ -16,6 +16,7 @@ from sea_agent.bandit.posterior import make_posterior
 from sea_agent.bandit.selection import RULES, belief, select_pairs, typical_disagreement
 from sea_agent.config import RunConfig
 from sea_agent.features import make_features
+from sea_agent.forms import require
 from sea_agent.keys import generator_for, id_for, seed_for
 from sea_agent.models import use_threads
 from sea_agent.types import Candidates, Duel, Hindsight, LabelSource, Outcome, Preference, Response, Verdict
@@ -167,9 +168,12 @@ class Selector:
         """Continue from ``state``.
 
         Raises:
-            UserError: when it was saved under other posterior settings.
+            UnfitState: when it was saved under other posterior settings, or is no such state.
         """
-        if self._features is not None and state["features"] is not None:
+        if self._features is None:
+            require(state, {"features": None, "posterior": None}, "selector")
+        else:
+            require(state, {"features": list, "posterior": dict | None}, "selector")
             self._features.load_state(state["features"])
         self._posterior = None
         if state["posterior"] is not None:

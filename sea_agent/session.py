@@ -8,10 +8,12 @@ from typing import Any
 
 from sea_agent.agent import Agent, Record
 from sea_agent.checkpoint import Checkpoints, Found
-from sea_agent.errors import ActorDied, Stopped
+from sea_agent.errors import ActorDied, Stopped, UnfitState
+from sea_agent.forms import require
 from sea_agent.run_directory import Metrics
 
 _MOST_DEATHS = 3
+_FORM = {"agent": dict, "spent": {"wall_seconds": float, "cpu_seconds": float}, "metrics_bytes": int}
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,13 @@ class Session:
         Raises:
             ActorDied: when the same round kills parts of the run again and again.
             Stopped: when the watch asked for it; a checkpoint was written.
+            UserError: when ``found`` is no state of this run.
         """
         if found is None:
             self._metrics.cut(0)
         else:
-            self._before = found.state["spent"]
             self._go_on_from(found)
+            self._before = found.state["spent"]
         deaths = Counter[int]()
         last: ActorDied | None = None
         while True:
@@ -106,5 +109,9 @@ class Session:
 
     def _go_on_from(self, found: Found) -> None:
         self._watch.tell(f"going on from {found.name}")
-        self._agent.load_state(found.state["agent"])
-        self._metrics.cut(found.state["metrics_bytes"])
+        try:
+            require(found.state, _FORM, "state")
+            self._agent.load_state(found.state["agent"])
+            self._metrics.cut(found.state["metrics_bytes"])
+        except UnfitState as error:
+            raise self._checkpoints.refusal(found.name, error) from None

@@ -44,6 +44,10 @@ class Prompt:
     messages: tuple[tuple[str, str], ...] | None = None
 
 
+PROMPT_FORM = {"id": str, "text": str, "token_ids": tuple, "messages": tuple | None}
+"""The form (``forms.require``) of a prompt's fields in a saved state."""
+
+
 def prompt_from(row: Mapping[str, Any]) -> Prompt:
     """A prompt from its fields as JSON keeps them."""
     messages = row["messages"]
@@ -66,6 +70,17 @@ class Response:
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     policy_version: int
+
+
+RESPONSE_FORM = {
+    "id": str,
+    "prompt_id": str,
+    "text": str,
+    "token_ids": tuple,
+    "logprobs": tuple,
+    "policy_version": int,
+}
+"""The form of a response's fields in a saved state."""
 
 
 def response_from(row: Mapping[str, Any]) -> Response:

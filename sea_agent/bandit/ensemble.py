@@ -22,7 +22,8 @@ from torch.nn import functional
 
 from sea_agent.bandit.replay import Replay
 from sea_agent.config import EnsembleConfig
-from sea_agent.errors import RunFailure, UserError
+from sea_agent.errors import RunFailure
+from sea_agent.forms import like, require
 from sea_agent.keys import generator_for
 
 
@@ -171,20 +172,23 @@ class Ensemble:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        if state["family"] != "ensemble":
-            raise UserError("the checkpoint's posterior is no ensemble: resume with the family the run started with")
         parts = {"members": self._heads.parameters, "anchors": self._anchors, "priors": self._priors.parameters}
+        optimiser = {"state": dict, "param_groups": list}
+        rest = {"family": "ensemble", "version": int, "counts": Tensor, "optimiser": optimiser, "replay": dict}
+        require(state, parts | rest, "posterior")
+        moments = state["optimiser"]["state"]
+        if moments:  # none before the first step
+            form = {
+                index: {"step": like(), "exp_avg": parameter, "exp_avg_sq": parameter}
+                for index, parameter in enumerate(self._heads.parameters.values())
+            }
+            require(moments, form, "posterior.optimiser.state")
+        self._replay.load_state(state["replay"])
+        require(state["counts"], like(self.labels, self._members), "posterior.counts")
         for part, tensors in parts.items():
             for name, tensor in tensors.items():
-                saved = state[part][name]
-                if saved.shape != tensor.shape:
-                    raise UserError(
-                        f"the checkpoint's ensemble has {part} of shape {tuple(saved.shape)} where this run has "
-                        f"{tuple(tensor.shape)}: resume with the posterior settings the run started with"
-                    )
-                tensor.detach().copy_(saved)
-        self._optimiser.load_state_dict(copy.deepcopy(state["optimiser"]))
-        self._replay.load_state(state["replay"])
+                tensor.detach().copy_(state[part][name])
+        self._optimiser.load_state_dict(self._optimiser.state_dict() | {"state": copy.deepcopy(moments)})
         self._counts_N_K = state["counts"].clone()
         self.version = state["version"]
 

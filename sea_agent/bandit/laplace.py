@@ -25,7 +25,8 @@ from torch.nn import functional
 from sea_agent.bandit.evidence import fit_scales
 from sea_agent.bandit.replay import Replay
 from sea_agent.config import LaplaceConfig
-from sea_agent.errors import RunFailure, UserError
+from sea_agent.errors import RunFailure
+from sea_agent.forms import like, require
 
 # Labels that the scales are fitted to at most: evenly spread over the replay, so that their cost stays bounded.
 _EVIDENCE_LABELS = 512
@@ -154,13 +155,12 @@ class Laplace:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        if state["family"] != "laplace":
-            raise UserError("the checkpoint's posterior is not laplace: resume with the family the run started with")
-        if len(state["scales"]) != len(self._scales_B):
-            raise UserError(
-                f"the checkpoint's posterior has {len(state['scales'])} blocks of features and this run's "
-                f"{len(self._scales_B)}: resume with the posterior.features that the run was started with"
-            )
+        fit = dict.fromkeys(("mode", "basis", "factor"), Tensor)
+        form = {"family": "laplace", "version": int, "scales": self._scales_B, "replay": dict}
+        require(state, form | fit, "posterior")
+        rank = state["mode"].numel()
+        for name, shape in {"mode": (rank,), "basis": (self._dimension, rank), "factor": (rank, rank)}.items():
+            require(state[name], like(*shape, dtype=torch.float64), f"posterior.{name}")
         self._replay.load_state(state["replay"])
         self.version = state["version"]
         self._scales_B = state["scales"].clone()

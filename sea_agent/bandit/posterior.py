@@ -67,7 +67,7 @@ class Posterior(Protocol):
         """Continue from a saved state.
 
         Raises:
-            UserError: when it was saved under other posterior settings.
+            UnfitState: when it was saved under other posterior settings, or is no such state.
         """
 
 

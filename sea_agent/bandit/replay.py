@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sea_agent.errors import UserError
+from sea_agent.errors import UnfitState
+from sea_agent.forms import require
 
 
 class Replay:
@@ -103,15 +104,15 @@ class Replay:
         """Replace the content by a saved one.
 
         Raises:
-            UserError: when it was saved with another number of features.
+            UnfitState: when it was saved with another number of features, or could not have been added.
         """
-        if state["first"].shape[1] != self.dimension:
-            raise UserError(
-                f"the checkpoint's posterior saw {state['first'].shape[1]} features and this run has {self.dimension}: "
-                "resume with the posterior.features and models that the run was started with"
-            )
+        form = dict.fromkeys(("first", "second", "wins", "weights"), Tensor)
+        require(state, {**form, "ids": [str, ...]}, "posterior.replay")
         self._clear()
-        self.add(state["first"], state["second"], state["wins"], state["ids"], state["weights"])
+        try:
+            self.add(state["first"], state["second"], state["wins"], state["ids"], state["weights"])
+        except ValueError as error:
+            raise UnfitState(f"posterior.replay: {error}") from None
 
 
 def _joined(parts: list[Tensor]) -> Tensor:

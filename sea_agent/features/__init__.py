@@ -11,6 +11,7 @@ from sea_agent.features.base import Pair, Standardised
 from sea_agent.features.control import RewardFeatures
 from sea_agent.features.hidden import EncoderFeatures, PolicyFeatures
 from sea_agent.features.text import TextFeatures
+from sea_agent.forms import require
 from sea_agent.models import use_threads
 
 
@@ -34,8 +35,9 @@ class Features:
         """Continue with saved scales.
 
         Raises:
-            UserError: when they were saved for other features.
+            UnfitState: when they were saved for other features.
         """
+        require(state, [dict] * len(self._maps), "features")
         for part, saved in zip(self._maps, state, strict=True):
             part.load_state(saved)
 

@@ -15,7 +15,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from sea_agent.errors import UserError
+from sea_agent.forms import like, require
 from sea_agent.types import Prompt, Response
 
 _BUCKET = 16
@@ -70,13 +70,10 @@ class Standardised(ABC):
         """Continue with a saved scale.
 
         Raises:
-            UserError: when it was saved for another number of features.
+            UnfitState: when it was saved for another number of features.
         """
-        if state and len(state["mean"]) != self.dimension:
-            raise UserError(
-                f"the checkpoint's features have {len(state['mean'])} dimensions and this run's {self.dimension}: "
-                "resume with the posterior.features and models that the run was started with"
-            )
+        if state:
+            require(state, {"mean": like(self.dimension), "deviation": like(self.dimension)}, "features")
         self._mean_D = state["mean"].clone() if state else None
         self._deviation_D = state["deviation"].clone() if state else None
 

@@ -21,19 +21,20 @@ from sea_agent.ledger import Ledger
 from sea_agent.run import resume, resumed_config, run
 from sea_agent.run_directory import Metrics
 
-PATIENCE = 240.0
+PATIENCE = 600.0
 SECONDS_TO_DIE = 60.0
 
 Death = tuple[str, int, bool]
 
-# Where a process can die: each is a function of which some call, counted from one, is the last.
-PLACES: dict[str, tuple[Any, str]] = {
-    "ledger": (Ledger, "_write"),
-    "metrics": (Metrics, "add"),
-    "checkpoint state": (checkpoint, "_packed"),
-    "checkpoint tensors": (checkpoint, "save_file"),
-    "checkpoint to disk": (checkpoint, "_to_disk"),
-    "checkpoint pruning": (Checkpoints, "_forget_old"),
+# Where a process can die: each is a function of which some call, counted from one, is the last. The number bounds that
+# call, so that a life ends with its second checkpoint at the latest and a run can be killed often before it is through.
+PLACES: dict[str, tuple[Any, str, int]] = {
+    "ledger": (Ledger, "_write", 4),
+    "metrics": (Metrics, "add", 4),
+    "checkpoint state": (checkpoint, "_packed", 4),
+    "checkpoint tensors": (checkpoint, "save_file", 1),
+    "checkpoint to disk": (checkpoint, "_to_disk", 5),
+    "checkpoint pruning": (Checkpoints, "_forget_old", 1),
 }
 
 
@@ -58,7 +59,7 @@ def live(
 
 
 def _die_at(place: str, call: int, after: bool) -> None:
-    owner, name = PLACES[place]
+    owner, name, _ = PLACES[place]
     function, left = getattr(owner, name), iter(range(call - 1, -1, -1))
 
     def counted(*args: Any, **options: Any) -> Any:

@@ -54,7 +54,7 @@ def deaths(seed: int) -> Iterator[tuple[str, int, bool]]:
     places = [(place, after) for place in PLACES for after in (False, True)]
     while True:
         draw.shuffle(places)
-        yield from ((place, draw.randint(1, 4), after) for place, after in places)
+        yield from ((place, draw.randint(1, PLACES[place][2]), after) for place, after in places)
 
 
 def kill_in_passing(process: BaseProcess, growing: Path, draw: random.Random) -> None:

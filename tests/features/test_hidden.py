@@ -20,7 +20,7 @@ from transformers import (
 
 from sea_agent.config import PolicyConfig, RunConfig
 from sea_agent.config_files import parse_config
-from sea_agent.errors import UserError
+from sea_agent.errors import UnfitState, UserError
 from sea_agent.features import Features, base, hidden, make_features
 from sea_agent.features.base import FeatureMap, Pair, Row
 from sea_agent.features.hidden import EncoderFeatures, PolicyFeatures
@@ -208,7 +208,7 @@ def test_a_saved_scale_is_used_after_resuming() -> None:
 
 
 def test_a_scale_of_another_dimension_is_refused() -> None:
-    with pytest.raises(UserError, match="resume with"):
+    with pytest.raises(UnfitState, match=r"features\.mean: is .*\(4,\) and not"):
         CountingMap().load_state({"mean": torch.zeros(4), "deviation": torch.ones(4)})
 
 

@@ -25,7 +25,7 @@ from tiny_learners import (
 )
 
 from learner.learner import PreferenceLearner
-from sea_agent.errors import RunFailure, UserError
+from sea_agent.errors import RunFailure, UnfitState, UserError
 from sea_agent.models import load_policy
 from sea_agent.weights import checksum
 
@@ -263,8 +263,19 @@ def test_a_move_that_forgets_a_moment_is_seen(learner_of: LearnerOf, two_ranks: 
 def test_a_state_of_other_parameters_is_refused_and_changes_nothing(learner_of: LearnerOf, two_ranks: Path) -> None:
     learner = learner_of(**SHARED, engine="deepspeed", zero_stage=2)
     before = checksum(weights_of(learner))
-    with pytest.raises(ValueError, match=r"does not fit this policy.*learner\.lora"):
+    with pytest.raises(UnfitState, match=r"learner\.training\.weights: missing .*unknown .*lora_A"):
         learner.load_state(reported(two_ranks, "zero3-lora")["state"])
+    assert checksum(weights_of(learner)) == before
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_a_state_of_other_shapes_is_refused_and_changes_nothing(learner_of: LearnerOf, stage: int) -> None:
+    learner = learner_of(**SHARED, engine="deepspeed", zero_stage=stage)
+    state, before = state_of(learner), checksum(weights_of(learner))
+    name, tensor = next(reversed(state["training"]["exp_avg"].items()))
+    state["training"]["exp_avg"][name] = tensor[:1]
+    with pytest.raises(UnfitState, match=rf"learner\.training\.exp_avg\.{name}: is torch.float32 of shape \(1"):
+        learner.load_state(state)
     assert checksum(weights_of(learner)) == before
 
 

@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from learner.learner import PreferenceLearner
 from sea_agent.config import LearnerConfig, PolicyConfig
-from sea_agent.errors import RunFailure
+from sea_agent.errors import RunFailure, UnfitState
 from sea_agent.models import load_policy, load_tokenizer
 from sea_agent.types import Preference
 from sea_agent.weights import checksum
@@ -353,8 +353,20 @@ def test_a_state_is_a_copy(stale_learner_of: LearnerOf) -> None:
 
 
 def test_a_state_of_other_parameters_is_refused(stale_learner_of: LearnerOf) -> None:
-    with pytest.raises(ValueError, match=r"does not fit this policy: missing .*lora_A"):
+    with pytest.raises(UnfitState, match=r"learner\.training\.weights: missing .*lora_A"):
         stale_learner_of(lora={}).load_state(state_of(stale_learner_of()))
+
+
+@pytest.mark.parametrize("part", ["weights", "exp_avg", "exp_avg_sq"])
+def test_a_state_of_other_shapes_is_refused_and_changes_nothing(stale_learner_of: LearnerOf, part: str) -> None:
+    learner = stale_learner_of()
+    state, before = state_of(learner), checksum(weights_of(learner))
+    name, tensor = next(reversed(state["training"][part].items()))
+    state["training"][part][name] = tensor[:1]  # torch would copy it to every row
+    state["training"]["weights"] = {key: value + 1 for key, value in state["training"]["weights"].items()}
+    with pytest.raises(UnfitState, match=rf"learner\.training\.{part}\.{name}: is torch.float32 of shape \(1, "):
+        learner.load_state(state)
+    assert checksum(weights_of(learner)) == before
 
 
 def test_the_torch_engine_does_not_load_deepspeed(policy_path: str) -> None:
