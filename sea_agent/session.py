@@ -68,7 +68,10 @@ class Session:
             except ActorDied as death:
                 deaths[self._agent.rounds] += 1
                 if deaths[self._agent.rounds] == _MOST_DEATHS:
-                    raise
+                    raise ActorDied(
+                        f"round {self._agent.rounds} cost a part its life {_MOST_DEATHS} times and is not tried again. "
+                        f"The latest checkpoint is whole: find what kills it, then resume the run. {death}"
+                    ) from death
                 last = death
         self._save()
 
