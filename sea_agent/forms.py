@@ -1,5 +1,6 @@
 """The form of a saved state: a part says what it saves, and refuses to go on from anything else."""
 
+import reprlib
 from collections.abc import Iterable
 from types import UnionType
 from typing import Any
@@ -62,5 +63,5 @@ def _told(value: Any) -> str:
     if isinstance(value, torch.Tensor):
         return f"{value.dtype} of shape {tuple(value.shape)}"
     if value is None or isinstance(value, (str, UnionType)):
-        return repr(value)
+        return reprlib.repr(value)  # a saved text may be long
     return value.__name__ if isinstance(value, type) else type(value).__name__

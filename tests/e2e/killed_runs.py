@@ -22,7 +22,7 @@ from sea_agent.run import resume, resumed_config, run
 from sea_agent.run_directory import Metrics
 
 PATIENCE = 600.0
-SECONDS_TO_DIE = 60.0
+SECONDS_TO_DIE = 120.0
 
 Death = tuple[str, int, bool]
 
