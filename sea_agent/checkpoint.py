@@ -73,7 +73,8 @@ class Checkpoints:
     def refusal(self, name: str, error: UserError) -> UserError:
         """What is wrong with the state in a checkpoint that could be read, with what to do about it."""
         path = self._directory / name
-        return _with_remedy(path, UserError(f"{path}: does not fit this run ({error})"), self._settings)
+        told = f"{path}: does not fit this run ({error}); it is damaged, or a model that the run reads was changed"
+        return _with_remedy(path, UserError(told), self._settings)
 
     def is_due(self, round_: int) -> bool:
         """Whether a checkpoint is written at the end of this round."""

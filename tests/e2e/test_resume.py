@@ -19,6 +19,7 @@ from sea_agent.errors import Stopped, UserError
 from sea_agent.ledger import Ledger
 from sea_agent.run import resume, resumed_config, run
 from sea_agent.session import Watch
+from sea_agent.worlds import resolve
 
 KILLS = 20
 
@@ -227,14 +228,28 @@ def test_a_run_that_goes_on_keeps_its_settings(setting: str, tmp_path: Path) -> 
         resumed_config(tmp_path / "out", [setting])
 
 
+def test_a_run_whose_prompts_changed_does_not_go_on(tmp_path: Path) -> None:
+    """The settings are the same; the fingerprint in the checkpoint tells."""
+    prompts = tmp_path / "prompts.jsonl"
+    lines = Path(resolve("world://lexicon/prompts.jsonl")).read_text().splitlines(keepends=True)
+    prompts.write_text("".join(lines))
+    with pytest.raises(Stopped):
+        run(world_config(prompts__path=str(prompts)), tmp_path / "out", stop_after(1))
+    prompts.write_text("".join(lines[1:]))
+    with pytest.raises(UserError, match=r"the prompts, seed or prompts\.shuffle changed"):
+        resume(resumed_config(tmp_path / "out"), tmp_path / "out")
+    assert (tmp_path / "out" / "ledger.sqlite").exists()
+
+
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
-    """Its prompts are others, which the fingerprint in it tells."""
     for seed in (0, 1):
         with pytest.raises(Stopped):
             run(world_config(seed=seed), tmp_path / str(seed), stop_after(1))
     (tmp_path / "0" / "checkpoints" / "round-000001").rename(tmp_path / "0" / "own")
     (tmp_path / "1" / "checkpoints" / "round-000001").rename(tmp_path / "0" / "checkpoints" / "round-000001")
-    with pytest.raises(UserError, match=r"the prompts, seed or prompts\.shuffle changed"):
+    with pytest.raises(
+        UserError, match=r"round-000001: is of a run with other settings \(seed is 1 there and 0 here\)"
+    ):
         resume(resumed_config(tmp_path / "0"), tmp_path / "0")
     assert (tmp_path / "0" / "ledger.sqlite").exists()
 
