@@ -24,8 +24,6 @@ from sqlalchemy import (
     exists,
     func,
     insert,
-    not_,
-    or_,
     select,
     text,
     update,
@@ -121,11 +119,11 @@ _earlier = leases.alias("earlier")
 def _offers(kind: str) -> Select:
     """Duels that the annotator neither answered nor skipped as this kind of lease, with their lease that ended."""
     theirs = (_earlier.c.query_id == queries.c.id, _earlier.c.annotator == _ANNOTATOR, _earlier.c.kind == kind)
-    done = (_earlier.c.state == "labelled", _earlier.c.state == "skipped")
+    ended = (_earlier.c.state != "labelled") & (_earlier.c.state != "skipped")
     return (
         select(queries.c.id, *_TEXTS, _earlier.c.id.label("lease_id"), _earlier.c.swapped)
         .outerjoin(_earlier, and_(*theirs))
-        .where(_earlier.c.id.is_(None) | not_(or_(*done)))
+        .where(_earlier.c.id.is_(None) | ended)
     )
 
 
@@ -261,7 +259,7 @@ def _again(connection: Connection, lease_id: str, expires_at: float) -> Values |
 def _choose(connection: Connection, run: Row, wanted: Claim, number: int) -> tuple[Row | None, str]:
     """A duel and how it is shown. The draw hangs on the number of the lease, so asking again draws nothing new."""
     known = {"of_run": wanted.run, "who": wanted.annotator}
-    drawn = _draw(wanted, "kind", number).random() if run.gold_share or run.repeat_share else 1.0
+    drawn = _draw(wanted, "kind", number).random()
     if drawn < run.gold_share:
         gold = connection.execute(_UNSEEN_GOLD, known).first()
         if gold is not None:
