@@ -1,20 +1,25 @@
 """The form of a saved state: a part says what it saves, and refuses to go on from anything else."""
 
+from __future__ import annotations
+
 import reprlib
 from collections.abc import Iterable
 from types import UnionType
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from sea_agent.errors import UnfitState
+
+if TYPE_CHECKING:  # imported where it is needed: prompts have a state too, and the service reads them without torch
+    import torch
 
 _NAMED = 3  # keys, of those that are missing and of those that are unknown
 
 
-def like(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """The form of a tensor; it holds no values."""
-    return torch.empty(shape, dtype=dtype, device="meta")
+def like(*shape: int, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """The form of a tensor, of float32 unless told; it holds no values."""
+    import torch
+
+    return torch.empty(shape, dtype=dtype or torch.float32, device="meta")
 
 
 def require(saved: Any, form: Any, what: str) -> None:
@@ -26,6 +31,8 @@ def require(saved: Any, form: Any, what: str) -> None:
     Raises:
         UnfitState: naming the first place that differs, which begins with ``what``.
     """
+    import torch
+
     if isinstance(form, dict):
         _require(isinstance(saved, dict), saved, dict, what)
         if form.keys() != saved.keys():
@@ -60,6 +67,8 @@ def _some(keys: Iterable[Any]) -> list[str]:
 
 def _told(value: Any) -> str:
     """A form, or the form of a value."""
+    import torch
+
     if isinstance(value, torch.Tensor):
         return f"{value.dtype} of shape {tuple(value.shape)}"
     if value is None or isinstance(value, (str, UnionType)):
