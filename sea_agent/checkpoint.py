@@ -195,7 +195,7 @@ def _read(path: Path, settings: Settings) -> State:
             raise UserError(f"{path}: {name} is missing")
         if _digest(path / name) != manifest["files"].get(name):
             raise UserError(f"{path}: {name} is damaged (its checksum is another one than the manifest's)")
-    theirs = manifest.get("settings", {})
+    theirs = manifest["settings"]
     differ = [
         f"{key} is {theirs[key]} there and {settings[key]} here"
         for key in sorted(theirs.keys() & settings.keys())
@@ -222,7 +222,7 @@ def _manifest(path: Path) -> dict[str, Any]:
         manifest = json.loads((path / _MANIFEST).read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: {_MANIFEST} cannot be read ({error})") from None
-    parts = (manifest.get("files"), manifest.get("settings", {})) if isinstance(manifest, dict) else (None,)
+    parts = [manifest.get(part) for part in ("files", "settings")] if isinstance(manifest, dict) else [None]
     if not all(isinstance(part, dict) for part in parts):
         raise UserError(f"{path}: {_MANIFEST} is not a checkpoint's")
     return manifest

@@ -148,6 +148,7 @@ DAMAGES |= {
         "other settings (seed is 1 there and 0 here)",
     ),
     "settings that are none": (lambda d: manifest_of(d, settings=3), "is not a checkpoint's"),
+    "no settings": (lambda d: manifest_of(d, settings=None), "is not a checkpoint's"),
     "no checksums": (lambda d: manifest_of(d, files={}), "state.json is damaged"),
     "not an object": (lambda d: rewritten(d, ["list"], {}), "holds no state of a run"),
     "an empty list": (lambda d: rewritten(d, {"a": []}, {}), "state.json has [] in it"),

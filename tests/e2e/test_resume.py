@@ -67,7 +67,7 @@ def kill_in_passing(process: BaseProcess, growing: Path, draw: random.Random) ->
     process.kill()
 
 
-def test_a_run_killed_twenty_times_ends_bit_for_bit_as_one_that_was_not(
+def test_a_run_killed_again_and_again_ends_bit_for_bit_as_one_that_was_not(
     whole: Path, tmp_path: Path, lives: Lives
 ) -> None:
     """At named places, half-written checkpoints among them, and at random moments in between."""

@@ -1,7 +1,6 @@
 """Exact resume wherever the parts live: on Ray, with DeepSpeed ranks, with vLLM samplers.
 
-``test_resume`` has the run in one process with torch and transformers. Of the others, two that together have every part
-are killed twice, and in the long form each of them twenty times.
+Two variants that together have every part are killed twice, and in the long form each of them twenty times.
 """
 
 import json
@@ -21,6 +20,7 @@ DEEPSPEED = {"learner__engine": "deepspeed", "learner__zero_stage": 2}
 VLLM = {"sampler__backend": "vllm", "sampler__kv_cache_gb": 0.25}
 RAY = {"runtime": "ray", "sampler__actors": 2}
 VARIANTS: dict[str, dict[str, Any]] = {
+    "inline-torch-hf": {},
     "inline-deepspeed-hf": DEEPSPEED,
     "inline-torch-vllm": VLLM,
     "ray-torch-hf": RAY,
