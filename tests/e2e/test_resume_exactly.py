@@ -23,7 +23,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "inline-torch-hf": {},
     "inline-deepspeed-hf": DEEPSPEED,
     "inline-torch-vllm": VLLM,
+    "inline-deepspeed-vllm": {**DEEPSPEED, **VLLM},
     "ray-torch-hf": RAY,
+    "ray-torch-vllm": {**RAY, **VLLM},
     "ray-deepspeed-hf": {**RAY, **DEEPSPEED, "learner__ranks": 2},
     "ray-deepspeed-vllm": {**RAY, **DEEPSPEED, **VLLM, "learner__ranks": 2},
 }
