@@ -221,8 +221,10 @@ def join_ranks(device: torch.device, rank: int, ranks: int, rendezvous: str | No
 
     Raises:
         UserError: when there are several ranks and no rendezvous.
-        RunFailure: when the others do not arrive before the deadline.
+        RunFailure: when the others do not arrive before the deadline, or this process is another rank already.
     """
+    # DeepSpeed looks for a launcher's variables, also where vLLM has made this process the only rank.
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_RANK": str(device.index or 0)}
     if dist.is_initialized():
         if (dist.get_rank(), dist.get_world_size()) != (rank, ranks):
             raise RunFailure(
@@ -230,8 +232,6 @@ def join_ranks(device: torch.device, rank: int, ranks: int, rendezvous: str | No
                 f"{ranks}; use a new process"
             )
         return
-    # DeepSpeed looks for a launcher's variables.
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_RANK": str(device.index or 0)}
     options: dict[str, Any] = {"rank": rank, "world_size": ranks, "timeout": timedelta(seconds=deadline_seconds)}
     if ranks == 1:
         options["store"] = dist.HashStore()

@@ -74,7 +74,7 @@ def assert_exact(variant: str, kills: int, folder: Path) -> None:
     print(f"{variant}: {killed.total()} kills {dict(killed)}")
 
 
-@pytest.mark.parametrize("variant", ["inline-torch-vllm", "ray-deepspeed-hf"])
+@pytest.mark.parametrize("variant", ["inline-deepspeed-vllm", "ray-deepspeed-hf"])
 def test_a_killed_run_ends_bit_for_bit_as_one_that_was_not(variant: str, tmp_path: Path) -> None:
     assert_exact(variant, 2, tmp_path)
 
