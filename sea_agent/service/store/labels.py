@@ -16,7 +16,7 @@ from sea_agent.service.store.faults import Conflict, Missing
 from sea_agent.service.store.leases import Author, own, sweep
 from sea_agent.service.store.queries import digest_of
 from sea_agent.service.store.runs import exists
-from sea_agent.service.store.tables import OPEN, labels, leases, queries, requests, runs
+from sea_agent.service.store.tables import OPEN, labels, leases, own_answer, queries, requests, runs
 
 Values = dict[str, Any]
 
@@ -39,12 +39,7 @@ _COUNT_VOTE = (
         ),
     )
 )
-_VOTE_OF = select(labels).where(
-    labels.c.query_id == _ID,
-    labels.c.annotator == bindparam("who"),
-    labels.c.kind != "repeat",
-    labels.c.revises.is_(None),
-)
+_VOTE_OF = select(labels).where(*own_answer(_ID, bindparam("who")))
 _LABEL = select(labels).where(labels.c.id == _ID)
 _LABEL_OF_LEASE = select(labels).where(labels.c.lease_id == _ID, labels.c.revises.is_(None))
 

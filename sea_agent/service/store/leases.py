@@ -31,7 +31,7 @@ from sqlalchemy import (
 
 from sea_agent.keys import seed_for
 from sea_agent.service.store.faults import Conflict, Missing
-from sea_agent.service.store.tables import LIVE, OPEN, labels, leases, queries, runs
+from sea_agent.service.store.tables import LIVE, OPEN, leases, own_answer, queries, runs
 
 Values = dict[str, Any]
 
@@ -102,12 +102,7 @@ _PLACE_TAKEN = update(queries).where(queries.c.id == _ID).values(places=queries.
 _SET_STATE = update(leases).where(leases.c.id == _ID).values(state=bindparam("new_state"))
 _SET_END = update(leases).where(leases.c.id == _ID).values(state="live", expires_at=bindparam("new_end"))
 _INSERT = insert(leases)
-_ANSWERED_BY_ITS_ANNOTATOR = exists().where(
-    labels.c.query_id == leases.c.query_id,
-    labels.c.annotator == leases.c.annotator,
-    labels.c.kind != "repeat",
-    labels.c.revises.is_(None),
-)
+_ANSWERED_BY_ITS_ANNOTATOR = exists().where(*own_answer(leases.c.query_id, leases.c.annotator))
 _BY_ID = select(leases, _ANSWERED_BY_ITS_ANNOTATOR.label("answered")).where(leases.c.id == _ID)
 _NEXT_END = select(func.min(leases.c.expires_at)).where(*_LIVE_IN_RUN)
 
@@ -127,9 +122,7 @@ def _offers(kind: str) -> Select:
     )
 
 
-_ANSWERED = exists().where(
-    labels.c.query_id == queries.c.id, labels.c.annotator == _ANNOTATOR, labels.c.revises.is_(None)
-)
+_ANSWERED = exists().where(*own_answer(queries.c.id, _ANNOTATOR))
 _OPEN_IN_RUN = (queries.c.run == _RUN, queries.c.state == OPEN)
 _WAITING = (
     _offers("vote")

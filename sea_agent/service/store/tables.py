@@ -218,3 +218,13 @@ requests = Table(
     Column("answer", Text, nullable=False),  # JSON
     Column("created_at", Double, nullable=False),
 )
+
+
+def own_answer(query_id: ColumnElement[str], annotator: ColumnElement[str]) -> tuple[ColumnElement[bool], ...]:
+    """The label by which the annotator answered the duel: neither a deliberate repeat nor a correction."""
+    return (
+        labels.c.query_id == query_id,
+        labels.c.annotator == annotator,
+        labels.c.kind != "repeat",
+        labels.c.revises.is_(None),
+    )
