@@ -2,10 +2,10 @@
 
     python benchmarks/report.py [--results DIR] [--docs DIR]
 
-Reads the records of the experiments in DIR (``benchmarks/results``), and writes ``sample-efficiency.md`` and
-``figures/efficiency-*.png`` to the docs and ``efficiency.json`` beside the records. What was not run is said to be
-missing. Every number comes from the records through ``sea_agent.lab``; the words, and which comparison stands where,
-are in ``efficiency/report.md.j2``.
+Reads the records of the experiments in DIR (``benchmarks/results``), and from its folder ``again`` those of runs that
+were done a second time. Writes ``sample-efficiency.md`` and ``figures/efficiency-*.png`` to the docs, and
+``efficiency.json`` beside the records. What was not run is said to be missing. Every number comes from the records
+through ``sea_agent.lab``; the words, and which comparison stands where, are in ``efficiency/report.md.j2``.
 """
 
 import argparse
@@ -33,6 +33,8 @@ TEMPLATE = ROOT / "benchmarks" / "efficiency" / "report.md.j2"
 PAGE = "sample-efficiency.md"
 FACTORS = "efficiency.json"
 EXPERIMENTS = ("tuning", "main", "losses", "ablations")
+AGAIN = "again"
+"""Folder beside the records that holds those of runs done once more, on another machine."""
 LEVEL = 0.8
 BASELINES = ("passive", "passive-short", "passive-kitchen")
 """The baseline as tuned for the long and the short horizon on the first world, and for the second world."""
@@ -174,6 +176,12 @@ class Runs:
             return min(queries, key=lambda method: queries[method])
         return BASELINES[0] if BASELINES[0] in self.methods else None
 
+    def shared_with(self, other: "Runs") -> "Runs":
+        """Those of its runs whose method and seed the other has too."""
+        theirs = {(record.method, record.seed) for record in other.records}
+        shared = (record for record in self.records if (record.method, record.seed) in theirs)
+        return Runs(self.world, self.loss, self.labels, tuple(shared))
+
     def reachable(self, method: str, levels: Sequence[float]) -> float:
         """The highest of the levels that the mean curve of a method reaches; when it reaches none, the lowest."""
         runs = [record for record in self.records if record.method == method]
@@ -214,7 +222,20 @@ class Results:
     """Everything that the page tells. An experiment that was not run is None."""
 
     experiments: dict[str, Experiment | None]
+    again: dict[str, Experiment | None]
     bandit: dict[str, Any] | None
+
+    def repeated(self, name: str) -> list[tuple[Runs, Runs]]:
+        """Of an experiment, the runs that were done twice: first and again, with the same methods and seeds."""
+        first, again = self.experiments[name], self.again[name]
+        if first is None or again is None:
+            return []
+        return [
+            (one.shared_with(other), other.shared_with(one))
+            for one in first.groups
+            for other in again.groups
+            if (one.world, one.loss, one.labels) == (other.world, other.loss, other.labels)
+        ]
 
     @property
     def cpu_hours(self) -> float:
@@ -257,12 +278,15 @@ def read_results(folder: Path) -> Results:
         UserError: naming a file that is not what it should be.
     """
 
-    def experiment(name: str) -> Experiment | None:
-        file = folder / f"{name}.json"
+    def experiment(file: Path) -> Experiment | None:
         return Experiment(tuple(read_records(file))) if file.exists() else None
 
     bandit = folder / "bandit.json"
-    return Results({name: experiment(name) for name in EXPERIMENTS}, read_json(bandit) if bandit.exists() else None)
+    return Results(
+        experiments={name: experiment(folder / f"{name}.json") for name in EXPERIMENTS},
+        again={name: experiment(folder / AGAIN / f"{name}.json") for name in EXPERIMENTS},
+        bandit=read_json(bandit) if bandit.exists() else None,
+    )
 
 
 def render(results: Results) -> tuple[str, Figures]:
@@ -289,6 +313,7 @@ def render(results: Results) -> tuple[str, Figures]:
     figures = Figures()
     page = environment.get_template(TEMPLATE.name).render(
         **results.experiments,
+        repeated=results.repeated,
         bandit=results.bandit,
         cpu_hours=results.cpu_hours,
         level=LEVEL,

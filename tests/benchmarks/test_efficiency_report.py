@@ -14,7 +14,7 @@ import pytest
 from benchmarks import report
 from sea_agent.errors import UserError
 from sea_agent.lab.comparison import compare
-from sea_agent.lab.records import Record
+from sea_agent.lab.records import Record, write_records
 from sea_agent.lab.spec import Cell, plan, read_spec
 
 ROOT = Path(__file__).parent.parent.parent
@@ -142,6 +142,20 @@ def test_tables_show_queries_factors_and_censored_runs(make_runs: MakeRuns, writ
 def test_active_selection_is_compared_with_random_pairs(make_runs: MakeRuns, write_results: WriteResults) -> None:
     found = section(page_of(write_results(main=make_runs(METHODS))), "Active selection against random pairs")
     assert "| `sea` | 96 [96, 96] | 1.25 [1.25, 1.25] |" in found
+
+
+def test_runs_that_were_done_twice_stand_side_by_side(make_runs: MakeRuns, write_results: WriteResults) -> None:
+    """On the other machine `sea` needs 120 queries instead of 96, and passive 1,080 instead of 960."""
+    folder = write_results(main=make_runs(METHODS))
+    assert "## The same runs on another machine" not in page_of(folder)
+    elsewhere = {"passive": (1080.0, 1536), "uniform-imagined": (144.0, 224), "sea": (120.0, 224)}
+    (folder / report.AGAIN).mkdir()
+    write_records(make_runs(elsewhere, seeds=[1, 2, 3, 70]), folder / report.AGAIN / "main.json")
+    found = section(page_of(folder), "The same runs on another machine")
+    assert "| `passive` | 3 | 960 [960, 960] | 1,080 [1,080, 1,080] | – | – |" in found, "of the seeds that both have"
+    assert "| `sea` | 3 | 96 [96, 96] | 120 [120, 120] | 10.00 [10.00, 10.00] | 9.00 [9.00, 9.00] |" in found
+    assert "`passive-short`" not in found
+    assert "- `lexicon`: 1.25 [1.25, 1.25] times fewer, t interval [1.25, 1.25]; again 1.20 [1.20, 1.20]" in found
 
 
 def test_a_judge_that_falls_is_told(make_runs: MakeRuns) -> None:
