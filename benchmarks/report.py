@@ -176,12 +176,6 @@ class Runs:
             return min(queries, key=lambda method: queries[method])
         return BASELINES[0] if BASELINES[0] in self.methods else None
 
-    def shared_with(self, other: "Runs") -> "Runs":
-        """Those of its runs whose method and seed the other has too."""
-        theirs = {(record.method, record.seed) for record in other.records}
-        shared = (record for record in self.records if (record.method, record.seed) in theirs)
-        return Runs(self.world, self.loss, self.labels, tuple(shared))
-
     def reachable(self, method: str, levels: Sequence[float]) -> float:
         """The highest of the levels that the mean curve of a method reaches; when it reaches none, the lowest."""
         runs = [record for record in self.records if record.method == method]
@@ -227,15 +221,11 @@ class Results:
 
     def repeated(self, name: str) -> list[tuple[Runs, Runs]]:
         """Of an experiment, the runs that were done twice: first and again, with the same methods and seeds."""
-        first, again = self.experiments[name], self.again[name]
-        if first is None or again is None:
-            return []
-        return [
-            (one.shared_with(other), other.shared_with(one))
-            for one in first.groups
-            for other in again.groups
-            if (one.world, one.loss, one.labels) == (other.world, other.loss, other.labels)
-        ]
+        both = self.experiments[name], self.again[name]
+        first, again = ({_identity(record): record for record in one.records} if one else {} for one in both)
+        shared = [identity for identity in first if identity in again]
+        pair = (Experiment(tuple(runs[identity] for identity in shared)) for runs in (first, again))
+        return list(zip(*(one.groups for one in pair), strict=True))
 
     @property
     def cpu_hours(self) -> float:
@@ -376,6 +366,11 @@ def _factors(sheet: Sheet) -> Iterator[tuple[str, dict[str, Any]]]:
                 "baseline_never": never[sheet.baseline],
             },
         )
+
+
+def _identity(record: Record) -> tuple[Any, ...]:
+    """What a run and its repetition have in common."""
+    return record.group, record.method, record.seed
 
 
 def _rounded(value: float | None) -> float | None:

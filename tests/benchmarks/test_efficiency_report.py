@@ -156,6 +156,7 @@ def test_runs_that_were_done_twice_stand_side_by_side(make_runs: MakeRuns, write
     assert "| `sea` | 3 | 96 [96, 96] | 120 [120, 120] | 10.00 [10.00, 10.00] | 9.00 [9.00, 9.00] |" in found
     assert "`passive-short`" not in found
     assert "- `lexicon`: 1.25 [1.25, 1.25] times fewer, t interval [1.25, 1.25]; again 1.20 [1.20, 1.20]" in found
+    assert "- `lexicon`: judge .650 [.650, .650], again .650 [.650, .650]; distinct .90 [.90, .90], again" in found
 
 
 def test_a_judge_that_falls_is_told(make_runs: MakeRuns) -> None:

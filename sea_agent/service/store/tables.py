@@ -221,7 +221,7 @@ requests = Table(
 
 
 def own_answer(query_id: ColumnElement[str], annotator: ColumnElement[str]) -> tuple[ColumnElement[bool], ...]:
-    """The label by which the annotator answered the duel: neither a deliberate repeat nor a correction."""
+    """Holds for the label by which the annotator answered the duel: neither a deliberate repeat nor a correction."""
     return (
         labels.c.query_id == query_id,
         labels.c.annotator == annotator,
