@@ -82,7 +82,7 @@ class Laplace:
 
     def mean(self, features_P_M_D: Tensor) -> Tensor:
         """rewards_P_M under the mode."""
-        return (self._scaled(features_P_M_D) @ self._basis_D_R @ self._mode_R).to(torch.float32)
+        return (self._scaled(features_P_M_D) @ (self._basis_D_R @ self._mode_R)).to(torch.float32)
 
     def _joint(self, features_P_M_D: Tensor) -> tuple[Tensor, Tensor]:
         """mean_P_M, and deviation_P_M_M with deviation · deviationᵀ the covariance of a prompt's candidates.
