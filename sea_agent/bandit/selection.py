@@ -104,6 +104,17 @@ def typical_disagreement(rewards_S_P_M: Tensor, valid_P_M: Tensor) -> Tensor:
     return (deviation_P_Q * valid_P_Q).sum(1) / valid_P_Q.sum(1)
 
 
+def pair_information(rewards_S_P_M: Tensor) -> Tensor:
+    """information_P_Q: what a label of each pair would tell about the reward, in nats, pairs as ``torch.triu_indices``.
+
+    That is the mutual information between the label and the draw, H(mean p) − mean H(p), where p is the preference
+    probability under one draw and H the entropy of a coin (arXiv 1112.5745).
+    """
+    # Close to the end of learning this is a small difference of large numbers.
+    chance_S_P_Q = torch.sigmoid(_gaps(rewards_S_P_M.to(torch.float64)))
+    return _entropy(chance_S_P_Q.mean(0)) - _entropy(chance_S_P_Q).mean(0)
+
+
 def passive(_rewards: Tensor | None, valid_P_M: Tensor, _generator: np.random.Generator) -> Tensor:
     """The first two distinct samples, as online DPO takes them."""
     return valid_P_M.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :2]
@@ -152,15 +163,9 @@ def uncertainty(
 
 
 def information(rewards_S_P_M: Tensor, valid_P_M: Tensor, _generator: np.random.Generator) -> Tensor:
-    """The pair whose label tells most about the reward (BALD, arXiv 1112.5745).
-
-    That is the mutual information between the label and the draw, H(mean p) − mean H(p), where p is the preference
-    probability under one draw and H the entropy of a coin. Unlike a variance it discounts what chance decides.
-    """
-    # Close to the end of learning this is a small difference of large numbers.
-    chance_S_P_Q = torch.sigmoid(_gaps(rewards_S_P_M.to(torch.float64)))
-    information_P_Q = _entropy(chance_S_P_Q.mean(0)) - _entropy(chance_S_P_Q).mean(0)
-    return _best_pair(information_P_Q, valid_P_M)
+    """The pair whose label tells most about the reward (BALD, arXiv 1112.5745). Unlike a variance, what a label tells
+    does not count what chance decides."""
+    return _best_pair(pair_information(rewards_S_P_M), valid_P_M)
 
 
 def best_worst(rewards_S_P_M: Tensor, valid_P_M: Tensor, _generator: np.random.Generator) -> Tensor:
