@@ -49,8 +49,9 @@ efficiency: $(VENV)/core.stamp $(EFFICIENCY)/worlds/lexicon-1 $(EFFICIENCY)/worl
 		$(VENV)/bin/sea-agent experiment benchmarks/efficiency/$$name.yaml --out $(EFFICIENCY)/$$name; \
 		$(VENV)/bin/sea-agent compare $(EFFICIENCY)/$$name --out $(EFFICIENCY)/compared/$$name; \
 		cp $(EFFICIENCY)/compared/$$name/records.json benchmarks/results/$$name.json; done
-	test -e $(EFFICIENCY)/bandit.stamp || $(VENV)/bin/python benchmarks/bandit.py
-	touch $(EFFICIENCY)/bandit.stamp
+	set -e; for name in bandit selection; do \
+		test -e $(EFFICIENCY)/$$name.stamp || $(VENV)/bin/python benchmarks/$$name.py; \
+		touch $(EFFICIENCY)/$$name.stamp; done
 	$(VENV)/bin/python benchmarks/report.py
 
 report: $(VENV)/core.stamp  ## Write docs/sample-efficiency.md from the records in benchmarks/results

@@ -35,7 +35,7 @@ PAGE = "sample-efficiency.md"
 FACTORS = "efficiency.json"
 EXPERIMENTS = ("tuning", "main", "losses", "ablations")
 AGAIN = "again"
-"""Folder beside the records that holds those of runs done once more, on another machine."""
+"""Folder beside the records that holds those of runs done once more, on other machines."""
 LEVEL = 0.8
 BASELINES = ("passive", "passive-short", "passive-kitchen")
 """The baseline as tuned for the long and the short horizon on the first world, and for the second world."""
@@ -219,6 +219,7 @@ class Results:
     experiments: dict[str, Experiment | None]
     again: dict[str, Experiment | None]
     bandit: dict[str, Any] | None
+    selection: dict[str, Any] | None
 
     def repeated(self, name: str) -> list[tuple[Runs, Runs]]:
         """Of an experiment, the runs that were done twice: first and again, with the same methods and seeds."""
@@ -272,11 +273,15 @@ def read_results(folder: Path) -> Results:
     def experiment(file: Path) -> Experiment | None:
         return Experiment(tuple(read_records(file))) if file.exists() else None
 
-    bandit = folder / "bandit.json"
+    def bench(name: str) -> dict[str, Any] | None:
+        file = folder / f"{name}.json"
+        return read_json(file) if file.exists() else None
+
     return Results(
         experiments={name: experiment(folder / f"{name}.json") for name in EXPERIMENTS},
         again={name: experiment(folder / AGAIN / f"{name}.json") for name in EXPERIMENTS},
-        bandit=read_json(bandit) if bandit.exists() else None,
+        bandit=bench("bandit"),
+        selection=bench("selection"),
     )
 
 
@@ -306,6 +311,7 @@ def render(results: Results) -> tuple[str, Figures]:
         **results.experiments,
         repeated=results.repeated,
         bandit=results.bandit,
+        selection=results.selection,
         cpu_hours=results.cpu_hours,
         level=LEVEL,
         figure=figures,

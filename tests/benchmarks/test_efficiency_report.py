@@ -147,11 +147,11 @@ def test_active_selection_is_compared_with_random_pairs(make_runs: MakeRuns, wri
 def test_runs_that_were_done_twice_stand_side_by_side(make_runs: MakeRuns, write_results: WriteResults) -> None:
     """On the other machine `sea` needs 120 queries instead of 96, and passive 1,080 instead of 960."""
     folder = write_results(main=make_runs(METHODS))
-    assert "## The same runs on another machine" not in page_of(folder)
+    assert "## The same runs on other machines" not in page_of(folder)
     elsewhere = {"passive": (1080.0, 1536), "uniform-imagined": (144.0, 224), "sea": (120.0, 224)}
     (folder / report.AGAIN).mkdir()
     write_records(make_runs(elsewhere, seeds=[1, 2, 3, 70]), folder / report.AGAIN / "main.json")
-    found = section(page_of(folder), "The same runs on another machine")
+    found = section(page_of(folder), "The same runs on other machines")
     assert "| `passive` | 3 | 960 [960, 960] | 1,080 [1,080, 1,080] | – | – |" in found, "of the seeds that both have"
     assert "| `sea` | 3 | 96 [96, 96] | 120 [120, 120] | 10.00 [10.00, 10.00] | 9.00 [9.00, 9.00] |" in found
     assert "`passive-short`" not in found
@@ -203,6 +203,7 @@ def test_what_was_not_run_is_said_to_be_missing(make_runs: MakeRuns, write_resul
     assert factors_of(folder) == {}
     missing = {"main": "Methods", "losses": "Other losses, and answers that err", "ablations": "SEA's ablation"}
     missing |= {"tuning": "How the settings were picked", "bandit": "Selection without a language model"}
+    missing["selection"] = "Active selection against random pairs"
     for name, heading in missing.items():
         assert f"Not run: there is no `benchmarks/results/{name}.json`." in section(page_of(folder), heading)
     page = page_of(write_results(main=make_runs(METHODS)))
