@@ -17,7 +17,7 @@ PYTEST_FLAGS ?= -n 2 --dist loadfile
 DEMO_OUT ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
 # On two cores, estimated; `make efficiency` and `make help` tell it.
-EFFICIENCY_HOURS := 3 to 4
+EFFICIENCY_HOURS := 4
 EFFICIENCY := runs/efficiency
 EXPERIMENTS := tuning main losses ablations
 

@@ -7,7 +7,7 @@ prompt of a built-in world has 40 fixed responses of the initial policy, and the
 the posterior's mean reward r̂ with a bound on the divergence ends at, π ∝ π_initial · exp(t r̂) (arXiv 2305.18290,
 equation 4). The posterior, its features, the rounds and the candidates are those of the preset ``sea``. A run takes
 seconds, so that many seeds can be afforded. Writes ``benchmarks/results/selection.json`` and prints tables of it; it
-takes about 40 minutes on two cores.
+takes about half an hour on two cores.
 
 Dimension legend: S draws, P prompts, B prompts of a round, M responses of a prompt, D features, Q duels to choose from.
 """
