@@ -60,9 +60,8 @@ def test_the_tilted_policy_prefers_what_the_posterior_prefers_and_is_the_initial
 @given(seed=st.integers(0, 200))
 @settings(max_examples=30, deadline=None)
 def test_the_predictive_duel_leaves_least_variance_in_all_margins(seed: int) -> None:
-    rewards_S_M = generator_for("rewards", seed).standard_normal((60, 5)) @ generator_for("mix", seed).normal(
-        size=(5, 5)
-    )
+    mix_M_M = generator_for("mix", seed).normal(size=(5, 5))
+    rewards_S_M = generator_for("rewards", seed).standard_normal((60, 5)) @ mix_M_M
     pairs = list(combinations(range(5), 2))
     left = []
     for first, second in pairs:
