@@ -24,6 +24,7 @@ from sea_agent.bandit.bench import Keep, Problem, Trace, growth, interval, label
 from sea_agent.config import SelectionConfig
 from sea_agent.errors import UserError
 from sea_agent.keys import generator_for
+from sea_agent.lab.records import four_digits
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "bandit.json"
@@ -145,7 +146,7 @@ def _curve(values_P_C: np.ndarray) -> list[list[float]]:
 
 
 def _rounded(values: tuple[float, ...]) -> list[float]:
-    return [float(f"{value:.4g}") for value in values]
+    return [four_digits(value) for value in values]
 
 
 def tables(results: dict[str, Any]) -> list[Table]:

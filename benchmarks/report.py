@@ -25,7 +25,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from sea_agent.errors import UserError
 from sea_agent.lab.comparison import Comparison, MethodFigures, band, by_method, compare, reach
 from sea_agent.lab.figures import draw_comparison
-from sea_agent.lab.records import Record, read_json, read_records
+from sea_agent.lab.records import Record, four_digits, read_json, read_records
 from sea_agent.lab.statistics import Estimate, estimate
 from sea_agent.lab.tables import definition
 
@@ -381,8 +381,7 @@ def _identity(record: Record) -> tuple[Any, ...]:
 
 
 def _rounded(value: float | None) -> float | None:
-    """Four significant digits: what is left agrees between machines."""
-    return None if value is None else float(f"{value:.4g}")
+    return None if value is None else four_digits(value)
 
 
 def _rank(row: MethodFigures) -> tuple[float, float]:

@@ -35,6 +35,7 @@ from sea_agent.bandit.selection import pair_information, select_pairs
 from sea_agent.config import LaplaceConfig, PolicyConfig, SelectionConfig
 from sea_agent.features.text import TextFeatures
 from sea_agent.keys import generator_for, id_for, seed_for
+from sea_agent.lab.records import four_digits
 from sea_agent.lab.statistics import Reach, estimate, label_saving
 from sea_agent.models import load_tokenizer, use_threads
 from sea_agent.types import Prompt, Response
@@ -284,8 +285,8 @@ def _estimated(values: Sequence[float]) -> list[float]:
 
 
 def _rounded(*values: float | None) -> list[float]:
-    """Four significant digits of a mean and its interval; there are seeds enough for one."""
-    return [float(f"{value:.4g}") for value in values if value is not None]
+    """A mean and its interval; there are seeds enough for one."""
+    return [four_digits(value) for value in values if value is not None]
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from sea_agent.config_files import load_tree, validate
 from sea_agent.errors import UserError
 from sea_agent.keys import id_for
-from sea_agent.lab.records import Curve, Record, read_json, read_records
+from sea_agent.lab.records import Curve, Record, four_digits, read_json, read_records
 
 _SUMMARY = ("oracle_queries", "posterior_labels", "evaluation_queries", "rounds", "cpu_seconds", "wall_seconds")
 MARKS = ("config.yaml", "metrics.jsonl", "summary.json", "error.txt")
@@ -225,5 +225,5 @@ class CurveColumns:
 
 
 def _rounded(value: float) -> float:
-    """Four significant digits of a float; counts stay exact."""
-    return float(f"{value:.4g}") if isinstance(value, float) else value
+    """Counts stay exact."""
+    return four_digits(value) if isinstance(value, float) else value

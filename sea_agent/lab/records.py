@@ -144,6 +144,11 @@ def write_records(records: Iterable[Record], file: Path) -> None:
     file.write_text(f'{{"format": {FORMAT}, "records": [\n' + ",\n".join(lines) + "\n]}\n")
 
 
+def four_digits(value: float) -> float:
+    """A figure as it is kept, with four significant digits: what is left agrees between machines."""
+    return float(f"{value:.4g}")
+
+
 def read_json(file: Path) -> dict[str, Any]:
     """The object in a JSON file.
 
