@@ -139,22 +139,22 @@ def play(world: Responses, rule: str, seed: int, batch: int) -> Trace:
     selection = None if rule == PREDICTIVE else SelectionConfig.model_validate({"rule": rule})
     posterior = Laplace(LaplaceConfig(), _DRAWS, world.blocks)
     joint = Laplace(LaplaceConfig(), _JOINT_DRAWS, world.blocks)
-    order_P = generator_for("selection", seed).permutation(_ASKED)
+    keyed = partial(generator_for, "selection", seed)
+    order_P = keyed().permutation(_ASKED)
     answers, rates, told, tellable = [], [], [], []
     for done in range(0, ANSWERS, batch):
-        keyed = partial(generator_for, "selection", seed, done)
         prompts_B = order_P[np.arange(done, done + batch) % _ASKED]
         policy_B_M = tilted(posterior, world.features_P_M_D[prompts_B], divergence(done))
-        index_B_M, valid_B_M = _candidates(world.text_P_M[prompts_B], policy_B_M.numpy(), keyed("candidates"))
+        index_B_M, valid_B_M = _candidates(world.text_P_M[prompts_B], policy_B_M.numpy(), keyed(done, "candidates"))
         features_B_M_D = world.features_P_M_D[torch.from_numpy(prompts_B)[:, None], index_B_M]
         joint.load_state(posterior.state())
         shape = (1, valid_B_M.numel(), -1)  # as one prompt, so that one draw is one reward function for the round
-        rewards_S_B_M = joint.draw(features_B_M_D.reshape(shape), keyed("joint")).reshape(-1, *valid_B_M.shape)
+        rewards_S_B_M = joint.draw(features_B_M_D.reshape(shape), keyed(done, "joint")).reshape(-1, *valid_B_M.shape)
         if selection is None:
             pairs_B_2 = most_predictive(rewards_S_B_M, valid_B_M)
         else:
-            drawn_S_B_M = posterior.draw(features_B_M_D, keyed("rule"))
-            pairs_B_2 = select_pairs(selection, drawn_S_B_M, valid_B_M, keyed("chance"))
+            drawn_S_B_M = posterior.draw(features_B_M_D, keyed(done, "rule"))
+            pairs_B_2 = select_pairs(selection, drawn_S_B_M, valid_B_M, keyed(done, "chance"))
         asked_B, best_B = _bits(rewards_S_B_M, valid_B_M, pairs_B_2)
         told.append(float(asked_B.mean()))
         tellable.append(float(best_B.mean()))
@@ -163,7 +163,7 @@ def play(world: Responses, rule: str, seed: int, batch: int) -> Trace:
         wins_B = ((rewards_B_2[:, 0] - rewards_B_2[:, 1]).sign() + 1) / 2
         ids = [f"{done}-{row}" for row in range(batch)]
         posterior.add(duelled_B_2_D[:, 0], duelled_B_2_D[:, 1], wins_B, ids)
-        posterior.update(keyed("update"))
+        posterior.update(keyed(done, "update"))
         answers.append(done + batch)
         rates.append(_win_rate(posterior, world, divergence(done + batch)))
     return Trace(tuple(answers), tuple(rates), float(np.mean(told)), float(np.mean(tellable)))
@@ -178,10 +178,8 @@ def divergence(answers: int) -> float:
 def tilted(posterior: Laplace, features_P_M_D: Tensor, nats: float) -> Tensor:
     """policy_P_M of the given mean divergence from the initial policy, or as far as the rewards tell responses apart.
 
-    It is the initial policy as long as the posterior has seen no label.
+    It is the initial policy as long as the posterior has seen no label, as all rewards are then the same.
     """
-    if not posterior.labels:
-        return torch.full(features_P_M_D.shape[:2], 1 / features_P_M_D.shape[1], dtype=torch.float64)
     rewards_P_M = posterior.mean(features_P_M_D).to(torch.float64)
     low, high = -7.0, 7.0  # log t: KL rises with t
     for _ in range(40):

@@ -84,6 +84,19 @@ def test_a_predictive_duel_is_conditioned_on_those_before_it() -> None:
     assert one != other
 
 
+def test_every_prompt_has_one_predictive_duel_however_little_it_tells() -> None:
+    rewards_S_P_M = torch.stack([normal(100, 3) * 10, normal(100, 3) * 1e-3], 1)
+    pairs_P_2 = selection.most_predictive(rewards_S_P_M, torch.ones(2, 3, dtype=torch.bool))
+    assert (pairs_P_2[:, 0] != pairs_P_2[:, 1]).all()
+
+
+def test_what_the_best_pair_tells_leaves_out_candidates_that_are_not_there() -> None:
+    signs_S = torch.tensor([1.0, -1.0] * 50)
+    rewards_S_P_M = torch.stack([torch.zeros(100), torch.ones(100), 50 * signs_S], 1)[:, None]
+    told_P, best_P = selection._bits(rewards_S_P_M, torch.tensor([[True, True, False]]), torch.tensor([[0, 1]]))
+    assert float(told_P) == float(best_P) == pytest.approx(0.0, abs=1e-9)
+
+
 @pytest.mark.parametrize("certain", [True, False])
 def test_an_answer_tells_a_bit_where_the_draws_disagree_for_sure_and_nothing_where_they_agree(certain: bool) -> None:
     signs_S = torch.tensor([1.0, -1.0] * 50) if certain else torch.ones(100)
