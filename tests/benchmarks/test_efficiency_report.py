@@ -159,6 +159,25 @@ def test_runs_that_were_done_twice_stand_side_by_side(make_runs: MakeRuns, write
     assert "- `lexicon`: judge .650 [.650, .650], again .650 [.650, .650]; distinct .90 [.90, .90], again" in found
 
 
+def test_tuning_and_ablation_that_were_done_twice_stand_side_by_side(
+    make_runs: MakeRuns, write_results: WriteResults
+) -> None:
+    def runs(queries: float) -> dict[str, list[Record]]:
+        return {
+            "main": make_runs(METHODS),
+            "tuning": make_runs({"passive-beta.1-lr1e-3": (queries, 1536)}, [100, 101]),
+            "ablations": make_runs({"variant-1": (queries, 512)}, range(3)),
+        }
+
+    folder = write_results(**runs(960.0))
+    (folder / report.AGAIN).mkdir()
+    for name, records in runs(1080.0).items():
+        write_records(records, folder / report.AGAIN / f"{name}.json")
+    found = section(page_of(folder), "The same runs on other machines")
+    assert "| `passive-beta.1-lr1e-3` | 2 | 960 | 1,080 | .900 | .900 |" in found
+    assert "| `variant-1` | 3 | .660 [.660, .660] | .642 [.642, .642] |" in found
+
+
 def test_a_judge_that_falls_is_told(make_runs: MakeRuns) -> None:
     records = make_runs({"sea": (96.0, 192)}, seeds=range(3))
     risen = report.Experiment(tuple(records)).groups[0].against().judged("sea")

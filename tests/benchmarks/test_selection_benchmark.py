@@ -139,6 +139,17 @@ def test_a_run_learns_the_reward_and_can_be_done_again(linear_world: Responses) 
     assert trace != selection.play(linear_world, "sea_ee", 1, 16)
 
 
+def test_what_the_first_answers_taught_is_seen_at_once(linear_world: Responses) -> None:
+    rates = selection.play(linear_world, "sea_ee", 0, 16).win_rate
+    assert rates[0] > 0.75, "however little the policy that is asked about has moved"
+
+
+def test_the_initial_policy_is_asked_about_on_request(linear_world: Responses) -> None:
+    own, initial = (selection.play(linear_world, "uniform", 0, 16, follows=follows) for follows in (True, False))
+    assert own.win_rate[0] == initial.win_rate[0], "before the first answer they are one"
+    assert own.win_rate[1:] != initial.win_rate[1:]
+
+
 def test_a_reward_that_the_posterior_cannot_see_is_not_learnt(linear_world: Responses) -> None:
     hidden_P_M = normal(420, 30).double()
     blind = Responses(
