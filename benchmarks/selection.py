@@ -9,7 +9,7 @@ equation 4). The posterior, its features, the rounds and the candidates are thos
 is asked about goes away from the initial one as it does in trained runs. The one that is measured is always as far as
 the best of 20 responses: its win rate then says what the answers have taught, where that of a policy held near the
 initial one would rise with the bound, whatever was learnt. A run takes seconds, so that many seeds can be afforded.
-Writes ``benchmarks/results/selection.json`` and prints tables of it; it takes about half an hour on two cores.
+Writes ``benchmarks/results/selection.json`` and prints tables of it; it takes 40 minutes on two cores.
 
 Dimension legend: S draws, R runs, C rounds, P prompts, B prompts of a round, M responses of a prompt, D features,
 Q duels to choose from.
