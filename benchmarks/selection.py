@@ -6,9 +6,11 @@ A trained run takes minutes, and two of one seed differ by up to 1.4 times in th
 prompt of a built-in world has 40 fixed responses of the initial policy, and the policy is the one that training towards
 the posterior's mean reward r̂ with a bound on the divergence ends at, π ∝ π_initial · exp(t r̂) (arXiv 2305.18290,
 equation 4). The posterior, its features, the rounds and the candidates are those of the preset ``sea``. The policy that
-is asked about goes away from the initial one as it does in trained runs. The one that is measured is always as far as
-the best of 20 responses: its win rate then says what the answers have taught, where that of a policy held near the
-initial one would rise with the bound, whatever was learnt. A run takes seconds, so that many seeds can be afforded.
+is asked about goes away from the initial one as answers come, though less far than in trained runs, as 40 responses
+allow. The one that is measured is always as far as the best of 20 responses: its win rate then says what the answers
+have taught, where that of a policy held near the initial one would rise with the bound, whatever was learnt. A run
+takes seconds, so that many seeds can be afforded.
+
 Writes ``benchmarks/results/selection.json`` and prints tables of it; it takes 40 minutes on two cores.
 
 Dimension legend: S draws, R runs, C rounds, P prompts, B prompts of a round, M responses of a prompt, D features,
@@ -179,7 +181,7 @@ def play(world: Responses, rule: str, seed: int, batch: int, *, follows: bool = 
 
 
 def divergence(answers: int) -> float:
-    """KL(π ‖ π_initial) in nats of the policy that is asked about after so many answers, about as in trained runs."""
+    """KL(π ‖ π_initial) in nats of the policy that is asked about after so many answers."""
     return min(answers / 80, FAR)
 
 
