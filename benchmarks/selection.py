@@ -24,7 +24,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +118,7 @@ class Trace:
         return Reach(float(self.answers[-1]), censored=True)
 
 
+@cache  # a process plays several settings of a world
 def respond(world: str) -> Responses:
     """Sample the initial policy of a world."""
     path = resolve(f"world://{world}/policy")

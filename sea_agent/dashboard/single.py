@@ -10,6 +10,7 @@ from sea_agent.dashboard import ledgers
 from sea_agent.dashboard.ledgers import Filter, Sort, open_ledger
 from sea_agent.dashboard.run import Run
 from sea_agent.errors import UserError
+from sea_agent.lab.records import four_digits
 
 BUCKETS = 120
 """Points that the rounds of a run are averaged into."""
@@ -34,7 +35,7 @@ def throughput_view(run: Run) -> dict[str, Any]:
         "round": [numbers[chunk[-1]] for chunk in chunks],
         "seconds": {
             name.removeprefix(_STAGE): [
-                float(f"{sum(rounds[name][place] or 0.0 for place in chunk) / len(chunk):.4g}") for chunk in chunks
+                four_digits(sum(rounds[name][place] or 0.0 for place in chunk) / len(chunk)) for chunk in chunks
             ]
             for name in stages
         },
