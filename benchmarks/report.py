@@ -5,8 +5,8 @@
 Reads the records of the experiments in DIR (``benchmarks/results``), and from its folder ``again`` those of runs that
 were done a second time. Writes ``sample-efficiency.md`` and ``figures/efficiency-*.png`` to the docs, and
 ``efficiency.json`` beside the records. What was not run is said to be missing. Every number comes from the records
-through ``sea_agent.lab``; the words, and which comparison stands where, are in ``efficiency/report.md.j2``, those on runs
-that were done twice in ``efficiency/again.md.j2``, and what was tried and did not help in ``efficiency/tried.md``.
+through ``sea_agent.lab``; the words, and which comparison stands where, are in ``efficiency/report.md.j2``, those on
+runs that were done twice in ``efficiency/again.md.j2``, and what was tried and did not help in ``efficiency/tried.md``.
 """
 
 import argparse
