@@ -37,7 +37,7 @@ test-gpu: $(GPU_VENV)/gpu.stamp  ## Run the tests that need a GPU, in an environ
 	OMP_NUM_THREADS=1 $(GPU_VENV)/bin/python -m pytest -m gpu tests/gpu
 
 benchmark-gpu: $(GPU_VENV)/gpu.stamp  ## Measure sampler, learner and weight publishing on GPUs, into benchmarks/results/gpu.json
-	PYTHONPATH=. $(GPU_VENV)/bin/python benchmarks/gpu.py
+	$(GPU_VENV)/bin/python -m benchmarks.gpu
 
 soak: $(VENV)/test.stamp  ## The long form of the durability tests: 50 kills while 10,000 answers are given, on both databases
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m soak -s
@@ -50,12 +50,12 @@ efficiency: $(VENV)/core.stamp $(EFFICIENCY)/worlds/lexicon-1 $(EFFICIENCY)/worl
 		$(VENV)/bin/sea-agent compare $(EFFICIENCY)/$$name --out $(EFFICIENCY)/compared/$$name; \
 		cp $(EFFICIENCY)/compared/$$name/records.json benchmarks/results/$$name.json; done
 	set -e; for name in bandit selection; do \
-		test -e $(EFFICIENCY)/$$name.stamp || $(VENV)/bin/python benchmarks/$$name.py; \
+		test -e $(EFFICIENCY)/$$name.stamp || $(VENV)/bin/python -m benchmarks.$$name; \
 		touch $(EFFICIENCY)/$$name.stamp; done
-	$(VENV)/bin/python benchmarks/report.py
+	$(VENV)/bin/python -m benchmarks.report
 
 report: $(VENV)/core.stamp  ## Write docs/sample-efficiency.md from the records in benchmarks/results
-	$(VENV)/bin/python benchmarks/report.py
+	$(VENV)/bin/python -m benchmarks.report
 
 lint: $(VENV)/test.stamp  ## Run ruff and mypy
 	$(VENV)/bin/ruff check .

@@ -2,7 +2,7 @@
 
 from actors.sampling import Sampler
 from sea_agent.config import PolicyConfig, SamplerConfig
-from sea_agent.models import use_threads
+from sea_agent.pretrained import use_threads
 
 
 def make_sampler(policy: PolicyConfig, config: SamplerConfig, *, device: str, threads: int, index: int = 0) -> Sampler:

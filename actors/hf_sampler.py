@@ -17,8 +17,8 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 
 from actors.sampling import SampleRequest, check_finite, check_requests, check_update, end_token_ids
 from sea_agent.config import PolicyConfig
-from sea_agent.keys import generator_for
-from sea_agent.models import context_length, load_policy, load_tokenizer
+from sea_agent.pretrained import context_length, load_policy, load_tokenizer
+from sea_agent.seeding import generator_for
 from sea_agent.types import Response
 from sea_agent.weights import WeightUpdate, checksum
 

@@ -254,7 +254,7 @@ class RayRuntime:
         """The answer behind ``ref``, or an error that names who did not give it before the deadline, or ``seconds``."""
         import ray
 
-        from sea_agent.models import ran_out_of_memory
+        from sea_agent.pretrained import ran_out_of_memory
 
         what = f"{actor}.{method}"
         try:

@@ -26,7 +26,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 from actors.sampling import SampleRequest, check_finite, check_requests, check_update, end_token_ids
 from sea_agent.config import PolicyConfig, SamplerConfig
 from sea_agent.errors import RunFailure, UserError
-from sea_agent.models import context_length, load_tokenizer
+from sea_agent.pretrained import context_length, load_tokenizer
 from sea_agent.types import Response
 from sea_agent.weights import WeightOffer, WeightUpdate, checksum
 from sea_agent.worlds import resolve

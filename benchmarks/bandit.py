@@ -1,8 +1,8 @@
 """Selection rules on bandits whose reward is known: cumulative and simple regret, without a language model.
 
-    python benchmarks/bandit.py [--redraw]
+    python -m benchmarks.bandit [--redraw]
 
-Plays every rule on the same bandits (``sea_agent/bandit/bench.py``), writes ``benchmarks/results/bandit.json``, prints
+Plays every rule on the same bandits (``benchmarks/dueling.py``), writes ``benchmarks/results/bandit.json``, prints
 tables of it and draws ``docs/bandit.png``. It takes about a quarter of an hour of one core; ``--redraw`` only reads the
 results. Intervals are 95 % percentile bootstrap intervals over the bandits.
 """
@@ -20,11 +20,11 @@ from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
-from sea_agent.bandit.bench import Keep, Problem, Trace, growth, interval, labels_to, play
+from benchmarks.dueling import Keep, Problem, Trace, growth, interval, labels_to, play
 from sea_agent.config import SelectionConfig
 from sea_agent.errors import UserError
-from sea_agent.keys import generator_for
 from sea_agent.lab.records import four_digits
+from sea_agent.seeding import generator_for
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "bandit.json"

@@ -1,6 +1,6 @@
 """How fast the dashboard answers and tells news: 20 runs of 2,000 evaluations each, 50 viewers at once.
 
-    python benchmarks/dashboard.py [--runs 20] [--points 2000] [--viewers 50] [--changes 20]
+    python -m benchmarks.dashboard [--runs 20] [--points 2000] [--viewers 50] [--changes 20]
 
 Runs are made up in a temporary directory and shown by a `sea-agent dashboard` process of their own. The comparison view
 is what the page asks for first: the figures of every method and the curves of the win rate. Writes
@@ -27,7 +27,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from sea_agent.config_files import load_config, to_yaml
+from sea_agent.config.files import load_config, to_yaml
 
 RESULTS = Path(__file__).parent / "results" / "dashboard.json"
 SEEDS = 5

@@ -1,6 +1,6 @@
 """What a GPU gives: tokens per second of the sampler, seconds of a learner batch, and of a weight publish by each way.
 
-    python benchmarks/gpu.py [--shapes 1b 2.8b 6.9b] [--ways object_store nccl ipc] [--set KEY=VALUE ...]
+    python -m benchmarks.gpu [--shapes 1b 2.8b 6.9b] [--ways object_store nccl ipc] [--set KEY=VALUE ...]
 
 The policies have the shapes of Pythia 1B, 2.8B and 6.9B and random bfloat16 weights; nothing is downloaded. Each
 measurement is a process of its own, and is made with the parts of a run: the pool of samplers, the learner and their
@@ -27,11 +27,12 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import AutoModelForCausalLM, GPTNeoXConfig, PreTrainedTokenizerFast
 
-from actors.pool import LearnerGroup, SamplerPool
+from actors.learners import LearnerGroup
 from actors.runtime import make_runtime
+from actors.samplers import SamplerPool
 from sea_agent.config import RunConfig
-from sea_agent.config_files import load_config
-from sea_agent.keys import generator_for
+from sea_agent.config.files import load_config
+from sea_agent.seeding import generator_for
 from sea_agent.types import LabelSource, Preference, Prompt
 
 RESULTS = Path(__file__).parent / "results" / "gpu.json"
@@ -114,7 +115,7 @@ def missing_for(way: str, gpus: int) -> str | None:
 
 def in_a_process(shape: str, way: str, policy: str) -> Row:
     """The figures, or what went wrong; the GPU's memory is free afterwards."""
-    command = [sys.executable, __file__, *sys.argv[1:], "--measure", shape, way, policy]
+    command = [sys.executable, "-m", "benchmarks.gpu", *sys.argv[1:], "--measure", shape, way, policy]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_SECONDS, check=False)
     except subprocess.TimeoutExpired:
@@ -207,8 +208,15 @@ def measure(config: RunConfig, options: argparse.Namespace) -> Row:
     prompts = random_prompts(config, options)
     runtime = make_runtime(config)
     with runtime:
-        samplers = SamplerPool(runtime, config)
-        learner = LearnerGroup(runtime, config, total_steps=REPEATS + 1)
+        samplers = SamplerPool(runtime, config.policy, config.sampler, config.compute)
+        learner = LearnerGroup(
+            runtime,
+            config.policy,
+            config.learner,
+            config.compute,
+            total_steps=REPEATS + 1,
+            samplers=config.sampler,
+        )
         samplers.samples(prompts, 1, 1.0, "warm up")
         began = time.perf_counter()
         samples = samplers.samples(prompts, config.sampler.candidates, config.sampler.temperature, "measured")

@@ -1,6 +1,6 @@
 """Wall seconds of a round with and without sampling ahead of the learner, on Ray.
 
-    python benchmarks/pipelining.py [--rounds 30] [--repeats 3] [--set KEY=VALUE ...]
+    python -m benchmarks.pipelining [--rounds 30] [--repeats 3] [--set KEY=VALUE ...]
 
 Each measurement is a run of its own on a local Ray instance, with one sampler and one learner of one thread each. The
 runs with and without take turns, so the ratio holds when the machine's speed drifts. Sampling goes on beside everything
@@ -14,11 +14,12 @@ import tempfile
 import time
 from pathlib import Path
 
+from actors.runtime import make_runtime
 from sea_agent.config import RunConfig
-from sea_agent.config_files import load_config
-from sea_agent.ledger import Ledger
-from sea_agent.preflight import check
-from sea_agent.run import assemble, make_runtime
+from sea_agent.config.files import load_config
+from sea_agent.persistence.ledger import Ledger
+from sea_agent.run.assembly import assemble
+from sea_agent.run.preflight import check
 
 Seconds = dict[str, float]
 STAGES = ("sample", "select", "learn", "publish", "update")
@@ -36,12 +37,12 @@ def measure(config: RunConfig, rounds: int) -> Seconds:
         agent = assemble(config, inputs, runtime, ledger)
         for _ in range(3):
             agent.round()
-        agent.stages.take()
+        agent.stopwatch.take()
         began = time.perf_counter()
         for _ in range(rounds):
             agent.round()
         spent = {"round": (time.perf_counter() - began) / rounds}
-        return spent | {name: seconds["wall"] / rounds for name, seconds in agent.stages.take().items()}
+        return spent | {name: seconds["wall"] / rounds for name, seconds in agent.stopwatch.take().items()}
 
 
 def main() -> None:

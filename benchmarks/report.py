@@ -1,6 +1,6 @@
 """The report on sample efficiency: a page, its figures, and the label-saving factors as JSON.
 
-    python benchmarks/report.py [--results DIR] [--docs DIR]
+    python -m benchmarks.report [--results DIR] [--docs DIR]
 
 Reads the records of the experiments in DIR (``benchmarks/results``), and from its folder ``again`` those of runs that
 were done a second time. Writes ``sample-efficiency.md`` and ``figures/efficiency-*.png`` to the docs, and

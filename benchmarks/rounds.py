@@ -1,6 +1,6 @@
 """CPU seconds per round by stage, beside a bare loop that does the same work without the framework.
 
-    python benchmarks/rounds.py [--rounds 40] [--repeats 3] [--config sea] [--set KEY=VALUE ...]
+    python -m benchmarks.rounds [--rounds 40] [--repeats 3] [--config sea] [--set KEY=VALUE ...]
 
 Both loops sample the same number of responses of the same prompts with the same model, compute the same features,
 fit the same posterior, apply the same rule, ask the same world and take one optimiser step on as many pairs. The bare
@@ -26,13 +26,13 @@ from oracle.base import bradley_terry
 from sea_agent.bandit.posterior import make_posterior
 from sea_agent.bandit.selection import select_pairs
 from sea_agent.config import RunConfig
-from sea_agent.config_files import load_config
+from sea_agent.config.files import load_config
 from sea_agent.features import make_features
-from sea_agent.keys import generator_for
-from sea_agent.ledger import Ledger
-from sea_agent.models import load_policy, load_tokenizer, use_threads
-from sea_agent.preflight import check
-from sea_agent.run import assemble
+from sea_agent.persistence.ledger import Ledger
+from sea_agent.pretrained import load_policy, load_tokenizer, use_threads
+from sea_agent.run.assembly import assemble
+from sea_agent.run.preflight import check
+from sea_agent.seeding import generator_for
 from sea_agent.types import Prompt, Response
 from sea_agent.worlds import scorer
 
@@ -47,11 +47,11 @@ def framework(config: RunConfig, rounds: int) -> Seconds:
         agent = assemble(config, check(config), runtime, ledger)
         features = _timed_features(agent.selector)
         agent.round()
-        agent.stages.take()
+        agent.stopwatch.take()
         features.clear()
         for _ in range(rounds):
             agent.round()
-        seconds = {name: spent["cpu"] / rounds for name, spent in agent.stages.take().items()}
+        seconds = {name: spent["cpu"] / rounds for name, spent in agent.stopwatch.take().items()}
     seconds["features"] = sum(features) / rounds
     seconds["select"] -= seconds["features"]
     return seconds
@@ -76,7 +76,7 @@ class BareLoop:
         self.model = load_policy(config.policy.path, config.policy.dtype, "cpu")
         self.reference = load_policy(config.policy.path, config.policy.dtype, "cpu").requires_grad_(False)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=config.learner.learning_rate, weight_decay=0.0)
-        self.features = make_features(config)
+        self.features = make_features(config.posterior, config.policy, None, config.compute)
         self.posterior: Any = None
         self.prompts = check(config).prompts
         self.reward = scorer("lexicon", "reward")

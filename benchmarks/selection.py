@@ -1,6 +1,6 @@
 """Selection rules on real responses and text features, with a policy that is tilted instead of trained.
 
-    python benchmarks/selection.py
+    python -m benchmarks.selection
 
 A trained run takes minutes, and two of one seed differ by up to 1.4 times in the answers that they need. Here each
 prompt of a built-in world has 40 fixed responses of the initial policy, and the policy is the one that training towards
@@ -40,10 +40,10 @@ from sea_agent.bandit.laplace import Laplace
 from sea_agent.bandit.selection import pair_information, select_pairs
 from sea_agent.config import LaplaceConfig, PolicyConfig, SelectionConfig
 from sea_agent.features.text import TextFeatures
-from sea_agent.keys import generator_for, id_for, seed_for
 from sea_agent.lab.records import four_digits
 from sea_agent.lab.statistics import Reach, estimate, label_saving
-from sea_agent.models import load_tokenizer, use_threads
+from sea_agent.pretrained import load_tokenizer, use_threads
+from sea_agent.seeding import generator_for, id_for, seed_for
 from sea_agent.types import Prompt, Response
 from sea_agent.worlds import resolve, scorer
 from sea_agent.worlds.measure import read_prompts

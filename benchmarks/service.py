@@ -1,6 +1,6 @@
 """What the feedback service holds: labels per second, latencies under a steady load, and the time until it is back.
 
-    python benchmarks/service.py [--seconds 10]
+    python -m benchmarks.service [--seconds 10]
 
 Starts `sea-agent serve` as a process of its own, on SQLite and then on PostgreSQL, and labels from this process over
 HTTP/1.1 with kept connections. A label is a claim and an answer; every annotator has a key and a connection.

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import torch
 
-from sea_agent.forms import like, require
+from sea_agent.saved_state import like, require
 
 Tensor = torch.Tensor
 

@@ -13,20 +13,20 @@ from typing import Any
 
 import torch
 
-from learner.checkpoint import save_pretrained
 from learner.deepspeed_engine import DeepSpeedEngine
 from learner.engine import Engine, TrainingState
 from learner.lora import add_adapters, merged_parameters
 from learner.losses import uses_reference
 from learner.objective import MicroBatch, evaluate, micro_batch, shard
+from learner.save_policy import save_pretrained
 from learner.schedule import learning_rate_multiplier
-from learner.sequences import Row, collate, rows_of, token_logprobs
+from learner.sequences import collate, rows_of, token_logprobs
 from learner.torch_engine import TorchEngine
 from sea_agent.config import LearnerConfig, PolicyConfig
 from sea_agent.errors import RunFailure
-from sea_agent.forms import require
-from sea_agent.models import load_policy, load_tokenizer, use_threads
-from sea_agent.types import REFERENCE_VERSION, Preference, Response
+from sea_agent.pretrained import load_policy, load_tokenizer, use_threads
+from sea_agent.saved_state import require
+from sea_agent.types import REFERENCE_VERSION, Preference, Response, TokenRow
 from sea_agent.weights import WeightUpdate, checksum
 
 Tensor = torch.Tensor
@@ -122,16 +122,16 @@ class PreferenceLearner:
         self.version += 1
         return metrics
 
-    def reference_logprobs(self, rows: Sequence[Row]) -> list[float]:
+    def reference_logprobs(self, rows: Sequence[TokenRow]) -> list[float]:
         """Summed log-probability (nats) of each response under the frozen reference."""
         with self._as_reference() as model:
             return [sum(tokens) for tokens in self._score(model, rows)]
 
-    def policy_logprobs(self, rows: Sequence[Row]) -> list[list[float]]:
+    def policy_logprobs(self, rows: Sequence[TokenRow]) -> list[list[float]]:
         """Log-probability (nats) of each response token under the current policy."""
         return self._score(self._engine.module, rows)
 
-    def logprob_gap(self, rows: Sequence[Row], sampled: Sequence[Sequence[float]]) -> float:
+    def logprob_gap(self, rows: Sequence[TokenRow], sampled: Sequence[Sequence[float]]) -> float:
         """Mean absolute difference per token (nats) to what a sampler of this version says of the response tokens.
 
         Raises:
@@ -269,7 +269,7 @@ class PreferenceLearner:
             raise ValueError(f"learner.loss={self._config.loss} keeps no reference model")
 
     @torch.no_grad()
-    def _score(self, model: Any, rows: Sequence[Row]) -> list[list[float]]:
+    def _score(self, model: Any, rows: Sequence[TokenRow]) -> list[list[float]]:
         size = 2 * self._config.micro_batch
         scores = []
         for start in range(0, len(rows), size):

@@ -11,7 +11,7 @@ from peft import LoraConfig as PeftConfig
 from peft import PeftModel, get_peft_model
 
 from sea_agent.errors import UserError
-from sea_agent.keys import seed_for
+from sea_agent.seeding import seed_for
 
 if TYPE_CHECKING:
     from sea_agent.config import LoraConfig

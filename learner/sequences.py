@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
+from sea_agent.types import TokenRow
+
 Tensor = torch.Tensor
-Row = tuple[Sequence[int], Sequence[int]]
-"""Prompt token ids and response token ids."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Batch:
         return self.response_mask_N_L.sum(1)
 
 
-def collate(rows: Sequence[Row], pad_id: int, device: str | torch.device = "cpu") -> Batch:
+def collate(rows: Sequence[TokenRow], pad_id: int, device: str | torch.device = "cpu") -> Batch:
     """The rows as one right-padded batch.
 
     Raises:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import torch
 
-from sea_agent.config import RunConfig
+from sea_agent.config import SamplerConfig
 from sea_agent.errors import UserError
 from sea_agent.weights import WeightOffer, WeightUpdate
 
@@ -109,7 +109,7 @@ class IpcTransfer:
         torch.cuda.ipc_collect()
 
 
-def make_transfer(config: RunConfig, rank: int, host: str, parameters: Parameters) -> WeightTransfer | None:
+def make_transfer(config: SamplerConfig, rank: int, host: str, parameters: Parameters) -> WeightTransfer | None:
     """The configured way from GPU to GPU; None when weights go through the object store.
 
     ``host``: address of this machine for the samplers.
@@ -117,9 +117,9 @@ def make_transfer(config: RunConfig, rank: int, host: str, parameters: Parameter
     Raises:
         UserError: when vLLM is missing.
     """
-    match config.sampler.weight_transfer:
+    match config.weight_transfer:
         case "nccl":
-            return NcclTransfer(parameters, rank=rank, samplers=config.sampler.actors, host=host)
+            return NcclTransfer(parameters, rank=rank, samplers=config.actors, host=host)
         case "ipc":
             return IpcTransfer(parameters)
     return None

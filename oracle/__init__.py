@@ -1,7 +1,7 @@
 """Who answers duels: a world's hidden reward, a reward model, a language model, any Python function, or people."""
 
 from oracle.base import Oracle
-from sea_agent.config_oracle import (
+from sea_agent.config import (
     FeedbackServiceOracleConfig,
     LlmJudgeOracleConfig,
     OracleConfig,

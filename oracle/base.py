@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from sea_agent.errors import UserError
-from sea_agent.keys import generator_for
+from sea_agent.seeding import generator_for
 from sea_agent.types import Duel, LabelSource, Outcome, Verdict
 
 Labels = Literal["threshold", "bernoulli"]

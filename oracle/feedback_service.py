@@ -16,7 +16,7 @@ import httpx
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
 
 from oracle.base import Oracle, Question
-from sea_agent.config_oracle import FeedbackServiceOracleConfig
+from sea_agent.config import FeedbackServiceOracleConfig
 from sea_agent.errors import RunFailure, UserError
 from sea_agent.types import Duel, Outcome, Verdict
 

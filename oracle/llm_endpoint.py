@@ -21,9 +21,9 @@ from pydantic import BaseModel, Field, NonNegativeInt, ValidationError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_exponential, wait_random
 
 from oracle.llm_question import RESPONSE_FORMATS, Messages, Unusable
-from sea_agent.addresses import is_loopback
-from sea_agent.config_oracle import LlmJudgeOracleConfig
+from sea_agent.config import LlmJudgeOracleConfig
 from sea_agent.errors import UserError
+from sea_agent.web.addresses import is_loopback
 
 KEY = "SEA_AGENT_JUDGE_KEY"
 FIRST_PAUSE = 0.5

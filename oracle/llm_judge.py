@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from oracle.base import Oracle, Question
 from oracle.llm_endpoint import Complete, Endpoint, Late, Refused, Rejected, Unavailable
 from oracle.llm_question import Better, Unusable, digest, messages, read
-from sea_agent.config_oracle import LlmJudgeOracleConfig
+from sea_agent.config import LlmJudgeOracleConfig
 from sea_agent.errors import RunFailure, UserError
 from sea_agent.types import Duel, Outcome, Verdict
 

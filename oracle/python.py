@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from oracle.base import ProbabilityOracle, Question
-from sea_agent.config_oracle import PythonOracleConfig
+from sea_agent.config import PythonOracleConfig
 from sea_agent.errors import UserError
 
 

@@ -7,9 +7,9 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from oracle.base import ProbabilityOracle, Question, bradley_terry
-from sea_agent.config_oracle import RewardModelOracleConfig
+from sea_agent.config import RewardModelOracleConfig
 from sea_agent.errors import UserError
-from sea_agent.models import load_model, load_tokenizer
+from sea_agent.pretrained import load_model, load_tokenizer
 
 
 class RewardModelOracle(ProbabilityOracle):

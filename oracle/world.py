@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from oracle.base import ProbabilityOracle, Question, bradley_terry
-from sea_agent.config_oracle import WorldOracleConfig
+from sea_agent.config import WorldOracleConfig
 from sea_agent.worlds import scorer
 
 

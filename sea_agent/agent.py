@@ -4,17 +4,18 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from actors.pool import LearnerGroup, SamplerPool
+from actors.learners import LearnerGroup
 from actors.runtime import Remote
+from actors.samplers import SamplerPool
 from sea_agent.bandit.mixing import imagined_rounds
-from sea_agent.candidates import CandidateSource, Draw
 from sea_agent.config import RunConfig
 from sea_agent.errors import RunFailure
-from sea_agent.evaluation import Evaluator
-from sea_agent.forms import require
-from sea_agent.ledger import Ledger
-from sea_agent.open_duels import OpenDuels
-from sea_agent.stages import Stages
+from sea_agent.loop.candidates import CandidateSource, Draw
+from sea_agent.loop.evaluation import Evaluator
+from sea_agent.loop.open_duels import OpenDuels
+from sea_agent.loop.stopwatch import Stopwatch
+from sea_agent.persistence.ledger import Ledger
+from sea_agent.saved_state import require
 from sea_agent.types import Candidates, Duel, LabelSource, Preference, Response, Verdict, preference_from
 
 Record = dict[str, Any]
@@ -37,11 +38,11 @@ class Agent:
         learner: LearnerGroup,
         evaluator: Evaluator,
         ledger: Ledger,
-        stages: Stages,
+        stopwatch: Stopwatch,
     ) -> None:
         self.config = config
         self.source, self.samplers, self.selector, self.open_duels = source, samplers, selector, open_duels
-        self.learner, self.evaluator, self.ledger, self.stages = learner, evaluator, ledger, stages
+        self.learner, self.evaluator, self.ledger, self.stopwatch = learner, evaluator, ledger, stopwatch
         self.begun = False
         self.rounds = self.imagined_pairs = self.policy_samples = 0
         self.imagined_rounds_due = self.silent_rounds = 0
@@ -59,7 +60,7 @@ class Agent:
     def round(self) -> Record:
         """A round that asks the oracle; returns its metrics."""
         self.rounds += 1
-        number, config, stage = self.rounds, self.config, self.stages
+        number, config, stage = self.rounds, self.config, self.stopwatch
         asked = self.ledger.oracle_queries
         left = config.budget.oracle_queries - asked
         draw = self._draw(asks=True)
@@ -85,7 +86,7 @@ class Agent:
         self.rounds += 1
         self.imagined_rounds_due -= 1
         draw = self._draw(asks=False)
-        with self.stages("imagine"):
+        with self.stopwatch("imagine"):
             preferences: list[Preference] = self.selector.call("imagine", draw.candidates, self.rounds).result()
         self.imagined_pairs += len(preferences)
         return self._learn(preferences) | self._spent(draw)
@@ -126,7 +127,7 @@ class Agent:
         self.source.revive()
 
     def _draw(self, *, asks: bool) -> Draw:
-        with self.stages("sample"):
+        with self.stopwatch("sample"):
             draw = self.source.draw(self.rounds, asks=asks)
             self.source.sample_ahead(self.rounds, self._coming(asks=asks))
         return draw
@@ -176,9 +177,9 @@ class Agent:
         return [replace(one, explored=explored.get(one.prompt.id)) for one in found if one is not None]
 
     def _learn(self, preferences: list[Preference]) -> Record:
-        with self.stages("learn"):
+        with self.stopwatch("learn"):
             metrics = self.learner.step(preferences)
-        with self.stages("publish"):
+        with self.stopwatch("publish"):
             self.samplers.load_weights(*self.learner.weights())
             if self.config.sampler.ahead and preferences:  # no response that was learnt from is of a present version
                 rows = [(one.prompt.token_ids, one.chosen.token_ids) for one in preferences[:_COMPARED]]
@@ -201,9 +202,9 @@ class Agent:
             "gradient_steps": self.rounds * self.config.learner.steps_per_round,
         }
         if evaluate:
-            with self.stages("evaluate"):
+            with self.stopwatch("evaluate"):
                 metrics |= self.evaluator.evaluate(self.ledger.oracle_queries)
-        return counts | self.open_duels.metrics() | metrics | {"seconds": self.stages.take()}
+        return counts | self.open_duels.metrics() | metrics | {"seconds": self.stopwatch.take()}
 
     def _evaluation_is_due(self) -> bool:
         return self.evaluator.is_due(self.ledger.oracle_queries, self.config.budget.oracle_queries)

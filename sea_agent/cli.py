@@ -18,11 +18,11 @@ from rich.table import Table
 from rich.text import Text
 
 from sea_agent.config import RunConfig
-from sea_agent.config_files import describe_keys, load_config
+from sea_agent.config.files import describe_keys, load_config
 from sea_agent.errors import RunFailure, Stopped, UserError
 
 if TYPE_CHECKING:
-    from sea_agent.session import Watch
+    from sea_agent.run.session import Watch
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Online active alignment."
@@ -59,13 +59,13 @@ def run_command(
     ] = False,
 ) -> None:
     """Align a policy as CONFIG says."""
-    from sea_agent.report import closing_table
-    from sea_agent.run import finished, holds
+    from sea_agent.run.resumption import finished, holds
+    from sea_agent.terminal import closing_table
 
     config = load_config(source, overrides or [])
     if not (go_on and holds(out, config)):
         _run(config, out, label=config.selection.rule)
-    elif (summary := finished(config, out)) is not None:
+    elif (summary := finished(config.budget, out)) is not None:
         console.print(closing_table(summary))
     else:
         _resume(config, out, None)
@@ -80,7 +80,7 @@ def resume(
     overrides: Overrides = None,
 ) -> None:
     """Go on with a run where it was interrupted; nothing is asked again."""
-    from sea_agent.run import resumed_config
+    from sea_agent.run.resumption import resumed_config
 
     _resume(resumed_config(out, overrides or []), out, checkpoint)
 
@@ -103,7 +103,7 @@ def submit(
     wait: Annotated[bool, typer.Option(help="Follow the run to its end and exit as it does.")] = True,
 ) -> None:
     """Run CONFIG as a job of a Ray cluster; given again, go on with it there."""
-    from sea_agent.submit import Cluster, prepare
+    from sea_agent.jobs.submit import Cluster, prepare
 
     prepared = prepare(source, out, overrides or [], working_dir, names or [])
     cluster = Cluster(address)
@@ -127,7 +127,7 @@ def demo(out: Out = Path("runs/demo"), overrides: Overrides = None) -> None:
     from sea_agent.lab.figures import draw_runs
     from sea_agent.lab.reading import read_run
     from sea_agent.lab.tables import terminal_tables
-    from sea_agent.run import require_unused
+    from sea_agent.run.resumption import require_unused
 
     configs = {"SEA": "sea", "passive": "passive"}
     loaded = {name: load_config(preset, ["runtime=ray", *(overrides or [])]) for name, preset in configs.items()}
@@ -167,7 +167,7 @@ def check(
         return
     if source is None:
         raise UserError("check needs a CONFIG, or --keys")
-    from sea_agent.preflight import check as preflight
+    from sea_agent.run.preflight import check as preflight
 
     config = load_config(source, overrides or [])
     inputs = preflight(config)
@@ -253,7 +253,7 @@ def compare(
 @app.command("eval")
 def eval_command(run: Run, overrides: Overrides = None) -> None:
     """Measure a finished run's policy against the reference again."""
-    from sea_agent.inspection import evaluate_run
+    from sea_agent.run.inspection import evaluate_run
 
     console.print_json(json.dumps(evaluate_run(run, overrides or [])))
 
@@ -261,7 +261,7 @@ def eval_command(run: Run, overrides: Overrides = None) -> None:
 @app.command()
 def sample(run: Run, prompts: Count = 5) -> None:
     """Show responses before and after, side by side."""
-    from sea_agent.inspection import sample_run
+    from sea_agent.run.inspection import sample_run
 
     for row in sample_run(run, prompts):
         # Model text is text: brackets in it must not be read as markup.
@@ -277,7 +277,7 @@ def export(
     source: Annotated[Labels, typer.Option(help="Who labelled them; all takes imported ones too.")] = Labels.ORACLE,
 ) -> None:
     """Write a run's answers as preference data that TRL and datasets read."""
-    from sea_agent.export import export_run
+    from sea_agent.data.export import export_run
     from sea_agent.types import LabelSource
 
     sources = list(LabelSource) if source is Labels.ALL else [LabelSource(source.value)]
@@ -368,7 +368,7 @@ def _complain(message: object, style: str = "red") -> None:
 
 
 def _run(config: RunConfig, out: Path, label: str) -> None:
-    from sea_agent.run import run
+    from sea_agent.run.lifecycle import run
 
     with _watched(config, out, label) as watch:
         summary = run(config, out, watch)
@@ -376,7 +376,7 @@ def _run(config: RunConfig, out: Path, label: str) -> None:
 
 
 def _resume(config: RunConfig, out: Path, checkpoint: str | None) -> None:
-    from sea_agent.run import resume
+    from sea_agent.run.lifecycle import resume
 
     with _watched(config, out, out.name) as watch:
         summary = resume(config, out, checkpoint, watch)
@@ -386,7 +386,7 @@ def _resume(config: RunConfig, out: Path, checkpoint: str | None) -> None:
 def _close(summary: dict[str, Any], out: Path, label: str) -> None:
     from sea_agent.lab.figures import draw_runs
     from sea_agent.lab.reading import read_run
-    from sea_agent.report import closing_table
+    from sea_agent.terminal import closing_table
 
     if summary["win_rate"] is not None:
         draw_runs([read_run(out, label)], out / "figures" / "win_rate.png")
@@ -397,7 +397,7 @@ def _close(summary: dict[str, Any], out: Path, label: str) -> None:
 def _watched(config: RunConfig, out: Path, label: str) -> Iterator["Watch"]:
     """Progress, in lines where there is no terminal. The first Ctrl-C or SIGTERM stops the run after its round, the
     second at once."""
-    from sea_agent.session import Watch
+    from sea_agent.run.session import Watch
 
     columns = (
         TextColumn("{task.description}"),

@@ -3,13 +3,17 @@
 No row is ever matched by position across a process boundary; it is matched by its id.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Self
 
 REFERENCE_VERSION = -1
 """The policy version of responses of the frozen reference, which are off-policy on purpose at any time of the run."""
+
+
+TokenRow = tuple[Sequence[int], Sequence[int]]
+"""The tokens of a prompt and those of a response to it."""
 
 
 class LabelSource(StrEnum):

@@ -135,9 +135,9 @@ def house(tmp_path: Path) -> Path:
     "module",
     [
         "sea_agent.config",
-        "sea_agent.config_files",
+        "sea_agent.config.files",
         "sea_agent.types",
-        "sea_agent.keys",
+        "sea_agent.seeding",
         "sea_agent.doctor",
         "sea_agent.cli",
         "sea_agent.lab.experiment",
@@ -173,7 +173,7 @@ def test_files_are_short() -> None:
 
 
 def test_a_heavy_import_is_seen() -> None:
-    assert "torch" in heavy_modules_after("import sea_agent.models")
+    assert "torch" in heavy_modules_after("import sea_agent.pretrained")
 
 
 def test_a_house_in_order_passes(house: Path) -> None:

@@ -23,8 +23,8 @@ from torch.nn import functional
 from sea_agent.bandit.replay import Replay
 from sea_agent.config import EnsembleConfig
 from sea_agent.errors import RunFailure
-from sea_agent.forms import like, require
-from sea_agent.keys import generator_for
+from sea_agent.saved_state import like, require
+from sea_agent.seeding import generator_for
 
 
 class Heads:

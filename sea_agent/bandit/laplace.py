@@ -26,7 +26,7 @@ from sea_agent.bandit.evidence import fit_scales
 from sea_agent.bandit.replay import Replay
 from sea_agent.config import LaplaceConfig
 from sea_agent.errors import RunFailure
-from sea_agent.forms import like, require
+from sea_agent.saved_state import like, require
 
 # Labels that the scales are fitted to at most: evenly spread over the replay, so that their cost stays bounded.
 _EVIDENCE_LABELS = 512

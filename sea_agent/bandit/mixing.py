@@ -6,7 +6,7 @@ Dimension legend: S posterior draws, P prompts, M candidates of a prompt, C vali
 from torch import Tensor, cat, full, stack
 
 from sea_agent.config import ImaginationConfig, MixingConfig
-from sea_agent.keys import generator_for
+from sea_agent.seeding import generator_for
 from sea_agent.types import LabelSource
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sea_agent.errors import UnfitState
-from sea_agent.forms import require
+from sea_agent.saved_state import require
 
 
 class Replay:

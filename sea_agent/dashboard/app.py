@@ -11,13 +11,13 @@ from fastapi.responses import RedirectResponse, Response
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from sea_agent import __version__
-from sea_agent.addresses import is_loopback
 from sea_agent.dashboard.board import Board
 from sea_agent.dashboard.routes import Host, make_router
-from sea_agent.service import problems
-from sea_agent.service.listening import listen
-from sea_agent.service.security import SecurityHeaders
-from sea_agent.service.store.signals import Signals
+from sea_agent.web import problems
+from sea_agent.web.addresses import is_loopback
+from sea_agent.web.listening import listen
+from sea_agent.web.security import SecurityHeaders
+from sea_agent.web.signals import Signals
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 """What requests may call this machine."""

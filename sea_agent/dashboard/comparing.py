@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from sea_agent.dashboard.chosen import Member, Selection, short
 from sea_agent.dashboard.ledgers import Tally, open_ledger, tally
 from sea_agent.dashboard.run import Kept, Run
-from sea_agent.dashboard.selection import Member, Selection, short
 from sea_agent.errors import UserError
 from sea_agent.lab import tables
 from sea_agent.lab.comparison import Band, Comparison, band, band_of, compare, shortfall

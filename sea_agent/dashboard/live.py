@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from fastapi.sse import ServerSentEvent
 
 from sea_agent.dashboard.board import Board
-from sea_agent.service.store.signals import Signals
+from sea_agent.web.signals import Signals
 
 LOOK_SECONDS = 0.5
 SHARE = 0.2

@@ -15,14 +15,14 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from sea_agent.dashboard import comparing, single
 from sea_agent.dashboard.board import Answers, Board
+from sea_agent.dashboard.chosen import Group, Selection, choose
 from sea_agent.dashboard.comparing import Axis, Column, Table, Tallies
 from sea_agent.dashboard.ledgers import Filter, Sort
 from sea_agent.dashboard.live import Watch
 from sea_agent.dashboard.run import Run
-from sea_agent.dashboard.selection import Group, Selection, choose
 from sea_agent.errors import UserError
-from sea_agent.service.problems import Problem
-from sea_agent.service.store.signals import Signals
+from sea_agent.web.problems import Problem
+from sea_agent.web.signals import Signals
 
 _PACKAGE = Path(str(resources.files("sea_agent")))
 STATIC = _PACKAGE / "dashboard" / "static"

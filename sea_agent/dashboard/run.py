@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from sea_agent.config_files import load_tree
+from sea_agent.config.files import load_tree
 from sea_agent.dashboard.files import Stamp, Tail, open_plain, require_small
 from sea_agent.dashboard.scan import Place, State
 from sea_agent.errors import UserError

@@ -14,7 +14,7 @@ from pathlib import Path
 from sea_agent.dashboard.files import Stamp, open_plain, real_place
 from sea_agent.errors import UserError
 from sea_agent.lab.reading import MARKS
-from sea_agent.run_directory import LOCK
+from sea_agent.persistence.directory import LOCK
 
 DEEPEST = 10
 MOST_RUNS = 3000

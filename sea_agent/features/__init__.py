@@ -5,14 +5,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sea_agent.config import RunConfig
-from sea_agent.config_oracle import WorldOracleConfig
+from sea_agent.config import Compute, PolicyConfig, PosteriorConfig
 from sea_agent.features.base import Pair, Standardised
 from sea_agent.features.control import RewardFeatures
 from sea_agent.features.hidden import EncoderFeatures, PolicyFeatures
 from sea_agent.features.text import TextFeatures
-from sea_agent.forms import require
-from sea_agent.models import use_threads
+from sea_agent.pretrained import use_threads
+from sea_agent.saved_state import require
 
 
 class Features:
@@ -42,22 +41,25 @@ class Features:
             part.load_state(saved)
 
 
-def make_features(config: RunConfig) -> Features:
+def make_features(config: PosteriorConfig, policy: PolicyConfig, world: str | None, compute: Compute) -> Features:
     """The features that a configuration names.
+
+    Args:
+        policy: the model whose frozen hidden states ``policy`` and ``text`` features look at.
+        world: the built-in world whose hidden reward ``features: reward`` looks at.
 
     Raises:
         UserError: when a model they read cannot be loaded.
     """
-    use_threads(config.threads)
-    section = config.posterior
+    use_threads(compute.threads)
     maps: list[Standardised] = []
-    if section.features == "policy":
-        maps.append(PolicyFeatures(config.policy, section.feature_batch, config.device))
-    if section.features == "text":
-        maps.append(TextFeatures(config.policy, section.feature_batch, config.device))
-    if section.features in ("text", "encoder") and section.encoder_path is not None:
-        maps.append(EncoderFeatures(section.encoder_path, section.feature_batch, config.device))
-    if section.features == "reward":
-        assert isinstance(config.oracle, WorldOracleConfig)  # the configuration was checked
-        maps.append(RewardFeatures(config.oracle.world))
+    if config.features == "policy":
+        maps.append(PolicyFeatures(policy, config.feature_batch, compute.device))
+    if config.features == "text":
+        maps.append(TextFeatures(policy, config.feature_batch, compute.device))
+    if config.features in ("text", "encoder") and config.encoder_path is not None:
+        maps.append(EncoderFeatures(config.encoder_path, config.feature_batch, compute.device))
+    if config.features == "reward":
+        assert world is not None  # the configuration was checked
+        maps.append(RewardFeatures(world))
     return Features(maps)

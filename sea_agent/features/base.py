@@ -15,7 +15,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from sea_agent.forms import like, require
+from sea_agent.saved_state import like, require
 from sea_agent.types import Prompt, Response
 
 _BUCKET = 16

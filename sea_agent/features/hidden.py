@@ -13,7 +13,7 @@ from transformers import AutoModel, PreTrainedModel
 from sea_agent.config import PolicyConfig
 from sea_agent.errors import UserError
 from sea_agent.features.base import FeatureMap, Row, masked_mean, padded
-from sea_agent.models import load_model, load_policy, load_tokenizer
+from sea_agent.pretrained import load_model, load_policy, load_tokenizer
 from sea_agent.types import Prompt, Response
 
 

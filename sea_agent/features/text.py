@@ -25,7 +25,7 @@ from transformers import PreTrainedModel
 from sea_agent.config import PolicyConfig
 from sea_agent.features.base import FeatureMap, Row
 from sea_agent.features.hidden import Batch, sampled_tokens
-from sea_agent.models import load_policy
+from sea_agent.pretrained import load_policy
 from sea_agent.types import Prompt, Response
 
 _TOKEN_BUCKETS = 1024

@@ -17,10 +17,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sea_agent.config import RunConfig
-from sea_agent.config_files import load_config, load_tree, to_yaml
+from sea_agent.config.files import differences, flat, load_config, load_tree, to_yaml
 from sea_agent.errors import UserError
 from sea_agent.lab.hosts import Host, LocalHost, RayHost, Task
 from sea_agent.lab.spec import Cell, plan, read_spec
@@ -211,22 +210,9 @@ def _change(directory: Path, config: RunConfig) -> str | None:
         there = load_config(str(directory / "config.yaml"))
     except UserError as error:
         return " ".join(str(error).split())
-    old, new = dict(_flat(there.model_dump(mode="json"))), dict(_flat(config.model_dump(mode="json")))
-    changes = [
-        f"{key} is {old.get(key)} there and {new.get(key)} here"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key)
-    ]
+    changes = differences(flat(there.model_dump(mode="json")), flat(config.model_dump(mode="json")))
     more = [f"and {len(changes) - _CHANGES_TOLD} more"] if len(changes) > _CHANGES_TOLD else []
     return ", ".join(changes[:_CHANGES_TOLD] + more) or None
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sea_agent.config_files import load_tree, validate
+from sea_agent.config.files import load_tree, validate
 from sea_agent.errors import UserError
-from sea_agent.keys import id_for
 from sea_agent.lab.records import Curve, Record, four_digits, read_json, read_records
+from sea_agent.seeding import id_for
 
 _SUMMARY = ("oracle_queries", "posterior_labels", "evaluation_queries", "rounds", "cpu_seconds", "wall_seconds")
 MARKS = ("config.yaml", "metrics.jsonl", "summary.json", "error.txt")

@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import NonNegativeInt, PositiveInt, model_validator
 
-from sea_agent.config_files import validate
-from sea_agent.config_section import Section
+from sea_agent.config.files import validate
+from sea_agent.config.section import Section
 from sea_agent.errors import UserError
 
 FORMAT = 1

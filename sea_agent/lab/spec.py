@@ -12,10 +12,9 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, NonNegativeInt, StringConstraints, model_validator
 
-from sea_agent.config import LearnerConfig, RunConfig
-from sea_agent.config_files import apply_settings, load_tree, parse_config, validate
-from sea_agent.config_oracle import WorldOracleConfig
-from sea_agent.config_section import Section
+from sea_agent.config import LearnerConfig, RunConfig, WorldOracleConfig
+from sea_agent.config.files import apply_settings, load_tree, parse_config, validate
+from sea_agent.config.section import Section
 from sea_agent.errors import UserError
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from sea_agent.keys import generator_for
+from sea_agent.seeding import generator_for
 
 LEAST_SEEDS = 3  # with fewer there are single values and no interval
 CONFIDENCE = 0.95

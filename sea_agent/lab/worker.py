@@ -14,9 +14,9 @@ def main() -> None:
     """Exit 0 when the run is finished; otherwise 1, with the reason on stderr."""
     threading.Thread(target=_end_with_starter, daemon=True).start()
     # Only now what takes time to import.
-    from sea_agent.config_files import load_config
+    from sea_agent.config.files import load_config
     from sea_agent.errors import RunFailure, UserError
-    from sea_agent.run import run
+    from sea_agent.run.lifecycle import run
 
     config, out = sys.argv[1:]
     try:

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from sea_agent import __version__
-from sea_agent.service import problems
+from sea_agent.service import refusals
 from sea_agent.service.keyring import KeyRing
 from sea_agent.service.limits import BodyLimit, RateLimit
 from sea_agent.service.metrics import Measure, Metrics
@@ -25,10 +25,11 @@ from sea_agent.service.routes import (
     runs,
     sign_in,
 )
-from sea_agent.service.security import SecurityHeaders
 from sea_agent.service.settings import Settings
 from sea_agent.service.state import State
 from sea_agent.service.store.database import Database
+from sea_agent.web import problems
+from sea_agent.web.security import SecurityHeaders
 
 
 def make_app(settings: Settings) -> FastAPI:
@@ -56,6 +57,7 @@ def make_app(settings: Settings) -> FastAPI:
     app.add_middleware(SecurityHeaders)
     app.add_middleware(Measure, metrics=measured)
     problems.install(app)
+    refusals.install(app)
     # Routes are tried in this order, so those that every label passes come first.
     for module in (leases, labels, queries, runs, events, quality, keys):
         app.include_router(

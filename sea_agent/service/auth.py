@@ -12,10 +12,10 @@ from fastapi.openapi.models import HTTPBearer
 from fastapi.security.base import SecurityBase
 from fastapi.security.utils import get_authorization_scheme_param
 
-from sea_agent.service.problems import Problem
 from sea_agent.service.state import state_of
 from sea_agent.service.store.keys import Key
 from sea_agent.service.store.leases import Author
+from sea_agent.web.problems import Problem
 
 COOKIE = "sea_session"
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")

@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from sea_agent.data_files import Record
-from sea_agent.preferences import Columns, Encoder
-from sea_agent.service.models import iso
+from sea_agent.data.encoders import Columns, Encoder
+from sea_agent.data.rows import Record
 from sea_agent.service.quality import majority
+from sea_agent.service.schemas import iso
 from sea_agent.service.store import answers
 from sea_agent.service.store.answers import Labelled
 from sea_agent.service.store.database import Database

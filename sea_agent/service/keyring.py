@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from typing import Self
 
-from sea_agent.service.problems import Problem
 from sea_agent.service.store import keys as store
 from sea_agent.service.store.database import Database
 from sea_agent.service.store.keys import Key
+from sea_agent.web.problems import Problem
 
 
 class KeyRing:

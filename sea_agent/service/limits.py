@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import StringConstraints
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from sea_agent.service.problems import Problem, problem_response
+from sea_agent.web.problems import Problem, problem_response
 
 TEXT_CHARACTERS = 100_000
 """Longest prompt, response or instruction."""

@@ -14,7 +14,7 @@ import krippendorff
 import numpy as np
 from numpy.typing import NDArray
 
-from sea_agent.keys import generator_for
+from sea_agent.seeding import generator_for
 from sea_agent.service.store.tables import OUTCOMES
 
 LEAST_DUELS = 20

@@ -8,13 +8,13 @@ from collections.abc import Callable
 
 import uvloop
 
-from sea_agent.addresses import is_loopback
 from sea_agent.errors import UserError
 from sea_agent.service.app import make_app
 from sea_agent.service.keyring import KeyRing
-from sea_agent.service.listening import listen
 from sea_agent.service.settings import Settings
 from sea_agent.service.state import State
+from sea_agent.web.addresses import is_loopback
+from sea_agent.web.listening import listen
 
 ADMIN_KEY = "SEA_AGENT_ADMIN_KEY"
 SHORTEST_ADMIN_KEY = 32

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sea_agent.errors import UserError
-from sea_agent.keys import generator_for, seed_for
+from sea_agent.seeding import generator_for, seed_for
 
 DISHES = ("roast", "salad", "soup")
 GUESTS = {"one": 2, "few": 3, "many": 4}

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sea_agent.errors import UserError
-from sea_agent.keys import generator_for, seed_for
+from sea_agent.seeding import generator_for, seed_for
 
 STYLES = ("brief", "plain", "rich")
 TONE_WORDS = {

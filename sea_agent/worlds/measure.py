@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
-from sea_agent.keys import generator_for
+from sea_agent.seeding import generator_for
 from sea_agent.worlds import resolve, scorer, world
 from sea_agent.worlds.train import seeded
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import ElectraConfig, ElectraModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from sea_agent.keys import generator_for, seed_for
+from sea_agent.seeding import generator_for, seed_for
 
 IGNORED = -100
 BATCH = 32

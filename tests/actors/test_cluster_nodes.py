@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from actors import cluster, pool
+from actors import cluster, learners
 from actors.cluster import Places
 from actors.placement import Need, Node, Shortage
 from sea_agent.errors import RunFailure
@@ -100,6 +100,6 @@ def test_what_another_run_has_just_left_is_waited_for(ray_cluster: Cluster, monk
 
 
 def test_the_interface_of_an_address_is_found_or_the_remedy_is_told() -> None:
-    assert pool._interface("127.0.0.1") == "lo"
+    assert learners._interface("127.0.0.1") == "lo"
     with pytest.raises(RunFailure, match="node-ip-address"):
-        pool._interface("192.0.2.254")
+        learners._interface("192.0.2.254")

@@ -27,7 +27,7 @@ from actors.hf_sampler import HfSampler
 from actors.sampling import SampleRequest
 from sea_agent.config import PolicyConfig, SamplerConfig
 from sea_agent.errors import RunFailure, UserError
-from sea_agent.models import load_policy, load_tokenizer
+from sea_agent.pretrained import load_policy, load_tokenizer
 from sea_agent.weights import WeightUpdate, checksum
 
 ARCHITECTURES = ("llama", "gpt_neox", "qwen2")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from actors.placement import ROLES, Need, Node, Plan, Shortage, describe, needs_of, plan, require_room
 from sea_agent.config import RunConfig
-from sea_agent.config_files import parse_config
+from sea_agent.config.files import parse_config
 
 Planner = Callable[..., Plan]
 SHARES = (0.0, 0.25, 0.5, 1.0)

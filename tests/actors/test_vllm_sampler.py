@@ -27,7 +27,7 @@ from actors.backends import make_sampler
 from actors.sampling import SampleRequest
 from sea_agent.config import PolicyConfig, SamplerConfig
 from sea_agent.errors import RunFailure, UserError
-from sea_agent.models import load_policy, load_tokenizer
+from sea_agent.pretrained import load_policy, load_tokenizer
 from sea_agent.types import Response
 from sea_agent.weights import WeightUpdate, checksum
 

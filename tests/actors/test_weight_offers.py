@@ -4,15 +4,17 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+from run_parts import learner_group, learner_rank, sampler_pool
 
-import actors.pool
+import actors.learners
+from actors.learners import LearnerGroup
 from actors.placement import Node, needs_of, plan
-from actors.pool import LearnerGroup, SamplerPool
 from actors.runtime import InlineRuntime
-from sea_agent import preflight
+from actors.samplers import SamplerPool
 from sea_agent.config import PolicyConfig, RunConfig, SelectionConfig
-from sea_agent.config_files import parse_config
+from sea_agent.config.files import parse_config
 from sea_agent.errors import ActorDied, RunFailure, UserError
+from sea_agent.run import preflight
 
 Policies = Callable[..., PolicyConfig]
 
@@ -84,8 +86,8 @@ def configured(policy: str, way: str, actors: int = 2) -> RunConfig:
 
 def parts(way: str, actors: int = 2) -> tuple[Stage, LearnerGroup, SamplerPool]:
     stage, config = Stage(), configured("unused", way, actors)
-    samplers = SamplerPool(stage, config)
-    return stage, LearnerGroup(stage, config, total_steps=1), samplers
+    samplers = sampler_pool(stage, config)
+    return stage, learner_group(stage, config, total_steps=1), samplers
 
 
 def test_the_learner_sends_once_it_has_offered_and_is_done_before_it_is_called_again() -> None:
@@ -196,9 +198,9 @@ def test_a_learner_rank_offers_trains_and_sends_by_its_transfer(
         def release(self) -> None:
             calls.append("release")
 
-    monkeypatch.setattr(actors.pool, "make_transfer", lambda *_: Transfer())
+    monkeypatch.setattr(actors.learners, "make_transfer", lambda *_: Transfer())
     config = configured(tiny_policy("llama").path, "nccl").model_copy(update={"device": "cpu"})
-    rank = actors.pool.LearnerRank(config, 1, 0)
+    rank = learner_rank(config, total_steps=1, rank=0)
     rank.join(None)
     update = rank.weights()
     rank.send()

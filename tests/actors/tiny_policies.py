@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig, PreTr
 
 from actors.sampling import SampleRequest
 from sea_agent.config import PolicyConfig
-from sea_agent.keys import seed_for
+from sea_agent.seeding import seed_for
 from sea_agent.types import Prompt, Response
 from sea_agent.weights import WeightUpdate, checksum
 

@@ -18,7 +18,7 @@ from actors.sampling import SampleRequest
 from learner import weight_transfer
 from learner.weight_transfer import IpcTransfer, NcclTransfer
 from sea_agent.config import PolicyConfig, SamplerConfig
-from sea_agent.models import load_policy
+from sea_agent.pretrained import load_policy
 from sea_agent.types import Response
 from sea_agent.weights import WeightOffer, WeightUpdate, checksum
 

@@ -324,4 +324,4 @@ def test_the_makefile_runs_every_experiment_and_then_the_report() -> None:
     command = ["make", "--dry-run", "--no-print-directory", "efficiency"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
     assert f"for name in {' '.join(report.EXPERIMENTS)};" in done.stdout
-    assert done.stdout.rstrip().endswith("benchmarks/report.py")
+    assert done.stdout.rstrip().endswith("-m benchmarks.report")

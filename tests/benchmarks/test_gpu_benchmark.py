@@ -8,19 +8,19 @@ from pathlib import Path
 
 import pytest
 
-PROGRAM = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
+ROOT = Path(__file__).parents[2]
 SMALL = ["--prompts", "16", "--candidates", "4", "--prompt-tokens", "16", "--response-tokens", "8"]
 
 
 def start(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, PROGRAM, *map(str, arguments)],
+        [sys.executable, "-m", "benchmarks.gpu", *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=240,
         check=False,
         # Whatever machine this is, the program sees no GPU.
-        env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(PROGRAM.parents[1])},
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)},
     )
 
 

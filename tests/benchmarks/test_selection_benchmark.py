@@ -13,7 +13,7 @@ from benchmarks import selection
 from benchmarks.selection import Responses, Trace
 from sea_agent.bandit.laplace import Laplace
 from sea_agent.config import LaplaceConfig
-from sea_agent.keys import generator_for
+from sea_agent.seeding import generator_for
 
 FEATURES = 6
 

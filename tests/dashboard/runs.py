@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from sea_agent.config_files import load_config, to_yaml
-from sea_agent.keys import generator_for
-from sea_agent.ledger import Ledger
+from sea_agent.config.files import load_config, to_yaml
+from sea_agent.persistence.ledger import Ledger
+from sea_agent.seeding import generator_for
 from sea_agent.types import Duel, Hindsight, LabelSource, Outcome, Prompt, Response, Verdict
 
 STAGES = {"sample": 0.4, "select": 0.2, "ask": 0.1, "learn": 0.5, "publish": 0.05, "update": 0.1}

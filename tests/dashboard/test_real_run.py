@@ -7,13 +7,13 @@ import pytest
 from e2e.test_run import world_config
 
 from sea_agent.dashboard.board import Board
+from sea_agent.dashboard.chosen import choose
 from sea_agent.dashboard.comparing import Tallies, beliefs_view, comparison_view
 from sea_agent.dashboard.scan import State, scan
-from sea_agent.dashboard.selection import choose
 from sea_agent.dashboard.single import throughput_view
 from sea_agent.lab.reading import read_run
-from sea_agent.run import run
-from sea_agent.session import Watch
+from sea_agent.run.lifecycle import run
+from sea_agent.run.session import Watch
 
 
 def test_a_real_run_is_followed_and_read_as_it_is(tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ from sea_agent.dashboard import routes
 from sea_agent.dashboard.app import make_app
 from sea_agent.dashboard.board import Answers, Board
 from sea_agent.errors import UserError
-from sea_agent.service.security import HEADERS
-from sea_agent.service.store.signals import Signals
+from sea_agent.web.security import HEADERS
+from sea_agent.web.signals import Signals
 
 API = "/dashboard/api"
 PANELS = ("comparison", "curves", "beliefs", "labels")

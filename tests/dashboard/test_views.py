@@ -15,14 +15,14 @@ from scipy import stats
 
 from sea_agent.dashboard import comparing, single
 from sea_agent.dashboard.board import Board
+from sea_agent.dashboard.chosen import Selection, choose
 from sea_agent.dashboard.comparing import BELIEFS, Tallies, comparison_view, curves_view
 from sea_agent.dashboard.files import Tail
 from sea_agent.dashboard.ledgers import Filter
-from sea_agent.dashboard.selection import Selection, choose
 from sea_agent.errors import UserError
 from sea_agent.lab.comparison import area, band
 from sea_agent.lab.reading import load_records
-from sea_agent.ledger import Ledger
+from sea_agent.persistence.ledger import Ledger
 from sea_agent.types import LabelSource, Outcome
 
 Finished = Any

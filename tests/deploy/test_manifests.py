@@ -35,7 +35,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from oracle import feedback_service, llm_endpoint
 from sea_agent.cli import app
-from sea_agent.config_files import parse_config
+from sea_agent.config.files import parse_config
 from sea_agent.service import serve
 from sea_agent.service.app import make_app
 from sea_agent.service.settings import Settings

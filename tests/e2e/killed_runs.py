@@ -14,12 +14,13 @@ from typing import Any
 
 import psutil
 
-from sea_agent import checkpoint
-from sea_agent.checkpoint import Checkpoints
-from sea_agent.config_files import parse_config
-from sea_agent.ledger import Ledger
-from sea_agent.run import resume, resumed_config, run
-from sea_agent.run_directory import Metrics
+from sea_agent.config.files import parse_config
+from sea_agent.persistence import checkpoint
+from sea_agent.persistence.checkpoint import Checkpoints
+from sea_agent.persistence.directory import Metrics
+from sea_agent.persistence.ledger import Ledger
+from sea_agent.run.lifecycle import resume, run
+from sea_agent.run.resumption import resumed_config
 
 PATIENCE = 600.0
 SECONDS_TO_DIE = 120.0

@@ -13,7 +13,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 from user_policies import make_byte_tokenizer
 
-from sea_agent.ledger import Ledger
+from sea_agent.persistence.ledger import Ledger
 
 GOOD_ORACLE = "def compare(duels):\n    return [1.0] * len(duels)\n"
 

@@ -14,9 +14,9 @@ from e2e.test_resume import write_verdicts_with_the_next_duels
 from e2e.test_run import COUNTING_ORACLE, assert_same_run, world_config
 
 from sea_agent.errors import RunFailure
-from sea_agent.ledger import Ledger
-from sea_agent.run import run
-from sea_agent.session import Watch
+from sea_agent.persistence.ledger import Ledger
+from sea_agent.run.lifecycle import run
+from sea_agent.run.session import Watch
 
 pytestmark = pytest.mark.ray
 

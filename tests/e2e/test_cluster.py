@@ -16,19 +16,20 @@ import pytest
 import ray
 from e2e.test_run import COUNTING_ORACLE, assert_same_run, metrics, world_config
 from ray.cluster_utils import Cluster
+from run_parts import sampler_pool
 
 from actors import cluster as actors_cluster
-from actors import pool
 from actors import runtime as actors_runtime
+from actors import samplers as actors_samplers
 from actors.cluster import Places
+from actors.learners import LearnerGroup
 from actors.placement import Need, Shortage, needs_of
-from actors.pool import LearnerGroup, SamplerPool
 from actors.runtime import RayRuntime
 from sea_agent.config import RunConfig
 from sea_agent.errors import ActorDied, RunFailure
-from sea_agent.ledger import Ledger
-from sea_agent.run import run
-from sea_agent.session import Watch
+from sea_agent.persistence.ledger import Ledger
+from sea_agent.run.lifecycle import run
+from sea_agent.run.session import Watch
 
 pytestmark = pytest.mark.ray
 
@@ -321,10 +322,10 @@ def test_what_only_a_dead_node_held_is_told_as_a_death_and_the_actor_comes_back_
 def test_a_sampler_that_takes_no_weights_before_the_deadline_is_named(
     nodes: TwoNodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool, "make_sampler", lambda *arguments, **options: Part())
+    monkeypatch.setattr(actors_samplers, "make_sampler", lambda *arguments, **options: Part())
     config = world_config(runtime="ray", ray_address=nodes.address, sampler__actors=2)
     with RayRuntime(nodes.address, needs_of(config), threads=1, deadline_seconds=60) as runtime:
-        samplers = SamplerPool(runtime, config)
+        samplers = sampler_pool(runtime, config)
         samplers.load_weights("quick", "held")  # type: ignore[arg-type]
         runtime._deadline = 1.0
         with pytest.raises(RunFailure, match=r"sampler-0\.load_weights gave no answer within 1 s"):

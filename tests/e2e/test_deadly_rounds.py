@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 from e2e.test_run import assert_same_run, metrics, world_config
 
-from sea_agent import session
-from sea_agent.checkpoint import read_checkpoint
 from sea_agent.errors import ActorDied
-from sea_agent.run import resume, resumed_config, run
-from sea_agent.selector import Selector
+from sea_agent.loop.selector import Selector
+from sea_agent.persistence.checkpoint import read_checkpoint
+from sea_agent.run import session
+from sea_agent.run.lifecycle import resume, run
+from sea_agent.run.resumption import resumed_config
 
 SETTINGS: dict[str, Any] = {"checkpoint": {"every": 2}, "budget__oracle_queries": 32}
 DEADLY, BOUND = 4, 12

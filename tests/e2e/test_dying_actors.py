@@ -9,11 +9,11 @@ import psutil
 import pytest
 from e2e.test_run import assert_same_run, world_config
 
-from actors.pool import SamplerPool
+from actors.samplers import SamplerPool
 from sea_agent.errors import ActorDied, RunFailure
-from sea_agent.ledger import Ledger
-from sea_agent.run import run
-from sea_agent.session import Watch
+from sea_agent.persistence.ledger import Ledger
+from sea_agent.run.lifecycle import run
+from sea_agent.run.session import Watch
 
 pytestmark = pytest.mark.ray
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from sea_agent.lab.comparison import compare
 from sea_agent.lab.reading import load_records
-from sea_agent.ledger import Ledger
+from sea_agent.persistence.ledger import Ledger
 
 SPEC = Path(__file__).parent.parent.parent / "benchmarks" / "efficiency" / "smoke.yaml"
 BUDGET = 96

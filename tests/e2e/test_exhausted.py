@@ -14,10 +14,11 @@ import yaml
 from e2e.test_ray_processes import finish, start
 from e2e.test_run import assert_same_run, world_config
 
-from actors import pool
+from actors import learners
 from sea_agent.errors import RunFailure
-from sea_agent.run import resume, resumed_config, run
-from sea_agent.session import Watch
+from sea_agent.run.lifecycle import resume, run
+from sea_agent.run.resumption import resumed_config
+from sea_agent.run.session import Watch
 
 SECONDS = 240.0
 SETTINGS = {"checkpoint": {"every": 1}, "budget__oracle_queries": 48, "evaluation": {}}
@@ -75,7 +76,7 @@ def test_a_run_without_memory_says_so_and_goes_on_later(
 ) -> None:
     out, lived = tmp_path / "out", []
     with monkeypatch.context() as patch:
-        patch.setattr(pool, "LearnerRank", RankOfAGlutton)
+        patch.setattr(learners, "LearnerRank", RankOfAGlutton)
         with pytest.raises(RunFailure, match=r"out of memory .*Lower sampler\.chunk.*sea-agent resume"):
             run(world_config(**SETTINGS), out)
     resume(resumed_config(out), out, watch=Watch(on_round=lambda row: lived.append(row["round"])))
@@ -83,7 +84,7 @@ def test_a_run_without_memory_says_so_and_goes_on_later(
     assert_same_run(configured / "whole", out)
 
 
-class RankOfAGlutton(pool.LearnerRank):
+class RankOfAGlutton(learners.LearnerRank):
     """Takes more memory in its third round than there is."""
 
     def step(self, preferences: Any) -> Any:

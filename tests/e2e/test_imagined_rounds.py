@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from sea_agent.config import RunConfig
-from sea_agent.config_files import load_config
-from sea_agent.ledger import Ledger
-from sea_agent.run import run
+from sea_agent.config.files import load_config
+from sea_agent.persistence.ledger import Ledger
+from sea_agent.run.lifecycle import run
 from sea_agent.types import LabelSource
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from sea_agent.config_files import load_config
-from sea_agent.run import run
+from sea_agent.config.files import load_config
+from sea_agent.run.lifecycle import run
 
 SHORT = ["runtime=inline", "budget.oracle_queries=48", "evaluation.prompts=24", "evaluation.every=48"]
 

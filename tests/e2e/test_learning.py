@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from sea_agent.config_files import load_config
-from sea_agent.run import run
+from sea_agent.config.files import load_config
+from sea_agent.run.lifecycle import run
 
 SHUFFLED_ORACLE = '''
 """The world's own answers, each given to another duel of its round."""

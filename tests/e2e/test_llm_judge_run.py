@@ -10,7 +10,7 @@ import pytest
 from judge_server import Judge, JudgeServer
 
 from oracle import llm_endpoint
-from sea_agent.ledger import Ledger
+from sea_agent.persistence.ledger import Ledger
 from sea_agent.types import Outcome
 from sea_agent.worlds import scorer
 
@@ -70,8 +70,8 @@ def pairs_in(out: Path) -> list[tuple[str, str, str]]:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Judge]:
     """A run, and its judge, that nothing happened to."""
-    from sea_agent.config_files import load_config
-    from sea_agent.run import run
+    from sea_agent.config.files import load_config
+    from sea_agent.run.lifecycle import run
 
     out = tmp_path_factory.mktemp("undisturbed") / "out"
     with JudgeServer(Judge(prefer=prefer)) as server:

@@ -12,12 +12,13 @@ from safetensors.torch import load_file
 from actors.runtime import InlineRuntime
 from sea_agent.agent import Agent
 from sea_agent.config import RunConfig
-from sea_agent.config_files import load_config
+from sea_agent.config.files import load_config
 from sea_agent.errors import RunFailure
-from sea_agent.ledger import Ledger
-from sea_agent.models import load_policy
-from sea_agent.preflight import check
-from sea_agent.run import assemble, run
+from sea_agent.persistence.ledger import Ledger
+from sea_agent.pretrained import load_policy
+from sea_agent.run.assembly import assemble
+from sea_agent.run.lifecycle import run
+from sea_agent.run.preflight import check
 from sea_agent.types import REFERENCE_VERSION, Candidates, LabelSource, Response
 from sea_agent.worlds import resolve
 

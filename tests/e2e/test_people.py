@@ -16,9 +16,9 @@ from e2e.people import KEY, RUN, Office, Person, give_key
 from e2e.test_run import world_config
 
 from oracle import feedback_service
-from sea_agent.ledger import Ledger
-from sea_agent.run import run
-from sea_agent.run_directory import LOCK
+from sea_agent.persistence.directory import LOCK
+from sea_agent.persistence.ledger import Ledger
+from sea_agent.run.lifecycle import run
 
 DUELS = 200
 

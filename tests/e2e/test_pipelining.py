@@ -8,13 +8,13 @@ import pytest
 from e2e.killed_runs import Lives
 from e2e.test_run import assert_same_run, metrics, world_config
 
-from actors import pool as pool_module
+from actors import samplers as samplers_module
 from actors.hf_sampler import HfSampler
 from actors.runtime import InlineRuntime
-from sea_agent import run as run_module
 from sea_agent.errors import RunFailure, UserError
-from sea_agent.ledger import Ledger
-from sea_agent.run import run
+from sea_agent.persistence.ledger import Ledger
+from sea_agent.run import lifecycle as run_module
+from sea_agent.run.lifecycle import run
 
 
 def ahead(rounds: int, **changes: Any) -> Any:
@@ -106,7 +106,7 @@ def test_the_next_rounds_are_being_sampled_while_the_learner_works(
     """The samplers have their work before the learner has its, and weights wait for both."""
     watched = Watched()
     monkeypatch.setattr(run_module, "make_runtime", lambda *arguments: watched)
-    monkeypatch.setattr(pool_module, "id_for", lambda *parts: "/".join(map(str, parts)))
+    monkeypatch.setattr(samplers_module, "id_for", lambda *parts: "/".join(map(str, parts)))
     run(ahead(rounds, imagination={}, evaluation={}), tmp_path / "out")
     before = watched.calls[: watched.calls.index("step")]
     begun = {call.split("/")[3] for call in before if call.startswith("sample response/0/round")}
@@ -144,7 +144,7 @@ def test_a_run_that_died_goes_on_with_what_was_sampled_ahead(tmp_path: Path) -> 
 
 
 def forget_what_is_ahead() -> None:
-    from sea_agent.candidates import CandidateSource
+    from sea_agent.loop.candidates import CandidateSource
 
     load = CandidateSource.load_state
     CandidateSource.load_state = lambda self, state: load(self, {**state, "ahead": []})  # type: ignore[method-assign]

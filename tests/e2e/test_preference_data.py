@@ -9,9 +9,10 @@ import pytest
 from e2e.test_run import COUNTING_ORACLE, assert_same_run, world_config
 
 from sea_agent.errors import RunFailure, UserError
-from sea_agent.ledger import Ledger
-from sea_agent.run import resume, resumed_config, run
-from sea_agent.selector import Selector
+from sea_agent.loop.selector import Selector
+from sea_agent.persistence.ledger import Ledger
+from sea_agent.run.lifecycle import resume, run
+from sea_agent.run.resumption import resumed_config
 from sea_agent.types import LabelSource, Outcome
 from sea_agent.worlds import scorer
 from sea_agent.worlds.lexicon import make_demonstrations

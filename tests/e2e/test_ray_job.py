@@ -11,8 +11,8 @@ import pytest
 from e2e.ray_head import Head, until
 from e2e.test_ray_processes import rows
 
-from sea_agent.config_files import load_config
-from sea_agent.run import run
+from sea_agent.config.files import load_config
+from sea_agent.run.lifecycle import run
 
 pytestmark = pytest.mark.ray
 

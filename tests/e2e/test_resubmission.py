@@ -9,10 +9,11 @@ import pytest
 from e2e.test_resume import stop_after
 from e2e.test_run import assert_same_run, metrics, world_config
 
-from sea_agent.config_files import to_yaml
+from sea_agent.config.files import to_yaml
 from sea_agent.errors import Stopped
-from sea_agent.run import finished, holds, resume, run
-from sea_agent.run_directory import LOCK
+from sea_agent.persistence.directory import LOCK
+from sea_agent.run.lifecycle import resume, run
+from sea_agent.run.resumption import finished, holds
 
 Cli = Callable[..., Any]
 

@@ -14,11 +14,12 @@ from e2e.killed_runs import PLACES, Lives
 from e2e.test_ray_processes import finish, start
 from e2e.test_run import COUNTING_ORACLE, assert_same_run, metrics, world_config
 
-from sea_agent.config_files import load_config
+from sea_agent.config.files import load_config
 from sea_agent.errors import Stopped, UserError
-from sea_agent.ledger import Ledger
-from sea_agent.run import resume, resumed_config, run
-from sea_agent.session import Watch
+from sea_agent.persistence.ledger import Ledger
+from sea_agent.run.lifecycle import resume, run
+from sea_agent.run.resumption import resumed_config
+from sea_agent.run.session import Watch
 from sea_agent.worlds import resolve
 
 KILLS = 20
@@ -97,7 +98,7 @@ def test_a_resume_that_forgets_the_posterior_is_seen(whole: Path, tmp_path: Path
 
 
 def forget_the_posterior() -> None:
-    from sea_agent.selector import Selector
+    from sea_agent.loop.selector import Selector
 
     load = Selector.load_state
     Selector.load_state = lambda self, state: load(self, {**state, "posterior": None})  # type: ignore[method-assign]

@@ -14,7 +14,7 @@ from e2e.killed_runs import Lives
 from e2e.test_resume import deaths, forget_the_posterior, in_flight, kill_in_passing
 from e2e.test_run import COUNTING_ORACLE, assert_same_run, world_config
 
-from sea_agent.ledger import Ledger
+from sea_agent.persistence.ledger import Ledger
 
 DEEPSPEED = {"learner__engine": "deepspeed", "learner__zero_stage": 2}
 VLLM = {"sampler__backend": "vllm", "sampler__kv_cache_gb": 0.25}

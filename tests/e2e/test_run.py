@@ -10,11 +10,11 @@ from safetensors.torch import load_file
 
 from oracle.base import bradley_terry
 from sea_agent.config import RunConfig, SelectionConfig
-from sea_agent.config_files import apply_settings, parse_config
+from sea_agent.config.files import apply_settings, parse_config
 from sea_agent.errors import RunFailure
-from sea_agent.ledger import Ledger
-from sea_agent.run import run
-from sea_agent.selector import Selector
+from sea_agent.loop.selector import Selector
+from sea_agent.persistence.ledger import Ledger
+from sea_agent.run.lifecycle import run
 from sea_agent.types import LabelSource
 from sea_agent.worlds import scorer
 

@@ -11,10 +11,11 @@ import torch
 from e2e.test_resume import stop_after
 from e2e.test_run import assert_same_run, world_config
 
-from sea_agent.checkpoint import Checkpoints, read_checkpoint
 from sea_agent.config import CheckpointConfig
 from sea_agent.errors import Stopped, UserError
-from sea_agent.run import resume, resumed_config, run
+from sea_agent.persistence.checkpoint import Checkpoints, read_checkpoint
+from sea_agent.run.lifecycle import resume, run
+from sea_agent.run.resumption import resumed_config
 
 SETTINGS: dict[str, Any] = {"checkpoint": {"every": 1}, "sampler__ahead": 1, "learner__max_staleness": 1}
 STOPPED_AFTER = 2

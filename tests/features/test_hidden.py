@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from run_parts import features as features_of
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
 from transformers import (
@@ -19,9 +20,9 @@ from transformers import (
 )
 
 from sea_agent.config import PolicyConfig, RunConfig
-from sea_agent.config_files import parse_config
+from sea_agent.config.files import parse_config
 from sea_agent.errors import UnfitState, UserError
-from sea_agent.features import Features, base, hidden, make_features
+from sea_agent.features import Features, base, hidden
 from sea_agent.features.base import FeatureMap, Pair, Row
 from sea_agent.features.hidden import EncoderFeatures, PolicyFeatures
 from sea_agent.types import Prompt, Response
@@ -306,7 +307,7 @@ def run_config(policy: str, **posterior: Any) -> RunConfig:
 
 def test_the_configuration_chooses_the_maps(policy: str, encoder: str) -> None:
     def made(**fields: Any) -> Features:
-        return make_features(run_config(policy, **fields))
+        return features_of(run_config(policy, **fields))
 
     rows = pairs_of_many_lengths()
     hidden_N_D = made().features(rows)
@@ -322,13 +323,13 @@ def test_the_control_sees_the_hidden_reward_and_nothing_else(policy: str) -> Non
     prompt, good, bad = "plain warm : lamp =>", "lamp .", "um um"
     rows = [(Prompt("p", prompt, (1,)), Response(text, "p", text, (1,), (0.0,), 0)) for text in (good, bad)]
     rewards = [scorer("lexicon", "reward")(prompt, text) for text in (good, bad)]
-    features_N_1 = make_features(run_config(policy, features="reward")).features(rows)
+    features_N_1 = features_of(run_config(policy, features="reward")).features(rows)
     assert features_N_1.flatten().tolist() == pytest.approx([1.0, -1.0] if rewards[0] > rewards[1] else [-1.0, 1.0])
 
 
 def test_several_maps_resume_together(policy: str, encoder: str) -> None:
     def made() -> Features:
-        return make_features(run_config(policy, features="text", encoder_path=encoder))
+        return features_of(run_config(policy, features="text", encoder_path=encoder))
 
     first, resumed, rows = made(), made(), pairs_of_many_lengths()
     first.features(rows[:4])

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from run_parts import features as features_of
 from torch import Tensor
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from sea_agent.bandit.laplace import Laplace
 from sea_agent.config import LaplaceConfig, PolicyConfig
-from sea_agent.config_files import load_config
-from sea_agent.features import make_features
+from sea_agent.config.files import load_config
 from sea_agent.features.text import TextFeatures
 from sea_agent.types import Prompt, Response
 from sea_agent.worlds import resolve, scorer
@@ -182,7 +182,7 @@ def pair_accuracy(world: str, kind: str, labels: int, without: str = "") -> floa
             ids = tokenizer(text + tokenizer.eos_token, add_special_tokens=False).input_ids
             rows.append((asked, Response(text, prompt, text, tuple(ids), (), 0)))
             rewards.append(score(prompt, text))
-    features = make_features(load_config("lab", [f"posterior.features={kind}", f"policy.path={path}"]))
+    features = features_of(load_config("lab", [f"posterior.features={kind}", f"policy.path={path}"]))
     features_N_D = features.features(rows)
     if without:
         names = list(TextFeatures(PolicyConfig(path=path), 1, "cpu")._blocks)

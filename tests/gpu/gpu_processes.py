@@ -10,17 +10,17 @@ from typing import Any
 
 import psutil
 import torch
+from run_parts import learner_group, sampler_pool
 from safetensors.torch import load_file
 
 from actors.placement import Need
-from actors.pool import LearnerGroup, SamplerPool
 from actors.runtime import RayRuntime, make_runtime
 from sea_agent.config import RunConfig
-from sea_agent.config_files import apply_settings, parse_config
+from sea_agent.config.files import apply_settings, parse_config
 from sea_agent.errors import RunFailure
-from sea_agent.models import load_policy
-from sea_agent.run import run
-from sea_agent.session import Watch
+from sea_agent.pretrained import load_policy
+from sea_agent.run.lifecycle import run
+from sea_agent.run.session import Watch
 from sea_agent.types import LabelSource, Preference, Prompt, Response
 from sea_agent.weights import checksum
 
@@ -70,8 +70,8 @@ def three_rounds(config: RunConfig, directory: str) -> dict[str, Any]:
     """
     found: dict[str, Any] = {"checksums": [], "gaps": [], "versions": []}
     with make_runtime(config) as runtime:
-        samplers = SamplerPool(runtime, config)
-        learner = LearnerGroup(runtime, config, total_steps=3)
+        samplers = sampler_pool(runtime, config)
+        learner = learner_group(runtime, config, total_steps=3)
         for number in range(3):
             samples = samplers.samples(prompts(), 4, 1.0, "round", number)
             found["versions"].append({one.policy_version for row in samples for one in row})
@@ -110,9 +110,9 @@ def run_with_deaths(config: RunConfig, out: str) -> list[str]:
 def gap_above(config: RunConfig) -> str:
     """What the learner says of a gap between the back ends above its limit."""
     with make_runtime(config) as runtime:
-        samples = SamplerPool(runtime, config).samples(prompts(), 4, 1.0, "round", 0)
+        samples = sampler_pool(runtime, config).samples(prompts(), 4, 1.0, "round", 0)
         try:
-            LearnerGroup(runtime, config, total_steps=1).step(pairs_of(samples))
+            learner_group(runtime, config, total_steps=1).step(pairs_of(samples))
         except RunFailure as failure:
             return str(failure)
     return "nothing"
@@ -126,7 +126,7 @@ def trained_weights(config: RunConfig, directory: str) -> dict[str, Any]:
     ]
     kind = "ray" if config.learner.ranks > 1 else "inline"
     with make_runtime(config.model_copy(update={"runtime": kind})) as runtime:
-        learner = LearnerGroup(runtime, config, total_steps=2)
+        learner = learner_group(runtime, config, total_steps=2)
         first = learner.checksum()
         for _ in range(2):
             learner.step(pairs_of(fixed))

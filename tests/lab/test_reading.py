@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sea_agent.config_files import load_config, to_yaml
+from sea_agent.config.files import load_config, to_yaml
 from sea_agent.errors import UserError
 from sea_agent.lab.reading import load_records, read_run
 from sea_agent.lab.records import Record, read_records, write_records

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from sea_agent.keys import generator_for
 from sea_agent.lab.statistics import Reach, bootstrap, estimate, label_saving
+from sea_agent.seeding import generator_for
 
 queries = st.floats(1.0, 2000.0)
 

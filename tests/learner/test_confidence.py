@@ -10,7 +10,7 @@ from tiny_learners import make_learner, preferences_of
 from learner.losses import Pairs, pair_loss
 from learner.objective import evaluate, micro_batch
 from sea_agent.config import LearnerConfig
-from sea_agent.models import load_policy
+from sea_agent.pretrained import load_policy
 
 BETA = 0.5
 

@@ -26,7 +26,7 @@ from tiny_learners import (
 
 from learner.learner import PreferenceLearner
 from sea_agent.errors import RunFailure, UnfitState, UserError
-from sea_agent.models import load_policy
+from sea_agent.pretrained import load_policy
 from sea_agent.weights import checksum
 
 LearnerOf = Callable[..., PreferenceLearner]

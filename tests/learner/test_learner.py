@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from learner.learner import PreferenceLearner
 from sea_agent.config import LearnerConfig, PolicyConfig
 from sea_agent.errors import RunFailure, UnfitState
-from sea_agent.models import load_policy, load_tokenizer
+from sea_agent.pretrained import load_policy, load_tokenizer
 from sea_agent.types import Preference
 from sea_agent.weights import checksum
 

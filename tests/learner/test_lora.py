@@ -11,7 +11,7 @@ from tiny_learners import largest_difference, preferences_of, rows_of_preference
 from learner.learner import PreferenceLearner
 from sea_agent.config import LearnerConfig, LoraConfig, PolicyConfig
 from sea_agent.errors import UserError
-from sea_agent.models import load_policy
+from sea_agent.pretrained import load_policy
 from sea_agent.weights import checksum
 
 LearnerOf = Callable[..., PreferenceLearner]

@@ -16,7 +16,7 @@ from learner.losses import Pairs, pair_loss
 from learner.objective import evaluate, micro_batch
 from learner.sequences import token_logprobs
 from sea_agent.config import LearnerConfig
-from sea_agent.models import load_policy, load_tokenizer
+from sea_agent.pretrained import load_policy, load_tokenizer
 from sea_agent.types import LabelSource, Preference, Prompt, Response
 
 PAIRS = 7

@@ -14,7 +14,7 @@ from learner.objective import evaluate, micro_batch
 from learner.sequences import token_logprobs
 from sea_agent.config import LearnerConfig
 from sea_agent.errors import RunFailure
-from sea_agent.models import load_policy
+from sea_agent.pretrained import load_policy
 from sea_agent.types import REFERENCE_VERSION, Preference
 from sea_agent.weights import checksum
 

@@ -8,7 +8,7 @@ import torch
 from tiny_learners import preferences_of, rows_of_preferences
 
 from learner.sequences import Batch, collate, rows_of, token_logprobs
-from sea_agent.models import load_policy
+from sea_agent.pretrained import load_policy
 
 ROWS = [((5, 6, 7), (8, 9)), ((3,), (4, 10, 11, 1))]
 

@@ -11,7 +11,7 @@ from judge_tools import Clock, MakeJudge
 
 from oracle import llm_endpoint, llm_judge, make_oracle
 from oracle.llm_judge import LlmJudgeOracle
-from sea_agent.config_oracle import LlmJudgeOracleConfig
+from sea_agent.config import LlmJudgeOracleConfig
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ from typing import Any
 import httpx
 import pytest
 from e2e.people import KEY, RUN, Office
-from test_ledger import duel
+from made_duels import duel
 
 from oracle import feedback_service, make_oracle
 from oracle.base import Oracle
-from sea_agent.config_oracle import FeedbackServiceOracleConfig
+from sea_agent.config import FeedbackServiceOracleConfig
 from sea_agent.errors import RunFailure, UserError
 from sea_agent.types import Duel, Outcome
 

@@ -12,7 +12,7 @@ from judge_server import Fault, Handler, Judge, JudgeServer, cut_off, silence, s
 from judge_tools import Clock, MakeJudge
 
 from oracle import llm_endpoint
-from sea_agent.config_oracle import LlmJudgeOracleConfig
+from sea_agent.config import LlmJudgeOracleConfig
 from sea_agent.errors import UserError
 
 SECRET = "sk_recognisable_4711"  # a word, as the error codes are that are told

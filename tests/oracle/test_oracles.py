@@ -16,7 +16,7 @@ from user_policies import make_tokenizer
 
 from oracle import make_oracle
 from oracle.base import Oracle, ProbabilityOracle, bradley_terry
-from sea_agent.config_oracle import PythonOracleConfig, RewardModelOracleConfig, WorldOracleConfig
+from sea_agent.config import PythonOracleConfig, RewardModelOracleConfig, WorldOracleConfig
 from sea_agent.errors import UserError
 from sea_agent.types import LabelSource, Outcome, Verdict
 from sea_agent.worlds import scorer

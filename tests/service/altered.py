@@ -13,12 +13,12 @@ from sqlalchemy import Connection
 
 from sea_agent.cli import main
 from sea_agent.service.keyring import KeyRing
-from sea_agent.service.models import HealthOut
-from sea_agent.service.problems import Problem
 from sea_agent.service.routes import health
+from sea_agent.service.schemas import HealthOut
 from sea_agent.service.store import database
 from sea_agent.service.store.database import Database
-from sea_agent.service.store.signals import Signals
+from sea_agent.web.problems import Problem
+from sea_agent.web.signals import Signals
 
 
 def impatient() -> None:

@@ -12,7 +12,7 @@ import uvicorn
 from service.conftest import Running, claim, label
 from service.test_quality_routes import vote
 
-from sea_agent.preferences import JsonLines
+from sea_agent.data.encoders import JsonLines
 from sea_agent.service import export
 from sea_agent.service.export import COLUMNS, Wanted
 from sea_agent.service.store import answers

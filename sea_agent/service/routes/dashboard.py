@@ -7,8 +7,8 @@ from fastapi import APIRouter, Depends, Request
 from sea_agent.dashboard.board import Board
 from sea_agent.dashboard.routes import Host, make_router
 from sea_agent.service.auth import Reader
-from sea_agent.service.problems import Problem
 from sea_agent.service.state import state_of
+from sea_agent.web.problems import Problem
 
 
 def router(runs: Path) -> APIRouter:

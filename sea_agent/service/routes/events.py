@@ -9,13 +9,13 @@ from fastapi import APIRouter, Depends, Header
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from sea_agent.service.auth import Reader
-from sea_agent.service.models import LARGEST_INTEGER, RunId
-from sea_agent.service.problems import documented
+from sea_agent.service.schemas import LARGEST_INTEGER, RunId
 from sea_agent.service.state import Service
 from sea_agent.service.store import runs as store
 from sea_agent.service.store.database import StoreUnavailable
 from sea_agent.service.store.faults import Missing
-from sea_agent.service.store.signals import log
+from sea_agent.web.problems import documented
+from sea_agent.web.signals import log
 
 router = APIRouter(tags=["labels"])
 

@@ -3,9 +3,9 @@
 from fastapi import APIRouter
 from sqlalchemy import select
 
-from sea_agent.service.models import HealthOut
-from sea_agent.service.problems import documented
+from sea_agent.service.schemas import HealthOut
 from sea_agent.service.state import Service
+from sea_agent.web.problems import documented
 
 router = APIRouter(tags=["health"])
 

@@ -5,10 +5,10 @@ from typing import Any
 from fastapi import APIRouter
 
 from sea_agent.service.auth import Admin
-from sea_agent.service.models import KeyIn, KeyOut, KeysOut, NewKeyOut, ObjectId
-from sea_agent.service.problems import documented
+from sea_agent.service.schemas import KeyIn, KeyOut, KeysOut, NewKeyOut, ObjectId
 from sea_agent.service.state import Service
 from sea_agent.service.store.keys import Key
+from sea_agent.web.problems import documented
 
 router = APIRouter(tags=["keys"])
 

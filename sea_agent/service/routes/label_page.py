@@ -8,8 +8,8 @@ from fastapi.responses import RedirectResponse
 from sqlalchemy import Connection, Row
 
 from sea_agent.service.auth import Caller, PageCaller
-from sea_agent.service.models import RUN_ID
 from sea_agent.service.pages import page, to_sign_in
+from sea_agent.service.schemas import RUN_ID
 from sea_agent.service.state import Service
 from sea_agent.service.store import runs
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query, Response
 
 from sea_agent.service.auth import Annotator, Experiment, Reader
-from sea_agent.service.models import (
+from sea_agent.service.schemas import (
     LARGEST_INTEGER,
     LONGEST_WAIT,
     ImportedOut,
@@ -20,12 +20,12 @@ from sea_agent.service.models import (
     ObjectId,
     RunId,
 )
-from sea_agent.service.problems import Problem, Responses, documented
 from sea_agent.service.state import Service, State
 from sea_agent.service.store import labels as store
 from sea_agent.service.store.faults import Missing
 from sea_agent.service.store.labels import Refused
-from sea_agent.service.store.signals import Topic, log
+from sea_agent.web.problems import Problem, Responses, documented
+from sea_agent.web.signals import Topic, log
 
 router = APIRouter(tags=["labels"])
 

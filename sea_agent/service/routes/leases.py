@@ -6,12 +6,12 @@ from functools import partial
 from fastapi import APIRouter, Request, Response
 
 from sea_agent.service.auth import Annotator
-from sea_agent.service.models import HeartbeatIn, HeartbeatOut, LeaseIn, LeaseOut, ObjectId, RunId
-from sea_agent.service.problems import Responses, documented
+from sea_agent.service.schemas import HeartbeatIn, HeartbeatOut, LeaseIn, LeaseOut, ObjectId, RunId
 from sea_agent.service.state import Service
 from sea_agent.service.store import leases as store
 from sea_agent.service.store.leases import Claim
-from sea_agent.service.store.signals import work
+from sea_agent.web.problems import Responses, documented
+from sea_agent.web.signals import work
 
 router = APIRouter(tags=["leases"])
 

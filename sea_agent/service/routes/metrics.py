@@ -7,9 +7,9 @@ from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from sea_agent.service.auth import Reader
-from sea_agent.service.problems import Problem, documented
 from sea_agent.service.state import Service
 from sea_agent.service.store import runs as store
+from sea_agent.web.problems import Problem, documented
 
 router = APIRouter(tags=["health"])
 

@@ -8,16 +8,16 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
 
-from sea_agent.preferences import Encoder, JsonLines, Parquet
+from sea_agent.data.encoders import Encoder, JsonLines, Parquet
 from sea_agent.service import export, quality
 from sea_agent.service.auth import Reader
-from sea_agent.service.models import AgreementOut, AnnotatorOut, AnnotatorsOut, ExportIn, RunId
-from sea_agent.service.problems import Responses, documented
 from sea_agent.service.quality import Answer
+from sea_agent.service.schemas import AgreementOut, AnnotatorOut, AnnotatorsOut, ExportIn, RunId
 from sea_agent.service.state import Service, State
 from sea_agent.service.store import answers as store
 from sea_agent.service.store.answers import Given
 from sea_agent.service.store.faults import Missing
+from sea_agent.web.problems import Responses, documented
 
 router = APIRouter(tags=["quality"])
 

@@ -5,13 +5,13 @@ from functools import partial
 from fastapi import APIRouter
 
 from sea_agent.service.auth import Experiment, Reader
-from sea_agent.service.models import LogEntryOut, ObjectId, PostedOut, QueriesIn, QueriesOut, QueryOut, RunId
-from sea_agent.service.problems import documented
+from sea_agent.service.schemas import LogEntryOut, ObjectId, PostedOut, QueriesIn, QueriesOut, QueryOut, RunId
 from sea_agent.service.state import Service
 from sea_agent.service.store import labels
 from sea_agent.service.store import queries as store
 from sea_agent.service.store.faults import Missing
-from sea_agent.service.store.signals import work
+from sea_agent.web.problems import documented
+from sea_agent.web.signals import work
 
 router = APIRouter(tags=["queries"])
 

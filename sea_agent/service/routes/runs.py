@@ -5,12 +5,12 @@ from functools import partial
 from fastapi import APIRouter
 
 from sea_agent.service.auth import Anyone, Experiment
-from sea_agent.service.models import ProgressOut, RunId, RunIn, RunOut, RunsOut
-from sea_agent.service.problems import documented
+from sea_agent.service.schemas import ProgressOut, RunId, RunIn, RunOut, RunsOut
 from sea_agent.service.state import Service
 from sea_agent.service.store import runs as store
 from sea_agent.service.store.faults import Missing
-from sea_agent.service.store.signals import work
+from sea_agent.web.problems import documented
+from sea_agent.web.signals import work
 
 router = APIRouter(tags=["runs"])
 

@@ -7,8 +7,8 @@ from fastapi.responses import RedirectResponse
 
 from sea_agent.service import auth
 from sea_agent.service.pages import own_path, page
-from sea_agent.service.problems import Problem
 from sea_agent.service.store.keys import SESSION_SECONDS
+from sea_agent.web.problems import Problem
 
 router = APIRouter(include_in_schema=False)
 

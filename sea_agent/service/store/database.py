@@ -25,7 +25,7 @@ from sqlalchemy.exc import ArgumentError, InterfaceError, InternalError, Operati
 
 from sea_agent.errors import UserError
 from sea_agent.service.store.schema import migrate
-from sea_agent.service.store.signals import Signals, Topic
+from sea_agent.web.signals import Signals, Topic
 
 T = TypeVar("T")
 

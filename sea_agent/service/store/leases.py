@@ -29,7 +29,7 @@ from sqlalchemy import (
     update,
 )
 
-from sea_agent.keys import seed_for
+from sea_agent.seeding import seed_for
 from sea_agent.service.store.faults import Conflict, Missing
 from sea_agent.service.store.tables import LIVE, OPEN, leases, own_answer, queries, runs
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, insert, select, update
 
-from sea_agent.keys import id_for
+from sea_agent.seeding import id_for
 from sea_agent.service.store.faults import Conflict, Missing
 from sea_agent.service.store.tables import LIVE, leases, queries, runs
 

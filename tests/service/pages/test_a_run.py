@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from service.pages.browsing import SECONDS, Site
 from service.pages.conftest import Visit
 
-from sea_agent.config_files import load_config
+from sea_agent.config.files import load_config
 from sea_agent.worlds import resolve, scorer
 
 pytestmark = pytest.mark.anyio

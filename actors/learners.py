@@ -1,0 +1,218 @@
+"""The ranks of the learner behind one object that the loop can talk to."""
+
+import os
+import socket
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import psutil
+
+from actors.runtime import Pending, Remote, Runtime
+from learner.learner import PreferenceLearner
+from learner.losses import uses_reference
+from learner.weight_transfer import make_transfer
+from sea_agent.config import Compute, LearnerConfig, PolicyConfig, SamplerConfig
+from sea_agent.errors import ActorDied, RunFailure
+from sea_agent.types import Preference, TokenRow
+from sea_agent.weights import WeightUpdate
+
+
+class LearnerGroup:
+    """All ranks of the learner. Every rank sees every call; rank 0 answers.
+
+    ``total_steps``: optimiser steps of the whole run. ``samplers`` says how new weights reach the samplers.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        policy: PolicyConfig,
+        config: LearnerConfig,
+        compute: Compute,
+        *,
+        total_steps: int,
+        samplers: SamplerConfig,
+    ) -> None:
+        self._runtime, self._config, self._transfer = runtime, config, samplers.weight_transfer
+        self._make_rank = partial(LearnerRank, policy, config, compute, total_steps, samplers)
+        self._joining: list[Pending] = []
+        self._sending: list[Pending] = []
+        self._ranks = self._spawn()
+        self._is_grouped = self._transfer != "object_store"
+        self._has_reference = config.lora is not None or uses_reference(config.loss)
+
+    def step(self, preferences: Sequence[Preference]) -> dict[str, float]:
+        """One round of policy optimisation; returns its metrics."""
+        return self._answer("step", list(preferences))
+
+    def weights(self) -> tuple[Pending, str]:
+        """The current weights on their way, and the checksum that they must have on arrival.
+
+        Where they go from GPU to GPU, all samplers must load them before the learner is called again.
+        """
+        update = self._start("weights")[0]
+        expected = self._answer("published_checksum")
+        if self._is_grouped:
+            self._sending = [rank.call("send") for rank in self._ranks]
+        return update, expected
+
+    def checksum(self) -> str:
+        """The checksum of the current weights, which go nowhere."""
+        found: str = self._answer("checksum")
+        return found
+
+    def log_ratios(self, rows: Sequence[TokenRow]) -> list[float] | None:
+        """log π(y|x) − log π_ref(y|x) of each response, in nats; None when the loss keeps no reference."""
+        if not self._has_reference:
+            return None
+        reference = self._answer("reference_logprobs", rows)
+        return [policy - base for policy, base in zip(self.logprobs(rows), reference, strict=True)]
+
+    def logprob_gap(self, rows: Sequence[TokenRow], sampled: Sequence[Sequence[float]]) -> float:
+        """See ``PreferenceLearner.logprob_gap``."""
+        gap: float = self._answer("logprob_gap", rows, sampled)
+        return gap
+
+    def logprobs(self, rows: Sequence[TokenRow]) -> list[float]:
+        """log π(y|x) of each response under the current policy, in nats."""
+        return [sum(tokens) for tokens in self._answer("policy_logprobs", rows)]
+
+    def state(self) -> dict[str, Any]:
+        """What a later learner needs to go on exactly from here, whatever its engine and number of ranks."""
+        state: dict[str, Any] = self._answer("state")
+        return state
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue from ``state``."""
+        self._answer("load_state", state)
+
+    def save_policy(self, directory: str) -> None:
+        """Write the policy in Hugging Face format."""
+        self._answer("save_policy", directory)
+
+    def revive(self) -> None:
+        """Start all ranks anew if one of them has died: the others cannot go on without it.
+
+        Where weights go from GPU to GPU, nor can they without any of the samplers, which are all replaced too.
+        """
+        if self._is_grouped or any(rank.is_dead() for rank in self._ranks):
+            for rank in self._ranks:
+                rank.end()
+            self._ranks, self._sending = self._spawn(), []
+            if self._transfer == "ipc":
+                self._answer("published_checksum")  # ready, before a sampler starts on the same GPU
+
+    def _spawn(self) -> list[Remote]:
+        ranks = [self._runtime.spawn(f"learner-{rank}", self._make_rank, rank) for rank in range(self._config.ranks)]
+        # One rank needs no meeting.
+        meeting = ranks[0].call("rendezvous") if len(ranks) > 1 else None
+        self._joining = [rank.call("join", meeting) for rank in ranks]
+        return ranks
+
+    def _start(self, method: str, *args: Any) -> list[Pending]:
+        before, self._joining, self._sending = [*self._joining, *self._sending], [], []
+        self._runtime.results(before)
+        return [rank.call(method, *args) for rank in self._ranks]
+
+    def _answer(self, method: str, *args: Any) -> Any:
+        # All are waited for, so that every rank's errors are told and its CPU time is counted.
+        try:
+            return self._runtime.results(self._start(method, *args))[0]
+        except ActorDied:
+            raise
+        except RunFailure as failure:  # of a rank that misses another one
+            if any(rank.is_dead() for rank in self._ranks):
+                raise ActorDied(f"a rank of the learner died. {failure}") from failure
+            raise
+
+
+class LearnerRank(PreferenceLearner):
+    """One hosted rank, which can tell where it is and what it published without sending it again.
+
+    It is a learner once it has joined the others.
+    """
+
+    def __init__(
+        self,
+        policy: PolicyConfig,
+        config: LearnerConfig,
+        compute: Compute,
+        total_steps: int,
+        samplers: SamplerConfig,
+        rank: int,
+    ) -> None:
+        self._join = partial(
+            super().__init__,
+            policy,
+            config,
+            total_steps=total_steps,
+            device=compute.device,
+            threads=compute.threads,
+            seed=compute.seed,
+            rank=rank,
+            deadline_seconds=compute.deadline_seconds,
+        )
+        self._compute, self._samplers, self._rank = compute, samplers, rank
+        self._published: str | None = None
+
+    def step(self, preferences: Sequence[Preference]) -> dict[str, float]:
+        """See ``PreferenceLearner.step``."""
+        if self._transfer is not None:
+            self._transfer.release()
+        return super().step(preferences)
+
+    def rendezvous(self) -> str:
+        """Where the ranks can meet: this rank's node, as other nodes see it, and a port that is free there."""
+        address = self._address()
+        _interface(address)  # tells what to do where it has none
+        with socket.socket() as free:
+            free.bind((address, 0))
+            return f"tcp://{address}:{free.getsockname()[1]}"
+
+    def join(self, rendezvous: str | None) -> None:
+        """Load the policy and meet the other ranks; see ``PreferenceLearner``."""
+        if rendezvous is not None:
+            # Gloo would take the address of the host's name, which is often a loopback address.
+            os.environ["GLOO_SOCKET_IFNAME"] = _interface(self._address())
+        self._join(rendezvous=rendezvous)
+        self._transfer = make_transfer(self._samplers, self._rank, self._address(), self._parameters)
+
+    def weights(self) -> WeightUpdate | None:
+        """All weights of this version, or the offer of them; None on ranks other than 0."""
+        update = super().weights()
+        self._published = None if update is None else update.checksum
+        return update if self._transfer is None else self._transfer.offer(update)
+
+    def send(self) -> None:
+        """Take part until every sampler has the weights that were offered."""
+        assert self._transfer is not None  # nothing else offers
+        self._transfer.send()
+
+    def checksum(self) -> str | None:
+        """The checksum of the current weights; None on ranks other than 0."""
+        update = super().weights()
+        return None if update is None else update.checksum
+
+    def published_checksum(self) -> str | None:
+        """The checksum of the weights last published."""
+        return self._published
+
+    def _address(self) -> str:
+        """Where other processes of the run reach this one: on the loopback, unless they may be on other machines."""
+        if self._compute.ray_address is None:
+            return "127.0.0.1"
+        import ray
+
+        return str(ray.util.get_node_ip_address())
+
+
+def _interface(address: str) -> str:
+    """The network interface that has ``address``."""
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(one.address == address for one in addresses):
+            return str(name)
+    raise RunFailure(
+        f"no network interface of this machine has the address {address} under which Ray knows it, so the learner's "
+        "ranks cannot meet there; start the node with `ray start --node-ip-address=ADDRESS` of an interface it has"
+    )

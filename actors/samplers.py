@@ -1,0 +1,190 @@
+"""The samplers of a run behind one object that the loop can talk to."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache, partial
+
+from actors.backends import make_sampler
+from actors.runtime import Pending, Remote, Runtime
+from actors.sampling import SampleRequest
+from sea_agent.config import Compute, PolicyConfig, SamplerConfig
+from sea_agent.errors import ActorDied, RunFailure
+from sea_agent.seeding import id_for, seed_for
+from sea_agent.types import REFERENCE_VERSION, Candidates, Prompt, Response, TokenRow
+
+_MOST_DEATHS = 3
+
+
+class SamplerPool:
+    """All samplers of a run, or with ``reference`` those that hold the initial policy for the whole run.
+
+    Requests are cut into chunks of ``sampler.chunk`` in an order that depends on the requests alone, and the chunks
+    are dealt to the samplers in turn; so the number of samplers changes nothing but speed. Responses of the reference
+    carry ``REFERENCE_VERSION``.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        policy: PolicyConfig,
+        config: SamplerConfig,
+        compute: Compute,
+        *,
+        reference: bool = False,
+    ) -> None:
+        factory = partial(make_sampler, policy, config, device=compute.device, threads=compute.threads)
+        self._runtime = runtime
+        self._is_reference = reference
+        self._name = "reference-sampler" if reference else "sampler"
+        self._samplers: list[Remote] = [
+            runtime.spawn(f"{self._name}-{index}", partial(factory, index=index)) for index in range(config.actors)
+        ]
+        if config.weight_transfer == "ipc":
+            # vLLM takes what the learner allocates on their GPU meanwhile for its own, so it is ready first.
+            runtime.results([sampler.call("sample", []) for sampler in self._samplers])
+        self._config = config
+        self._seed = compute.seed
+        self._published: tuple[Pending, str] | None = None
+        self._deaths = 0
+        self._turn = 0
+        # From GPU to GPU weights are given once, to all samplers together.
+        self._regives = reference or config.weight_transfer == "object_store"
+
+    def candidates(
+        self, prompts: Sequence[Prompt], count: int, temperature: float, *key: int | str
+    ) -> list[Candidates]:
+        """The distinct ones of ``count`` responses to each prompt; see ``samples``."""
+        samples = self.samples(prompts, count, temperature, *key)
+        return [Candidates.distinct(prompt, responses) for prompt, responses in zip(prompts, samples, strict=True)]
+
+    def samples(
+        self, prompts: Sequence[Prompt], count: int, temperature: float, *key: int | str
+    ) -> list[list[Response]]:
+        """``count`` responses to each prompt, in the order of the prompts; randomness is keyed by ``key`` and prompt.
+
+        Temperature 0 decodes greedily.
+        """
+        return self.begin(prompts, count, temperature, *key)()
+
+    def begin(
+        self, prompts: Sequence[Prompt], count: int, temperature: float, *key: int | str
+    ) -> Callable[[], list[list[Response]]]:
+        """Start the sampling of ``samples``; the answer waits for its end.
+
+        Weights that are published in between are for later calls, except where a sampler has died.
+        """
+        requests = [
+            SampleRequest(
+                id=id_for("response", self._seed, *key, prompt.id, index),
+                prompt=prompt,
+                seed=seed_for(self._seed, "sample", *key, prompt.id, index),
+                temperature=temperature,
+                max_new_tokens=self._config.max_new_tokens,
+            )
+            for prompt in prompts
+            for index in range(count)
+        ]
+        chunks = self._chunks(requests)
+        answers = self._start(chunks)
+
+        @cache
+        def finish() -> list[list[Response]]:
+            responses = self._collect(chunks, answers)
+            missing = {request.id for request in requests} - responses.keys()
+            if missing:
+                raise RunFailure(f"the samplers gave no response to {len(missing)} requests, first {min(missing)}")
+            ordered = [responses[request.id] for request in requests]
+            return [ordered[index * count : (index + 1) * count] for index in range(len(prompts))]
+
+        return finish
+
+    def logprobs(self, rows: Sequence[TokenRow]) -> list[list[float]]:
+        """log π(token) of each response token, in nats, from the sampler whose turn it is."""
+        self._turn += 1
+        answer: list[list[float]] = self._samplers[self._turn % len(self._samplers)].call("logprobs", rows).result()
+        return answer
+
+    def load_weights(self, update: Pending, expected: str) -> None:
+        """Give every sampler the published weights and prove by checksum that it holds them.
+
+        Raises:
+            RunFailure: naming the sampler that holds other weights than the learner published.
+            ValueError: for the reference, which never changes.
+        """
+        if self._is_reference:
+            raise ValueError("the reference policy is frozen and takes no weights")
+        self._published = update, expected
+        answers = [sampler.call("load_weights", update) for sampler in self._samplers]
+        if not self._regives:
+            self._runtime.results(answers)  # raises at once: where one is missing, the others wait for it in vain
+        for index, answer in enumerate(answers):
+            try:
+                self._check_weights(index, answer.result())
+            except ActorDied as death:
+                if not self._samplers[index].is_dead():
+                    raise  # it was the learner, before its weights arrived
+                self._replace(index, death)
+        self._deaths = 0
+
+    def revive(self) -> None:
+        """Replace the samplers that have died by new ones with the initial policy; ``load_weights`` must follow, as
+        the weights last published may have died with the learner's node.
+
+        Where weights go from GPU to GPU all are replaced: those that are left hold on to a group without one of them.
+        """
+        for sampler in self._samplers:
+            if not self._regives or sampler.is_dead():
+                sampler.restart()
+
+    def _chunks(self, requests: Sequence[SampleRequest]) -> list[list[SampleRequest]]:
+        ordered = sorted(requests, key=lambda request: len(request.prompt.token_ids))
+        size = self._config.chunk
+        return [ordered[start : start + size] for start in range(0, len(ordered), size)]
+
+    def _start(self, chunks: Sequence[list[SampleRequest]]) -> list[Pending]:
+        return [self._samplers[index % len(self._samplers)].call("sample", chunk) for index, chunk in enumerate(chunks)]
+
+    def _collect(self, chunks: Sequence[list[SampleRequest]], answers: Sequence[Pending]) -> dict[str, Response]:
+        responses: dict[str, Response] = {}
+        while chunks:
+            left = []
+            for index, (chunk, answer) in enumerate(zip(chunks, answers, strict=True)):
+                try:
+                    responses |= {response.id: response for response in answer.result()}
+                except ActorDied as death:
+                    left.append(chunk)
+                    self._replace(index % len(self._samplers), death)
+            chunks, answers = left, self._start(left)
+        if self._is_reference:
+            return {id_: replace(one, policy_version=REFERENCE_VERSION) for id_, one in responses.items()}
+        return responses
+
+    def _replace(self, index: int, death: ActorDied) -> None:
+        """Put a new sampler in the place of one that died; its work is the caller's to give out again.
+
+        Raises:
+            ActorDied: when samplers die again and again without a round being finished in between, or when the weights
+                cannot be given to a new one.
+        """
+        if not self._regives:
+            raise death
+        if not self._samplers[index].is_dead():
+            return  # it died with more than one piece of work, and was replaced already
+        self._deaths += 1
+        if self._deaths > _MOST_DEATHS:
+            raise death
+        self._restart(index)
+
+    def _restart(self, index: int) -> None:
+        self._samplers[index].restart()
+        if self._published is not None and self._regives:
+            update, _ = self._published
+            self._check_weights(index, self._samplers[index].call("load_weights", update).result())
+
+    def _check_weights(self, index: int, held: str) -> None:
+        assert self._published is not None  # somebody was given weights
+        if held != self._published[1]:
+            raise RunFailure(
+                f"{self._name}-{index} holds weights {held} after the publish, the learner published "
+                f"{self._published[1]}; its responses would come from another policy than the one that learns"
+            )

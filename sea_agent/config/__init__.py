@@ -1,0 +1,61 @@
+"""The configuration of a run. Importing it loads neither torch, ray, vllm nor deepspeed, so a configuration can be
+checked on any machine; ``sea_agent.config.files`` reads and writes it."""
+
+from sea_agent.config.oracle import (
+    FeedbackServiceOracleConfig,
+    LlmJudgeOracleConfig,
+    OracleConfig,
+    PythonOracleConfig,
+    RemoteOracleConfig,
+    RewardModelOracleConfig,
+    WorldOracleConfig,
+)
+from sea_agent.config.parts import (
+    BudgetConfig,
+    CheckpointConfig,
+    EnsembleConfig,
+    EvaluationConfig,
+    ImaginationConfig,
+    LaplaceConfig,
+    LearnerConfig,
+    LoraConfig,
+    MixingConfig,
+    PlacementConfig,
+    PolicyConfig,
+    PosteriorConfig,
+    PromptsConfig,
+    SamplerConfig,
+    SelectionConfig,
+    TrackingConfig,
+)
+from sea_agent.config.run import Compute, RunConfig
+from sea_agent.config.section import Section
+
+__all__ = [
+    "BudgetConfig",
+    "CheckpointConfig",
+    "Compute",
+    "EnsembleConfig",
+    "EvaluationConfig",
+    "FeedbackServiceOracleConfig",
+    "ImaginationConfig",
+    "LaplaceConfig",
+    "LearnerConfig",
+    "LlmJudgeOracleConfig",
+    "LoraConfig",
+    "MixingConfig",
+    "OracleConfig",
+    "PlacementConfig",
+    "PolicyConfig",
+    "PosteriorConfig",
+    "PromptsConfig",
+    "PythonOracleConfig",
+    "RemoteOracleConfig",
+    "RewardModelOracleConfig",
+    "RunConfig",
+    "SamplerConfig",
+    "Section",
+    "SelectionConfig",
+    "TrackingConfig",
+    "WorldOracleConfig",
+]

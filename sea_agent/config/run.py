@@ -1,0 +1,177 @@
+"""The configuration of a whole run, and which of its sections go together."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from sea_agent.config.oracle import OracleConfig, RemoteOracleConfig
+from sea_agent.config.parts import (
+    BudgetConfig,
+    CheckpointConfig,
+    EvaluationConfig,
+    ImaginationConfig,
+    LearnerConfig,
+    MixingConfig,
+    PlacementConfig,
+    PolicyConfig,
+    PosteriorConfig,
+    PromptsConfig,
+    SamplerConfig,
+    SelectionConfig,
+    TrackingConfig,
+)
+from sea_agent.config.section import Section
+
+
+@dataclass(frozen=True)
+class Compute:
+    """What every part of a run gets beside its own section: the seed, and where and with what it computes.
+
+    The fields are those of ``RunConfig``.
+    """
+
+    seed: int = 0
+    device: str = "cpu"
+    threads: int = 1
+    deadline_seconds: float = 900.0
+    ray_address: str | None = None
+
+
+class RunConfig(Section):
+    """A whole run."""
+
+    seed: NonNegativeInt = 0
+    """Seed of every random decision."""
+    runtime: Literal["inline", "ray"] = "inline"
+    """``inline``: everything in this process. ``ray``: the same classes as Ray actors."""
+    ray_address: str | None = None
+    """Address of a running Ray cluster. When not given, that of the Ray job the run is in; else a local instance is
+    started and stopped."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where sampler, learner and encoder compute."""
+    threads: PositiveInt = 1
+    """CPU threads of each process."""
+    deadline_seconds: PositiveFloat = 900.0
+    """Longest wait for any answer of an actor, in seconds."""
+    batch_size: PositiveInt = 128
+    """Prompts, and so duels, in one round."""
+    policy: PolicyConfig
+    """The language model that is aligned."""
+    prompts: PromptsConfig
+    """Training prompts."""
+    sampler: SamplerConfig = SamplerConfig()
+    """How responses are sampled."""
+    selection: SelectionConfig = SelectionConfig()
+    """Which pair is duelled."""
+    posterior: PosteriorConfig = PosteriorConfig()
+    """The Bayesian reward posterior."""
+    mixing: MixingConfig = MixingConfig()
+    """Which duels the posterior labels."""
+    imagination: ImaginationConfig = ImaginationConfig()
+    """Policy steps without the oracle."""
+    oracle: OracleConfig
+    """Who answers duels."""
+    learner: LearnerConfig = LearnerConfig()
+    """How the policy learns."""
+    budget: BudgetConfig
+    """When the run ends."""
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    """What an interrupted run goes on from."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """How the policy is measured."""
+    placement: PlacementConfig = PlacementConfig()
+    """How GPUs are shared out."""
+    tracking: TrackingConfig = TrackingConfig()
+    """Who else gets the metrics."""
+
+    @model_validator(mode="after")
+    def _parts_fit_together(self) -> "RunConfig":
+        if self.runtime == "inline":
+            for key, count in (("learner.ranks", self.learner.ranks), ("sampler.actors", self.sampler.actors)):
+                if count > 1:
+                    raise ValueError(f"{key}={count} needs runtime=ray: inline runs hold one of each part")
+        if self.learner.ranks > 1 and self.placement.learner_gpus < 1.0:
+            raise ValueError("placement.learner_gpus below 1 needs learner.ranks=1: NCCL wants a GPU for each rank")
+        _check_candidates(self.sampler, self.selection, self.imagination, self.runtime)
+        self._check_weight_transfer()
+        if self.selection.rule == "apl" and self.learner.loss == "simpo":
+            raise ValueError("selection.rule=apl needs a learner.loss with a reference; simpo has none")
+        if isinstance(self.oracle, RemoteOracleConfig) and not self.oracle.wait:
+            if self.learner.max_staleness <= self.sampler.ahead:
+                raise ValueError(
+                    f"oracle.wait=false needs learner.max_staleness above sampler.ahead={self.sampler.ahead}: answers "
+                    "come in later rounds"
+                )
+            if self.learner.optimism != "none":
+                raise ValueError("oracle.wait=false needs learner.optimism=none: it looks at the round's own responses")
+        if self.sampler.ahead > self.learner.max_staleness:
+            raise ValueError(
+                f"sampler.ahead={self.sampler.ahead} needs learner.max_staleness={self.sampler.ahead} or more: the "
+                "responses are that many weight versions old when they are learnt from"
+            )
+        if self.learner.optimism == "xpo" and self.sampler.reference_candidates == 0:
+            raise ValueError("learner.optimism=xpo needs sampler.reference_candidates: it is optimistic on them")
+        return self
+
+    @model_validator(mode="after")
+    def _imported_preferences_have_a_posterior(self) -> "RunConfig":
+        if self.posterior.preferences_path is not None and not self.needs_posterior:
+            raise ValueError(
+                f"posterior.preferences_path has no effect: with selection.rule={self.selection.rule} no decision "
+                "looks at the posterior; leave it out, or set a rule, mixing or imagination that does"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _the_control_has_a_world(self) -> "RunConfig":
+        if self.posterior.features == "reward" and self.oracle.kind != "world":
+            raise ValueError("posterior.features=reward needs oracle.kind=world: it is a control on built-in worlds")
+        return self
+
+    def _check_weight_transfer(self) -> None:
+        way = self.sampler.weight_transfer
+        if way == "object_store":
+            return
+        for key, value, needed in (
+            ("device", self.device, "cuda"),
+            ("sampler.backend", self.sampler.backend, "vllm"),
+            ("runtime", self.runtime, "ray"),
+        ):
+            if value != needed:
+                raise ValueError(
+                    f"sampler.weight_transfer={way} needs {key}={needed}, not {value}: it goes from the GPU of one "
+                    "process to vLLM on the GPU of another; object_store works everywhere"
+                )
+        if way == "ipc":
+            for key, count in (("sampler.actors", self.sampler.actors), ("learner.ranks", self.learner.ranks)):
+                if count > 1:
+                    raise ValueError(
+                        f"sampler.weight_transfer=ipc needs {key}=1, not {count}: one sampler and the learner share a "
+                        "GPU; use nccl for several GPUs"
+                    )
+
+    @property
+    def compute(self) -> Compute:
+        """What every part gets beside its own section."""
+        return Compute(self.seed, self.device, self.threads, self.deadline_seconds, self.ray_address)
+
+    @property
+    def needs_posterior(self) -> bool:
+        """Whether any decision of the run looks at the reward posterior."""
+        asked = self.selection.rule not in ("passive", "uniform", "apl")
+        labels = self.mixing.oracle_share < 1.0 or self.imagination.rounds > 0
+        return asked or labels or self.evaluation.best_of > 1
+
+
+def _check_candidates(
+    sampler: SamplerConfig, selection: SelectionConfig, imagination: ImaginationConfig, runtime: str
+) -> None:
+    frozen, count = sampler.reference_candidates, sampler.candidates
+    for key, of in (("sampler.candidates", count), ("imagination.candidates", imagination.candidates)):
+        if of is not None and frozen > of:
+            raise ValueError(f"sampler.reference_candidates={frozen} is more than {key}={of}")
+    if selection.prompt_pool > 1 and frozen == count:
+        raise ValueError("selection.prompt_pool needs samples of the policy: lower sampler.reference_candidates")
+    if frozen and sampler.backend == "vllm" and runtime == "inline":
+        raise ValueError("sampler.reference_candidates needs runtime=ray with vllm: a process holds one engine")

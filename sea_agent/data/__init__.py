@@ -1,0 +1,1 @@
+"""Prompts and preferences in files, in and out."""

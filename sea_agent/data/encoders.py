@@ -1,0 +1,152 @@
+"""Rows of preferences as the bytes of a JSON Lines or Parquet file, in the form that TRL and ``datasets`` read.
+
+A row holds ``prompt``, ``chosen`` and ``rejected``: texts, or for a chat prompt its messages and one message of the
+assistant each. Columns of provenance follow; readers of preferences take no notice of them.
+"""
+
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from sea_agent.data.rows import ENDINGS, Record
+from sea_agent.errors import UserError
+from sea_agent.types import Prompt
+
+Kind = Literal["text", "texts", "integer", "number", "counts"]
+Columns = Mapping[str, Kind]
+
+_ROWS_AT_ONCE = 256
+
+
+class Encoder(Protocol):
+    """Turns rows into the bytes of a file, piece by piece. ``columns`` are those of provenance."""
+
+    media_type: str
+
+    def __init__(self, columns: Columns, *, chat: bool = False) -> None: ...
+
+    def encode(self, rows: Sequence[Record]) -> bytes:
+        """The next bytes of the file."""
+
+    def close(self) -> bytes:
+        """The last bytes of the file."""
+
+
+class JsonLines:
+    """One JSON object a line, in ASCII: no reader can take a character of a text for the end of a line."""
+
+    media_type = "application/x-ndjson"
+
+    def __init__(self, columns: Columns, *, chat: bool = False) -> None:
+        pass
+
+    def encode(self, rows: Sequence[Record]) -> bytes:
+        return "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows).encode()
+
+    def close(self) -> bytes:
+        return b""
+
+
+class Parquet:
+    """A Parquet file whose types do not hang on what the rows happen to hold."""
+
+    media_type = "application/vnd.apache.parquet"
+
+    def __init__(self, columns: Columns, *, chat: bool = False) -> None:
+        import pyarrow.parquet  # not for those who only write JSON lines
+
+        self._arrow = pyarrow
+        self._schema = _schema(columns, chat)
+        self._written = _Written()
+        self._writer = pyarrow.parquet.ParquetWriter(self._written, self._schema)
+
+    def encode(self, rows: Sequence[Record]) -> bytes:
+        if rows:
+            self._writer.write_table(self._arrow.Table.from_pylist(list(rows), schema=self._schema))
+        return self._written.take()
+
+    def close(self) -> bytes:
+        self._writer.close()
+        return self._written.take()
+
+
+ENCODERS: dict[str, type[Encoder]] = dict(zip(ENDINGS, (JsonLines, Parquet), strict=True))
+
+
+def write_preferences(path: Path, rows: Iterable[Record], columns: Columns, *, chat: bool) -> int:
+    """Write rows to a ``.jsonl`` or ``.parquet`` file, which appears when it is whole; how many there were.
+
+    Raises:
+        UserError: when the file has another ending or cannot be written.
+    """
+    if path.suffix not in ENCODERS:
+        raise UserError(f"{path}: give a file that ends in {' or '.join(ENCODERS)}")
+    unfinished = path.with_name(f"{path.name}.part")
+    left, count = iter(rows), 0
+    try:
+        with unfinished.open("wb") as file:
+            encoder = ENCODERS[path.suffix](columns, chat=chat)
+            while batch := list(islice(left, _ROWS_AT_ONCE)):
+                file.write(encoder.encode(batch))
+                count += len(batch)
+            file.write(encoder.close())
+        unfinished.replace(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return count
+
+
+def sides(prompt: Prompt, chosen: str, rejected: str) -> Record:
+    """``prompt``, ``chosen`` and ``rejected`` of a row."""
+    if prompt.messages is None:
+        return {"prompt": prompt.text, "chosen": chosen, "rejected": rejected}
+    return {
+        "prompt": [{"role": role, "content": content} for role, content in prompt.messages],
+        "chosen": [{"role": "assistant", "content": chosen}],
+        "rejected": [{"role": "assistant", "content": rejected}],
+    }
+
+
+def _schema(columns: Columns, chat: bool) -> Any:
+    import pyarrow
+
+    outcomes = ("first", "second", "tie", "both_bad")
+    text = pyarrow.string()
+    kinds = {
+        "text": text,
+        "texts": pyarrow.list_(text),
+        "integer": pyarrow.int64(),
+        "number": pyarrow.float64(),
+        "counts": pyarrow.struct([(outcome, pyarrow.int64()) for outcome in outcomes]),
+    }
+    side = pyarrow.list_(pyarrow.struct([("role", text), ("content", text)])) if chat else text
+    own = [(name, side) for name in ("prompt", "chosen", "rejected")]
+    return pyarrow.schema(own + [(name, kinds[kind]) for name, kind in columns.items()])
+
+
+class _Written(io.RawIOBase):
+    """What a writer wrote since it was last taken."""
+
+    def __init__(self) -> None:
+        self._bytes = bytearray()
+        self._length = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._bytes += data
+        self._length += len(data)
+        return len(data)
+
+    def tell(self) -> int:
+        return self._length
+
+    def take(self) -> bytes:
+        taken, self._bytes = bytes(self._bytes), bytearray()
+        return taken

@@ -1,0 +1,84 @@
+"""Reading preference data from files, in the form that ``sea_agent.data.encoders`` writes."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from sea_agent.data.prompts import PromptRow, check_prompt
+from sea_agent.data.rows import ENDINGS, Layout, Record, json_type, read_rows, whole_text
+from sea_agent.errors import UserError
+from sea_agent.worlds import resolve
+
+_LAYOUT = Layout(
+    fields=("prompt", "chosen", "rejected"),
+    optional=("weight", "annotator"),
+    example={"prompt": "Write a haiku.", "chosen": "Old pond", "rejected": "No"},
+    remedy="Name the columns prompt, chosen and rejected.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PreferenceRow:
+    """A checked preference before tokenisation. ``weight`` says how much it counts beside one answer of the oracle."""
+
+    prompt: PromptRow
+    chosen: str
+    rejected: str
+    weight: float
+    annotator: str | None
+
+    @property
+    def where(self) -> str:
+        """The place that an error about it names."""
+        return self.prompt.where
+
+
+def read_preferences(path: str, key: str) -> list[PreferenceRow]:
+    """Every row of a preference file; ``key`` is the configuration key that names it.
+
+    Raises:
+        UserError: naming what is wrong with which row, where it is, and what to do.
+    """
+    resolved = resolve(path)
+    if not resolved.endswith(ENDINGS):
+        raise UserError(f"{key}={path}: not a file of preferences. Give a {' or '.join(ENDINGS)} file.")
+    rows = [_checked(row, where) for where, row in read_rows(resolved, path, _LAYOUT, key)]
+    if not rows:
+        raise UserError(f"{key}={path}: there are no preferences in it. Give at least one.")
+    return rows
+
+
+def _checked(row: Record, where: str) -> PreferenceRow:
+    return PreferenceRow(
+        prompt=check_prompt(row["prompt"], where),
+        chosen=_response(row["chosen"], "chosen", where),
+        rejected=_response(row["rejected"], "rejected", where),
+        weight=_weight(row.get("weight"), where),
+        annotator=_annotator(row.get("annotator"), where),
+    )
+
+
+def _response(value: Any, field: str, where: str) -> str:
+    """A response may be empty: a policy may end at once."""
+    match value:
+        case str(text) | [{"role": "assistant", "content": str(text)}]:
+            return whole_text(text, where)
+        case None:
+            raise UserError(f"{where}: {field} is null. Leave out duels that nobody won.")
+    raise UserError(
+        f"{where}: {field} is {json_type(value)}. Give a text, or a list with one message of the assistant."
+    )
+
+
+def _weight(value: Any, where: str) -> float:
+    if value is None:
+        return 1.0
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 < value < math.inf:
+        raise UserError(f"{where}: weight is {json_type(value)}. Give a number above 0, or leave it out for 1.")
+    return float(value)
+
+
+def _annotator(value: Any, where: str) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise UserError(f"{where}: annotator is {json_type(value)}. Give a name, or leave it out.")
+    return value

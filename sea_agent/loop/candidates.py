@@ -1,0 +1,171 @@
+"""Where the candidates of a round come from: the current policy, the frozen reference, or both.
+
+Dimension legend: P prompts, M samples of a prompt.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+
+from actors.samplers import SamplerPool
+from sea_agent.bandit.prompt_choice import most_uncertain
+from sea_agent.config import SamplerConfig
+from sea_agent.data.prompts import PromptSource
+from sea_agent.saved_state import require
+from sea_agent.types import PROMPT_FORM, RESPONSE_FORM, Candidates, Prompt, Response, prompt_from, response_from
+
+Samples = list[list[Response]]
+Sampling = Callable[[], Samples]
+"""Responses to each prompt, which are waited for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """The candidates of a round, those of the current policy before those of the reference.
+
+    ``per_prompt`` were sampled for each prompt; equal ones are one candidate. ``explored`` holds, by prompt id, the
+    response on which the learner's loss is optimistic; it is empty without optimism. ``sampled`` counts all responses
+    that were sampled for the round, or for another one in its place.
+    """
+
+    candidates: list[Candidates]
+    per_prompt: int
+    explored: dict[str, Response]
+    sampled: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """The sampling of a round that may still go on: by the policy, and where that is known already, ``beside`` it."""
+
+    asks: bool
+    prompts: list[Prompt]
+    own: Sampling
+    beside: tuple[Sampling, Sampling] | None
+
+    def parts(self) -> tuple[Sampling, ...]:
+        return self.own, *(self.beside or ())
+
+    def state(self) -> dict[str, Any]:
+        rows = [[[asdict(response) for response in row] for row in part()] for part in self.parts()]
+        return {"asks": self.asks, "prompts": [asdict(prompt) for prompt in self.prompts], "rows": rows}
+
+
+class CandidateSource:
+    """Draws the prompts of a round and samples their candidates, up to ``sampler.ahead`` rounds before it.
+
+    Args:
+        reference: needed where ``sampler.reference_candidates`` is above 0.
+        batch_size: prompts in a round.
+        prompt_pool: as in ``SelectionConfig``.
+        imagined_candidates: responses to each prompt of a round that does not ask; as in others when None.
+        optimism: as in ``LearnerConfig``.
+    """
+
+    def __init__(
+        self,
+        config: SamplerConfig,
+        prompts: PromptSource,
+        samplers: SamplerPool,
+        reference: SamplerPool | None = None,
+        *,
+        batch_size: int,
+        prompt_pool: int = 1,
+        imagined_candidates: int | None = None,
+        optimism: str = "none",
+    ) -> None:
+        self._config, self._prompts, self._samplers, self._reference = config, prompts, samplers, reference
+        self._batch_size, self._prompt_pool, self._optimism = batch_size, prompt_pool, optimism
+        self._imagined_candidates = imagined_candidates or config.candidates
+        self._ahead: deque[_Begun] = deque()  # of the coming rounds, in their order
+
+    def draw(self, number: int, *, asks: bool) -> Draw:
+        """The candidates of round ``number``; where it asks the oracle, its prompts are chosen from the prompt pool.
+
+        What was sampled ahead for a round of the other kind is thrown away with all that follows it.
+        """
+        in_vain = 0
+        if self._ahead and self._ahead[0].asks != asks:
+            in_vain = sum(_count(part()) for begun in self._ahead for part in begun.parts())
+            self._ahead.clear()
+        begun = self._ahead.popleft() if self._ahead else self._begin(number, asks)
+        prompts, own, size = begun.prompts, begun.own(), self._batch_size
+        sampled = in_vain + _count(own)
+        if len(prompts) > size:
+            logprobs_P_M = torch.tensor([[sum(one.logprobs) for one in row] for row in own], dtype=torch.float64)
+            kept = most_uncertain(logprobs_P_M, size)
+            prompts, own = [prompts[index] for index in kept], [own[index] for index in kept]
+        theirs, greedy = (part() for part in begun.beside or self._begin_beside(prompts, number))
+        explored = {"none": [], "xpo": theirs, "selm": greedy}[self._optimism]
+        return Draw(
+            candidates=[
+                Candidates.distinct(prompt, [*mine, *others])
+                for prompt, mine, others in zip(prompts, own, theirs, strict=True)
+            ],
+            per_prompt=self._per_prompt(asks),
+            explored={row[0].prompt_id: row[0] for row in explored},
+            sampled=sampled + _count(theirs) + _count(greedy),
+        )
+
+    def sample_ahead(self, number: int, coming: Iterable[bool]) -> None:
+        """Begin to sample for the rounds after ``number``; ``coming`` tells of each whether it is expected to ask."""
+        for step, asks in enumerate(islice(coming, self._config.ahead), 1):
+            if step > len(self._ahead):
+                self._ahead.append(self._begin(number + step, asks))
+
+    def state(self) -> dict[str, Any]:
+        """Where the prompts stand and what was sampled ahead, which is waited for; as plain values."""
+        return {"prompts": self._prompts.state(), "ahead": [begun.state() for begun in self._ahead]}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Continue from ``state``. Raises: UserError when it belongs to other prompts, UnfitState when it is none."""
+        begun = {"asks": bool, "prompts": [PROMPT_FORM, ...], "rows": [[[RESPONSE_FORM, ...], ...], ...]}
+        require(state, {"prompts": dict, "ahead": [begun, ...]}, "source")
+        self._prompts.load_state(state["prompts"])
+        self._ahead = deque(_restored(begun) for begun in state["ahead"])
+
+    def revive(self) -> None:
+        """Replace the samplers that have died."""
+        for pool in filter(None, (self._samplers, self._reference)):
+            pool.revive()
+
+    def _per_prompt(self, asks: bool) -> int:
+        return self._config.candidates if asks else self._imagined_candidates
+
+    def _begin(self, number: int, asks: bool) -> _Begun:
+        sampler, size = self._config, self._batch_size
+        pool = self._prompt_pool if asks else 1
+        prompts = self._prompts.next(min(pool * size, len(self._prompts)))
+        own_count = self._per_prompt(asks) - sampler.reference_candidates
+        own = self._samplers.begin(prompts, own_count, sampler.temperature, "round", number)
+        beside = self._begin_beside(prompts, number) if len(prompts) <= size else None
+        return _Begun(asks, prompts, own, beside)
+
+    def _begin_beside(self, prompts: Sequence[Prompt], number: int) -> tuple[Sampling, Sampling]:
+        """The reference's responses, and the policy's likeliest ones."""
+        sampler = self._config
+        theirs = greedy = _done([[] for _ in prompts])
+        if self._reference is not None:
+            key = ("reference round", number)
+            theirs = self._reference.begin(prompts, sampler.reference_candidates, sampler.temperature, *key)
+        if self._optimism == "selm":
+            greedy = self._samplers.begin(prompts, 1, 0.0, "greedy", number)
+        return theirs, greedy
+
+
+def _restored(state: Mapping[str, Any]) -> _Begun:
+    own, *beside = (_done([[response_from(one) for one in row] for row in rows]) for rows in state["rows"])
+    prompts = [prompt_from(row) for row in state["prompts"]]
+    return _Begun(state["asks"], prompts, own, (beside[0], beside[1]) if beside else None)
+
+
+def _done(rows: Samples) -> Sampling:
+    return lambda: rows
+
+
+def _count(rows: Sequence[Sequence[Response]]) -> int:
+    return sum(map(len, rows))

@@ -1,0 +1,292 @@
+"""From candidates to duels: features, posterior draws, the selection rule, and who labels.
+
+Dimensions: S posterior draws, P prompts, M candidates (padded), D features.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from sea_agent.bandit.mixing import folded_pairs, label_source
+from sea_agent.bandit.posterior import make_posterior
+from sea_agent.bandit.selection import RULES, belief, select_pairs, typical_disagreement
+from sea_agent.config import Compute, MixingConfig, PosteriorConfig, SelectionConfig
+from sea_agent.features import Features
+from sea_agent.pretrained import use_threads
+from sea_agent.saved_state import require
+from sea_agent.seeding import generator_for, id_for, seed_for
+from sea_agent.types import Candidates, Duel, Hindsight, LabelSource, Outcome, Preference, Response, Verdict
+
+# What an outcome says of the probability that the first response is preferred; the others say nothing of it.
+_VALUE = {Outcome.FIRST: 1.0, Outcome.SECOND: 0.0, Outcome.TIE: 0.5}
+
+
+class Selector:
+    """Holds the reward posterior and decides what is worth asking.
+
+    ``make_features`` loads what the posterior sees; None where no decision looks at the posterior. ``batch_size`` is
+    the number of duels in a round.
+    """
+
+    def __init__(
+        self,
+        selection: SelectionConfig,
+        posterior: PosteriorConfig,
+        mixing: MixingConfig,
+        compute: Compute,
+        *,
+        batch_size: int,
+        make_features: Callable[[], Features] | None,
+    ) -> None:
+        use_threads(compute.threads)
+        self._selection, self._posterior_config, self._mixing = selection, posterior, mixing
+        self._seed, self._batch_size = compute.seed, batch_size
+        self._features = None if make_features is None else make_features()
+        self._posterior: Any = None  # made when the first features tell their dimension
+
+    def select(
+        self,
+        candidates: Sequence[Candidates],
+        number: int,
+        oracle_labels: int,
+        budget_left: int,
+        implicit_rewards: Mapping[str, float] | None = None,
+    ) -> list[Duel]:
+        """One duel for each prompt with two distinct candidates, at most ``budget_left`` of them for the oracle.
+
+        ``number`` is the round, ``oracle_labels`` the count before it. The posterior is not asked about prompts
+        whose candidates are all equal, and nobody else is. ``implicit_rewards``, by response id, are the policy's own:
+        a rule that gets them looks at them instead of the posterior.
+        """
+        contested = [group for group in candidates if len(group.responses) >= 2]
+        if not contested:
+            return []
+        rewards_S_P_M, valid_P_M = self._draw(contested, "select", number)
+        generator = generator_for(self._seed, "rule", number)
+        seen_S_P_M = rewards_S_P_M
+        if implicit_rewards is not None:
+            seen_S_P_M = torch.zeros(1, *valid_P_M.shape, dtype=torch.float64)
+            seen_S_P_M[0, valid_P_M] = torch.tensor(
+                [implicit_rewards[response.id] for group in contested for response in group.responses],
+                dtype=torch.float64,
+            )
+        pairs_P_2 = select_pairs(self._selection, seen_S_P_M, valid_P_M, generator)
+        sources = [self._source(group, number, oracle_labels) for group in contested]
+        if self._mixing.pair == "best_worst" and LabelSource.POSTERIOR in sources:
+            extremes_P_2 = RULES["best_worst"](rewards_S_P_M, valid_P_M, generator)
+            imagined_P = torch.tensor([source is LabelSource.POSTERIOR for source in sources])
+            pairs_P_2 = torch.where(imagined_P[:, None], extremes_P_2, pairs_P_2)
+        duels = self._duels(contested, pairs_P_2, sources, rewards_S_P_M, valid_P_M, number)
+        return _within_budget(duels, budget_left)
+
+    def imagine(self, candidates: Sequence[Candidates], number: int) -> list[Preference]:
+        """Pairs of the candidates of each prompt, with the posterior's probability of their order."""
+        contested = [group for group in candidates if len(group.responses) >= 2]
+        if not contested:
+            return []
+        rewards_S_P_M, valid_P_M = self._draw(contested, "imagine", number)
+        assert rewards_S_P_M is not None  # a configuration with imagined rounds has a posterior
+        return [
+            Preference(
+                id=id_for("imagined", self._seed, number, contested[row].prompt.id, better),
+                prompt=contested[row].prompt,
+                chosen=contested[row].responses[better],
+                rejected=contested[row].responses[worse],
+                source=LabelSource.POSTERIOR,
+                confidence=probability,
+            )
+            for row, (better, worse), probability in zip(
+                *(tensor.tolist() for tensor in folded_pairs(rewards_S_P_M, valid_P_M)), strict=True
+            )
+        ]
+
+    def best(self, candidates: Sequence[Candidates]) -> list[Response]:
+        """Best-of-N inference: the response to each prompt with the highest mean reward under the posterior.
+
+        It is the first response as long as the posterior has seen no label.
+        """
+        if self._posterior is None or not self._posterior.labels:
+            return [group.responses[0] for group in candidates]
+        rows_N_D = self._rows([(group.prompt, response) for group in candidates for response in group.responses])
+        rewards_N = self._posterior.mean(rows_N_D[None])[0]
+        by_group = rewards_N.split([len(group.responses) for group in candidates])
+        return [group.responses[int(rewards.argmax())] for group, rewards in zip(candidates, by_group, strict=True)]
+
+    def label(self, duels: Sequence[Duel], number: int) -> list[Verdict]:
+        """The posterior's own verdicts, each under a fresh draw, for duels that the oracle is not asked about."""
+        duels = [duel for duel in duels if duel.label_source is LabelSource.POSTERIOR]
+        if not duels:
+            return []
+        groups = [Candidates(duel.prompt, (duel.first, duel.second)) for duel in duels]
+        rewards_S_P_M, _ = self._draw(groups, "label", number)
+        assert rewards_S_P_M is not None  # a configuration with posterior labels has a posterior
+        first_wins_P = (rewards_S_P_M[0, :, 0] > rewards_S_P_M[0, :, 1]).tolist()
+        return [
+            Verdict(duel.id, Outcome.FIRST if wins else Outcome.SECOND, "posterior", time.time())
+            for duel, wins in zip(duels, first_wins_P, strict=True)
+        ]
+
+    def update(self, answers: Sequence[tuple[Duel, Verdict]], number: int) -> tuple[dict[str, float], list[Hindsight]]:
+        """Learn from the oracle's answers.
+
+        Returns:
+            metrics, among them how well the answers were predicted beforehand, and what is believed of each afterwards.
+        """
+        if self._posterior is None:
+            return {}, []
+        labelled = [
+            (duel, _VALUE[verdict.outcome])
+            for duel, verdict in answers
+            if duel.label_source is LabelSource.ORACLE and verdict.outcome in _VALUE
+        ]
+        if not labelled:
+            return {}, []
+        decided = [duel for duel, _ in labelled]
+        first_wins_N = torch.tensor([wins for _, wins in labelled])
+        first_N_D = self._rows([(duel.prompt, duel.first) for duel in decided])
+        second_N_D = self._rows([(duel.prompt, duel.second) for duel in decided])
+        self._posterior.add(first_N_D, second_N_D, first_wins_N, [duel.id for duel in decided])
+        metrics = self._posterior.update(self._generator("update", number))
+        found = {f"posterior_{name}": amount for name, amount in metrics.items()} | _foresight(decided, first_wins_N)
+        return found, self._hindsight(decided, torch.stack([first_N_D, second_N_D], 1), number)
+
+    def warm(self, answers: Sequence[tuple[Duel, Verdict]], weights: Sequence[float]) -> None:
+        """Learn once from imported preferences, before the first round.
+
+        The scale of the features is theirs then. A fit by steps takes as many as rounds with these labels would.
+        """
+        duels = [duel for duel, _ in answers]
+        first_wins_N = torch.tensor([_VALUE[verdict.outcome] for _, verdict in answers])
+        rows_2N_D = self._rows([(duel.prompt, side) for duel in duels for side in (duel.first, duel.second)])
+        self._posterior = self._new_posterior()
+        self._posterior.add(
+            rows_2N_D[::2], rows_2N_D[1::2], first_wins_N, [duel.id for duel in duels], torch.tensor(weights)
+        )
+        rounds = math.ceil(len(duels) / self._batch_size)
+        self._posterior.update(self._generator("warm", 0), rounds=rounds)
+
+    def state(self) -> dict[str, Any]:
+        """The posterior and the scales of its features, as tensors and plain values."""
+        return {
+            "features": None if self._features is None else self._features.state(),
+            "posterior": None if self._posterior is None else self._posterior.state(),
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Continue from ``state``.
+
+        Raises:
+            UnfitState: when it was saved under other posterior settings, or is no such state.
+        """
+        if self._features is None:
+            require(state, {"features": None, "posterior": None}, "selector")
+        else:
+            require(state, {"features": list, "posterior": dict | None}, "selector")
+            self._features.load_state(state["features"])
+        self._posterior = None
+        if state["posterior"] is not None:
+            self._posterior = self._new_posterior()
+            self._posterior.load_state(state["posterior"])
+
+    def _hindsight(self, duels: Sequence[Duel], rows_N_2_D: torch.Tensor, number: int) -> list[Hindsight]:
+        rewards_S_N_2 = self._posterior.draw(rows_N_2_D, self._generator("hindsight", number))
+        beliefs = belief(rewards_S_N_2, torch.tensor([[0, 1]]).expand(len(duels), 2))
+        return [
+            Hindsight(duel.id, mean, deviation)
+            for duel, mean, deviation in zip(duels, *(tensor.tolist() for tensor in beliefs), strict=True)
+        ]
+
+    def _new_posterior(self) -> Any:
+        assert self._features is not None  # only a selector with features has a posterior
+        return make_posterior(self._posterior_config, self._features.blocks, seed_for(self._seed, "posterior"))
+
+    def _draw(
+        self, groups: Sequence[Candidates], purpose: str, number: int
+    ) -> tuple[torch.Tensor | None, torch.Tensor]:
+        """Posterior draws of the rewards, (S, P, M), and which entries are real candidates, (P, M)."""
+        width = max(len(group.responses) for group in groups)
+        valid_P_M = torch.zeros(len(groups), width, dtype=torch.bool)
+        for row, group in enumerate(groups):
+            valid_P_M[row, : len(group.responses)] = True
+        if self._features is None:
+            return None, valid_P_M
+        rows_N_D = self._rows([(group.prompt, response) for group in groups for response in group.responses])
+        features_P_M_D = torch.zeros(len(groups), width, rows_N_D.shape[1])
+        features_P_M_D[valid_P_M] = rows_N_D
+        if self._posterior is None:
+            self._posterior = self._new_posterior()
+        return self._posterior.draw(features_P_M_D, self._generator(purpose, number)), valid_P_M
+
+    def _rows(self, pairs: list[tuple[Any, Response]]) -> torch.Tensor:
+        assert self._features is not None  # only a selector with a posterior asks for features
+        return self._features.features(pairs)
+
+    def _generator(self, purpose: str, number: int) -> np.random.Generator:
+        return generator_for(self._seed, purpose, number)
+
+    def _source(self, group: Candidates, number: int, oracle_labels: int) -> LabelSource:
+        return label_source(self._mixing, oracle_labels, self._seed, self._duel_id(group, number))
+
+    def _duel_id(self, group: Candidates, number: int) -> str:
+        return id_for("duel", self._seed, number, group.prompt.id)
+
+    def _duels(
+        self,
+        groups: Sequence[Candidates],
+        pairs_P_2: torch.Tensor,
+        sources: Sequence[LabelSource],
+        rewards_S_P_M: torch.Tensor | None,
+        valid_P_M: torch.Tensor,
+        number: int,
+    ) -> list[Duel]:
+        beliefs: list[tuple[float | None, ...]] = [(None, None, None)] * len(groups)
+        if rewards_S_P_M is not None:
+            typical_P = typical_disagreement(rewards_S_P_M, valid_P_M)
+            beliefs = list(
+                zip(*(part.tolist() for part in (*belief(rewards_S_P_M, pairs_P_2), typical_P)), strict=True)
+            )
+        return [
+            Duel(
+                id=self._duel_id(group, number),
+                round=number,
+                prompt=group.prompt,
+                first=group.responses[first],
+                second=group.responses[second],
+                rule=self._selection.rule,
+                policy_version=group.responses[first].policy_version,
+                posterior_version=0 if self._posterior is None else self._posterior.version,
+                label_source=source,
+                belief=mean,
+                disagreement=deviation,
+                typical_disagreement=typical,
+            )
+            for group, (first, second), source, (mean, deviation, typical) in zip(
+                groups, pairs_P_2.tolist(), sources, beliefs, strict=True
+            )
+        ]
+
+
+def _within_budget(duels: Sequence[Duel], budget_left: int) -> list[Duel]:
+    kept: list[Duel] = []
+    asked = 0
+    for duel in duels:
+        asked += duel.label_source is LabelSource.ORACLE
+        if duel.label_source is not LabelSource.ORACLE or asked <= budget_left:
+            kept.append(duel)
+    return kept
+
+
+def _foresight(duels: Sequence[Duel], first_wins_N: torch.Tensor) -> dict[str, float]:
+    """How well the beliefs written before the answers predicted them: accuracy and Brier score."""
+    beliefs_N = torch.tensor([duel.belief for duel in duels])
+    hits_N = ((beliefs_N > 0.5) == (first_wins_N > 0.5)).float()
+    return {
+        "foresight_accuracy": hits_N.mean().item(),
+        "foresight_brier": ((beliefs_N - first_wins_N) ** 2).mean().item(),
+        "disagreement": sum(duel.disagreement or 0.0 for duel in duels) / len(duels),
+        "typical_disagreement": sum(duel.typical_disagreement or 0.0 for duel in duels) / len(duels),
+    }

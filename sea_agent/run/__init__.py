@@ -1,0 +1,1 @@
+"""The life of one run: checked, assembled, carried through, resumed, summed up, inspected."""

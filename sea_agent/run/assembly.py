@@ -1,0 +1,92 @@
+"""Puts the parts of a run together, as its configuration says."""
+
+import math
+from functools import partial
+
+from actors.learners import LearnerGroup
+from actors.runtime import Runtime
+from actors.samplers import SamplerPool
+from sea_agent.agent import Agent
+from sea_agent.config import ImaginationConfig, MixingConfig, RemoteOracleConfig, RunConfig, WorldOracleConfig
+from sea_agent.features import make_features
+from sea_agent.loop.candidates import CandidateSource
+from sea_agent.loop.evaluation import Evaluator
+from sea_agent.loop.open_duels import OpenDuels
+from sea_agent.loop.selector import Selector
+from sea_agent.loop.stopwatch import Stopwatch
+from sea_agent.persistence.ledger import Ledger
+from sea_agent.run.preflight import Inputs
+from sea_agent.run.session import NOBODY, Watch
+
+_BEFORE_ROUNDS = -1
+
+
+def assemble(config: RunConfig, inputs: Inputs, runtime: Runtime, ledger: Ledger, watch: Watch = NOBODY) -> Agent:
+    """The agent of a run, its parts hosted by ``runtime``."""
+    policy, compute, sampler = config.policy, config.compute, config.sampler
+    samplers = SamplerPool(runtime, policy, sampler, compute)
+    reference = SamplerPool(runtime, policy, sampler, compute, reference=True) if sampler.reference_candidates else None
+    duels = min(config.batch_size, len(inputs.prompts))
+    rounds = expected_rounds(config.budget.oracle_queries, duels, config.mixing, config.imagination)
+    total_steps = rounds * config.learner.steps_per_round
+    learner = LearnerGroup(runtime, policy, config.learner, compute, total_steps=total_steps, samplers=sampler)
+    world = config.oracle.world if isinstance(config.oracle, WorldOracleConfig) else None
+    features = partial(make_features, config.posterior, policy, world, compute) if config.needs_posterior else None
+    part = partial(Selector, batch_size=config.batch_size, make_features=features)
+    selector = runtime.spawn("posterior", part, config.selection, config.posterior, config.mixing, compute)
+    open_duels = OpenDuels(
+        inputs.oracle,
+        ledger,
+        config.oracle if isinstance(config.oracle, RemoteOracleConfig) else None,
+        tell=watch.tell,
+        stopping=watch.stopping,
+    )
+    # A run that was interrupted before its first checkpoint has rounds in its ledger.
+    open_duels.restore(ledger.rewind(_BEFORE_ROUNDS))
+    return Agent(
+        config,
+        source=CandidateSource(
+            sampler,
+            inputs.prompts,
+            samplers,
+            reference,
+            batch_size=config.batch_size,
+            prompt_pool=config.selection.prompt_pool,
+            imagined_candidates=config.imagination.candidates,
+            optimism=config.learner.optimism,
+        ),
+        samplers=samplers,
+        selector=selector,
+        open_duels=open_duels,
+        learner=learner,
+        evaluator=Evaluator(
+            config.evaluation,
+            seed=config.seed,
+            temperature=sampler.temperature,
+            prompts=inputs.heldout,
+            samplers=samplers,
+            log_ratios=learner.log_ratios,
+            oracle=inputs.oracle,
+            judge=inputs.judge,
+            best=lambda candidates: selector.call("best", candidates).result(),
+        ),
+        ledger=ledger,
+        stopwatch=Stopwatch(runtime.cpu_seconds),
+    )
+
+
+def expected_rounds(budget: int, duels: int, mixing: MixingConfig, imagination: ImaginationConfig) -> int:
+    """Rounds, imagined ones included, until ``budget`` answers are spent in rounds of so many duels."""
+    asking = _asking_rounds(mixing, budget, duels)
+    if imagination.start > budget:
+        return asking
+    # Imagined rounds follow the round that brings the labels to ``start``, and every later one.
+    first = max(1, _asking_rounds(mixing, imagination.start, duels))
+    return asking + imagination.rounds * (asking - first + 1)
+
+
+def _asking_rounds(mixing: MixingConfig, labels: int, duels: int) -> int:
+    """Rounds of ``duels`` duels until the oracle has given so many labels."""
+    full = math.ceil((labels if mixing.oracle_share >= 1.0 else min(mixing.burn_in, labels)) / duels)
+    left = max(0, labels - full * duels)
+    return full + math.ceil(left / (duels * mixing.oracle_share))

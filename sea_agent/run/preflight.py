@@ -1,0 +1,121 @@
+"""Everything that can be wrong with a configuration is found here, before anything expensive starts."""
+
+import importlib.util
+import os
+from dataclasses import dataclass
+
+import torch
+
+from actors.cluster import nodes_at
+from actors.placement import Node, describe, needs_of, require_room
+from oracle import Oracle, make_oracle
+from sea_agent.config import PromptsConfig, RewardModelOracleConfig, RunConfig
+from sea_agent.data.imported import ImportedPreferences, load_imported
+from sea_agent.data.prompts import PromptSource
+from sea_agent.errors import UserError
+from sea_agent.jobs.inside import where_it_runs
+from sea_agent.pretrained import context_length, load_tokenizer, model_config
+from sea_agent.run.tracking import require_packages
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The checked inputs of a run."""
+
+    prompts: PromptSource
+    heldout: PromptSource | None
+    oracle: Oracle
+    judge: Oracle | None
+    imported: ImportedPreferences | None
+    placement: list[str]
+    """Which actors live on which node, a line for each; empty where nothing is shared out."""
+
+
+def check(config: RunConfig) -> Inputs:
+    """Open every input of ``config``; no model weights are loaded.
+
+    Raises:
+        UserError: naming the place and the remedy of the first problem.
+    """
+    config = where_it_runs(config)
+    placement = _check_machine(config)
+    require_packages(config)
+    tokenizer = load_tokenizer(config.policy.path)
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            f"policy.path={config.policy.path}: the tokenizer has no end-of-sequence token, so responses would never "
+            "end; set eos_token in its tokenizer_config.json"
+        )
+    if config.needs_posterior and config.posterior.encoder_path is not None:
+        load_tokenizer(config.posterior.encoder_path, key="posterior.encoder_path")
+    text_config = model_config(config.policy.path)
+
+    def prompts(section: PromptsConfig, key: str) -> PromptSource:
+        return PromptSource(
+            section,
+            tokenizer,
+            context_length=context_length(config.policy.path),
+            max_new_tokens=config.sampler.max_new_tokens,
+            seed=config.seed,
+            key=key,
+        )
+
+    heldout = None
+    if config.evaluation.prompts_path is not None:
+        section = config.prompts.model_copy(
+            update={"path": config.evaluation.prompts_path, "split": config.evaluation.split, "shuffle": False}
+        )
+        heldout = prompts(section, "evaluation.prompts_path")
+    judge = config.evaluation.judge
+    training = prompts(config.prompts, "prompts.path")
+    imported = None
+    if config.posterior.preferences_path is not None:
+        length = context_length(config.policy.path)
+        imported = load_imported(config.posterior.preferences_path, tokenizer, length)
+    tokenised: tuple[PromptSource | ImportedPreferences | None, ...] = (training, heldout, imported)
+    for source in tokenised:
+        if source is not None and source.largest_token >= text_config.vocab_size:
+            raise UserError(
+                f"policy.path={config.policy.path}: the tokenizer makes token {source.largest_token}, but the model "
+                f"has only {text_config.vocab_size} tokens. Save the tokenizer that belongs to the model beside it."
+            )
+    return Inputs(
+        prompts=training,
+        heldout=heldout,
+        oracle=make_oracle(config.oracle, seed=config.seed, device=config.device),
+        judge=None if judge is None else make_oracle(judge, seed=config.seed, device=config.device),
+        imported=imported,
+        placement=placement,
+    )
+
+
+def _check_machine(config: RunConfig) -> list[str]:
+    """Refuse what this machine or the cluster cannot do; returns the placement of the run."""
+    if config.device == "cuda" and config.ray_address is None and not torch.cuda.is_available():
+        raise UserError("device=cuda: no GPU is visible here; set device=cpu, or ray_address to a cluster with GPUs")
+    oracles = {"oracle": config.oracle, "evaluation.judge": config.evaluation.judge}
+    for key, oracle in oracles.items():
+        if isinstance(oracle, RewardModelOracleConfig) and config.device == "cuda" and not torch.cuda.is_available():
+            raise UserError(
+                f"{key}.kind=reward_model computes in the process of the run, and device=cuda, but no GPU is visible "
+                "here; start the run on a node with a GPU, or serve the model and ask it with kind=python"
+            )
+    if config.sampler.backend == "vllm" and importlib.util.find_spec("vllm") is None:
+        raise UserError(
+            "sampler.backend=vllm: vLLM is not installed; install the extra for your hardware as the README says, "
+            "or set sampler.backend=hf"
+        )
+    if config.learner.engine == "deepspeed" and importlib.util.find_spec("deepspeed") is None:
+        raise UserError("learner.engine=deepspeed: DeepSpeed is not installed; install it, or set learner.engine=torch")
+    return _placement(config)
+
+
+def _placement(config: RunConfig) -> list[str]:
+    """The placement of a run in lines; refuses one that the cluster, or the GPUs of this machine, do not hold."""
+    if config.runtime == "inline" or (config.ray_address is None and config.device == "cpu"):
+        return []
+    if config.ray_address is None:
+        nodes = [Node("local", "this machine", os.cpu_count() or 1, torch.cuda.device_count())]
+    else:
+        nodes = nodes_at(config.ray_address)
+    return describe(needs_of(config), require_room(config, nodes), nodes)

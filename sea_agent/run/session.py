@@ -1,0 +1,120 @@
+"""One life of a run: its rounds, with checkpoints along the way, and what is done when a part of it dies."""
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from sea_agent.agent import Agent, Record
+from sea_agent.errors import ActorDied, Stopped, UnfitState
+from sea_agent.persistence.checkpoint import Checkpoints, Found
+from sea_agent.persistence.directory import Metrics
+from sea_agent.saved_state import require
+
+_MOST_DEATHS = 3
+_FORM = {"agent": dict, "spent": {"wall_seconds": float, "cpu_seconds": float}, "metrics_bytes": int}
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Who looks on: gets each round's record, lines to show meanwhile, and says when to stop."""
+
+    on_round: Callable[[Record], None] = lambda record: None
+    tell: Callable[[str], None] = lambda line: None
+    stopping: Callable[[], bool] = lambda: False
+
+
+NOBODY = Watch()
+
+
+class Session:
+    """Runs an agent from a checkpoint, or from its start, to the end of its budget."""
+
+    def __init__(
+        self,
+        agent: Agent,
+        metrics: Metrics,
+        checkpoints: Checkpoints,
+        watch: Watch,
+        cpu_seconds: Callable[[], float],
+    ) -> None:
+        self._agent, self._metrics, self._checkpoints, self._watch = agent, metrics, checkpoints, watch
+        self._cpu_seconds = cpu_seconds
+        self._began = time.monotonic()
+        self._before = {"wall_seconds": 0.0, "cpu_seconds": 0.0}  # of earlier lives
+
+    def run(self, found: Found | None) -> None:
+        """The rounds after ``found``.
+
+        Raises:
+            ActorDied: when the same round kills parts of the run again and again.
+            Stopped: when the watch asked for it; a checkpoint was written.
+            UserError: when ``found`` is no state of this run.
+        """
+        if found is None:
+            self._metrics.cut(0)
+        else:
+            self._go_on_from(found)
+            self._before = found.state["spent"]
+        deaths = Counter[int]()
+        last: ActorDied | None = None
+        while True:
+            try:
+                if last is not None:
+                    self._recover(last)
+                self._agent.run(self._after_round)
+                break
+            except ActorDied as death:
+                deaths[self._agent.rounds] += 1
+                if deaths[self._agent.rounds] == _MOST_DEATHS:
+                    raise ActorDied(
+                        f"round {self._agent.rounds} cost a part its life {_MOST_DEATHS} times and is not tried again. "
+                        f"The latest checkpoint is whole: find what kills it, then resume the run. {death}"
+                    ) from death
+                last = death
+        self._save()
+
+    def spent(self) -> dict[str, float]:
+        """Seconds so far, those of earlier lives included."""
+        return {
+            "wall_seconds": round(self._before["wall_seconds"] + time.monotonic() - self._began, 3),
+            "cpu_seconds": round(self._before["cpu_seconds"] + self._cpu_seconds(), 3),
+        }
+
+    def _after_round(self, row: Record) -> None:
+        self._metrics.add(row)
+        self._watch.on_round(row)
+        stopping = self._watch.stopping()
+        if stopping or self._checkpoints.is_due(self._agent.rounds):
+            self._save()
+        if stopping:
+            raise Stopped
+
+    def _save(self) -> None:
+        agent = self._agent
+        state: dict[str, Any] = {
+            "agent": agent.state(),
+            "spent": self.spent(),
+            "metrics_bytes": self._metrics.length,
+        }
+        self._checkpoints.save(agent.rounds, state, agent.evaluator.latest.get("win_rate"))
+
+    def _recover(self, death: ActorDied) -> None:
+        """New parts for those that died, and back to the latest checkpoint."""
+        self._checkpoints.finish()
+        latest = self._checkpoints.latest()
+        if latest is None:
+            raise death
+        self._watch.tell(str(death).partition("\n")[0])
+        self._agent.revive()
+        self._go_on_from(latest)
+
+    def _go_on_from(self, found: Found) -> None:
+        self._watch.tell(f"going on from {found.name}")
+        try:
+            require(found.state, _FORM, "state")
+            self._agent.load_state(found.state["agent"])
+            self._metrics.cut(found.state["metrics_bytes"])
+        except UnfitState as error:
+            raise self._checkpoints.refusal(found.name, error) from None

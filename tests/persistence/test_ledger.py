@@ -1,0 +1,101 @@
+"""The ledger counts what was answered, keeps what was asked, and lets nothing in twice."""
+
+import dataclasses
+import sqlite3
+from pathlib import Path
+
+import pytest
+from made_duels import duel, verdict
+
+from sea_agent.persistence.ledger import Ledger
+from sea_agent.types import Hindsight, LabelSource, Outcome, Verdict
+
+
+def test_rows_come_back_as_they_were_written(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        duels = ledger.add_duels([duel("x"), duel("y")], 3)
+        ledger.add_verdicts(duels, [verdict("y")], 3)
+    with Ledger(tmp_path / "ledger.sqlite") as again:
+        assert again.rows() == [(duel("x"), None), (duel("y"), verdict("y"))]
+
+
+def test_the_latest_hindsight_stays(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        ledger.add_duels([duel("x")], 3)
+        before = ledger.digest()
+        for belief in (0.5, 0.75):
+            ledger.add_hindsight([Hindsight("x", belief, 0.125)])
+        after = ledger.digest()
+        with pytest.raises(sqlite3.IntegrityError):
+            ledger.add_hindsight([Hindsight("unknown", 0.5, 0.125)])
+        assert before != after == ledger.digest()
+    with sqlite3.connect(tmp_path / "ledger.sqlite") as db:
+        assert db.execute("SELECT * FROM hindsight").fetchall() == [("x", 0.75, 0.125)]
+
+
+def test_only_answers_of_the_oracle_count_as_queries(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        duels = ledger.add_duels([duel("asked"), duel("pending"), duel("free", LabelSource.POSTERIOR)], 3)
+        assert ledger.oracle_queries == 0
+        ledger.add_verdicts(duels, [verdict("asked"), verdict("free")], 3)
+        assert (ledger.oracle_queries, ledger.posterior_labels) == (1, 1)
+
+
+def test_a_verdict_needs_its_duel_and_comes_once(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        with pytest.raises(sqlite3.IntegrityError):
+            ledger.add_verdicts([duel("unknown")], [verdict("unknown")], 3)
+        duels = ledger.add_duels([duel("x")], 3)
+        ledger.add_verdicts(duels, [verdict("x")], 3)
+        with pytest.raises(sqlite3.IntegrityError):
+            ledger.add_verdicts(duels, [verdict("x", Outcome.SECOND)], 3)
+        assert ledger.rows()[0][1] == verdict("x")
+
+
+def test_a_refused_batch_leaves_nothing_behind(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        with pytest.raises(sqlite3.IntegrityError):
+            ledger.add_duels([duel("x"), duel("x")], 3)
+        assert ledger.rows() == []
+
+
+def test_digest_ignores_the_clock_and_nothing_else(tmp_path: Path) -> None:
+    def digest(name: str, answer: Verdict) -> str:
+        with Ledger(tmp_path / name) as ledger:
+            ledger.add_verdicts(ledger.add_duels([duel("x")], 3), [answer], 3)
+            return ledger.digest()
+
+    reference = digest("one", verdict("x"))
+    assert digest("two", dataclasses.replace(verdict("x"), at=99.0)) == reference
+    assert digest("three", verdict("x", Outcome.SECOND)) != reference
+    assert digest("four", dataclasses.replace(verdict("x"), probability=0.5)) != reference
+    assert digest("five", dataclasses.replace(verdict("x"), votes=2)) != reference
+
+
+def test_a_rewound_ledger_hands_out_what_the_later_rounds_asked_and_were_answered(tmp_path: Path) -> None:
+    rounds = {number: [duel(f"x{number}", number=number), duel(f"y{number}", number=number)] for number in (1, 2, 3)}
+    free = duel("free", LabelSource.POSTERIOR, number=4)
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        for number, duels in rounds.items():
+            ledger.add_duels(duels, number)
+            ledger.add_verdicts(duels, [verdict(f"x{number}")], number)
+        ledger.add_verdicts(ledger.add_duels([free], 4), [verdict("free")], 4)
+        ledger.add_verdicts(rounds[1], [verdict("y1", Outcome.SKIP)], 3)  # a late one, which is no answer
+    with Ledger(tmp_path / "ledger.sqlite") as again:
+        assert again.oracle_queries == again.oracle_answers_written == 3
+        assert again.rewind(1) == [rounds[1][1]]
+        assert (again.oracle_queries, again.oracle_answers_written) == (1, 3)
+        other = [duel("other", number=2)]
+        assert again.add_duels(other, 2) == rounds[2]
+        assert again.recorded(rounds[1][1:] + rounds[2], 2) == [verdict("x2")]
+        assert again.oracle_queries == 2
+        assert again.unanswered(rounds[1][1:] + rounds[2][1:]) == [rounds[2][1]]  # y1 has its verdict in round 3
+        assert again.add_duels([], 3) == rounds[3]
+        assert again.recorded(rounds[1][1:] + rounds[3], 3) == [verdict("y1", Outcome.SKIP), verdict("x3")]
+        assert again.add_duels([], 4) == [free]
+        assert again.recorded([free], 4) == [verdict("free")]
+        new = [duel("x5", number=5)]
+        assert again.add_duels(new, 5) == new
+        again.add_verdicts(new, [verdict("x5")], 5)
+        assert again.oracle_queries == again.oracle_answers_written == 4
+        assert len(again.rows()) == 8
