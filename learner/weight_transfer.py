@@ -176,7 +176,7 @@ def _vllm() -> Any:
     except ModuleNotFoundError as error:
         raise UserError(
             f"sampler.weight_transfer: vLLM is not installed beside the learner ({error}). Install it there too, with "
-            "pip install 'sea-agent[vllm]', or set sampler.weight_transfer=object_store."
+            "pip install 'sea-agent[agent,vllm]', or set sampler.weight_transfer=object_store."
         ) from None
     return weight_transfer
 

