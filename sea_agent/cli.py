@@ -342,7 +342,7 @@ def doctor(
     findings = diagnose(address)
     for finding in findings:
         mark = "[green]ok[/green]" if finding.ok else "[red]no[/red]"
-        table.add_row(finding.name, mark, finding.detail, "" if finding.ok else finding.remedy)
+        table.add_row(finding.name, mark, Text(finding.detail), Text(finding.remedy))
     console.print(table)
 
 

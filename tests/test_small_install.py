@@ -99,7 +99,7 @@ def test_it_lists_keys_checks_configurations_diagnoses_and_compares(tmp_path: Pa
     assert "a valid configuration" in checked[1]
     assert "sea-agent[agent]" in checked[1]
     assert "did you mean learner.beta?" in refused[2]
-    assert "only aligning a policy needs it" in doctor[1]
+    assert "only aligning a policy needs it: pip install 'sea-agent[agent]'" in doctor[1]
     assert json.loads((tmp_path / "compared" / "records.json").read_text())
     assert list((tmp_path / "compared" / "figures").glob("*.png"))
 
