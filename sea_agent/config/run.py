@@ -43,8 +43,8 @@ class RunConfig(Section):
     runtime: Literal["inline", "ray"] = "inline"
     """``inline``: everything in one process. ``ray``: the same classes as Ray actors."""
     ray_address: str | None = None
-    """Address of a running Ray cluster. Inside a Ray job it defaults to the cluster of the job; elsewhere the run starts
-    and stops a local Ray instance."""
+    """Address of a running Ray cluster. Inside a Ray job it defaults to the cluster of the job; elsewhere the run
+    starts and stops a local Ray instance."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Device of sampler, learner and feature models."""
     threads: PositiveInt = 1
