@@ -1,4 +1,4 @@
-"""Features of (prompt, response) pairs: what the reward posterior sees."""
+"""Features of (prompt, response) pairs, the input of the reward posterior."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ from sea_agent.saved_state import require
 
 
 class Features:
-    """The features of one or more maps, side by side."""
+    """The concatenated features of one or more feature maps."""
 
     def __init__(self, maps: Sequence[Standardised]) -> None:
         self._maps = tuple(maps)
@@ -27,14 +27,14 @@ class Features:
         return torch.cat([part.features(pairs) for part in self._maps], dim=1)
 
     def state(self) -> list[dict[str, Tensor]]:
-        """The frozen scales of each map."""
+        """The frozen scales of each feature map."""
         return [part.state() for part in self._maps]
 
     def load_state(self, state: list[dict[str, Tensor]]) -> None:
-        """Continue with saved scales.
+        """Restore saved scales.
 
         Raises:
-            UnfitState: when they were saved for other features.
+            UnfitState: if they were saved for other features.
         """
         require(state, [dict] * len(self._maps), "features")
         for part, saved in zip(self._maps, state, strict=True):
@@ -42,14 +42,14 @@ class Features:
 
 
 def make_features(config: PosteriorConfig, policy: PolicyConfig, world: str | None, compute: Compute) -> Features:
-    """The features that a configuration names.
+    """The features selected by a configuration.
 
     Args:
-        policy: the model whose frozen hidden states ``policy`` and ``text`` features look at.
-        world: the built-in world whose hidden reward ``features: reward`` looks at.
+        policy: the model whose frozen hidden states ``policy`` and ``text`` features use.
+        world: the built-in world whose hidden reward ``features: reward`` uses.
 
     Raises:
-        UserError: when a model they read cannot be loaded.
+        UserError: if one of their models cannot be loaded.
     """
     use_threads(compute.threads)
     maps: list[Standardised] = []

@@ -1,4 +1,4 @@
-"""From candidates to duels: features, posterior draws, the selection rule, and who labels.
+"""From candidates to duels: features, posterior draws, the selection rule, and the source of each label.
 
 Dimensions: S posterior draws, P prompts, M candidates (padded), D features.
 """
@@ -21,15 +21,15 @@ from sea_agent.saved_state import require
 from sea_agent.seeding import generator_for, id_for, seed_for
 from sea_agent.types import Candidates, Duel, Hindsight, LabelSource, Outcome, Preference, Response, Verdict
 
-# What an outcome says of the probability that the first response is preferred; the others say nothing of it.
+# Target probability that the first response is preferred, by outcome; other outcomes carry no information about it.
 _VALUE = {Outcome.FIRST: 1.0, Outcome.SECOND: 0.0, Outcome.TIE: 0.5}
 
 
 class Selector:
-    """Holds the reward posterior and decides what is worth asking.
+    """Holds the reward posterior and selects the duels of a round.
 
-    ``make_features`` loads what the posterior sees; None where no decision looks at the posterior. ``batch_size`` is
-    the number of duels in a round.
+    ``make_features`` loads the features of the posterior; None if no decision uses the posterior. ``batch_size`` is the
+    number of duels per round.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Selector:
         self._selection, self._posterior_config, self._mixing = selection, posterior, mixing
         self._seed, self._batch_size = compute.seed, batch_size
         self._features = None if make_features is None else make_features()
-        self._posterior: Any = None  # made when the first features tell their dimension
+        self._posterior: Any = None  # created with the first features
 
     def select(
         self,
@@ -58,9 +58,9 @@ class Selector:
     ) -> list[Duel]:
         """One duel for each prompt with two distinct candidates, at most ``budget_left`` of them for the oracle.
 
-        ``number`` is the round, ``oracle_labels`` the count before it. The posterior is not asked about prompts
-        whose candidates are all equal, and nobody else is. ``implicit_rewards``, by response id, are the policy's own:
-        a rule that gets them looks at them instead of the posterior.
+        ``number`` is the round and ``oracle_labels`` the number of oracle labels before it. Prompts without two
+        distinct candidates are skipped. If ``implicit_rewards`` of the policy are given, by response id, the rule uses
+        them instead of the posterior.
         """
         contested = [group for group in candidates if len(group.responses) >= 2]
         if not contested:
@@ -84,7 +84,7 @@ class Selector:
         return _within_budget(duels, budget_left)
 
     def imagine(self, candidates: Sequence[Candidates], number: int) -> list[Preference]:
-        """Pairs of the candidates of each prompt, with the posterior's probability of their order."""
+        """Pairs of the candidates of each prompt, ordered by the posterior, with the probability of that order."""
         contested = [group for group in candidates if len(group.responses) >= 2]
         if not contested:
             return []
@@ -105,9 +105,9 @@ class Selector:
         ]
 
     def best(self, candidates: Sequence[Candidates]) -> list[Response]:
-        """Best-of-N inference: the response to each prompt with the highest mean reward under the posterior.
+        """Best-of-N inference: the response to each prompt with the highest posterior mean reward.
 
-        It is the first response as long as the posterior has seen no label.
+        Without any label it is the first response.
         """
         if self._posterior is None or not self._posterior.labels:
             return [group.responses[0] for group in candidates]
@@ -117,7 +117,7 @@ class Selector:
         return [group.responses[int(rewards.argmax())] for group, rewards in zip(candidates, by_group, strict=True)]
 
     def label(self, duels: Sequence[Duel], number: int) -> list[Verdict]:
-        """The posterior's own verdicts, each under a fresh draw, for duels that the oracle is not asked about."""
+        """The posterior's verdicts on the duels that it labels, each under a fresh posterior draw."""
         duels = [duel for duel in duels if duel.label_source is LabelSource.POSTERIOR]
         if not duels:
             return []
@@ -131,10 +131,10 @@ class Selector:
         ]
 
     def update(self, answers: Sequence[tuple[Duel, Verdict]], number: int) -> tuple[dict[str, float], list[Hindsight]]:
-        """Learn from the oracle's answers.
+        """Train the posterior on the oracle's answers.
 
         Returns:
-            metrics, among them how well the answers were predicted beforehand, and what is believed of each afterwards.
+            metrics, including how well the answers were predicted, and the belief about each duel after the update.
         """
         if self._posterior is None:
             return {}, []
@@ -155,9 +155,9 @@ class Selector:
         return found, self._hindsight(decided, torch.stack([first_N_D, second_N_D], 1), number)
 
     def warm(self, answers: Sequence[tuple[Duel, Verdict]], weights: Sequence[float]) -> None:
-        """Learn once from imported preferences, before the first round.
+        """Train the posterior once on imported preferences, before the first round.
 
-        The scale of the features is theirs then. A fit by steps takes as many as rounds with these labels would.
+        They then set the scale of the features. An ensemble takes as many steps as in rounds with this many labels.
         """
         duels = [duel for duel, _ in answers]
         first_wins_N = torch.tensor([_VALUE[verdict.outcome] for _, verdict in answers])
@@ -177,10 +177,10 @@ class Selector:
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Continue from ``state``.
+        """Restore ``state``.
 
         Raises:
-            UnfitState: when it was saved under other posterior settings, or is no such state.
+            UnfitState: if it was saved with other posterior settings, or is not the state of a selector.
         """
         if self._features is None:
             require(state, {"features": None, "posterior": None}, "selector")
@@ -207,7 +207,7 @@ class Selector:
     def _draw(
         self, groups: Sequence[Candidates], purpose: str, number: int
     ) -> tuple[torch.Tensor | None, torch.Tensor]:
-        """Posterior draws of the rewards, (S, P, M), and which entries are real candidates, (P, M)."""
+        """Posterior draws rewards_S_P_M, and valid_P_M, which marks the entries that are candidates."""
         width = max(len(group.responses) for group in groups)
         valid_P_M = torch.zeros(len(groups), width, dtype=torch.bool)
         for row, group in enumerate(groups):
@@ -281,7 +281,7 @@ def _within_budget(duels: Sequence[Duel], budget_left: int) -> list[Duel]:
 
 
 def _foresight(duels: Sequence[Duel], first_wins_N: torch.Tensor) -> dict[str, float]:
-    """How well the beliefs written before the answers predicted them: accuracy and Brier score."""
+    """Accuracy and Brier score of the beliefs before the answers, and the mean disagreements."""
     beliefs_N = torch.tensor([duel.belief for duel in duels])
     hits_N = ((beliefs_N > 0.5) == (first_wins_N > 0.5)).float()
     return {
