@@ -1,9 +1,8 @@
 """One run as its directory tells it, read again only where a file has changed."""
 
-import json
 import math
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -11,8 +10,9 @@ from sea_agent.config.files import load_tree
 from sea_agent.dashboard.files import Stamp, Tail, open_plain, require_small
 from sea_agent.dashboard.scan import Place, State
 from sea_agent.errors import UserError
-from sea_agent.lab.reading import METRICS_FAULTS, CurveColumns, configured, make_record
+from sea_agent.lab.reading import CurveColumns, configured, make_record
 from sea_agent.lab.records import Record, read_json
+from sea_agent.persistence.rounds import RoundMetrics
 
 LARGEST_METRICS = 512 * 2**20
 LARGEST_OTHER = 4 * 2**20
@@ -46,34 +46,11 @@ class Kept(Generic[T]):
         return self._made
 
 
-class Rounds:
-    """The numbers of every row of a run's metrics, by column; None where a row has no such number.
+class GrowingMetrics:
+    """``metrics.jsonl``, read on from where the last look ended.
 
-    The wall seconds of a stage are the column ``seconds.STAGE``.
+    ``columns`` holds the numbers of every row by name; None where a row has no such number, or none that is finite.
     """
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.columns: dict[str, list[float | None]] = {}
-
-    def add(self, row: Mapping[str, Any]) -> None:
-        """Take in the next row."""
-        values = {**row, **{f"seconds.{stage}": seconds["wall"] for stage, seconds in row["seconds"].items()}}
-        numbers = {name: value for name, value in values.items() if _is_number(value)}
-        for name in list(numbers)[:MOST_COLUMNS]:
-            if name not in self.columns and len(self.columns) < MOST_COLUMNS:
-                self.columns[name] = [None] * self.count
-        for name, column in self.columns.items():
-            column.append(numbers.get(name))
-        self.count += 1
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-class Metrics:
-    """``metrics.jsonl``, read on from where the last look ended."""
 
     def __init__(self, root: Path, path: Path) -> None:
         self._root, self._path = root, path
@@ -81,7 +58,9 @@ class Metrics:
 
     def _begin(self) -> None:
         self._tail = Tail(self._root, self._path, LARGEST_METRICS)
-        self._curve, self.rounds = CurveColumns(), Rounds()
+        self.curve = CurveColumns(self._path)
+        self.columns: dict[str, list[float | None]] = {}
+        self._count = 0
         self._broken: UserError | None = None
         self._took_rest = False
 
@@ -94,33 +73,28 @@ class Metrics:
         lines = None if self._took_rest else self._tail.new_lines()
         if lines is None:
             self._begin()
-            lines = self._tail.new_lines()
-        for line in lines or ():
-            self._add(line)
+            lines = self._tail.new_lines() or []
         if ended and self._tail.rest:
-            self._add(self._tail.rest)
+            lines.append(self._tail.rest)
             self._took_rest = True
+        if self._broken is None:
+            try:
+                for line in lines:
+                    self._add(RoundMetrics.parse(line, self._path))
+            except UserError as error:
+                self._broken = error
         if self._broken is not None:
             raise self._broken
 
-    def curve(self) -> dict[str, Any]:
-        """The columns of a ``Curve`` so far. Raises: UserError when nothing was evaluated."""
-        try:
-            return self._curve.tree()
-        except ValueError as error:
-            raise self._not_metrics(error) from None
-
-    def _add(self, line: bytes) -> None:
-        if self._broken is None:
-            try:
-                row = json.loads(line)
-                self._curve.add(row)
-                self.rounds.add(row)
-            except METRICS_FAULTS as error:
-                self._broken = self._not_metrics(error)
-
-    def _not_metrics(self, error: Exception) -> UserError:
-        return UserError(f"{self._path}: not the metrics of a run ({type(error).__name__}: {error})")
+    def _add(self, row: RoundMetrics) -> None:
+        self.curve.add(row)
+        numbers = {name: number for name, number in row.numbers().items() if math.isfinite(number)}
+        for name in list(numbers)[:MOST_COLUMNS]:
+            if name not in self.columns and len(self.columns) < MOST_COLUMNS:
+                self.columns[name] = [None] * self._count
+        for name, column in self.columns.items():
+            column.append(numbers.get(name))
+        self._count += 1
 
 
 class Run:
@@ -135,8 +109,8 @@ class Run:
         self._cell: Kept[dict[str, Any]] = Kept()
         self._summary: Kept[dict[str, Any]] = Kept()
         self._record: Kept[Record] = Kept()
-        self._read: Kept[Metrics] = Kept()
-        self._metrics = Metrics(root, place.path / "metrics.jsonl")
+        self._read: Kept[GrowingMetrics] = Kept()
+        self._metrics = GrowingMetrics(root, place.path / "metrics.jsonl")
 
     @property
     def id(self) -> str:
@@ -164,9 +138,9 @@ class Run:
         return self._optional(self._summary, "summary.json")
 
     def rounds(self) -> dict[str, list[float | None]]:
-        """The columns of ``Rounds`` so far."""
+        """The columns of ``GrowingMetrics`` so far."""
         with self._lock:
-            return {name: column.copy() for name, column in self._read_metrics().rounds.columns.items()}
+            return {name: column.copy() for name, column in self._read_metrics().columns.items()}
 
     def record(self) -> Record:
         """The record of a comparison, the same as ``sea_agent.lab.reading`` makes of a finished run.
@@ -187,12 +161,12 @@ class Run:
 
     def _make_record(self) -> Record:
         ended = self.place.state is State.FINISHED
-        curve = self._read_metrics().curve()
+        curve = self._read_metrics().curve.tree()
         facts = self.facts() if ended else {**self.facts(), "budget": max(1, curve["queries"][-1])}
         return make_record(self.place.path, facts, self.summary(), curve)
 
-    def _read_metrics(self) -> Metrics:
-        def read() -> Metrics:
+    def _read_metrics(self) -> GrowingMetrics:
+        def read() -> GrowingMetrics:
             self._metrics.read(ended=self.place.state is State.FINISHED)
             return self._metrics
 

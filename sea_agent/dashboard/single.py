@@ -17,7 +17,6 @@ BUCKETS = 120
 
 MOST_KEYS = 2000
 MOST_DUELS_OF_A_TABLE = 20_000
-_STAGE = "seconds."
 
 Table = list[dict[str, Any]]
 
@@ -27,19 +26,21 @@ def throughput_view(run: Run) -> dict[str, Any]:
     rounds = run.rounds()
     numbers = [number or 0 for number in rounds.get("round", [])]
     chunks = [chunk for chunk in np.array_split(np.arange(len(numbers)), min(BUCKETS, len(numbers) or 1)) if len(chunk)]
-    stages = [name for name in rounds if name.startswith(_STAGE)]
-    stages.sort(key=lambda name: -sum(value or 0.0 for value in rounds[name]))
+    seconds = {
+        name.split("/")[1]: [value or 0.0 for value in column]
+        for name, column in rounds.items()
+        if name.startswith("seconds/") and name.endswith("/wall")
+    }
+    totals = dict(sorted(((stage, sum(values)) for stage, values in seconds.items()), key=lambda one: -one[1]))
     view: dict[str, Any] = {
         "run": run.id,
         "rounds": len(numbers),
         "round": [numbers[chunk[-1]] for chunk in chunks],
         "seconds": {
-            name.removeprefix(_STAGE): [
-                four_digits(sum(rounds[name][place] or 0.0 for place in chunk) / len(chunk)) for chunk in chunks
-            ]
-            for name in stages
+            stage: [four_digits(sum(seconds[stage][place] for place in chunk) / len(chunk)) for chunk in chunks]
+            for stage in totals
         },
-        "totals": {name.removeprefix(_STAGE): sum(value or 0.0 for value in rounds[name]) for name in stages},
+        "totals": totals,
         "counts": {
             name: _last(rounds.get(name, []))
             for name in ("policy_samples", "oracle_queries", "posterior_labels", "imagined_pairs", "gradient_steps")

@@ -6,9 +6,10 @@ import os
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from sea_agent.errors import UnfitState, UserError
+from sea_agent.persistence.rounds import RoundMetrics
 
 LOCK = ".lock"
 _ATTEMPTS = 20
@@ -56,7 +57,7 @@ class RunDirectory:
         self._lock.close()
 
 
-class Metrics:
+class MetricsFile:
     """``metrics.jsonl``, one row for each round; ``cut`` says where the rows begin that this life writes."""
 
     def __init__(self, path: Path) -> None:
@@ -84,9 +85,9 @@ class Metrics:
         self._file.truncate(length)
         self._file.seek(length)
 
-    def add(self, row: dict[str, Any]) -> None:
+    def add(self, row: RoundMetrics) -> None:
         """Append a row; readers see it whole."""
-        self._file.write(json.dumps(row).encode() + b"\n")
+        self._file.write(json.dumps(row.flat()).encode() + b"\n")
         self._file.flush()
 
 
