@@ -15,10 +15,10 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from sea_agent.dashboard import comparing, single
 from sea_agent.dashboard.board import Answers, Board
-from sea_agent.dashboard.chosen import Group, Selection, choose
+from sea_agent.dashboard.chosen import GroupKey, Selection, choose
 from sea_agent.dashboard.comparing import Axis, Column, Table, Tallies
 from sea_agent.dashboard.ledgers import Filter, Sort
-from sea_agent.dashboard.live import Watch
+from sea_agent.dashboard.live import News
 from sea_agent.dashboard.run import Run
 from sea_agent.errors import UserError
 from sea_agent.web.problems import Problem
@@ -34,7 +34,7 @@ FILES = {path.relative_to(STATIC).as_posix(): path for path in STATIC.rglob("*")
 
 RunIds = Annotated[tuple[str, ...], Query(max_length=200)]
 RunId = Annotated[str, Query(max_length=4000)]
-GroupKey = Annotated[list[str] | None, Query(min_length=3, max_length=3, description="World, loss and labels.")]
+GroupParts = Annotated[list[str] | None, Query(min_length=3, max_length=3, description="World, loss and labels.")]
 Columns = Annotated[tuple[Column, ...], Query(max_length=20)]
 Level = Annotated[float, Query(ge=0.0, le=1.0)]
 Round = Annotated[int | None, Query(ge=0, le=2**53)]
@@ -43,7 +43,7 @@ Source = Literal["oracle", "posterior", "demo", "self"]
 
 
 @dataclass(frozen=True)
-class Host:
+class Server:
     """What serves the page. ``signals`` tell when to end streams, ``guards`` are dependencies that refuse who may not
     read, ``allows`` tells whether the asker still may; ``is_service``: whether the page may ask it about annotators."""
 
@@ -53,12 +53,12 @@ class Host:
     is_service: bool = False
 
 
-def make_router(board: Board, host: Host) -> APIRouter:
-    """Routes below ``/dashboard``: the page, and its data behind the guards of the host."""
+def make_router(board: Board, server: Server) -> APIRouter:
+    """Routes below ``/dashboard``: the page, and its data behind the guards of the server."""
     router = APIRouter(prefix="/dashboard", include_in_schema=False)
     _add_page(router)
-    for part in (_comparison_routes(board), _run_routes(board), _news_routes(board, host)):
-        router.include_router(part, prefix="/api", dependencies=list(host.guards))
+    for part in (_comparison_routes(board), _run_routes(board), _news_routes(board, server)):
+        router.include_router(part, prefix="/api", dependencies=list(server.guards))
     return router
 
 
@@ -84,7 +84,7 @@ class Asked:
 
     request: Request
     runs: list[Run]
-    group: Group | None
+    group: GroupKey | None
 
     def answer(
         self,
@@ -107,7 +107,7 @@ class Asked:
 def _comparison_routes(board: Board) -> APIRouter:
     router, tallies = APIRouter(), Tallies()
 
-    def asked(request: Request, runs: RunIds = (), group: GroupKey = None) -> Asked:
+    def asked(request: Request, runs: RunIds = (), group: GroupParts = None) -> Asked:
         return Asked(request, _select(board, runs), None if group is None else (group[0], group[1], group[2]))
 
     About = Annotated[Asked, Depends(asked)]
@@ -218,8 +218,8 @@ def _run_routes(board: Board) -> APIRouter:
     return router
 
 
-def _news_routes(board: Board, host: Host) -> APIRouter:
-    router, watch = APIRouter(), Watch(board)
+def _news_routes(board: Board, server: Server) -> APIRouter:
+    router, news = APIRouter(), News(board)
 
     @router.get("/runs")
     def runs() -> dict[str, Any]:
@@ -228,7 +228,7 @@ def _news_routes(board: Board, host: Host) -> APIRouter:
         return {
             "name": board.name,
             "version": board.version,
-            "service": host.is_service,
+            "service": server.is_service,
             "runs": [
                 {
                     "id": place.id,
@@ -247,8 +247,8 @@ def _news_routes(board: Board, host: Host) -> APIRouter:
     async def events(
         request: Request, last_event_id: Annotated[str | None, Header(alias="Last-Event-ID", max_length=100)] = None
     ) -> AsyncIterator[ServerSentEvent]:
-        async for news in watch.news(host.signals(request), lambda: host.allows(request), last_event_id):
-            yield news
+        async for event in news.events(server.signals(request), lambda: server.allows(request), last_event_id):
+            yield event
 
     return router
 

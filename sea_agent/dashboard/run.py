@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 
 from sea_agent.config.files import load_tree
 from sea_agent.dashboard.files import Stamp, Tail, open_plain, require_small
-from sea_agent.dashboard.scan import Place, State
+from sea_agent.dashboard.scan import Place, RunState
 from sea_agent.errors import UserError
 from sea_agent.lab.reading import CurveColumns, configured, make_record
 from sea_agent.lab.records import Record, read_json
@@ -160,14 +160,14 @@ class Run:
             return file.read(ERROR_CHARACTERS).decode(errors="replace")
 
     def _make_record(self) -> Record:
-        ended = self.place.state is State.FINISHED
+        ended = self.place.state is RunState.FINISHED
         curve = self._read_metrics().curve.tree()
         facts = self.facts() if ended else {**self.facts(), "budget": max(1, curve["queries"][-1])}
         return make_record(self.place.path, facts, self.summary(), curve)
 
     def _read_metrics(self) -> GrowingMetrics:
         def read() -> GrowingMetrics:
-            self._metrics.read(ended=self.place.state is State.FINISHED)
+            self._metrics.read(ended=self.place.state is RunState.FINISHED)
             return self._metrics
 
         return self._kept(self._read, ("metrics.jsonl", "summary.json"), read)

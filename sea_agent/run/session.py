@@ -8,7 +8,7 @@ from typing import Any
 
 from sea_agent.agent import Agent
 from sea_agent.errors import ActorDied, Stopped, UnfitState
-from sea_agent.persistence.checkpoint import Checkpoints, Found
+from sea_agent.persistence.checkpoint import Checkpoint, Checkpoints
 from sea_agent.persistence.directory import MetricsFile
 from sea_agent.persistence.rounds import RoundMetrics
 from sea_agent.saved_state import require
@@ -45,7 +45,7 @@ class Session:
         self._began = time.monotonic()
         self._before = {"wall_seconds": 0.0, "cpu_seconds": 0.0}  # of earlier lives
 
-    def run(self, found: Found | None) -> None:
+    def run(self, found: Checkpoint | None) -> None:
         """The rounds after ``found``.
 
         Raises:
@@ -111,7 +111,7 @@ class Session:
         self._agent.revive()
         self._go_on_from(latest)
 
-    def _go_on_from(self, found: Found) -> None:
+    def _go_on_from(self, found: Checkpoint) -> None:
         self._watch.tell(f"going on from {found.name}")
         try:
             require(found.state, _FORM, "state")
