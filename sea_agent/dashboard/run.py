@@ -2,7 +2,9 @@
 
 import math
 import threading
+from collections import defaultdict
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -97,6 +99,19 @@ class GrowingMetrics:
         self._count += 1
 
 
+def made_from(*names: str) -> Callable[[Callable[["Run"], T]], Callable[["Run"], T]]:
+    """A method of ``Run`` whose value is made anew only when one of these files of the run has changed."""
+
+    def keeps(make: Callable[["Run"], T]) -> Callable[["Run"], T]:
+        @wraps(make)
+        def get(run: "Run") -> T:
+            return run.made(make, names)
+
+        return get
+
+    return keeps
+
+
 class Run:
     """A run's directory. Every method may raise UserError, naming what is wrong; the others then still answer."""
 
@@ -104,13 +119,15 @@ class Run:
         self.place = place
         self.root = root
         self._lock = threading.RLock()
-        self._config: Kept[dict[str, Any]] = Kept()
-        self._facts: Kept[dict[str, Any]] = Kept()
-        self._cell: Kept[dict[str, Any]] = Kept()
-        self._summary: Kept[dict[str, Any]] = Kept()
-        self._record: Kept[Record] = Kept()
-        self._read: Kept[GrowingMetrics] = Kept()
+        self._made: dict[object, Kept[Any]] = defaultdict(Kept)
         self._metrics = GrowingMetrics(root, place.path / "metrics.jsonl")
+
+    def made(self, make: Callable[["Run"], T], names: tuple[str, ...]) -> T:
+        """What ``make`` gives of this run for the files as they are now."""
+        stamps: tuple[Stamp | None, ...] = tuple(self.place.files.get(name) for name in names)
+        with self._lock:
+            kept: Kept[T] = self._made[make]
+            return kept.get(stamps, lambda: make(self))
 
     @property
     def id(self) -> str:
@@ -121,35 +138,36 @@ class Run:
         """Changes when anything of the run does."""
         return (self.place.id, self.place.state, sorted(self.place.files.items()), self.place.trouble)
 
+    @made_from("config.yaml")
     def config(self) -> dict[str, Any]:
         """``config.yaml`` as it stands."""
-        return self._kept(self._config, ("config.yaml",), lambda: load_tree(str(self._small("config.yaml"))))
+        return load_tree(str(self._small("config.yaml")))
 
+    @made_from("config.yaml", "cell.json")
     def facts(self) -> dict[str, Any]:
         """World, loss, labels, method, seed and what else a record takes from the configuration and the cell."""
-        return self._kept(
-            self._facts,
-            ("config.yaml", "cell.json"),
-            lambda: {**configured(self._small("config.yaml")), **self._optional(self._cell, "cell.json")},
-        )
+        return configured(self._small("config.yaml")) | self._object("cell.json")
 
+    @made_from("summary.json")
     def summary(self) -> dict[str, Any]:
         """``summary.json``; empty while the run is not finished."""
-        return self._optional(self._summary, "summary.json")
+        return self._object("summary.json")
 
-    def rounds(self) -> dict[str, list[float | None]]:
-        """The columns of ``GrowingMetrics`` so far."""
-        with self._lock:
-            return {name: column.copy() for name, column in self._read_metrics().columns.items()}
-
+    @made_from("config.yaml", "cell.json", "metrics.jsonl", "summary.json", "error.txt")
     def record(self) -> Record:
         """The record of a comparison, the same as ``sea_agent.lab.reading`` makes of a finished run.
 
         A run that is not finished counts with the budget that it has spent, so that a level it has not reached bounds
         the queries it needs from below.
         """
-        files = ("config.yaml", "cell.json", "metrics.jsonl", "summary.json", "error.txt")
-        return self._kept(self._record, files, self._make_record)
+        curve = self._read_metrics().curve.tree()
+        spent = {} if self.place.state is RunState.FINISHED else {"budget": max(1, curve["queries"][-1])}
+        return make_record(self.place.path, self.facts() | spent, self.summary(), curve)
+
+    def rounds(self) -> dict[str, list[float | None]]:
+        """The columns of ``GrowingMetrics`` so far."""
+        with self._lock:
+            return {name: column.copy() for name, column in self._read_metrics().columns.items()}
 
     def error(self) -> str:
         """The end of ``error.txt``; empty without one."""
@@ -159,30 +177,16 @@ class Run:
             file.seek(max(0, self.place.files["error.txt"][1] - ERROR_CHARACTERS))
             return file.read(ERROR_CHARACTERS).decode(errors="replace")
 
-    def _make_record(self) -> Record:
-        ended = self.place.state is RunState.FINISHED
-        curve = self._read_metrics().curve.tree()
-        facts = self.facts() if ended else {**self.facts(), "budget": max(1, curve["queries"][-1])}
-        return make_record(self.place.path, facts, self.summary(), curve)
-
+    @made_from("metrics.jsonl", "summary.json")
     def _read_metrics(self) -> GrowingMetrics:
-        def read() -> GrowingMetrics:
-            self._metrics.read(ended=self.place.state is RunState.FINISHED)
-            return self._metrics
+        self._metrics.read(ended=self.place.state is RunState.FINISHED)
+        return self._metrics
 
-        return self._kept(self._read, ("metrics.jsonl", "summary.json"), read)
-
-    def _optional(self, kept: Kept[dict[str, Any]], name: str) -> dict[str, Any]:
-        if name not in self.place.files:
-            return {}
-        return self._kept(kept, (name,), lambda: read_json(self._small(name)))
+    def _object(self, name: str) -> dict[str, Any]:
+        """A JSON object that need not be there."""
+        return read_json(self._small(name)) if name in self.place.files else {}
 
     def _small(self, name: str) -> Path:
         path = self.place.path / name
         require_small(self.root, path, LARGEST_OTHER)
         return path
-
-    def _kept(self, kept: Kept[T], names: tuple[str, ...], make: Callable[[], T]) -> T:
-        stamps: tuple[Stamp | None, ...] = tuple(self.place.files.get(name) for name in names)
-        with self._lock:
-            return kept.get(stamps, make)

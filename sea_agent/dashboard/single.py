@@ -1,11 +1,12 @@
 """Views of one run: throughput, duels, and its configuration beside another's."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
 
 import numpy as np
 
+from sea_agent.config.files import flat
 from sea_agent.dashboard import ledgers
 from sea_agent.dashboard.ledgers import Filter, Sort, open_ledger
 from sea_agent.dashboard.run import Run
@@ -91,8 +92,8 @@ def duels_view(run: Run, wanted: Filter, sort: Sort, offset: int, limit: int) ->
         }
 
 
-def duels_table(run: Run, wanted: Filter, sort: Sort) -> Table:
-    """All of the duels with whole texts. Raises: UserError when they are too many."""
+def duels_table(run: Run, wanted: Filter, sort: Sort, *page: int) -> Table:
+    """All of the duels with whole texts, whatever the page. Raises: UserError when they are too many."""
     with open_ledger(run.root, run.place.path) as ledger:
         number = ledgers.count(ledger, wanted)
         if number > MOST_DUELS_OF_A_TABLE:
@@ -107,8 +108,9 @@ def duel_view(run: Run, id_: str) -> dict[str, Any] | None:
         return ledgers.duel(ledger, id_)
 
 
-def configuration_view(run: Run, other: Run | None) -> dict[str, Any]:
-    """Every key of a run's configuration, and the other run's value where one is given."""
+def configuration_view(runs: Sequence[Run]) -> dict[str, Any]:
+    """Every key of a run's configuration, and the value of the second run where there is one."""
+    run, other = runs[0], runs[1] if len(runs) > 1 else None
     ours = _flat(run)
     theirs = None if other is None else _flat(other)
     keys = list(ours) if theirs is None else list(dict.fromkeys([*ours, *theirs]))
@@ -142,17 +144,8 @@ def _same(key: str, ours: Mapping[str, str], theirs: Mapping[str, str]) -> bool:
 
 
 def _flat(run: Run) -> dict[str, str]:
-    """At most ``MOST_KEYS`` of the configuration's keys."""
-    return dict(islice(_leaves(run.config()), MOST_KEYS))
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Dotted keys with their values as text."""
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", _text(value)
+    """At most ``MOST_KEYS`` of the configuration's keys, with their values as text."""
+    return {key: _text(value) for key, value in islice(flat(run.config()).items(), MOST_KEYS)}
 
 
 def _text(value: object) -> str:
