@@ -42,7 +42,7 @@ def measure(config: RunConfig, rounds: int) -> Seconds:
         for _ in range(rounds):
             agent.round()
         spent = {"round": (time.perf_counter() - began) / rounds}
-        return spent | {name: seconds["wall"] / rounds for name, seconds in agent.stopwatch.take().items()}
+        return spent | {name: seconds.wall / rounds for name, seconds in agent.stopwatch.take().items()}
 
 
 def main() -> None:

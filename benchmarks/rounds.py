@@ -51,7 +51,7 @@ def framework(config: RunConfig, rounds: int) -> Seconds:
         features.clear()
         for _ in range(rounds):
             agent.round()
-        seconds = {name: spent["cpu"] / rounds for name, spent in agent.stopwatch.take().items()}
+        seconds = {name: spent.cpu / rounds for name, spent in agent.stopwatch.take().items()}
     seconds["features"] = sum(features) / rounds
     seconds["select"] -= seconds["features"]
     return seconds

@@ -15,10 +15,13 @@ from sea_agent.loop.evaluation import Evaluator
 from sea_agent.loop.open_duels import OpenDuels
 from sea_agent.loop.stopwatch import Stopwatch
 from sea_agent.persistence.ledger import Ledger
+from sea_agent.persistence.rounds import Evaluation, RoundMetrics
 from sea_agent.saved_state import require
 from sea_agent.types import Candidates, Duel, LabelSource, Preference, Response, Verdict, preference_from
 
-Record = dict[str, Any]
+Measured = dict[str, Any]
+"""Fields of ``RoundMetrics`` by name."""
+
 _MAX_SILENT_ROUNDS = 20
 _COMPARED = 8  # responses whose log-probabilities are compared after a publish
 _COUNTERS = ("begun", "rounds", "imagined_pairs", "policy_samples", "imagined_rounds_due", "silent_rounds")
@@ -47,17 +50,17 @@ class Agent:
         self.rounds = self.imagined_pairs = self.policy_samples = 0
         self.imagined_rounds_due = self.silent_rounds = 0
 
-    def run(self, after_round: Callable[[Record], None]) -> None:
-        """Spend the budget; every round's record goes to ``after_round``."""
+    def run(self, after_round: Callable[[RoundMetrics], None]) -> None:
+        """Spend the budget; the row of every round goes to ``after_round``."""
         if not self.begun:
             self.begun = True
             self.evaluator.fix_reference()
-            after_round(self._record({}, evaluate=True))
+            after_round(self._row({}, evaluate=True))
         while self.imagined_rounds_due or self.ledger.oracle_queries < self.config.budget.oracle_queries:
             metrics = self.imagine() if self.imagined_rounds_due else self.round()
-            after_round(self._record(metrics, evaluate=not self.imagined_rounds_due and self._evaluation_is_due()))
+            after_round(self._row(metrics, evaluate=not self.imagined_rounds_due and self._evaluation_is_due()))
 
-    def round(self) -> Record:
+    def round(self) -> Measured:
         """A round that asks the oracle; returns its metrics."""
         self.rounds += 1
         number, config, stage = self.rounds, self.config, self.stopwatch
@@ -81,7 +84,7 @@ class Agent:
         self.imagined_rounds_due = imagined_rounds(config.imagination, self.ledger.oracle_queries)
         return metrics | found | self._spent(draw)
 
-    def imagine(self) -> Record:
+    def imagine(self) -> Measured:
         """A round whose pairs are chosen and labelled by the posterior alone; returns its metrics."""
         self.rounds += 1
         self.imagined_rounds_due -= 1
@@ -176,7 +179,7 @@ class Agent:
         found = (preference_from(duel, verdict) for duel, verdict in ordered)
         return [replace(one, explored=explored.get(one.prompt.id)) for one in found if one is not None]
 
-    def _learn(self, preferences: list[Preference]) -> Record:
+    def _learn(self, preferences: list[Preference]) -> Measured:
         with self.stopwatch("learn"):
             metrics = self.learner.step(preferences)
         with self.stopwatch("publish"):
@@ -186,25 +189,29 @@ class Agent:
                 metrics["logprob_gap"] = self.learner.logprob_gap(rows, self.samplers.logprobs(rows))
         return metrics
 
-    def _spent(self, draw: Draw) -> Record:
+    def _spent(self, draw: Draw) -> Measured:
         self.policy_samples += draw.sampled
         distinct = sum(len(group.responses) for group in draw.candidates)
         return {"distinct_candidates": distinct / (len(draw.candidates) * draw.per_prompt)}
 
-    def _record(self, metrics: Record, *, evaluate: bool) -> Record:
-        counts = {
-            "round": self.rounds,
-            "oracle_queries": self.ledger.oracle_queries,
-            "open_duels": len(self.open_duels),
-            "posterior_labels": self.ledger.posterior_labels,
-            "imagined_pairs": self.imagined_pairs,
-            "policy_samples": self.policy_samples,
-            "gradient_steps": self.rounds * self.config.learner.steps_per_round,
-        }
+    def _row(self, metrics: Measured, *, evaluate: bool) -> RoundMetrics:
+        evaluation = Evaluation()
         if evaluate:
             with self.stopwatch("evaluate"):
-                metrics |= self.evaluator.evaluate(self.ledger.oracle_queries)
-        return counts | self.open_duels.metrics() | metrics | {"seconds": self.stopwatch.take()}
+                evaluation = self.evaluator.evaluate(self.ledger.oracle_queries)
+        return RoundMetrics(
+            round=self.rounds,
+            oracle_queries=self.ledger.oracle_queries,
+            open_duels=len(self.open_duels),
+            posterior_labels=self.ledger.posterior_labels,
+            imagined_pairs=self.imagined_pairs,
+            policy_samples=self.policy_samples,
+            gradient_steps=self.rounds * self.config.learner.steps_per_round,
+            oracle=self.open_duels.oracle_counts(),
+            **metrics,
+            evaluation=evaluation,
+            seconds=self.stopwatch.take(),
+        )
 
     def _evaluation_is_due(self) -> bool:
         return self.evaluator.is_due(self.ledger.oracle_queries, self.config.budget.oracle_queries)

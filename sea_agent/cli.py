@@ -3,7 +3,7 @@
 import json
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from functools import partial
@@ -17,12 +17,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from sea_agent.config import RunConfig
 from sea_agent.config.files import describe_keys, load_config
 from sea_agent.doctor import INSTALL_AGENT, missing
 from sea_agent.errors import RunFailure, Stopped, UserError
 
 if TYPE_CHECKING:
+    from sea_agent.persistence.rounds import RoundMetrics
     from sea_agent.run.session import Watch
 
 app = typer.Typer(
@@ -65,16 +65,17 @@ def run_command(
 ) -> None:
     """Align a policy with the configuration CONFIG."""
     _require_agent()
+    from sea_agent.run import lifecycle
     from sea_agent.run.resumption import finished, holds
     from sea_agent.terminal import closing_table
 
     config = load_config(source, overrides or [])
     if not (resuming and holds(out, config)):
-        _run(config, out, label=config.selection.rule)
+        _follow(partial(lifecycle.run, config, out), out, config.selection.rule, config.budget.oracle_queries)
     elif (summary := finished(config.budget, out)) is not None:
         console.print(closing_table(summary))
     else:
-        _resume(config, out, None)
+        _follow(partial(lifecycle.resume, config, out, None), out, out.name, config.budget.oracle_queries)
 
 
 @app.command()
@@ -87,9 +88,11 @@ def resume(
 ) -> None:
     """Resume an interrupted run without asking the oracle again."""
     _require_agent()
+    from sea_agent.run import lifecycle
     from sea_agent.run.resumption import resumed_config
 
-    _resume(resumed_config(out, overrides or []), out, checkpoint)
+    config = resumed_config(out, overrides or [])
+    _follow(partial(lifecycle.resume, config, out, checkpoint), out, out.name, config.budget.oracle_queries)
 
 
 @app.command()
@@ -138,6 +141,7 @@ def demo(out: Out = Path("runs/demo"), overrides: Overrides = None) -> None:
     from sea_agent.lab.figures import draw_runs
     from sea_agent.lab.reading import read_run
     from sea_agent.lab.tables import terminal_tables
+    from sea_agent.run import lifecycle
     from sea_agent.run.resumption import require_unused
 
     configs = {"SEA": "sea", "passive": "passive"}
@@ -148,7 +152,8 @@ def demo(out: Out = Path("runs/demo"), overrides: Overrides = None) -> None:
             raise UserError("demo: the comparison needs evaluation.prompts_path; do not set it to null")
     for name, config in loaded.items():
         console.rule(f"{name}: {config.selection.rule}")
-        _run(config, out / name.lower(), label=name)
+        directory = out / name.lower()
+        _follow(partial(lifecycle.run, config, directory), directory, name, config.budget.oracle_queries)
     records = [read_run(out / name.lower(), name) for name in loaded]
     draw_runs(records, out / "figures" / "win_rate.png")
     level = records[-1].curve.win_rate[-1]
@@ -402,36 +407,23 @@ def _complain(message: object, style: str = "red") -> None:
     complaints.print(f"sea-agent: {message}", style=style, markup=False, highlight=False, soft_wrap=True)
 
 
-def _run(config: RunConfig, out: Path, label: str) -> None:
-    from sea_agent.run.lifecycle import run
-
-    with _watched(config, out, label) as watch:
-        summary = run(config, out, watch)
-    _close(summary, out, label)
-
-
-def _resume(config: RunConfig, out: Path, checkpoint: str | None) -> None:
-    from sea_agent.run.lifecycle import resume
-
-    with _watched(config, out, out.name) as watch:
-        summary = resume(config, out, checkpoint, watch)
-    _close(summary, out, out.name)
-
-
-def _close(summary: dict[str, Any], out: Path, label: str) -> None:
+def _follow(act: Callable[["Watch"], dict[str, Any]], out: Path, label: str, budget: int) -> None:
+    """Run or resume what ``out`` will hold while its progress is shown, then show its figures."""
     from sea_agent.lab.figures import draw_runs
     from sea_agent.lab.reading import read_run
     from sea_agent.terminal import closing_table
 
+    with _watched(out, label, budget) as watch:
+        summary = act(watch)
     if summary["win_rate"] is not None:
         draw_runs([read_run(out, label)], out / "figures" / "win_rate.png")
     console.print(closing_table(summary))
 
 
 @contextmanager
-def _watched(config: RunConfig, out: Path, label: str) -> Iterator["Watch"]:
-    """Show progress, line by line without a terminal. The first Ctrl-C or SIGTERM stops the run after its round, the
-    second one immediately."""
+def _watched(out: Path, label: str, budget: int) -> Iterator["Watch"]:
+    """Show progress; without a terminal, a line for each round that asks. The first Ctrl-C or SIGTERM stops the run
+    after its round, the second one immediately."""
     from sea_agent.run.session import Watch
 
     columns = (
@@ -452,18 +444,18 @@ def _watched(config: RunConfig, out: Path, label: str) -> Iterator["Watch"]:
 
     handlers = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        total = config.budget.oracle_queries
-        task = progress.add_task(label, total=total, figures="starting")
+        task = progress.add_task(label, total=budget, figures="starting")
         figures: dict[str, float] = {}
         said = ""
 
-        def on_round(row: dict[str, Any]) -> None:
-            known = {"win_rate": "win rate", "judge_win_rate": "judge", "loss": "loss"}
-            figures.update({known[key]: row[key] for key in known if key in row})
+        def on_round(row: "RoundMetrics") -> None:
+            rates = row.evaluation
+            new = {"win rate": rates.win_rate, "judge": rates.judge_win_rate, "loss": row.loss}
+            figures.update({name: value for name, value in new.items() if value is not None})
             text = "  ".join(f"{name} {value:.3f}" for name, value in figures.items())
-            progress.update(task, completed=row["oracle_queries"], figures=text)
-            if not console.is_terminal:
-                _announce(f"round {row['round']}  {row['oracle_queries']}/{total} oracle queries  {text}")
+            progress.update(task, completed=row.oracle_queries, figures=text)
+            if not console.is_terminal and not row.is_imagined:
+                _announce(f"round {row.round}  {row.oracle_queries}/{budget} oracle queries  {text}")
 
         def tell(line: str) -> None:
             nonlocal said

@@ -34,6 +34,16 @@ class Outcome(StrEnum):
     BOTH_BAD = "both_bad"
     SKIP = "skip"
 
+    @property
+    def first_wins(self) -> float | None:
+        """What it says of the probability that the first response is preferred; None where it says nothing of it."""
+        return {Outcome.FIRST: 1.0, Outcome.SECOND: 0.0, Outcome.TIE: 0.5}.get(self)
+
+    @property
+    def names_winner(self) -> bool:
+        """Whether one of the responses is preferred."""
+        return self in (Outcome.FIRST, Outcome.SECOND)
+
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
@@ -169,6 +179,11 @@ class Verdict:
     probability: float | None = None
     votes: int = 1
 
+    def swap(self) -> Self:
+        """The same verdict on the duel with first and second exchanged."""
+        turned = {Outcome.FIRST: Outcome.SECOND, Outcome.SECOND: Outcome.FIRST}.get(self.outcome, self.outcome)
+        return replace(self, outcome=turned, probability=None if self.probability is None else 1.0 - self.probability)
+
 
 @dataclass(frozen=True, slots=True)
 class Preference:
@@ -189,13 +204,21 @@ class Preference:
     explored: Response | None = None
 
 
-def preference_from(duel: Duel, verdict: Verdict) -> Preference | None:
-    """The preference that a verdict expresses; None for ties, ``both_bad`` and skips, which are stored only."""
+def winner_first(duel: Duel, verdict: Verdict) -> tuple[Duel, Verdict] | None:
+    """Both, swapped if necessary so that the first response is the preferred one; None without a winner."""
     if verdict.duel_id != duel.id:
         raise ValueError(f"verdict for {verdict.duel_id} does not belong to {duel.id}")
-    if verdict.outcome not in (Outcome.FIRST, Outcome.SECOND):
+    if not verdict.outcome.names_winner:
         return None
-    winner = duel if verdict.outcome is Outcome.FIRST else duel.swap()
+    return (duel, verdict) if verdict.outcome is Outcome.FIRST else (duel.swap(), verdict.swap())
+
+
+def preference_from(duel: Duel, verdict: Verdict) -> Preference | None:
+    """The preference that a verdict expresses; None for ties, ``both_bad`` and skips, which are stored only."""
+    turned = winner_first(duel, verdict)
+    if turned is None:
+        return None
+    winner, _ = turned
     return Preference(
         id=duel.id,
         prompt=duel.prompt,

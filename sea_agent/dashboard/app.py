@@ -12,7 +12,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from sea_agent import __version__
 from sea_agent.dashboard.board import Board
-from sea_agent.dashboard.routes import Host, make_router
+from sea_agent.dashboard.routes import Server, make_router
 from sea_agent.web import problems
 from sea_agent.web.addresses import is_loopback
 from sea_agent.web.listening import listen
@@ -38,7 +38,7 @@ def make_app(board: Board, signals: Signals, *, public: bool = False) -> FastAPI
     async def start() -> Response:
         return RedirectResponse("dashboard/")
 
-    app.include_router(make_router(board, Host(signals=lambda request: signals)))
+    app.include_router(make_router(board, Server(signals=lambda request: signals)))
     return app
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from sea_agent import __version__
 from sea_agent.dashboard.run import Run
-from sea_agent.dashboard.scan import Found, Place, scan
+from sea_agent.dashboard.scan import Place, Scan, scan
 from sea_agent.errors import UserError
 
 FRESH_SECONDS = 1.0
@@ -41,7 +41,7 @@ class Board:
         self.name = self.root.name or str(self.root)
         self.version = 0
         self.start = secrets.token_hex(4)
-        self.found = Found()
+        self.found = Scan()
         self.answers = Answers()
         self._runs: dict[str, Run] = {}
         self._changed_at: dict[str, int] = {}
@@ -102,7 +102,7 @@ class Board:
         with self._lock:
             return self._runs[id_]
 
-    def _differences(self, found: Found) -> set[str]:
+    def _differences(self, found: Scan) -> set[str]:
         """Take over the places; ids of runs whose place is another one now."""
         old: dict[str, Place] = self.found.places
         changed = {id_ for id_ in old.keys() | found.places.keys() if old.get(id_) != found.places.get(id_)}

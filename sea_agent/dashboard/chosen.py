@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sea_agent.dashboard.run import Run
-from sea_agent.dashboard.scan import State
+from sea_agent.dashboard.scan import RunState
 from sea_agent.errors import UserError
 from sea_agent.lab.reading import one_of_each
 from sea_agent.lab.records import Record
 
-Group = tuple[str, str, str]
+GroupKey = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Member:
     @property
     def finished(self) -> bool:
         """Whether the run came to its end."""
-        return self.run.place.state is State.FINISHED
+        return self.run.place.state is RunState.FINISHED
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Selection:
     """The runs of one group. ``methods`` holds all of each method's, ``counted`` those that figures are over;
     ``groups`` counts the runs of every group there is, ``left_out`` says which runs are in none, and why."""
 
-    group: Group | None
-    groups: dict[Group, int]
+    group: GroupKey | None
+    groups: dict[GroupKey, int]
     methods: dict[str, list[Member]]
     left_out: list[tuple[str, str]]
 
@@ -52,14 +52,14 @@ class Selection:
         return not any(member.finished for member in self.methods[method])
 
 
-def choose(runs: Sequence[Run], group: Group | None) -> Selection:
+def choose(runs: Sequence[Run], group: GroupKey | None) -> Selection:
     """Sort runs into methods; of the largest group when none is named.
 
     Raises:
         UserError: when two different runs claim the same place in the comparison.
     """
     left_out: list[tuple[str, str]] = []
-    by_group: dict[Group, list[Run]] = {}
+    by_group: dict[GroupKey, list[Run]] = {}
     for run in runs:
         try:
             facts = run.facts()
@@ -80,8 +80,8 @@ def choose(runs: Sequence[Run], group: Group | None) -> Selection:
 def _members(runs: Sequence[Run], left_out: list[tuple[str, str]]) -> list[Member]:
     """Runs with records, each once; finished ones take the place of others."""
     found: dict[Path, Member] = {}
-    for run in sorted(runs, key=lambda run: run.place.state is not State.FINISHED):
-        if run.place.state is State.FAILED:
+    for run in sorted(runs, key=lambda run: run.place.state is not RunState.FINISHED):
+        if run.place.state is RunState.FAILED:
             left_out.append((run.id, "failed"))
             continue
         try:

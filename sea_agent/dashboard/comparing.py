@@ -14,7 +14,7 @@ from sea_agent.dashboard.ledgers import Tally, open_ledger, tally
 from sea_agent.dashboard.run import Kept, Run
 from sea_agent.errors import UserError
 from sea_agent.lab import tables
-from sea_agent.lab.comparison import Band, Comparison, band, band_of, compare, shortfall
+from sea_agent.lab.comparison import Comparison, Values, band_of, compare, shortfall
 from sea_agent.lab.records import Record
 from sea_agent.lab.statistics import LEAST_SEEDS
 
@@ -110,7 +110,7 @@ def beliefs_view(selection: Selection) -> dict[str, Any]:
         rounds = [(member, member.run.rounds()) for member in members]
         for name in BELIEFS:
             curves = [(member, found) for member, one in rounds if (found := _chunked(one, name)) is not None]
-            columns[name] += _mean_or_runs(method, curves)
+            columns[name] += [curve for curve, _ in _mean_or_runs(method, curves)]
     return {"x": "queries", "columns": columns}
 
 
@@ -183,40 +183,18 @@ def _members(selection: Selection, method: str) -> dict[str, Any]:
 
 
 def _curves(method: str, members: Sequence[Member], column: Column, along: str) -> Iterator[dict[str, Any]]:
-    finished = [member for member in members if member.finished]
-    mean = len(finished) >= LEAST_SEEDS
-    if mean and (found := _band(_records(finished), column, along)) is not None:
-        yield _curve(method, "mean", [member.record.seed for member in finished], found)
-    for member in members:
-        if (mean and member.finished) or (found := _band([member.record], column, along)) is None:
-            continue
-        ends = column == "win_rate" and len(found.x_P) == len(member.record.curve.low)
-        curve = _curve(method, "finished" if member.finished else "unfinished", [member.record.seed], found)
-        if ends:  # of one run the interval over prompts
-            curve |= {"low": _rounded(member.record.curve.low), "high": _rounded(member.record.curve.high)}
+    curves = [(member, found) for member in members if (found := _points(member.record, column, along)) is not None]
+    for curve, only in _mean_or_runs(method, curves):
+        if only is not None and column == "win_rate" and len(curve["x"]) == len(only.record.curve.low):
+            curve |= {"low": _rounded(only.record.curve.low), "high": _rounded(only.record.curve.high)}  # over prompts
         yield curve
 
 
-def _band(records: Sequence[Record], column: Column, along: str) -> Band | None:
-    if column != "shortfall":
-        return band(records, column, along, MOST_POINTS)
-    axes = [getattr(record.curve, along) for record in records]
-    if None in axes:
-        return None
-    return band_of([(axis, shortfall(record.curve)) for axis, record in zip(axes, records, strict=True)], MOST_POINTS)
-
-
-def _curve(method: str, kind: str, seeds: Sequence[int], found: Band) -> dict[str, Any]:
-    low, high = (None if end is None else _rounded(end) for end in (found.low_P, found.high_P))
-    return {
-        "method": method,
-        "kind": kind,
-        "seeds": list(seeds),
-        "x": _rounded(found.x_P),
-        "y": _rounded(found.mean_P),
-        "low": low,
-        "high": high,
-    }
+def _points(record: Record, column: Column, along: str) -> tuple[Values, Values] | None:
+    """The curve of a column; None when the run did not measure it, or not ``along``."""
+    x, curve = getattr(record.curve, along), record.curve
+    y = shortfall(curve) if column == "shortfall" else getattr(curve, column)
+    return None if x is None or y is None else (x, y)
 
 
 def _chunked(rounds: dict[str, list[float | None]], column: str) -> tuple[np.ndarray, np.ndarray] | None:
@@ -233,17 +211,32 @@ def _chunked(rounds: dict[str, list[float | None]], column: str) -> tuple[np.nda
 
 
 def _mean_or_runs(
-    method: str, curves: Sequence[tuple[Member, tuple[np.ndarray, np.ndarray]]]
-) -> Iterator[dict[str, Any]]:
+    method: str, curves: Sequence[tuple[Member, tuple[Values, Values]]]
+) -> Iterator[tuple[dict[str, Any], Member | None]]:
+    """The mean of the finished runs where they are enough, and each of the other runs, with the run it is of."""
     finished = [(member, curve) for member, curve in curves if member.finished]
     mean = len(finished) >= LEAST_SEEDS
     if mean:
-        seeds = [member.record.seed for member, _ in finished]
-        yield _curve(method, "mean", seeds, band_of([curve for _, curve in finished], MOST_POINTS))
+        yield _curve(method, "mean", finished), None
     for member, curve in curves:
         if not (mean and member.finished):
             kind = "finished" if member.finished else "unfinished"
-            yield _curve(method, kind, [member.record.seed], band_of([curve], MOST_POINTS))
+            yield _curve(method, kind, [(member, curve)]), member
+
+
+def _curve(method: str, kind: str, curves: Sequence[tuple[Member, tuple[Values, Values]]]) -> dict[str, Any]:
+    """One curve over some runs."""
+    found = band_of([curve for _, curve in curves], MOST_POINTS)
+    low, high = (None if end is None else _rounded(end) for end in (found.low_P, found.high_P))
+    return {
+        "method": method,
+        "kind": kind,
+        "seeds": [member.record.seed for member, _ in curves],
+        "x": _rounded(found.x_P),
+        "y": _rounded(found.mean_P),
+        "low": low,
+        "high": high,
+    }
 
 
 def _labels(method: str, members: Sequence[Member], tallies: Tallies) -> dict[str, Any]:
@@ -272,19 +265,17 @@ def _labels(method: str, members: Sequence[Member], tallies: Tallies) -> dict[st
 
 
 def _bin(number: int, beliefs: float, wins: float) -> dict[str, Any]:
-    """A bin's mean belief and share of wins, with the 95 % Wilson interval of that share."""
+    """A bin's mean belief and share of wins, with the 95 % Wilson interval of that share.
+
+    A tie is half a win, which ``scipy.stats.binomtest`` refuses.
+    """
     if not number:
         return {"n": 0, "belief": None, "share": None, "low": None, "high": None}
     z, share = 1.959964, wins / number
     centre = (share + z * z / (2 * number)) / (1 + z * z / number)
     half = z / (1 + z * z / number) * math.sqrt(share * (1 - share) / number + z * z / (4 * number**2))
-    return {
-        "n": number,
-        "belief": beliefs / number,
-        "share": share,
-        "low": max(0.0, centre - half),
-        "high": min(1.0, centre + half),
-    }
+    low, high = max(0.0, centre - half), min(1.0, centre + half)
+    return {"n": number, "belief": beliefs / number, "share": share, "low": low, "high": high}
 
 
 def _rounded(values: Sequence[float] | np.ndarray) -> list[float]:

@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from sea_agent.dashboard.files import open_plain
 from sea_agent.errors import UserError
+from sea_agent.types import Outcome
 
 BINS = 10
 SECONDS = 10.0
@@ -25,8 +26,8 @@ _TEXTS = (
     f"{_DUELS} JOIN responses a ON a.duel_id = d.id AND a.side = 'first' "
     "JOIN responses b ON b.duel_id = d.id AND b.side = 'second'"
 )
-# What the outcome says of the first response winning; a tie is half a win, and the others say nothing.
-_WON = "CASE v.outcome WHEN 'first' THEN 1.0 WHEN 'second' THEN 0.0 WHEN 'tie' THEN 0.5 END"
+_WINS = " ".join(f"WHEN '{one}' THEN {one.first_wins}" for one in Outcome if one.first_wins is not None)
+_WON = f"CASE v.outcome {_WINS} END"
 _ORDERS: dict[Sort, str] = {
     "newest": "d.round DESC, d.rowid DESC",
     "oldest": "d.round, d.rowid",

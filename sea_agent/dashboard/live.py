@@ -21,7 +21,7 @@ _TOPIC = ("dashboard", "board")
 _SILENCE_SECONDS = 15.0
 
 
-class Watch:
+class News:
     """Looks at the board while somebody watches."""
 
     def __init__(self, board: Board) -> None:
@@ -29,7 +29,7 @@ class Watch:
         self._viewers = 0
         self._looking: asyncio.Task[None] | None = None
 
-    async def news(
+    async def events(
         self, signals: Signals, allowed: Callable[[], bool], last_event_id: str | None
     ) -> AsyncIterator[ServerSentEvent]:
         """An event at once, unless nothing changed since ``last_event_id``, and one after every change, until
@@ -66,8 +66,8 @@ class Watch:
         return self._board.look(), time.thread_time() - began
 
     def _event(self, version: int, seen: int) -> ServerSentEvent:
-        news = {"version": version, "runs": self._board.changed_since(seen), "at": time.time()}
-        return ServerSentEvent(data=news, event="change", id=f"{self._board.start}-{version}")
+        data = {"version": version, "runs": self._board.changed_since(seen), "at": time.time()}
+        return ServerSentEvent(data=data, event="change", id=f"{self._board.start}-{version}")
 
     def _version_of(self, event_id: str | None) -> int:
         """The version that a viewer has seen; 0 when it is from before this process started."""

@@ -4,7 +4,8 @@ import csv
 import io
 import json
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,12 +16,13 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from sea_agent.dashboard import comparing, single
 from sea_agent.dashboard.board import Answers, Board
-from sea_agent.dashboard.chosen import Group, Selection, choose
+from sea_agent.dashboard.chosen import choose
 from sea_agent.dashboard.comparing import Axis, Column, Table, Tallies
 from sea_agent.dashboard.ledgers import Filter, Sort
-from sea_agent.dashboard.live import Watch
+from sea_agent.dashboard.live import News
 from sea_agent.dashboard.run import Run
 from sea_agent.errors import UserError
+from sea_agent.types import LabelSource, Outcome
 from sea_agent.web.problems import Problem
 from sea_agent.web.signals import Signals
 
@@ -34,16 +36,14 @@ FILES = {path.relative_to(STATIC).as_posix(): path for path in STATIC.rglob("*")
 
 RunIds = Annotated[tuple[str, ...], Query(max_length=200)]
 RunId = Annotated[str, Query(max_length=4000)]
-GroupKey = Annotated[list[str] | None, Query(min_length=3, max_length=3, description="World, loss and labels.")]
+GroupParts = Annotated[list[str] | None, Query(min_length=3, max_length=3, description="World, loss and labels.")]
 Columns = Annotated[tuple[Column, ...], Query(max_length=20)]
 Level = Annotated[float, Query(ge=0.0, le=1.0)]
 Round = Annotated[int | None, Query(ge=0, le=2**53)]
-Outcome = Literal["first", "second", "tie", "both_bad", "skip", "none"]
-Source = Literal["oracle", "posterior", "demo", "self"]
 
 
 @dataclass(frozen=True)
-class Host:
+class Server:
     """What serves the page. ``signals`` tell when to end streams, ``guards`` are dependencies that refuse who may not
     read, ``allows`` tells whether the asker still may; ``is_service``: whether the page may ask it about annotators."""
 
@@ -53,12 +53,12 @@ class Host:
     is_service: bool = False
 
 
-def make_router(board: Board, host: Host) -> APIRouter:
-    """Routes below ``/dashboard``: the page, and its data behind the guards of the host."""
+def make_router(board: Board, server: Server) -> APIRouter:
+    """Routes below ``/dashboard``: the page, and its data behind the guards of the server."""
     router = APIRouter(prefix="/dashboard", include_in_schema=False)
     _add_page(router)
-    for part in (_comparison_routes(board), _run_routes(board), _news_routes(board, host)):
-        router.include_router(part, prefix="/api", dependencies=list(host.guards))
+    for part in (_comparison_routes(board), _run_routes(board), _news_routes(board, server)):
+        router.include_router(part, prefix="/api", dependencies=list(server.guards))
     return router
 
 
@@ -80,69 +80,74 @@ def _add_page(router: APIRouter) -> None:
 
 @dataclass(frozen=True)
 class Asked:
-    """What a panel of the comparison is asked about."""
+    """A question about ``runs``. ``subject`` makes what a panel shows; ``key`` tells it from others of these runs."""
 
+    board: Board
     request: Request
     runs: list[Run]
-    group: Group | None
+    subject: Callable[[], Any]
+    key: Any = None
 
-    def answer(
-        self,
-        board: Board,
-        options: Sequence[Any],
-        view: Callable[[Selection], Any],
-        table: Callable[[Selection], Table],
-    ) -> Response:
-        """The panel's view or table of the runs."""
-        return _answer(
-            board,
-            self.request,
-            (self.group, *options),
-            self.runs,
-            lambda: view(choose(self.runs, self.group)),
-            lambda: table(choose(self.runs, self.group)),
-        )
+    def answer(self, view: Callable[..., Any], table: Callable[..., Table] | None, *options: Any) -> Response:
+        """``view`` of the subject with the options as JSON, or ``table`` of them where the path ends in ``.csv``; 304
+        when the asker has it already."""
+        path = self.request.url.path
+        tag = Answers.tag((path, self.key, options), self.runs)
+        headers = {"ETag": f'"{tag}"'}
+        if tag in self.request.headers.get("if-none-match", ""):
+            return Response(status_code=304, headers=headers)
+        as_csv = table is not None and path.endswith(".csv")
+
+        def make() -> bytes:
+            if as_csv and table is not None:
+                return _csv(table(self.subject(), *options))
+            return json.dumps(view(self.subject(), *options), allow_nan=False, separators=(",", ":")).encode()
+
+        try:
+            body = self.board.answers.get(tag, make)
+        except UserError as error:
+            raise Problem(422, " ".join(str(error).split())) from None
+        if as_csv:
+            headers["Content-Disposition"] = f'attachment; filename="{path.rpartition("/")[2]}"'
+        return Response(body, headers=headers, media_type="text/csv; charset=utf-8" if as_csv else "application/json")
+
+
+def _table_of(view: Callable[..., Any], table: Callable[[Any], Table]) -> Callable[..., Table]:
+    """A table that is made of a view."""
+    return lambda *given: table(view(*given))
 
 
 def _comparison_routes(board: Board) -> APIRouter:
-    router, tallies = APIRouter(), Tallies()
+    router = APIRouter()
+    labels_view = partial(comparing.labels_view, tallies=Tallies())
 
-    def asked(request: Request, runs: RunIds = (), group: GroupKey = None) -> Asked:
-        return Asked(request, _select(board, runs), None if group is None else (group[0], group[1], group[2]))
+    def asked(request: Request, runs: RunIds = (), group: GroupParts = None) -> Asked:
+        selected, key = _select(board, runs), None if group is None else (group[0], group[1], group[2])
+        return Asked(board, request, selected, lambda: choose(selected, key), key)
 
     About = Annotated[Asked, Depends(asked)]
 
     @router.get("/comparison")
     @router.get("/comparison.csv")
     def comparison(about: About, level: Level = 0.8, baseline: str | None = None) -> Response:
-        return about.answer(
-            board,
-            (level, baseline),
-            lambda chosen: comparing.comparison_view(chosen, level, baseline),
-            lambda chosen: comparing.comparison_table(chosen, level, baseline),
-        )
+        return about.answer(comparing.comparison_view, comparing.comparison_table, level, baseline)
 
     @router.get("/curves")
     @router.get("/curves.csv")
     def curves(about: About, column: Columns = ("win_rate",), x: Axis = "queries") -> Response:
-        def view(chosen: Selection) -> dict[str, Any]:
-            return comparing.curves_view(chosen, column, x)
-
-        return about.answer(board, (column, x), view, lambda chosen: comparing.long_table(view(chosen)))
+        view = comparing.curves_view
+        return about.answer(view, _table_of(view, comparing.long_table), column, x)
 
     @router.get("/beliefs")
     @router.get("/beliefs.csv")
     def beliefs(about: About) -> Response:
         view = comparing.beliefs_view
-        return about.answer(board, (), view, lambda chosen: comparing.long_table(view(chosen)))
+        return about.answer(view, _table_of(view, comparing.long_table))
 
     @router.get("/labels")
     @router.get("/labels.csv")
     def labels(about: About) -> Response:
-        def view(chosen: Selection) -> dict[str, Any]:
-            return comparing.labels_view(chosen, tallies)
-
-        return about.answer(board, (), view, lambda chosen: comparing.calibration_table(view(chosen)))
+        return about.answer(labels_view, _table_of(labels_view, comparing.calibration_table))
 
     return router
 
@@ -150,76 +155,56 @@ def _comparison_routes(board: Board) -> APIRouter:
 def _run_routes(board: Board) -> APIRouter:
     router = APIRouter()
 
+    def asked(request: Request, run: RunId) -> Asked:
+        one = _find(board, run)
+        return Asked(board, request, [one], lambda: one)
+
+    About = Annotated[Asked, Depends(asked)]
+
     @router.get("/throughput")
     @router.get("/throughput.csv")
-    def throughput(request: Request, run: RunId) -> Response:
-        one = _find(board, run)
-        return _answer(
-            board,
-            request,
-            (),
-            [one],
-            lambda: single.throughput_view(one),
-            lambda: single.throughput_table(single.throughput_view(one)),
-        )
+    def throughput(about: About) -> Response:
+        view = single.throughput_view
+        return about.answer(view, _table_of(view, single.throughput_table))
 
     @router.get("/duels")
     @router.get("/duels.csv")
     def duels(
-        request: Request,
-        run: RunId,
+        about: About,
         text: Annotated[str, Query(max_length=500)] = "",
-        outcome: Outcome | None = None,
-        source: Source | None = None,
+        outcome: Outcome | Literal["none"] | None = None,
+        source: LabelSource | None = None,
         first_round: Round = None,
         last_round: Round = None,
         sort: Sort = "newest",
         offset: Annotated[int, Query(ge=0, le=2**53)] = 0,
         limit: Annotated[int, Query(ge=1, le=100)] = 20,
     ) -> Response:
-        one = _find(board, run)
         wanted = Filter(text, outcome, source, first_round, last_round)
-        return _answer(
-            board,
-            request,
-            (wanted, sort, offset, limit),
-            [one],
-            lambda: single.duels_view(one, wanted, sort, offset, limit),
-            lambda: single.duels_table(one, wanted, sort),
-        )
+        return about.answer(single.duels_view, single.duels_table, wanted, sort, offset, limit)
 
     @router.get("/duel")
-    def duel(request: Request, run: RunId, duel: Annotated[str, Query(max_length=200)]) -> Response:
-        one = _find(board, run)
-
-        def view() -> dict[str, Any]:
+    def duel(about: About, run: RunId, duel: Annotated[str, Query(max_length=200)]) -> Response:
+        def view(one: Run, duel: str) -> dict[str, Any]:
             found = single.duel_view(one, duel)
             if found is None:
                 raise Problem(404, f"There is no duel {duel} in the ledger of {run}.")
             return found
 
-        return _answer(board, request, (duel,), [one], view, None)
+        return about.answer(view, None, duel)
 
     @router.get("/configuration")
     @router.get("/configuration.csv")
-    def configuration(
-        request: Request, run: RunId, against: Annotated[str | None, Query(max_length=4000)] = None
-    ) -> Response:
-        one, other = _find(board, run), None if against is None else _find(board, against)
-        return _answer(
-            board,
-            request,
-            (),
-            [one] if other is None else [one, other],
-            lambda: single.configuration_view(one, other),
-            lambda: single.configuration_view(one, other)["keys"],
-        )
+    def configuration(about: About, against: Annotated[str | None, Query(max_length=4000)] = None) -> Response:
+        runs = [*about.runs, *([] if against is None else [_find(board, against)])]
+        table = _table_of(single.configuration_view, lambda view: view["keys"])
+        return replace(about, runs=runs, subject=lambda: runs).answer(single.configuration_view, table)
 
     return router
 
 
-def _news_routes(board: Board, host: Host) -> APIRouter:
-    router, watch = APIRouter(), Watch(board)
+def _news_routes(board: Board, server: Server) -> APIRouter:
+    router, news = APIRouter(), News(board)
 
     @router.get("/runs")
     def runs() -> dict[str, Any]:
@@ -228,7 +213,7 @@ def _news_routes(board: Board, host: Host) -> APIRouter:
         return {
             "name": board.name,
             "version": board.version,
-            "service": host.is_service,
+            "service": server.is_service,
             "runs": [
                 {
                     "id": place.id,
@@ -247,8 +232,8 @@ def _news_routes(board: Board, host: Host) -> APIRouter:
     async def events(
         request: Request, last_event_id: Annotated[str | None, Header(alias="Last-Event-ID", max_length=100)] = None
     ) -> AsyncIterator[ServerSentEvent]:
-        async for news in watch.news(host.signals(request), lambda: host.allows(request), last_event_id):
-            yield news
+        async for event in news.events(server.signals(request), lambda: server.allows(request), last_event_id):
+            yield event
 
     return router
 
@@ -265,37 +250,6 @@ def _find(board: Board, id_: str) -> Run:
         return board.run(id_)
     except KeyError:
         raise Problem(404, f"There is no run {id_} here.") from None
-
-
-def _answer(
-    board: Board,
-    request: Request,
-    options: Sequence[Any],
-    runs: Sequence[Run],
-    view: Callable[[], Any],
-    table: Callable[[], Table] | None,
-) -> Response:
-    """The view as JSON, or its table where the path ends in ``.csv``; 304 when the asker has it already."""
-    path = request.url.path
-    as_csv = path.endswith(".csv") and table is not None
-    tag = Answers.tag((path, options), runs)
-    headers = {"ETag": f'"{tag}"'}
-    if tag in request.headers.get("if-none-match", ""):
-        return Response(status_code=304, headers=headers)
-
-    def make() -> bytes:
-        if as_csv and table is not None:
-            return _csv(table())
-        return json.dumps(view(), allow_nan=False, separators=(",", ":")).encode()
-
-    try:
-        body = board.answers.get(tag, make)
-    except UserError as error:
-        raise Problem(422, " ".join(str(error).split())) from None
-    if as_csv:
-        name = path.rpartition("/")[2]
-        headers["Content-Disposition"] = f'attachment; filename="{name}"'
-    return Response(body, headers=headers, media_type="text/csv; charset=utf-8" if as_csv else "application/json")
 
 
 def _csv(rows: Table) -> bytes:

@@ -1,18 +1,20 @@
 """One run as its directory tells it, read again only where a file has changed."""
 
-import json
 import math
 import threading
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from sea_agent.config.files import load_tree
 from sea_agent.dashboard.files import Stamp, Tail, open_plain, require_small
-from sea_agent.dashboard.scan import Place, State
+from sea_agent.dashboard.scan import Place, RunState
 from sea_agent.errors import UserError
-from sea_agent.lab.reading import METRICS_FAULTS, CurveColumns, configured, make_record
+from sea_agent.lab.reading import CurveColumns, configured, make_record
 from sea_agent.lab.records import Record, read_json
+from sea_agent.persistence.rounds import RoundMetrics
 
 LARGEST_METRICS = 512 * 2**20
 LARGEST_OTHER = 4 * 2**20
@@ -46,34 +48,11 @@ class Kept(Generic[T]):
         return self._made
 
 
-class Rounds:
-    """The numbers of every row of a run's metrics, by column; None where a row has no such number.
+class GrowingMetrics:
+    """``metrics.jsonl``, read on from where the last look ended.
 
-    The wall seconds of a stage are the column ``seconds.STAGE``.
+    ``columns`` holds the numbers of every row by name; None where a row has no such number, or none that is finite.
     """
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.columns: dict[str, list[float | None]] = {}
-
-    def add(self, row: Mapping[str, Any]) -> None:
-        """Take in the next row."""
-        values = {**row, **{f"seconds.{stage}": seconds["wall"] for stage, seconds in row["seconds"].items()}}
-        numbers = {name: value for name, value in values.items() if _is_number(value)}
-        for name in list(numbers)[:MOST_COLUMNS]:
-            if name not in self.columns and len(self.columns) < MOST_COLUMNS:
-                self.columns[name] = [None] * self.count
-        for name, column in self.columns.items():
-            column.append(numbers.get(name))
-        self.count += 1
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-class Metrics:
-    """``metrics.jsonl``, read on from where the last look ended."""
 
     def __init__(self, root: Path, path: Path) -> None:
         self._root, self._path = root, path
@@ -81,7 +60,9 @@ class Metrics:
 
     def _begin(self) -> None:
         self._tail = Tail(self._root, self._path, LARGEST_METRICS)
-        self._curve, self.rounds = CurveColumns(), Rounds()
+        self.curve = CurveColumns(self._path)
+        self.columns: dict[str, list[float | None]] = {}
+        self._count = 0
         self._broken: UserError | None = None
         self._took_rest = False
 
@@ -94,33 +75,41 @@ class Metrics:
         lines = None if self._took_rest else self._tail.new_lines()
         if lines is None:
             self._begin()
-            lines = self._tail.new_lines()
-        for line in lines or ():
-            self._add(line)
+            lines = self._tail.new_lines() or []
         if ended and self._tail.rest:
-            self._add(self._tail.rest)
+            lines.append(self._tail.rest)
             self._took_rest = True
+        if self._broken is None:
+            try:
+                for line in lines:
+                    self._add(RoundMetrics.parse(line, self._path))
+            except UserError as error:
+                self._broken = error
         if self._broken is not None:
             raise self._broken
 
-    def curve(self) -> dict[str, Any]:
-        """The columns of a ``Curve`` so far. Raises: UserError when nothing was evaluated."""
-        try:
-            return self._curve.tree()
-        except ValueError as error:
-            raise self._not_metrics(error) from None
+    def _add(self, row: RoundMetrics) -> None:
+        self.curve.add(row)
+        numbers = {name: number for name, number in row.numbers().items() if math.isfinite(number)}
+        for name in list(numbers)[:MOST_COLUMNS]:
+            if name not in self.columns and len(self.columns) < MOST_COLUMNS:
+                self.columns[name] = [None] * self._count
+        for name, column in self.columns.items():
+            column.append(numbers.get(name))
+        self._count += 1
 
-    def _add(self, line: bytes) -> None:
-        if self._broken is None:
-            try:
-                row = json.loads(line)
-                self._curve.add(row)
-                self.rounds.add(row)
-            except METRICS_FAULTS as error:
-                self._broken = self._not_metrics(error)
 
-    def _not_metrics(self, error: Exception) -> UserError:
-        return UserError(f"{self._path}: not the metrics of a run ({type(error).__name__}: {error})")
+def made_from(*names: str) -> Callable[[Callable[["Run"], T]], Callable[["Run"], T]]:
+    """A method of ``Run`` whose value is made anew only when one of these files of the run has changed."""
+
+    def keeps(make: Callable[["Run"], T]) -> Callable[["Run"], T]:
+        @wraps(make)
+        def get(run: "Run") -> T:
+            return run.made(make, names)
+
+        return get
+
+    return keeps
 
 
 class Run:
@@ -130,13 +119,15 @@ class Run:
         self.place = place
         self.root = root
         self._lock = threading.RLock()
-        self._config: Kept[dict[str, Any]] = Kept()
-        self._facts: Kept[dict[str, Any]] = Kept()
-        self._cell: Kept[dict[str, Any]] = Kept()
-        self._summary: Kept[dict[str, Any]] = Kept()
-        self._record: Kept[Record] = Kept()
-        self._read: Kept[Metrics] = Kept()
-        self._metrics = Metrics(root, place.path / "metrics.jsonl")
+        self._made: dict[object, Kept[Any]] = defaultdict(Kept)
+        self._metrics = GrowingMetrics(root, place.path / "metrics.jsonl")
+
+    def made(self, make: Callable[["Run"], T], names: tuple[str, ...]) -> T:
+        """What ``make`` gives of this run for the files as they are now."""
+        stamps: tuple[Stamp | None, ...] = tuple(self.place.files.get(name) for name in names)
+        with self._lock:
+            kept: Kept[T] = self._made[make]
+            return kept.get(stamps, lambda: make(self))
 
     @property
     def id(self) -> str:
@@ -147,35 +138,36 @@ class Run:
         """Changes when anything of the run does."""
         return (self.place.id, self.place.state, sorted(self.place.files.items()), self.place.trouble)
 
+    @made_from("config.yaml")
     def config(self) -> dict[str, Any]:
         """``config.yaml`` as it stands."""
-        return self._kept(self._config, ("config.yaml",), lambda: load_tree(str(self._small("config.yaml"))))
+        return load_tree(str(self._small("config.yaml")))
 
+    @made_from("config.yaml", "cell.json")
     def facts(self) -> dict[str, Any]:
         """World, loss, labels, method, seed and what else a record takes from the configuration and the cell."""
-        return self._kept(
-            self._facts,
-            ("config.yaml", "cell.json"),
-            lambda: {**configured(self._small("config.yaml")), **self._optional(self._cell, "cell.json")},
-        )
+        return configured(self._small("config.yaml")) | self._object("cell.json")
 
+    @made_from("summary.json")
     def summary(self) -> dict[str, Any]:
         """``summary.json``; empty while the run is not finished."""
-        return self._optional(self._summary, "summary.json")
+        return self._object("summary.json")
 
-    def rounds(self) -> dict[str, list[float | None]]:
-        """The columns of ``Rounds`` so far."""
-        with self._lock:
-            return {name: column.copy() for name, column in self._read_metrics().rounds.columns.items()}
-
+    @made_from("config.yaml", "cell.json", "metrics.jsonl", "summary.json", "error.txt")
     def record(self) -> Record:
         """The record of a comparison, the same as ``sea_agent.lab.reading`` makes of a finished run.
 
         A run that is not finished counts with the budget that it has spent, so that a level it has not reached bounds
         the queries it needs from below.
         """
-        files = ("config.yaml", "cell.json", "metrics.jsonl", "summary.json", "error.txt")
-        return self._kept(self._record, files, self._make_record)
+        curve = self._read_metrics().curve.tree()
+        spent = {} if self.place.state is RunState.FINISHED else {"budget": max(1, curve["queries"][-1])}
+        return make_record(self.place.path, self.facts() | spent, self.summary(), curve)
+
+    def rounds(self) -> dict[str, list[float | None]]:
+        """The columns of ``GrowingMetrics`` so far."""
+        with self._lock:
+            return {name: column.copy() for name, column in self._read_metrics().columns.items()}
 
     def error(self) -> str:
         """The end of ``error.txt``; empty without one."""
@@ -185,30 +177,16 @@ class Run:
             file.seek(max(0, self.place.files["error.txt"][1] - ERROR_CHARACTERS))
             return file.read(ERROR_CHARACTERS).decode(errors="replace")
 
-    def _make_record(self) -> Record:
-        ended = self.place.state is State.FINISHED
-        curve = self._read_metrics().curve()
-        facts = self.facts() if ended else {**self.facts(), "budget": max(1, curve["queries"][-1])}
-        return make_record(self.place.path, facts, self.summary(), curve)
+    @made_from("metrics.jsonl", "summary.json")
+    def _read_metrics(self) -> GrowingMetrics:
+        self._metrics.read(ended=self.place.state is RunState.FINISHED)
+        return self._metrics
 
-    def _read_metrics(self) -> Metrics:
-        def read() -> Metrics:
-            self._metrics.read(ended=self.place.state is State.FINISHED)
-            return self._metrics
-
-        return self._kept(self._read, ("metrics.jsonl", "summary.json"), read)
-
-    def _optional(self, kept: Kept[dict[str, Any]], name: str) -> dict[str, Any]:
-        if name not in self.place.files:
-            return {}
-        return self._kept(kept, (name,), lambda: read_json(self._small(name)))
+    def _object(self, name: str) -> dict[str, Any]:
+        """A JSON object that need not be there."""
+        return read_json(self._small(name)) if name in self.place.files else {}
 
     def _small(self, name: str) -> Path:
         path = self.place.path / name
         require_small(self.root, path, LARGEST_OTHER)
         return path
-
-    def _kept(self, kept: Kept[T], names: tuple[str, ...], make: Callable[[], T]) -> T:
-        stamps: tuple[Stamp | None, ...] = tuple(self.place.files.get(name) for name in names)
-        with self._lock:
-            return kept.get(stamps, make)

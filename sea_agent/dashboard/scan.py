@@ -14,7 +14,7 @@ from pathlib import Path
 from sea_agent.dashboard.files import Stamp, open_plain, real_place
 from sea_agent.errors import UserError
 from sea_agent.lab.reading import MARKS
-from sea_agent.persistence.directory import LOCK
+from sea_agent.persistence.files import LOCK
 
 DEEPEST = 10
 MOST_RUNS = 3000
@@ -23,7 +23,7 @@ MOST_DIRECTORIES = 30_000
 _WATCHED = {*MARKS, "cell.json", "ledger.sqlite", LOCK}
 
 
-class State(StrEnum):
+class RunState(StrEnum):
     """What became of a run. ``DEAD`` ended without a summary and holds its lock no more. ``UNKNOWN`` has neither
     summary nor lock, so nobody can tell whether it still runs."""
 
@@ -44,11 +44,11 @@ class Place:
     collection: str
     files: dict[str, Stamp]
     trouble: tuple[str, ...]
-    state: State
+    state: RunState
 
 
 @dataclass
-class Found:
+class Scan:
     """Places by id, the ids of experiments, and what is wrong with what else is there."""
 
     places: dict[str, Place] = field(default_factory=dict)
@@ -57,14 +57,14 @@ class Found:
     directories: int = 0
 
 
-def scan(root: Path) -> Found:
+def scan(root: Path) -> Scan:
     """Find the runs in and below ``root``, which must be an absolute path without links."""
-    found = Found()
+    found = Scan()
     _enter(root, root, None, 0, found)
     return found
 
 
-def _enter(root: Path, directory: Path, experiment: str | None, depth: int, found: Found) -> None:
+def _enter(root: Path, directory: Path, experiment: str | None, depth: int, found: Scan) -> None:
     name = _id(root, directory)
     found.directories += 1
     try:
@@ -88,7 +88,7 @@ def _enter(root: Path, directory: Path, experiment: str | None, depth: int, foun
         _enter(root, Path(entry.path), experiment, depth + 1, found)
 
 
-def _below(entries: list[os.DirEntry[str]], name: str, found: Found) -> Iterator[os.DirEntry[str]]:
+def _below(entries: list[os.DirEntry[str]], name: str, found: Scan) -> Iterator[os.DirEntry[str]]:
     """The directories to enter."""
     for entry in entries:
         if entry.name.startswith("."):
@@ -123,17 +123,17 @@ def _place(root: Path, directory: Path, experiment: str | None, entries: list[os
     return Place(name, directory, experiment or above, files, tuple(trouble), _state(root, directory, files))
 
 
-def _state(root: Path, directory: Path, files: dict[str, Stamp]) -> State:
+def _state(root: Path, directory: Path, files: dict[str, Stamp]) -> RunState:
     if "error.txt" in files:
-        return State.FAILED
+        return RunState.FAILED
     if "summary.json" in files:
-        return State.FINISHED
+        return RunState.FINISHED
     if LOCK not in files:
-        return State.UNKNOWN
+        return RunState.UNKNOWN
     try:
-        return State.RUNNING if _is_held(root, directory / LOCK) else State.DEAD
+        return RunState.RUNNING if _is_held(root, directory / LOCK) else RunState.DEAD
     except (UserError, OSError):
-        return State.UNKNOWN
+        return RunState.UNKNOWN
 
 
 def _is_held(root: Path, lock: Path) -> bool:

@@ -1,11 +1,12 @@
 """Views of one run: throughput, duels, and its configuration beside another's."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
 
 import numpy as np
 
+from sea_agent.config.files import flat
 from sea_agent.dashboard import ledgers
 from sea_agent.dashboard.ledgers import Filter, Sort, open_ledger
 from sea_agent.dashboard.run import Run
@@ -17,7 +18,6 @@ BUCKETS = 120
 
 MOST_KEYS = 2000
 MOST_DUELS_OF_A_TABLE = 20_000
-_STAGE = "seconds."
 
 Table = list[dict[str, Any]]
 
@@ -27,19 +27,21 @@ def throughput_view(run: Run) -> dict[str, Any]:
     rounds = run.rounds()
     numbers = [number or 0 for number in rounds.get("round", [])]
     chunks = [chunk for chunk in np.array_split(np.arange(len(numbers)), min(BUCKETS, len(numbers) or 1)) if len(chunk)]
-    stages = [name for name in rounds if name.startswith(_STAGE)]
-    stages.sort(key=lambda name: -sum(value or 0.0 for value in rounds[name]))
+    seconds = {
+        name.split("/")[1]: [value or 0.0 for value in column]
+        for name, column in rounds.items()
+        if name.startswith("seconds/") and name.endswith("/wall")
+    }
+    totals = dict(sorted(((stage, sum(values)) for stage, values in seconds.items()), key=lambda one: -one[1]))
     view: dict[str, Any] = {
         "run": run.id,
         "rounds": len(numbers),
         "round": [numbers[chunk[-1]] for chunk in chunks],
         "seconds": {
-            name.removeprefix(_STAGE): [
-                four_digits(sum(rounds[name][place] or 0.0 for place in chunk) / len(chunk)) for chunk in chunks
-            ]
-            for name in stages
+            stage: [four_digits(sum(seconds[stage][place] for place in chunk) / len(chunk)) for chunk in chunks]
+            for stage in totals
         },
-        "totals": {name.removeprefix(_STAGE): sum(value or 0.0 for value in rounds[name]) for name in stages},
+        "totals": totals,
         "counts": {
             name: _last(rounds.get(name, []))
             for name in ("policy_samples", "oracle_queries", "posterior_labels", "imagined_pairs", "gradient_steps")
@@ -90,8 +92,8 @@ def duels_view(run: Run, wanted: Filter, sort: Sort, offset: int, limit: int) ->
         }
 
 
-def duels_table(run: Run, wanted: Filter, sort: Sort) -> Table:
-    """All of the duels with whole texts. Raises: UserError when they are too many."""
+def duels_table(run: Run, wanted: Filter, sort: Sort, *page: int) -> Table:
+    """All of the duels with whole texts, whatever the page. Raises: UserError when they are too many."""
     with open_ledger(run.root, run.place.path) as ledger:
         number = ledgers.count(ledger, wanted)
         if number > MOST_DUELS_OF_A_TABLE:
@@ -106,8 +108,9 @@ def duel_view(run: Run, id_: str) -> dict[str, Any] | None:
         return ledgers.duel(ledger, id_)
 
 
-def configuration_view(run: Run, other: Run | None) -> dict[str, Any]:
-    """Every key of a run's configuration, and the other run's value where one is given."""
+def configuration_view(runs: Sequence[Run]) -> dict[str, Any]:
+    """Every key of a run's configuration, and the value of the second run where there is one."""
+    run, other = runs[0], runs[1] if len(runs) > 1 else None
     ours = _flat(run)
     theirs = None if other is None else _flat(other)
     keys = list(ours) if theirs is None else list(dict.fromkeys([*ours, *theirs]))
@@ -141,17 +144,8 @@ def _same(key: str, ours: Mapping[str, str], theirs: Mapping[str, str]) -> bool:
 
 
 def _flat(run: Run) -> dict[str, str]:
-    """At most ``MOST_KEYS`` of the configuration's keys."""
-    return dict(islice(_leaves(run.config()), MOST_KEYS))
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Dotted keys with their values as text."""
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", _text(value)
+    """At most ``MOST_KEYS`` of the configuration's keys, with their values as text."""
+    return {key: _text(value) for key, value in islice(flat(run.config()).items(), MOST_KEYS)}
 
 
 def _text(value: object) -> str:

@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 
 from sea_agent.data.rows import ENDINGS, Record
 from sea_agent.errors import UserError
+from sea_agent.persistence.files import whole_file
 from sea_agent.types import Prompt
 
 Kind = Literal["text", "texts", "integer", "number", "counts"]
@@ -84,20 +85,16 @@ def write_preferences(path: Path, rows: Iterable[Record], columns: Columns, *, c
     """
     if path.suffix not in ENCODERS:
         raise UserError(f"{path}: give a file that ends in {' or '.join(ENCODERS)}")
-    unfinished = path.with_name(f"{path.name}.part")
     left, count = iter(rows), 0
     try:
-        with unfinished.open("wb") as file:
+        with whole_file(path) as file:
             encoder = ENCODERS[path.suffix](columns, chat=chat)
             while batch := list(islice(left, _ROWS_AT_ONCE)):
                 file.write(encoder.encode(batch))
                 count += len(batch)
             file.write(encoder.close())
-        unfinished.replace(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from None
-    finally:
-        unfinished.unlink(missing_ok=True)
     return count
 
 

@@ -13,7 +13,7 @@ from sea_agent.data.rows import Record
 from sea_agent.errors import UserError
 from sea_agent.persistence.ledger import read_ledger
 from sea_agent.pretrained import load_tokenizer
-from sea_agent.types import Duel, LabelSource, Outcome, Prompt, Response, Verdict
+from sea_agent.types import Duel, LabelSource, Outcome, Prompt, Response, Verdict, winner_first
 
 COLUMNS: Columns = {
     "run": "text",
@@ -62,7 +62,7 @@ def export_run(run: Path, out: Path, sources: Iterable[LabelSource]) -> Exported
         for duel, verdict in read_ledger(ledger):
             if verdict is not None and duel.label_source in wanted:
                 undecided += verdict.outcome in (Outcome.TIE, Outcome.BOTH_BAD)
-                if verdict.outcome in (Outcome.FIRST, Outcome.SECOND):
+                if verdict.outcome.names_winner:
                     yield duel, verdict
 
     answers = answered()
@@ -93,7 +93,9 @@ def _policy(run: Path) -> str:
 
 
 def _row(duel: Duel, verdict: Verdict, run: str, tokenizer: Any) -> Record:
-    winner = duel if verdict.outcome is Outcome.FIRST else duel.swap()
+    turned = winner_first(duel, verdict)
+    assert turned is not None  # the others are left out
+    winner, said = turned
     chosen, rejected = winner.first, winner.second
     texts = (_continuation(duel.prompt, response, tokenizer) for response in (chosen, rejected))
     return sides(duel.prompt, *texts) | {
@@ -103,7 +105,7 @@ def _row(duel: Duel, verdict: Verdict, run: str, tokenizer: Any) -> Record:
         "outcome": verdict.outcome.value,
         "n_votes": verdict.votes,
         "annotator": verdict.annotator,
-        "probability": _of_chosen(verdict),
+        "probability": said.probability,
         "answered_at": datetime.fromtimestamp(verdict.at, UTC).isoformat(timespec="milliseconds"),
         "source": duel.label_source.value,
         "rule": duel.rule,
@@ -117,13 +119,6 @@ def _row(duel: Duel, verdict: Verdict, run: str, tokenizer: Any) -> Record:
         "rejected_id": rejected.id,
         "rejected_policy_version": rejected.policy_version,
     }
-
-
-def _of_chosen(verdict: Verdict) -> float | None:
-    """The oracle's probability that the chosen response is preferred, where it gave one."""
-    if verdict.probability is None or verdict.outcome is Outcome.FIRST:
-        return verdict.probability
-    return 1.0 - verdict.probability
 
 
 def _continuation(prompt: Prompt, response: Response, tokenizer: Any) -> str:

@@ -8,7 +8,6 @@ A cell is finished when its run's ``summary.json`` is there. What is there witho
 was stopped; it is removed and run again.
 """
 
-import fcntl
 import json
 import os
 import shutil
@@ -17,14 +16,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from sea_agent.config import RunConfig
 from sea_agent.config.files import differences, flat, load_config, load_tree, to_yaml
 from sea_agent.errors import UserError
 from sea_agent.lab.hosts import Host, LocalHost, RayHost, Task
 from sea_agent.lab.spec import Cell, plan, read_spec
+from sea_agent.persistence.files import LOCK, take_lock
 
-_LOCK = ".lock"
 _ERROR_LINES = 30
 _CHANGES_TOLD = 5
 
@@ -159,15 +158,13 @@ def _locked(out: Path) -> Iterator[int]:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--out {out}: cannot be made ({error.strerror})") from None
-    if not (out / "experiment.yaml").exists() and any(entry.name != _LOCK for entry in out.iterdir()):
+    if not (out / "experiment.yaml").exists() and any(entry.name != LOCK for entry in out.iterdir()):
         raise UserError(f"--out {out}: holds something, but no experiment (experiment.yaml); name another directory")
-    with (out / _LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    with (out / LOCK).open("w") as lock:
+        if not take_lock(lock):
             raise UserError(
                 f"--out {out}: another `sea-agent experiment` is at work in it; wait for it, or stop it first"
-            ) from None
+            )
         yield lock.fileno()
 
 
@@ -186,7 +183,8 @@ def _finished(cells: Sequence[Cell], out: Path) -> list[Cell]:
         UserError: naming those that were run with another configuration.
     """
     finished = [cell for cell in cells if _has_summary(out / cell.path)]
-    complaints = [f"  {cell.path}: {change}" for cell in finished if (change := _change(out / cell.path, cell.config))]
+    changes = ((cell, _change(out / cell.path, cell.config.model_dump(mode="json"))) for cell in finished)
+    complaints = [f"  {cell.path}: {change}" for cell, change in changes if change]
     if complaints:
         raise UserError(
             f"{out}: finished cells were run with another configuration than the experiment's\n"
@@ -204,13 +202,13 @@ def _has_summary(directory: Path) -> bool:
         return False
 
 
-def _change(directory: Path, config: RunConfig) -> str | None:
-    """How the configuration of a finished run differs from ``config``."""
+def _change(directory: Path, tree: Mapping[str, Any]) -> str | None:
+    """How the configuration of a finished run differs from ``tree``."""
     try:
-        there = load_config(str(directory / "config.yaml"))
+        there = flat(load_config(str(directory / "config.yaml")).model_dump(mode="json"))
     except UserError as error:
         return " ".join(str(error).split())
-    changes = differences(flat(there.model_dump(mode="json")), flat(config.model_dump(mode="json")))
+    changes = differences(there, flat(tree))
     more = [f"and {len(changes) - _CHANGES_TOLD} more"] if len(changes) > _CHANGES_TOLD else []
     return ", ".join(changes[:_CHANGES_TOLD] + more) or None
 

@@ -10,6 +10,7 @@ from typing import Any
 from sea_agent.config.files import load_tree, validate
 from sea_agent.errors import UserError
 from sea_agent.lab.records import Curve, Record, four_digits, read_json, read_records
+from sea_agent.persistence.rounds import RoundMetrics, not_metrics
 from sea_agent.seeding import id_for
 
 _SUMMARY = ("oracle_queries", "posterior_labels", "evaluation_queries", "rounds", "cpu_seconds", "wall_seconds")
@@ -178,49 +179,50 @@ def _summarised(summary: Mapping[str, Any]) -> dict[str, Any]:
 
 def _curve(file: Path) -> dict[str, Any]:
     """The columns of ``Curve`` from a run's metrics."""
-    columns = CurveColumns()
+    columns = CurveColumns(file)
     try:
-        for line in file.read_text().splitlines():
-            columns.add(json.loads(line))
-        return columns.tree()
-    except METRICS_FAULTS as error:
-        raise UserError(f"{file}: not the metrics of a run ({type(error).__name__}: {error})") from None
-
-
-METRICS_FAULTS = (OSError, ValueError, KeyError, TypeError, AttributeError)
-"""What reading the metrics of something that is not a run can raise."""
+        lines = file.read_bytes().splitlines()
+    except OSError as error:
+        raise not_metrics(file, error) from None
+    for line in lines:
+        columns.add(RoundMetrics.parse(line, file))
+    return columns.tree()
 
 
 class CurveColumns:
-    """The columns of a ``Curve``, from the rows of a run's metrics as they come."""
+    """The columns of a ``Curve``, from the rows of a ``file`` of metrics as they come."""
 
-    def __init__(self) -> None:
+    def __init__(self, file: Path) -> None:
+        self._file = file
         self._columns: dict[str, list[Any]] = {name: [] for name in Curve.model_fields}
-        self._spent = {"cpu": 0.0, "wall": 0.0}
+        self._cpu_seconds = self._wall_seconds = 0.0
 
-    def add(self, row: Mapping[str, Any]) -> None:
+    def add(self, row: RoundMetrics) -> None:
         """Take in the next row."""
-        for stage, seconds in row["seconds"].items():
+        for stage, seconds in row.seconds.items():
             if stage != "evaluate":
-                for clock in self._spent:
-                    self._spent[clock] += seconds[clock]
-        if "win_rate" in row:
-            low, high = row["win_rate_ci"]
-            values = {**row, "queries": row["oracle_queries"], "low": low, "high": high}
-            values |= {f"{clock}_seconds": spent for clock, spent in self._spent.items()}
-            for name, column in self._columns.items():
-                if values.get(name) is not None:
-                    column.append(_rounded(values[name]))
+                self._cpu_seconds += seconds.cpu
+                self._wall_seconds += seconds.wall
+        found = row.evaluation
+        if found.win_rate is None or found.win_rate_ci is None:
+            return
+        low, high = found.win_rate_ci
+        own = {"queries": row.oracle_queries, "low": low, "high": high}
+        own |= {"cpu_seconds": self._cpu_seconds, "wall_seconds": self._wall_seconds}
+        values = vars(row) | vars(found) | own
+        for name, column in self._columns.items():
+            if values[name] is not None:
+                column.append(_rounded(values[name]))
 
     def tree(self) -> dict[str, Any]:
         """The columns so far; one that is not in every evaluation was not measured.
 
         Raises:
-            ValueError: when nothing was evaluated.
+            UserError: when nothing was evaluated.
         """
         evaluations = len(self._columns["queries"])
         if not evaluations:
-            raise ValueError("no win rate; set evaluation.prompts_path")
+            raise not_metrics(self._file, "no win rate; set evaluation.prompts_path")
         return {name: column for name, column in self._columns.items() if len(column) == evaluations}
 
 

@@ -5,12 +5,15 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 from scipy.stats import bootstrap
 
 from actors.samplers import SamplerPool
 from oracle import Oracle
 from sea_agent.config import EvaluationConfig
 from sea_agent.data.prompts import PromptSource
+from sea_agent.errors import UnfitState
+from sea_agent.persistence.rounds import Evaluation, Interval
 from sea_agent.saved_state import require
 from sea_agent.seeding import generator_for, id_for
 from sea_agent.types import RESPONSE_FORM, Candidates, Prompt, Response, TokenRow, response_from
@@ -52,7 +55,7 @@ class Evaluator:
         self._temperature = config.temperature or temperature
         self._reference: list[Response] = []
         self._next_at = 0
-        self.latest: dict[str, Any] = {}
+        self.latest = Evaluation()
 
     def is_due(self, oracle_queries: int, budget: int) -> bool:
         """Whether so many answers call for the next evaluation."""
@@ -62,35 +65,35 @@ class Evaluator:
         """Sample the responses that policies are compared with; call it while the samplers hold the reference."""
         self._reference = [samples[0] for samples in self._sample(1, "reference")]
 
-    def evaluate(self, oracle_queries: int) -> dict[str, Any]:
-        """Figures of the current policy after so many answers; empty without held-out prompts."""
+    def evaluate(self, oracle_queries: int) -> Evaluation:
+        """Figures of the current policy after so many answers; nothing is measured without held-out prompts."""
         every = self._config.every
         self._next_at = (oracle_queries // every + 1) * every
         if not self._prompts:
-            return {}
+            return Evaluation()
         best_of = 1 if self._best is None else self._config.best_of
         samples = self._sample(max(_SAMPLES, best_of), "evaluation")
         responses = [row[0] for row in samples]
-        figures = self._win_rates("", responses)
+        rates = self._win_rates("", responses)
         if best_of > 1 and self._best is not None:
             rows = zip(self._prompts, samples, strict=True)
             found = self._best([Candidates.distinct(prompt, row[:best_of]) for prompt, row in rows])
             best = {response.prompt_id: response for response in found}
-            figures |= self._win_rates("best_of_", [best[prompt.id] for prompt in self._prompts])
-        figures |= {
-            "kl_to_reference": self._divergence(),
-            "distinct_share": float(np.mean([row[0].text != row[1].text for row in samples])),
-            "response_tokens": float(np.mean([len(response.token_ids) for response in responses])),
-            "evaluation_queries": self.queries,
-        }
-        self.latest = figures
-        return figures
+            rates |= self._win_rates("best_of_", [best[prompt.id] for prompt in self._prompts])
+        self.latest = Evaluation(
+            **rates,
+            kl_to_reference=self._divergence(),
+            distinct_share=float(np.mean([row[0].text != row[1].text for row in samples])),
+            response_tokens=float(np.mean([len(response.token_ids) for response in responses])),
+            evaluation_queries=self.queries,
+        )
+        return self.latest
 
     def state(self) -> dict[str, Any]:
         """The reference's responses, the latest figures, when the next are due, and what was asked, as plain values."""
         return {
             "reference": [asdict(response) for response in self._reference],
-            "latest": self.latest,
+            "latest": self.latest.measured(),
             "next_at": self._next_at,
             "asked": [oracle.evaluation_queries for oracle in self._asked],
         }
@@ -99,8 +102,8 @@ class Evaluator:
         """Continue from ``state``. Raises: UnfitState when it is of another evaluation, or none."""
         reference, asked = [RESPONSE_FORM] * len(self._prompts), [int] * len(self._asked)
         require(state, {"reference": reference, "latest": dict, "next_at": int, "asked": asked}, "evaluator")
+        self.latest, self._next_at = _latest(state["latest"]), state["next_at"]
         self._reference = [response_from(row) for row in state["reference"]]
-        self.latest, self._next_at = state["latest"], state["next_at"]
         for oracle, count in zip(self._asked, state["asked"], strict=True):
             oracle.evaluation_queries = count
 
@@ -118,12 +121,12 @@ class Evaluator:
 
     def _win_rates(self, name: str, responses: Sequence[Response]) -> dict[str, Any]:
         """Win rate of the responses and its interval by the oracle and the judge, those of them that evaluate."""
-        figures: dict[str, Any] = {}
+        rates: dict[str, Any] = {}
         for who, oracle in (("", self._oracle), ("judge_", self._judge)):
             if oracle is not None and oracle.evaluates:
                 rate, interval = self._win_rate(oracle, responses)
-                figures |= {f"{name}{who}win_rate": rate, f"{name}{who}win_rate_ci": interval}
-        return figures
+                rates |= {f"{name}{who}win_rate": rate, f"{name}{who}win_rate_ci": interval}
+        return rates
 
     def _divergence(self) -> float | None:
         """KL(policy ‖ reference) of a response in nats, from one response per prompt sampled at temperature 1."""
@@ -131,7 +134,7 @@ class Evaluator:
         ratios = self._log_ratios([(group.prompt.token_ids, group.responses[0].token_ids) for group in groups])
         return None if ratios is None else float(np.mean(ratios))
 
-    def _win_rate(self, oracle: Oracle, responses: Sequence[Response]) -> tuple[float, list[float]]:
+    def _win_rate(self, oracle: Oracle, responses: Sequence[Response]) -> tuple[float, Interval]:
         """Mean and 95 % bootstrap interval over prompts of the probability that the policy's response is preferred."""
         wins: dict[str, float] = {}
         questions, swapped = [], {}
@@ -153,10 +156,17 @@ def _question(prompt: Prompt, first: Response, second: Response) -> dict[str, st
     return {"id": name, "prompt": prompt.text, "first": first.text, "second": second.text}
 
 
-def _interval(sample: np.ndarray, seed: int) -> list[float]:
+def _latest(figures: Mapping[str, Any]) -> Evaluation:
+    try:
+        return Evaluation.model_validate(figures)
+    except ValidationError as error:
+        raise UnfitState(f"evaluator: the latest figures are no evaluation ({error})") from None
+
+
+def _interval(sample: np.ndarray, seed: int) -> Interval:
     if len(sample) < 2 or np.ptp(sample) == 0.0:
-        return [float(sample.mean())] * 2
+        return float(sample.mean()), float(sample.mean())
     result = bootstrap(
         (sample,), np.mean, n_resamples=2000, method="percentile", rng=generator_for(seed, "bootstrap"), vectorized=True
     )
-    return [float(result.confidence_interval.low), float(result.confidence_interval.high)]
+    return float(result.confidence_interval.low), float(result.confidence_interval.high)

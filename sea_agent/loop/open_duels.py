@@ -34,9 +34,9 @@ class OpenDuels:
         """Number of duels without an answer."""
         return len(self._open)
 
-    def metrics(self) -> dict[str, float]:
-        """What the oracle counts beside its answers, each as ``oracle_NAME``."""
-        return {f"oracle_{name}": value for name, value in self._oracle.metrics().items()}
+    def oracle_counts(self) -> dict[str, float]:
+        """What the oracle counts beside its answers, by name."""
+        return self._oracle.metrics()
 
     def restore(self, duels: Sequence[Duel]) -> None:
         """Wait for the answers to these duels, and no others."""

@@ -21,9 +21,6 @@ from sea_agent.saved_state import require
 from sea_agent.seeding import generator_for, id_for, seed_for
 from sea_agent.types import Candidates, Duel, Hindsight, LabelSource, Outcome, Preference, Response, Verdict
 
-# Target probability that the first response is preferred, by outcome; other outcomes carry no information about it.
-_VALUE = {Outcome.FIRST: 1.0, Outcome.SECOND: 0.0, Outcome.TIE: 0.5}
-
 
 class Selector:
     """Holds the reward posterior and selects the duels of a round.
@@ -139,9 +136,9 @@ class Selector:
         if self._posterior is None:
             return {}, []
         labelled = [
-            (duel, _VALUE[verdict.outcome])
+            (duel, wins)
             for duel, verdict in answers
-            if duel.label_source is LabelSource.ORACLE and verdict.outcome in _VALUE
+            if duel.label_source is LabelSource.ORACLE and (wins := verdict.outcome.first_wins) is not None
         ]
         if not labelled:
             return {}, []
@@ -160,7 +157,7 @@ class Selector:
         They then set the scale of the features. An ensemble takes as many steps as in rounds with this many labels.
         """
         duels = [duel for duel, _ in answers]
-        first_wins_N = torch.tensor([_VALUE[verdict.outcome] for _, verdict in answers])
+        first_wins_N = torch.tensor([verdict.outcome.first_wins for _, verdict in answers])
         rows_2N_D = self._rows([(duel.prompt, side) for duel in duels for side in (duel.first, duel.second)])
         self._posterior = self._new_posterior()
         self._posterior.add(

@@ -31,16 +31,15 @@ FORMAT = 2
 _MANIFEST, _STATE, _TENSORS = "manifest.json", "state.json", "tensors.safetensors"
 _PART = ".part"
 
-State = dict[str, Any]
 Settings = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Found:
+class Checkpoint:
     """A checkpoint that was read and is whole."""
 
     name: str
-    state: State
+    state: dict[str, Any]
 
 
 class Checkpoints:
@@ -67,7 +66,7 @@ class Checkpoints:
         finally:
             self._thread.shutdown()
 
-    def latest(self) -> Found | None:
+    def latest(self) -> Checkpoint | None:
         """The newest checkpoint on disk. Raises: UserError when it is damaged."""
         return read_checkpoint(self._directory, self._settings)
 
@@ -81,7 +80,7 @@ class Checkpoints:
         """Whether a checkpoint is written at the end of this round."""
         return round_ % self._config.every == 0
 
-    def save(self, round_: int, state: State, win_rate: float | None) -> None:
+    def save(self, round_: int, state: dict[str, Any], win_rate: float | None) -> None:
         """Write the state at the end of a round.
 
         Raises:
@@ -107,7 +106,7 @@ class Checkpoints:
                 f"make room, then go on with `sea-agent resume {self._directory.parent}`."
             ) from error
 
-    def _write_or_leave_nothing(self, round_: int, state: State, win_rate: float | None) -> None:
+    def _write_or_leave_nothing(self, round_: int, state: dict[str, Any], win_rate: float | None) -> None:
         try:
             self._write(round_, state, win_rate)
         except (OSError, SafetensorError):
@@ -115,7 +114,7 @@ class Checkpoints:
                 shutil.rmtree(part)
             raise
 
-    def _write(self, round_: int, state: State, win_rate: float | None) -> None:
+    def _write(self, round_: int, state: dict[str, Any], win_rate: float | None) -> None:
         target = self._directory / f"round-{round_:06d}"
         part = target.with_name(target.name + _PART)
         for left in (part, target):  # of a run that was interrupted, or resumed from an earlier checkpoint
@@ -150,7 +149,7 @@ class Checkpoints:
                 shutil.rmtree(old)
 
 
-def read_checkpoint(directory: Path, settings: Settings, name: str | None = None) -> Found | None:
+def read_checkpoint(directory: Path, settings: Settings, name: str | None = None) -> Checkpoint | None:
     """The newest checkpoint below ``directory``, or the one called ``name``; None where there is none.
 
     Raises:
@@ -168,7 +167,7 @@ def read_checkpoint(directory: Path, settings: Settings, name: str | None = None
             names = ", ".join(path.name for path in there) or "none"
             raise UserError(f"{directory}: there is no checkpoint {name}; there is {names}")
     try:
-        return Found(chosen.name, _read(chosen, settings))
+        return Checkpoint(chosen.name, _read(chosen, settings))
     except UserError as error:
         raise _with_remedy(chosen, error, settings) from None
 
@@ -184,7 +183,7 @@ def _with_remedy(chosen: Path, error: UserError, settings: Settings) -> UserErro
     return UserError(f"{error}. {remedy}.")
 
 
-def _read(path: Path, settings: Settings) -> State:
+def _read(path: Path, settings: Settings) -> dict[str, Any]:
     manifest = _manifest(path)
     if manifest.get("format") != FORMAT:
         raise UserError(

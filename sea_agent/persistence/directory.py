@@ -1,16 +1,16 @@
-"""The directory that a run leaves behind: who works in it, its growing file of metrics, and files that are whole."""
+"""The directory that a run leaves behind: who works in it, and its growing file of metrics."""
 
-import fcntl
 import json
 import os
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from sea_agent.errors import UnfitState, UserError
+from sea_agent.persistence.files import LOCK, take_lock
+from sea_agent.persistence.rounds import RoundMetrics
 
-LOCK = ".lock"
 _ATTEMPTS = 20
 _PAUSE_SECONDS = 0.02
 
@@ -41,12 +41,9 @@ class RunDirectory:
     def _take(self) -> bool:
         """Whether the lock is ours now. A dashboard holds it for a moment to see whether a run does; that passes."""
         for _ in range(_ATTEMPTS):
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                time.sleep(_PAUSE_SECONDS)
-            else:
+            if take_lock(self._lock):
                 return True
+            time.sleep(_PAUSE_SECONDS)
         return False
 
     def __enter__(self) -> Self:
@@ -56,7 +53,7 @@ class RunDirectory:
         self._lock.close()
 
 
-class Metrics:
+class MetricsFile:
     """``metrics.jsonl``, one row for each round; ``cut`` says where the rows begin that this life writes."""
 
     def __init__(self, path: Path) -> None:
@@ -84,25 +81,7 @@ class Metrics:
         self._file.truncate(length)
         self._file.seek(length)
 
-    def add(self, row: dict[str, Any]) -> None:
+    def add(self, row: RoundMetrics) -> None:
         """Append a row; readers see it whole."""
-        self._file.write(json.dumps(row).encode() + b"\n")
+        self._file.write(json.dumps(row.flat()).encode() + b"\n")
         self._file.flush()
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file that is there as a whole or, after any death and on a full disk, as it was before.
-
-    Raises:
-        OSError: when there is no room for it.
-    """
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
-    part.replace(path)

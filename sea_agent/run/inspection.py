@@ -38,7 +38,7 @@ def evaluate_run(run: Path, overrides: Sequence[str]) -> dict[str, Any]:
     )
     evaluator.fix_reference()
     samplers.load_weights(*policy.weights())
-    return evaluator.evaluate(0)
+    return evaluator.evaluate(0).measured()
 
 
 def sample_run(run: Path, count: int) -> list[dict[str, str]]:

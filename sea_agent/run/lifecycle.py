@@ -16,8 +16,9 @@ from sea_agent.config.files import to_yaml
 from sea_agent.data.imported import warm
 from sea_agent.errors import RunFailure, UserError
 from sea_agent.jobs.inside import require_lasting, where_it_runs
-from sea_agent.persistence.checkpoint import Checkpoints, Found, read_checkpoint
-from sea_agent.persistence.directory import Metrics, RunDirectory, write_whole
+from sea_agent.persistence.checkpoint import Checkpoint, Checkpoints, read_checkpoint
+from sea_agent.persistence.directory import MetricsFile, RunDirectory
+from sea_agent.persistence.files import write_whole
 from sea_agent.persistence.ledger import Ledger
 from sea_agent.pretrained import ran_out_of_memory, use_threads
 from sea_agent.run.assembly import assemble
@@ -76,16 +77,16 @@ def resume(config: RunConfig, out: Path, checkpoint: str | None = None, watch: W
         return _run(config, inputs, out, watch, found)
 
 
-def _run(config: RunConfig, inputs: Inputs, out: Path, watch: Watch, found: Found | None) -> dict[str, Any]:
+def _run(config: RunConfig, inputs: Inputs, out: Path, watch: Watch, found: Checkpoint | None) -> dict[str, Any]:
     config = where_it_runs(config)
     runtime = make_runtime(config)
     try:
         with (
             _told_without_room(out),
-            tracked(config, out, watch) as watch,
+            tracked(config.tracking, config.model_dump(mode="json"), out, watch) as watch,
             runtime,
             Ledger(out / "ledger.sqlite") as ledger,
-            Metrics(out / "metrics.jsonl") as metrics,
+            MetricsFile(out / "metrics.jsonl") as metrics,
             Checkpoints(out / CHECKPOINTS, config.checkpoint, kept(config)) as checkpoints,
         ):
             agent = assemble(config, inputs, runtime, ledger, watch)

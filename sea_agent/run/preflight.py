@@ -39,7 +39,7 @@ def check(config: RunConfig) -> Inputs:
     """
     config = where_it_runs(config)
     placement = _check_machine(config)
-    require_packages(config)
+    require_packages(config.tracking)
     tokenizer = load_tokenizer(config.policy.path)
     if tokenizer.eos_token_id is None:
         raise UserError(

@@ -8,7 +8,7 @@ from typing import Any
 from sea_agent.config import BudgetConfig, RunConfig
 from sea_agent.config.files import differences, flat, load_config
 from sea_agent.errors import UserError
-from sea_agent.persistence.directory import LOCK
+from sea_agent.persistence.files import LOCK
 
 # What a run that goes on may change: where it computes, how long it waits, how much it asks.
 _MAY_CHANGE = (

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from sea_agent.agent import Agent, Record
+from sea_agent.agent import Agent
 from sea_agent.errors import ActorDied, Stopped, UnfitState
-from sea_agent.persistence.checkpoint import Checkpoints, Found
-from sea_agent.persistence.directory import Metrics
+from sea_agent.persistence.checkpoint import Checkpoint, Checkpoints
+from sea_agent.persistence.directory import MetricsFile
+from sea_agent.persistence.rounds import RoundMetrics
 from sea_agent.saved_state import require
 
 _MOST_DEATHS = 3
@@ -18,9 +19,9 @@ _FORM = {"agent": dict, "spent": {"wall_seconds": float, "cpu_seconds": float}, 
 
 @dataclass(frozen=True)
 class Watch:
-    """Who looks on: gets each round's record, lines to show meanwhile, and says when to stop."""
+    """Who looks on: gets the row of each round, lines to show meanwhile, and says when to stop."""
 
-    on_round: Callable[[Record], None] = lambda record: None
+    on_round: Callable[[RoundMetrics], None] = lambda row: None
     tell: Callable[[str], None] = lambda line: None
     stopping: Callable[[], bool] = lambda: False
 
@@ -34,7 +35,7 @@ class Session:
     def __init__(
         self,
         agent: Agent,
-        metrics: Metrics,
+        metrics: MetricsFile,
         checkpoints: Checkpoints,
         watch: Watch,
         cpu_seconds: Callable[[], float],
@@ -44,7 +45,7 @@ class Session:
         self._began = time.monotonic()
         self._before = {"wall_seconds": 0.0, "cpu_seconds": 0.0}  # of earlier lives
 
-    def run(self, found: Found | None) -> None:
+    def run(self, found: Checkpoint | None) -> None:
         """The rounds after ``found``.
 
         Raises:
@@ -82,7 +83,7 @@ class Session:
             "cpu_seconds": round(self._before["cpu_seconds"] + self._cpu_seconds(), 3),
         }
 
-    def _after_round(self, row: Record) -> None:
+    def _after_round(self, row: RoundMetrics) -> None:
         self._metrics.add(row)
         self._watch.on_round(row)
         stopping = self._watch.stopping()
@@ -98,7 +99,7 @@ class Session:
             "spent": self.spent(),
             "metrics_bytes": self._metrics.length,
         }
-        self._checkpoints.save(agent.rounds, state, agent.evaluator.latest.get("win_rate"))
+        self._checkpoints.save(agent.rounds, state, agent.evaluator.latest.win_rate)
 
     def _recover(self, death: ActorDied) -> None:
         """New parts for those that died, and back to the latest checkpoint."""
@@ -110,7 +111,7 @@ class Session:
         self._agent.revive()
         self._go_on_from(latest)
 
-    def _go_on_from(self, found: Found) -> None:
+    def _go_on_from(self, found: Checkpoint) -> None:
         self._watch.tell(f"going on from {found.name}")
         try:
             require(found.state, _FORM, "state")

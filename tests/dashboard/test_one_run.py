@@ -114,10 +114,10 @@ def test_only_what_is_new_is_read(growing: Growing, monkeypatch: pytest.MonkeyPa
 
 
 def test_numbers_that_are_none_are_left_out(growing: Growing) -> None:
-    append(growing.directory, row(3, 24, None, loss=math.nan, grad_norm=math.inf, accuracy=True, note="x"))
+    append(growing.directory, row(3, 24, None, loss=math.nan, grad_norm=math.inf, note="x"))
     rounds = growing.run.rounds()
     assert rounds["loss"][-1] is None
-    assert rounds.keys().isdisjoint({"grad_norm", "accuracy", "note"})
+    assert rounds.keys().isdisjoint({"grad_norm", "note"})
 
 
 @pytest.mark.parametrize(

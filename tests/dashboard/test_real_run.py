@@ -9,7 +9,7 @@ from e2e.test_run import world_config
 from sea_agent.dashboard.board import Board
 from sea_agent.dashboard.chosen import choose
 from sea_agent.dashboard.comparing import Tallies, beliefs_view, comparison_view
-from sea_agent.dashboard.scan import State, scan
+from sea_agent.dashboard.scan import RunState, scan
 from sea_agent.dashboard.single import throughput_view
 from sea_agent.lab.reading import read_run
 from sea_agent.run.lifecycle import run
@@ -18,7 +18,7 @@ from sea_agent.run.session import Watch
 
 def test_a_real_run_is_followed_and_read_as_it_is(tmp_path: Path) -> None:
     out = tmp_path / "runs" / "real"
-    states: list[State] = []
+    states: list[RunState] = []
     rounds: list[int] = []
     board: list[Board] = []
 
@@ -30,12 +30,12 @@ def test_a_real_run_is_followed_and_read_as_it_is(tmp_path: Path) -> None:
         rounds.append(len(board[0].run("real").rounds()["round"]))
 
     run(world_config(selection__rule="sea_ee"), out, Watch(on_round=look))
-    assert set(states) == {State.RUNNING}
+    assert set(states) == {RunState.RUNNING}
     assert rounds == list(range(1, len(rounds) + 1))
 
     board[0].look()
     one, summary = board[0].run("real"), json.loads((out / "summary.json").read_text())
-    assert scan(tmp_path / "runs").places["real"].state is State.FINISHED
+    assert scan(tmp_path / "runs").places["real"].state is RunState.FINISHED
     assert one.record() == read_run(out)
     counts = Tallies().of(one)
     assert (counts.answers, counts.waiting) == (summary["oracle_queries"], 0)

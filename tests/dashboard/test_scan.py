@@ -7,7 +7,7 @@ import pytest
 from dashboard.runs import held, make_experiment, make_run
 
 from sea_agent.dashboard import scan as scanning
-from sea_agent.dashboard.scan import State, scan
+from sea_agent.dashboard.scan import RunState, scan
 
 
 def trouble_of(root: Path) -> dict[str, str]:
@@ -45,27 +45,27 @@ def test_what_is_below_a_run_is_part_of_it(tmp_path: Path) -> None:
 def test_a_run_is_running_while_its_lock_is_held_and_dead_afterwards(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", rounds=1, finished=False)
 
-    def state() -> State:
+    def state() -> RunState:
         return scan(tmp_path).places["run"].state
 
-    assert state() is State.UNKNOWN, "it has no lock"
+    assert state() is RunState.UNKNOWN, "it has no lock"
     with held(run):
-        assert state() is State.RUNNING
-        assert state() is State.RUNNING, "looking did not take the lock away"
-    assert state() is State.DEAD
+        assert state() is RunState.RUNNING
+        assert state() is RunState.RUNNING, "looking did not take the lock away"
+    assert state() is RunState.DEAD
     (run / "summary.json").write_text("{}")
-    assert state() is State.FINISHED
+    assert state() is RunState.FINISHED
     (run / "error.txt").write_text("no\n")
-    assert state() is State.FAILED
+    assert state() is RunState.FAILED
 
 
 def test_looking_leaves_the_lock_free(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", rounds=1, finished=False)
     with held(run):
         pass
-    assert scan(tmp_path).places["run"].state is State.DEAD
+    assert scan(tmp_path).places["run"].state is RunState.DEAD
     with held(run):
-        assert scan(tmp_path).places["run"].state is State.RUNNING
+        assert scan(tmp_path).places["run"].state is RunState.RUNNING
 
 
 def test_links_are_not_followed_out_of_the_directory(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_a_link_to_a_file_inside_is_followed(tmp_path: Path) -> None:
     (run / "summary.json").rename(tmp_path / "kept.json")
     (run / "summary.json").symlink_to(tmp_path / "kept.json")
     place = scan(tmp_path).places["run"]
-    assert place.state is State.FINISHED
+    assert place.state is RunState.FINISHED
     assert place.trouble == ()
 
 

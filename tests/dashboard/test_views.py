@@ -462,20 +462,20 @@ def test_the_difference_of_two_configurations_is_by_key(tmp_path: Path) -> None:
     make_run(tmp_path / "a", rounds=2)
     make_run(tmp_path / "b", rounds=2, seed=1, settings=["learner.beta=0.5", "oracle.kind=python", "oracle.target=a:b"])
     board = Board(tmp_path)
-    view = single.configuration_view(board.run("a"), board.run("b"))
+    view = single.configuration_view([board.run("a"), board.run("b")])
     differing = {row["key"]: (row["value"], row["other"]) for row in view["keys"] if not row["same"]}
     assert differing["learner.beta"] == ("0.3", "0.5")
     assert differing["oracle.target"] == (None, "a:b")
     assert differing["oracle.world"] == ("lexicon", None)
     assert differing["seed"] == ("0", "1")
     assert "learner.loss" not in differing
-    same = single.configuration_view(board.run("a"), board.run("a"))
+    same = single.configuration_view([board.run("a"), board.run("a")])
     assert all(row["same"] for row in same["keys"])
 
 
 def test_the_end_of_the_error_of_a_failed_run_is_shown(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", rounds=1, finished=False)
     (run / "error.txt").write_text("x" * 5000 + "\nValueError: no\n")
-    error = single.configuration_view(Board(tmp_path).run("run"), None)["error"]
+    error = single.configuration_view([Board(tmp_path).run("run")])["error"]
     assert error.endswith("\nValueError: no\n")
     assert len(error) == 2000

@@ -17,7 +17,7 @@ import psutil
 from sea_agent.config.files import parse_config
 from sea_agent.persistence import checkpoint
 from sea_agent.persistence.checkpoint import Checkpoints
-from sea_agent.persistence.directory import Metrics
+from sea_agent.persistence.directory import MetricsFile
 from sea_agent.persistence.ledger import Ledger
 from sea_agent.run.lifecycle import resume, run
 from sea_agent.run.resumption import resumed_config
@@ -31,7 +31,7 @@ Death = tuple[str, int, bool]
 # call, so that a life ends with its second checkpoint at the latest and a run can be killed often before it is through.
 PLACES: dict[str, tuple[Any, str, int]] = {
     "ledger": (Ledger, "_write", 4),
-    "metrics": (Metrics, "add", 4),
+    "metrics": (MetricsFile, "add", 4),
     "checkpoint state": (checkpoint, "_packed", 4),
     "checkpoint tensors": (checkpoint, "save_file", 1),
     "checkpoint to disk": (checkpoint, "_to_disk", 5),

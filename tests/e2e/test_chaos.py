@@ -15,6 +15,7 @@ from e2e.test_run import COUNTING_ORACLE, assert_same_run, world_config
 
 from sea_agent.errors import RunFailure
 from sea_agent.persistence.ledger import Ledger
+from sea_agent.persistence.rounds import RoundMetrics
 from sea_agent.run.lifecycle import run
 from sea_agent.run.session import Watch
 
@@ -31,13 +32,13 @@ class Chaos:
         self._reached, self._killed_at = 0, 0.0
         self.recoveries: list[float] = []
 
-    def __call__(self, row: dict[str, Any]) -> None:
-        if row["round"] <= self._reached:
+    def __call__(self, row: RoundMetrics) -> None:
+        if row.round <= self._reached:
             return
         if self._killed_at:
             self.recoveries.append(time.monotonic() - self._killed_at)
             self._killed_at = 0.0
-        self._reached = row["round"]
+        self._reached = row.round
         if self._reached % self._every == 0:
             kill(self._draw.choice(parts()))
             self._killed_at = time.monotonic()

@@ -28,6 +28,7 @@ from actors.runtime import RayRuntime
 from sea_agent.config import RunConfig
 from sea_agent.errors import ActorDied, RunFailure
 from sea_agent.persistence.ledger import Ledger
+from sea_agent.persistence.rounds import RoundMetrics
 from sea_agent.run.lifecycle import run
 from sea_agent.run.session import Watch
 
@@ -138,11 +139,11 @@ class Loss:
         self.before: dict[str, int] = {}
         self.after: dict[str, int] = {}
 
-    def __call__(self, row: dict[str, Any]) -> None:
-        if row["round"] == 3 and not self.before:
+    def __call__(self, row: RoundMetrics) -> None:
+        if row.round == 3 and not self.before:
             self.before = self._nodes.spread()
             self._nodes.lose_the_worker()
-        elif row["round"] > 3:
+        elif row.round > 3:
             self.after = self._nodes.spread()
 
 

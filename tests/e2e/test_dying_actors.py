@@ -12,6 +12,7 @@ from e2e.test_run import assert_same_run, world_config
 from actors.samplers import SamplerPool
 from sea_agent.errors import ActorDied, RunFailure
 from sea_agent.persistence.ledger import Ledger
+from sea_agent.persistence.rounds import RoundMetrics
 from sea_agent.run.lifecycle import run
 from sea_agent.run.session import Watch
 
@@ -44,10 +45,10 @@ class Killer:
         self.victims: list[int] = []
         self.killed = 0
 
-    def __call__(self, row: dict[str, Any]) -> None:
+    def __call__(self, row: RoundMetrics) -> None:
         if not self.victims:
             self.victims = parts()
-        if row["round"] > self.killed and self.killed < len(self.victims):
+        if row.round > self.killed and self.killed < len(self.victims):
             kill(self.victims[self.killed])
             self.killed += 1
 
@@ -77,10 +78,10 @@ def test_a_round_that_kills_again_and_again_ends_the_run(tmp_path: Path) -> None
     """The posterior dies whenever it comes back."""
     first: list[int] = []
 
-    def newest_dies(row: dict[str, Any]) -> None:
+    def newest_dies(row: RoundMetrics) -> None:
         if not first:
             first.extend(parts())
-        if row["round"] >= 2:
+        if row.round >= 2:
             kill(parts()[-1])
 
     with pytest.raises(ActorDied) as caught:

@@ -79,7 +79,7 @@ def test_a_run_without_memory_says_so_and_goes_on_later(
         patch.setattr(learners, "LearnerRank", RankOfAGlutton)
         with pytest.raises(RunFailure, match=r"out of memory .*Lower sampler\.chunk.*sea-agent resume"):
             run(world_config(**SETTINGS), out)
-    resume(resumed_config(out), out, watch=Watch(on_round=lambda row: lived.append(row["round"])))
+    resume(resumed_config(out), out, watch=Watch(on_round=lambda row: lived.append(row.round)))
     assert lived == [3, 4, 5, 6]
     assert_same_run(configured / "whole", out)
 

@@ -16,7 +16,7 @@ from e2e.people import KEY, RUN, Office, Person, give_key
 from e2e.test_run import world_config
 
 from oracle import feedback_service
-from sea_agent.persistence.directory import LOCK
+from sea_agent.persistence.files import LOCK
 from sea_agent.persistence.ledger import Ledger
 from sea_agent.run.lifecycle import run
 

@@ -11,7 +11,7 @@ from e2e.test_run import assert_same_run, metrics, world_config
 
 from sea_agent.config.files import to_yaml
 from sea_agent.errors import Stopped
-from sea_agent.persistence.directory import LOCK
+from sea_agent.persistence.files import LOCK
 from sea_agent.run.lifecycle import resume, run
 from sea_agent.run.resumption import finished, holds
 

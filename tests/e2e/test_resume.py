@@ -180,7 +180,7 @@ def write_verdicts_with_the_next_duels() -> None:
 def stop_after(rounds: int) -> Watch:
     """Stop a run when it has ended so many rounds."""
     seen: list[int] = []
-    return Watch(on_round=lambda row: seen.append(row["round"]), stopping=lambda: bool(seen) and seen[-1] >= rounds)
+    return Watch(on_round=lambda row: seen.append(row.round), stopping=lambda: bool(seen) and seen[-1] >= rounds)
 
 
 def test_a_stopped_run_goes_on_from_where_it_stopped(tmp_path: Path) -> None:
@@ -191,7 +191,7 @@ def test_a_stopped_run_goes_on_from_where_it_stopped(tmp_path: Path) -> None:
     assert [row["round"] for row in metrics(tmp_path / "out")] == [0, 1, 2]
     lived: list[int] = []
     out = tmp_path / "out"
-    resume(resumed_config(out), out, watch=Watch(on_round=lambda row: lived.append(row["round"])))
+    resume(resumed_config(out), out, watch=Watch(on_round=lambda row: lived.append(row.round)))
     assert lived == [3]
     assert_same_run(tmp_path / "whole", out)
 

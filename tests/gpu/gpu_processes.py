@@ -18,6 +18,7 @@ from actors.runtime import RayRuntime, make_runtime
 from sea_agent.config import RunConfig
 from sea_agent.config.files import apply_settings, parse_config
 from sea_agent.errors import RunFailure
+from sea_agent.persistence.rounds import RoundMetrics
 from sea_agent.pretrained import load_policy
 from sea_agent.run.lifecycle import run
 from sea_agent.run.session import Watch
@@ -95,11 +96,11 @@ def run_with_deaths(config: RunConfig, out: str) -> list[str]:
     family = psutil.Process()
     lines: list[str] = []
 
-    def kill(row: dict[str, Any]) -> None:
+    def kill(row: RoundMetrics) -> None:
         shells = [one for one in family.children(recursive=True) if one.name().startswith("ray::_Shell")]
         oldest_first = sorted(shells, key=lambda one: (one.create_time(), one.pid))
         # At first they are sampler, learner, posterior; and posterior, learner, sampler once two were started anew.
-        if (place := victims.pop(row["round"], None)) is not None:
+        if (place := victims.pop(row.round, None)) is not None:
             oldest_first[place].kill()
 
     victims = {1: 0, 2: 1}

@@ -25,10 +25,11 @@ def rows() -> list[dict[str, Any]]:
     evaluation = {"win_rate_ci": [0.4, 0.6], "judge_win_rate": 0.5, "kl_to_reference": None, "distinct_share": 1.0}
     counts = {"posterior_labels": 0, "response_tokens": 7.0}
     return [
-        {"oracle_queries": 0, "win_rate": 0.5, "policy_samples": 0, **evaluation, **counts}
+        {"round": 0, "oracle_queries": 0, "win_rate": 0.5, "policy_samples": 0, **evaluation, **counts}
         | {"seconds": {"evaluate": stage(9.0)}},
-        {"oracle_queries": 8, "policy_samples": 160} | {"seconds": {"sample": stage(1.0), "learn": stage(0.5)}},
-        {"oracle_queries": 16, "win_rate": 0.612345, "policy_samples": 320, **evaluation, **counts}
+        {"round": 1, "oracle_queries": 8, "policy_samples": 160}
+        | {"seconds": {"sample": stage(1.0), "learn": stage(0.5)}},
+        {"round": 2, "oracle_queries": 16, "win_rate": 0.612345, "policy_samples": 320, **evaluation, **counts}
         | {"seconds": {"sample": stage(1.0), "evaluate": stage(9.0)}},
     ]
 
@@ -106,7 +107,7 @@ def cut_metrics(run: Path) -> None:
 
 
 def unevaluate(run: Path) -> None:
-    (run / "metrics.jsonl").write_text(json.dumps({"oracle_queries": 8, "seconds": {}}) + "\n")
+    (run / "metrics.jsonl").write_text(json.dumps({"round": 1, "oracle_queries": 8, "seconds": {}}) + "\n")
 
 
 def mangle_summary(run: Path) -> None:
@@ -130,7 +131,7 @@ def remove_metrics(run: Path) -> None:
     [
         (half_write, ["not finished", "summary.json"]),
         (fail, ["failed", "ValueError: no", "exit code 1"]),
-        (cut_metrics, ["metrics.jsonl", "JSONDecodeError"]),
+        (cut_metrics, ["metrics.jsonl", "not JSON"]),
         (unevaluate, ["metrics.jsonl", "evaluation.prompts_path"]),
         (mangle_summary, ["summary.json"]),
         (mangle_config, ["config.yaml", "oracle"]),

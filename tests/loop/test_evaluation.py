@@ -95,19 +95,19 @@ def evaluator(config: RunConfig, best: Any, samplers: Samplers | None = None) ->
 
 def test_the_response_that_is_named_best_is_measured_beside_the_first(config: Callable[[int], RunConfig]) -> None:
     figures = evaluator(config(8), longest).evaluate(0)
-    assert (figures["win_rate"], figures["judge_win_rate"]) == (0.0, 1.0)
-    assert (figures["best_of_win_rate"], figures["best_of_judge_win_rate"]) == (1.0, 0.0)
-    assert figures["best_of_win_rate_ci"] == [1.0, 1.0]
-    assert figures["best_of_judge_win_rate_ci"] == [0.0, 0.0]
-    assert figures["evaluation_queries"] == 2 * 2 * COUNT, "oracle and judge are asked about both"
+    assert (figures.win_rate, figures.judge_win_rate) == (0.0, 1.0)
+    assert (figures.best_of_win_rate, figures.best_of_judge_win_rate) == (1.0, 0.0)
+    assert figures.best_of_win_rate_ci == (1.0, 1.0)
+    assert figures.best_of_judge_win_rate_ci == (0.0, 0.0)
+    assert figures.evaluation_queries == 2 * 2 * COUNT, "oracle and judge are asked about both"
     # Of three letters at most, and of an equal text: half a win.
-    assert evaluator(config(3), longest).evaluate(0)["best_of_win_rate"] == 0.0
-    assert evaluator(config(4), longest).evaluate(0)["best_of_win_rate"] == 0.5
+    assert evaluator(config(3), longest).evaluate(0).best_of_win_rate == 0.0
+    assert evaluator(config(4), longest).evaluate(0).best_of_win_rate == 0.5
 
 
 def test_where_the_first_sample_is_named_both_rates_are_equal(config: Callable[[int], RunConfig]) -> None:
     first = evaluator(config(8), lambda groups: [group.responses[0] for group in groups]).evaluate(0)
-    assert first["best_of_win_rate"] == first["win_rate"]
+    assert first.best_of_win_rate == first.win_rate
 
 
 @pytest.mark.parametrize(("best_of", "best"), [(1, longest), (8, None)])
@@ -115,15 +115,15 @@ def test_without_best_of_or_a_posterior_only_the_policys_figures_are_given(
     config: Callable[[int], RunConfig], best_of: int, best: Any
 ) -> None:
     figures = evaluator(config(best_of), best).evaluate(0)
-    assert not [key for key in figures if key.startswith("best_of")]
-    assert figures["evaluation_queries"] == 2 * COUNT
+    assert not [key for key in figures.measured() if key.startswith("best_of")]
+    assert figures.evaluation_queries == 2 * COUNT
 
 
 @pytest.mark.parametrize("best_of", [1, 8])
 def test_the_policys_own_figures_do_not_depend_on_n(config: Callable[[int], RunConfig], best_of: int) -> None:
     figures = evaluator(config(best_of), longest, Samplers(same=["p0", "p1", "p2"])).evaluate(0)
-    assert (figures["win_rate"], figures["response_tokens"]) == (0.0, 1.0)
-    assert figures["distinct_share"] == 0.75, "of the first two samples of each prompt"
+    assert (figures.win_rate, figures.response_tokens) == (0.0, 1.0)
+    assert figures.distinct_share == 0.75, "of the first two samples of each prompt"
 
 
 def test_n_samples_are_drawn_for_each_prompt_and_none_twice(config: Callable[[int], RunConfig]) -> None:

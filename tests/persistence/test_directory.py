@@ -8,7 +8,8 @@ import pytest
 
 from sea_agent.errors import UserError
 from sea_agent.persistence import directory as run_directory
-from sea_agent.persistence.directory import LOCK, RunDirectory
+from sea_agent.persistence.directory import RunDirectory
+from sea_agent.persistence.files import LOCK
 
 
 def test_a_look_at_the_lock_does_not_keep_a_run_from_starting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

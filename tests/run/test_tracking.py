@@ -21,85 +21,81 @@ from e2e.test_run import world_config
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from sea_agent.config import RunConfig
+from sea_agent.config import RunConfig, TrackingConfig
 from sea_agent.config.files import load_config
 from sea_agent.errors import UserError
+from sea_agent.persistence.rounds import Evaluation, RoundMetrics, Seconds, meanings
 from sea_agent.run import tracking
 from sea_agent.run.lifecycle import run
 from sea_agent.run.preflight import check
 from sea_agent.run.session import Watch
-from sea_agent.run.tracking import Prometheus, scalars, tracked
+from sea_agent.run.tracking import Prometheus, tracked
 from sea_agent.service.metrics import Metrics
 
 GRAFANA = Path(__file__).parents[2] / "deploy" / "grafana"
 REAL_TENSORBOARD = importlib.util.find_spec("tensorboard") is not None
 
-Row = dict[str, Any]
+Settings = dict[str, Any]
 
 
 def configured(*to: str, port: int = 0) -> RunConfig:
     return load_config("sea", [f"tracking.to=[{', '.join(to)}]", f"tracking.prometheus_port={port}", "seed=3"])
 
 
-def row(number: int, **more: Any) -> Row:
-    seconds = {"learn": {"wall": 0.5, "cpu": 0.25}}
-    return {"round": number, "oracle_queries": 8 * number, "loss": 1.0 / (1 + number), "seconds": seconds, **more}
+def parts(*to: str, port: int = 0) -> tuple[TrackingConfig, Settings]:
+    """What ``tracked`` takes of a configuration."""
+    config = configured(*to, port=port)
+    return config.tracking, config.model_dump(mode="json")
+
+
+def row(number: int, **more: Any) -> RoundMetrics:
+    seconds = {"learn": Seconds(wall=0.5, cpu=0.25)}
+    named = {"round": number, "oracle_queries": 8 * number, "loss": 1.0 / (1 + number), "seconds": seconds}
+    return RoundMetrics(**(named | more))
 
 
 class Recorder:
     """A tracker that keeps what it gets."""
 
-    def __init__(self, config: RunConfig, out: Path) -> None:
+    def __init__(self, config: TrackingConfig, settings: Settings, out: Path) -> None:
         self.rounds: list[tuple[int, dict[str, float]]] = []
         self.closed = False
 
-    def log(self, figures: dict[str, float], number: int) -> None:
-        self.rounds.append((number, dict(figures)))
+    def log(self, values: dict[str, float], step: int) -> None:
+        self.rounds.append((step, dict(values)))
 
-    def close(self) -> None:
+    def finish(self) -> None:
         self.closed = True
 
 
 @pytest.fixture(scope="module")
-def tracked_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recorder, list[Row]]:
+def tracked_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recorder, list[RoundMetrics]]:
     """What a tracker got of a real run, and the run's metrics."""
     out = tmp_path_factory.mktemp("run") / "out"
     kept: list[Recorder] = []
 
-    def make(config: RunConfig, out: Path) -> Recorder:
-        kept.append(Recorder(config, out))
+    def make(config: TrackingConfig, settings: Settings, out: Path) -> Recorder:
+        kept.append(Recorder(config, settings, out))
         return kept[-1]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(tracking._MAKERS, "prometheus", make)
         run(world_config(tracking={"to": ["prometheus"]}, selection__rule="sea_ee"), out)
     (recorder,) = kept
-    return recorder, [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    file = out / "metrics.jsonl"
+    return recorder, [RoundMetrics.parse(line, file) for line in file.read_text().splitlines()]
 
 
-def test_every_row_of_a_run_reaches_a_tracker(tracked_run: tuple[Recorder, list[Row]]) -> None:
+def test_every_row_of_a_run_reaches_a_tracker(tracked_run: tuple[Recorder, list[RoundMetrics]]) -> None:
     recorder, rows = tracked_run
     assert len(rows) > 2
-    assert recorder.rounds == [(row["round"], scalars(row)) for row in rows]
+    assert recorder.rounds == [(row.round, row.numbers()) for row in rows]
     assert recorder.closed
 
 
-def test_the_numbers_of_a_row_are_named() -> None:
-    given = row(2, win_rate_ci=[0.4, 0.6], note="x", flag=True, kl_to_reference=None)
-    assert scalars(given) == {
-        "round": 2.0,
-        "oracle_queries": 16.0,
-        "loss": 1 / 3,
-        "seconds/learn/wall": 0.5,
-        "seconds/learn/cpu": 0.25,
-        "win_rate_ci/low": 0.4,
-        "win_rate_ci/high": 0.6,
-    }
-
-
 def test_the_watch_still_gets_its_rows(tmp_path: Path) -> None:
-    seen: list[Row] = []
-    with tracked(configured(), tmp_path, Watch(on_round=seen.append)) as watch:
+    seen: list[RoundMetrics] = []
+    with tracked(*parts(), tmp_path, Watch(on_round=seen.append)) as watch:
         watch.on_round(row(1))
     assert seen == [row(1)]
 
@@ -179,7 +175,7 @@ def test_tensorboard_gets_each_figure_and_rounds_that_come_again_count_once(
     tmp_path: Path, scalars_of: Callable[[Path, str], list[tuple[int, float]]]
 ) -> None:
     for first, last, loss in ((0, 4, 1.0), (3, 6, 2.0)):  # a run that is resumed from its third round
-        with tracked(configured("tensorboard"), tmp_path, Watch()) as watch:
+        with tracked(*parts("tensorboard"), tmp_path, Watch()) as watch:
             for number in range(first, last):
                 watch.on_round(row(number, loss=loss))
     found = scalars_of(tmp_path / "tensorboard", "loss")
@@ -218,13 +214,12 @@ def test_wandb_and_trackio_get_the_configuration_and_every_round(
 ) -> None:
     online = Online()
     stand_in(name, init=getattr(online, f"{name}_init"), log=online.log, finish=online.finish)
-    config = configured(name)
-    with tracked(config, tmp_path / "mine", Watch()) as watch:
+    with tracked(*parts(name), tmp_path / "mine", Watch()) as watch:
         watch.on_round(row(1))
         watch.on_round(row(2))
     assert (online.begun["project"], online.begun["group"]) == ("sea-agent", "mine")
-    assert online.begun["config"] == config.model_dump(mode="json")
-    assert online.logged == [(1, scalars(row(1))), (2, scalars(row(2)))]
+    assert online.begun["config"] == configured(name).model_dump(mode="json")
+    assert online.logged == [(1, row(1).numbers()), (2, row(2).numbers())]
     assert online.finished == 1
 
 
@@ -238,8 +233,8 @@ def scraped(port: int, host: str = "127.0.0.1") -> dict[tuple[str, frozenset[tup
 def test_prometheus_reads_the_latest_figures_on_this_machine_only(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    with tracked(configured("prometheus", port=port), tmp_path / "mine", Watch()) as watch:
-        watch.on_round(row(1, win_rate=0.6))
+    with tracked(*parts("prometheus", port=port), tmp_path / "mine", Watch()) as watch:
+        watch.on_round(row(1, evaluation=Evaluation(win_rate=0.6)))
         watch.on_round(row(2))
         found = scraped(port)
         with pytest.raises(OSError, match="refused"):
@@ -255,10 +250,10 @@ def test_prometheus_reads_the_latest_figures_on_this_machine_only(tmp_path: Path
 
 def test_a_port_in_use_is_told_before_the_run_begins(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        config = configured("prometheus", port=taken.getsockname()[1])
+        config = parts("prometheus", port=taken.getsockname()[1])
         with (
             pytest.raises(UserError, match=r"tracking\.to=prometheus: cannot begin .*in use"),
-            tracked(config, tmp_path, Watch()),
+            tracked(*config, tmp_path, Watch()),
         ):
             pass
 
@@ -276,14 +271,14 @@ def test_a_tracker_that_fails_is_left_out_with_a_word_and_ends_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Failing(Recorder):
-        def log(self, figures: dict[str, float], number: int) -> None:
+        def log(self, values: dict[str, float], step: int) -> None:
             raise ConnectionError("no network")
 
-    made = {"wandb": Failing(configured(), tmp_path), "prometheus": Recorder(configured(), tmp_path)}
+    made = {"wandb": Failing(*parts(), tmp_path), "prometheus": Recorder(*parts(), tmp_path)}
     for name, tracker in made.items():
-        monkeypatch.setitem(tracking._MAKERS, name, lambda config, out, tracker=tracker: tracker)
+        monkeypatch.setitem(tracking._MAKERS, name, lambda *given, tracker=tracker: tracker)
     told: list[str] = []
-    with tracked(configured("wandb", "prometheus"), tmp_path, Watch(tell=told.append)) as watch:
+    with tracked(*parts("wandb", "prometheus"), tmp_path, Watch(tell=told.append)) as watch:
         watch.on_round(row(1))
         watch.on_round(row(2))
     assert told == ["tracking: wandb failed and is left out from here on (ConnectionError: no network)"]
@@ -322,18 +317,35 @@ def board(name: str) -> dict[str, Any]:
     return found
 
 
-def run_registry(rows: list[Row], tmp_path: Path) -> CollectorRegistry:
-    prometheus = Prometheus(configured("prometheus"), tmp_path)
-    for one in rows:
-        prometheus.log(scalars(one), one["round"])
-    prometheus.close()
+@pytest.fixture
+def run_registry(tmp_path: Path) -> CollectorRegistry:
+    """What Prometheus reads of a row that has everything."""
+    evaluation = {name: (0.4, 0.6) if name.endswith("_ci") else 0 for name in Evaluation.model_fields}
+    counts = dict.fromkeys(RoundMetrics.model_fields, 0)
+    full = row(0, **(counts | {"oracle": {"spend": 1.5}, "evaluation": evaluation, "seconds": row(0).seconds}))
+    prometheus = Prometheus(*parts("prometheus"), tmp_path)
+    prometheus.log(full.numbers(), full.round)
+    prometheus.finish()
     return prometheus._registry
 
 
-def test_what_grafana_asks_of_a_run_is_exposed(tracked_run: tuple[Recorder, list[Row]], tmp_path: Path) -> None:
-    # The short run has no judge, which the board also shows.
-    rows = [*tracked_run[1], row(99, judge_win_rate=0.5)]
-    assert asked_for(board("run")) - exposed(run_registry(rows, tmp_path)) == set()
+def test_every_name_of_a_row_is_a_gauge_with_its_meaning(run_registry: CollectorRegistry) -> None:
+    gauges = {family.name: family.documentation for family in run_registry.collect()}
+    for name, meaning in meanings().items():
+        ends = ("_low", "_high") if name.endswith("_ci") else ("",)
+        for end in ends:
+            gauge = f"sea_agent_run_{name.replace('NAME', 'spend')}{end}"
+            assert gauges.pop(gauge) == (meaning if "NAME" not in name else "What the oracle counts."), gauge
+    assert gauges == {}
+
+
+def test_what_grafana_asks_of_a_run_is_exposed(run_registry: CollectorRegistry) -> None:
+    assert asked_for(board("run")) - exposed(run_registry) == set()
+
+
+def test_a_figure_that_no_row_has_is_found(run_registry: CollectorRegistry) -> None:
+    wrong = json.loads(json.dumps(board("run")).replace("sea_agent_run_grad_norm", "sea_agent_run_gradient_norm"))
+    assert asked_for(wrong) - exposed(run_registry) == {"sea_agent_run_gradient_norm"}
 
 
 def test_what_grafana_asks_of_the_service_is_exposed() -> None:

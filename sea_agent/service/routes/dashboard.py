@@ -5,7 +5,7 @@ from pathlib import Path
 from fastapi import APIRouter, Depends, Request
 
 from sea_agent.dashboard.board import Board
-from sea_agent.dashboard.routes import Host, make_router
+from sea_agent.dashboard.routes import Server, make_router
 from sea_agent.service.auth import Reader
 from sea_agent.service.state import state_of
 from sea_agent.web.problems import Problem
@@ -13,7 +13,7 @@ from sea_agent.web.problems import Problem
 
 def router(runs: Path) -> APIRouter:
     """The routes below ``/dashboard``. Raises: UserError when ``runs`` is not a directory."""
-    host = Host(
+    server = Server(
         signals=lambda request: state_of(request).database.signals,
         guards=[Depends(_reads_everything)],
         allows=lambda request: state_of(request).keyring.holds(request.state.key_id),
@@ -21,7 +21,7 @@ def router(runs: Path) -> APIRouter:
     )
     board = Board(runs)
     board.read_ahead()
-    return make_router(board, host)
+    return make_router(board, server)
 
 
 async def _reads_everything(request: Request, caller: Reader) -> None:
