@@ -8,6 +8,25 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Self
 
+__all__ = [
+    "PROMPT_FORM",
+    "REFERENCE_VERSION",
+    "RESPONSE_FORM",
+    "Candidates",
+    "Duel",
+    "Hindsight",
+    "LabelSource",
+    "Outcome",
+    "Preference",
+    "Prompt",
+    "Response",
+    "TokenRow",
+    "Verdict",
+    "preference_from",
+    "prompt_from",
+    "response_from",
+]
+
 REFERENCE_VERSION = -1
 """The policy version of responses of the frozen reference, which are off-policy on purpose at any time of the run."""
 

@@ -1,8 +1,9 @@
 """The sections of a run's configuration: every field with its unit and meaning."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -13,8 +14,27 @@ from pydantic import (
 
 from sea_agent.config.oracle import FeedbackServiceOracleConfig, LlmJudgeOracleConfig, OracleConfig
 from sea_agent.config.section import Section
+from sea_agent.plugins import is_own
 
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
+
+RULES = ("sea_ee", "sea_bai", "passive", "uniform", "uncertainty", "information", "best_worst", "apl")
+"""The built-in selection rules."""
+LOSSES = ("dpo", "ipo", "slic", "simpo", "rpo")
+"""The built-in preference losses."""
+FEATURES = ("policy", "encoder", "text", "reward")
+"""The built-in features of the posterior."""
+
+
+def _built_in_or_own(names: tuple[str, ...]) -> Any:
+    """Accepts one of the names, or the place of a user's own function."""
+
+    def check(name: str) -> str:
+        if name not in names and not is_own(name):
+            raise ValueError(f"expected {', '.join(names)}, or path/to/file.py:name for one of your own")
+        return name
+
+    return AfterValidator(check)
 
 
 class PolicyConfig(Section):
@@ -74,13 +94,12 @@ class SamplerConfig(Section):
 class SelectionConfig(Section):
     """Which prompts are asked about, and which pair of candidates is duelled."""
 
-    rule: Literal["sea_ee", "sea_bai", "passive", "uniform", "uncertainty", "information", "best_worst", "apl"] = (
-        "sea_ee"
-    )
+    rule: Annotated[str, Field(max_length=200), _built_in_or_own(RULES)] = "sea_ee"
     """``sea_ee``: two Thompson draws (both responses should be good). ``sea_bai``: a Thompson draw and the opponent
     whose duel with it is least certain. ``passive``: the first two distinct samples. ``uniform``: two at random.
     ``uncertainty``: the least certain pair of all. ``information``: the pair whose label tells most about the reward.
-    ``best_worst``: top and bottom of one draw. ``apl``: the largest gap of the policy's implicit rewards."""
+    ``best_worst``: top and bottom of one draw. ``apl``: the largest gap of the policy's implicit rewards. One of your
+    own: ``path/to/file.py:function`` or ``module:function``, (rewards_S_P_M, valid_P_M, generator) → pairs_P_2."""
     variance: Literal["probability", "difference"] = "probability"
     """``sea_bai``, ``uncertainty``: least certain is the largest posterior variance of the preference probability, or
     of the reward difference."""
@@ -125,11 +144,12 @@ class PosteriorConfig(Section):
     """``ensemble``: K MLP heads. ``laplace``: a linear last layer with a Gaussian posterior."""
     members: Annotated[int, Field(ge=2)] = 20
     """Heads of the ensemble, or posterior draws per prompt of the Laplace family (K)."""
-    features: Literal["policy", "encoder", "text", "reward"] = "policy"
+    features: Annotated[str, _built_in_or_own(FEATURES)] = "policy"
     """What the posterior sees. ``policy``: hidden states of the frozen reference policy. ``encoder``: those of
     ``encoder_path``. ``text``: the response's tokens and their relation to the prompt, beside the reference policy's
     view of it, and beside ``encoder_path`` where given. ``reward``: a control, the hidden reward of a built-in
-    world."""
+    world. Your own: ``path/to/file.py:name`` or ``module:name``, a function or class that maps a list of (prompt,
+    response) texts to features_N_D, a row for each; they are standardised."""
     encoder_path: str | None = None
     """Hugging Face encoder directory, or ``world://lexicon/encoder``. It reads prompt and response as a pair."""
     feature_batch: PositiveInt = 256
@@ -193,8 +213,9 @@ class LearnerConfig(Section):
     """Learner processes (``engine: deepspeed`` and ``runtime: ray`` when above 1)."""
     zero_stage: Literal[0, 1, 2, 3] = 2
     """DeepSpeed ZeRO stage: what is sharded over the ranks."""
-    loss: Literal["dpo", "ipo", "slic", "simpo", "rpo"] = "dpo"
-    """Preference loss; formulas in ``learner/losses.py``."""
+    loss: Annotated[str, _built_in_or_own(LOSSES)] = "dpo"
+    """Preference loss; formulas in ``learner/losses.py``. One of your own: ``path/to/file.py:function`` or
+    ``module:function``, ``learner.losses.Pairs`` (and β) → one value for each pair."""
     beta: PositiveFloat = 0.1
     """β of the loss, the strength of the pull to the reference."""
     label_smoothing: Annotated[float, Field(ge=0.0, lt=0.5)] = 0.0

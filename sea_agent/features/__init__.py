@@ -9,7 +9,9 @@ from sea_agent.config import Compute, PolicyConfig, PosteriorConfig
 from sea_agent.features.base import Pair, Standardised
 from sea_agent.features.control import RewardFeatures
 from sea_agent.features.hidden import EncoderFeatures, PolicyFeatures
+from sea_agent.features.own import OwnFeatures
 from sea_agent.features.text import TextFeatures
+from sea_agent.plugins import is_own
 from sea_agent.pretrained import use_threads
 from sea_agent.saved_state import require
 
@@ -49,10 +51,12 @@ def make_features(config: PosteriorConfig, policy: PolicyConfig, world: str | No
         world: the built-in world whose hidden reward ``features: reward`` looks at.
 
     Raises:
-        UserError: when a model they read cannot be loaded.
+        UserError: when a model they read cannot be loaded, or a user's own map is not as it has to be.
     """
     use_threads(compute.threads)
     maps: list[Standardised] = []
+    if is_own(config.features):
+        maps.append(OwnFeatures(config.features))
     if config.features == "policy":
         maps.append(PolicyFeatures(policy, config.feature_batch, compute.device))
     if config.features == "text":

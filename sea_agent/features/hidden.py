@@ -46,7 +46,7 @@ class PolicyFeatures(FeatureMap):
     D = 2 H. Tokens are those that were sampled, so nothing is tokenised again.
     """
 
-    def __init__(self, policy: PolicyConfig, batch: int, device: str) -> None:
+    def __init__(self, policy: PolicyConfig, batch: int = 256, device: str = "cpu") -> None:
         model = load_policy(policy.path, policy.dtype, device)
         super().__init__((2 * model.config.get_text_config().hidden_size,), batch)
         # Without the language-model head: logits over the vocabulary are not needed.
