@@ -21,8 +21,11 @@ class Features:
 
     def __init__(self, maps: Sequence[Standardised]) -> None:
         self._maps = tuple(maps)
-        self.blocks = tuple(size for part in maps for size in part.blocks)
-        self.dimension = sum(self.blocks)
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """Sizes of the blocks, known after the first call; D is their sum."""
+        return tuple(size for part in self._maps for size in part.blocks)
 
     def features(self, pairs: Sequence[Pair]) -> Tensor:
         """Standardised features_N_D of the pairs; see ``Standardised.features``."""
@@ -51,7 +54,7 @@ def make_features(config: PosteriorConfig, policy: PolicyConfig, world: str | No
         world: the built-in world whose hidden reward ``features: reward`` looks at.
 
     Raises:
-        UserError: when a model they read cannot be loaded, or a user's own map is not as it has to be.
+        UserError: when a model they read, or a user's own map, cannot be loaded.
     """
     use_threads(compute.threads)
     maps: list[Standardised] = []

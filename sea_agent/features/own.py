@@ -8,17 +8,18 @@ from torch import Tensor
 
 from sea_agent.features.base import Pair, Standardised
 from sea_agent.plugins import Plugin
+from sea_agent.saved_state import require
 
-_TRIAL = [("a prompt", "a response"), ("a prompt", "another response, which is longer"), ("a prompt", "")]
+_TRIAL = ("a response", "another response, which is longer", "")
 
 
 class OwnFeatures(Standardised):
     """What a user's function, or an object of a user's class, makes of a list of (prompt, response) texts.
 
-    D is what it returns for made-up texts.
+    D is known once it has been called, or has the state of one that was.
 
     Raises:
-        UserError: when the user's file, its function or what that returns is not as it has to be.
+        UserError: when the user's file, its function or, at any call, what that returns is not as it has to be.
     """
 
     def __init__(self, target: str) -> None:
@@ -28,13 +29,23 @@ class OwnFeatures(Standardised):
             "a feature map takes a list of (prompt, response) texts and returns a tensor or array of finite numbers, "
             "features_N_D, with a row for each of them and always the same number of columns",
         )
-        super().__init__((self._rows(_TRIAL).shape[1],))
+        super().__init__((0,))
+
+    def try_on(self, prompts: Sequence[str]) -> None:
+        """Call it once, for made-up responses to these prompts."""
+        self._rows([(prompt, response) for prompt in prompts for response in _TRIAL])
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        if state:
+            require(state, {"mean": Tensor, "deviation": Tensor}, "features")
+            self._fix(state["mean"].numel())
+        super().load_state(state)
 
     def _raw(self, pairs: Sequence[Pair]) -> Tensor:
-        features_N_D = self._rows([(prompt.text, response.text) for prompt, response in pairs])
-        if features_N_D.shape[1] != self.dimension:
-            raise self._map.refusal(f"returned {features_N_D.shape[1]} columns after {self.dimension}")
-        return features_N_D
+        return self._rows([(prompt.text, response.text) for prompt, response in pairs])
+
+    def _fix(self, dimension: int) -> None:
+        self.blocks, self.dimension = (dimension,), dimension
 
     def _rows(self, texts: list[tuple[str, str]]) -> Tensor:
         found = self._map(texts)
@@ -47,4 +58,8 @@ class OwnFeatures(Standardised):
             raise self._map.refusal(f"returned shape {tuple(features_N_D.shape)} for {len(texts)} pairs of texts")
         if not features_N_D.isfinite().all():
             raise self._map.refusal("returned values that are not finite")
+        if not self.dimension:
+            self._fix(features_N_D.shape[1])
+        if features_N_D.shape[1] != self.dimension:
+            raise self._map.refusal(f"returned {features_N_D.shape[1]} columns after {self.dimension}")
         return features_N_D

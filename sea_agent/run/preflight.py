@@ -73,6 +73,8 @@ def check(config: RunConfig) -> Inputs:
         heldout = prompts(section, "evaluation.prompts_path")
     judge = config.evaluation.judge
     training = prompts(config.prompts, "prompts.path")
+    if config.needs_posterior and is_own(config.posterior.features):
+        OwnFeatures(config.posterior.features).try_on([prompt.text for prompt in training.first(2)])
     imported = None
     if config.posterior.preferences_path is not None:
         length = context_length(config.policy.path)
@@ -95,14 +97,12 @@ def check(config: RunConfig) -> Inputs:
 
 
 def _try_own_parts(config: RunConfig) -> None:
-    """Load the user's own rule, loss and features, which are tried as they are loaded."""
+    """Load the user's own rule and loss, which are tried as they are loaded."""
     load_rule(config.selection.rule)
     loss = PreferenceLoss(config.learner)
     for key, value in (("learner.optimism", config.learner.optimism), ("selection.rule", config.selection.rule)):
         if value in ("selm", "apl") and not loss.uses_reference:
             raise UserError(f"{key}={value} needs a learner.loss with a reference; {config.learner.loss} has none")
-    if config.needs_posterior and is_own(config.posterior.features):
-        OwnFeatures(config.posterior.features)
 
 
 def _check_machine(config: RunConfig) -> list[str]:

@@ -191,7 +191,7 @@ def pair_accuracy(world: str, kind: str, labels: int, without: str = "") -> floa
     rewards_P_M = torch.tensor(rewards).unflatten(0, (160, 8))
     first, second = features_P_M_D[:, ::2].flatten(0, 1), features_P_M_D[:, 1::2].flatten(0, 1)
     gap = rewards_P_M[:, ::2].flatten() - rewards_P_M[:, 1::2].flatten()
-    posterior = Laplace(features.dimension, blocks=features.blocks)
+    posterior = Laplace(sum(features.blocks), blocks=features.blocks)
     posterior.add(first[:labels], second[:labels], (gap[:labels] > 0).float(), [str(row) for row in range(labels)])
     posterior.update(np.random.default_rng(0))
     held = posterior.mean(torch.stack([first[labels:], second[labels:]], 1))
