@@ -10,7 +10,7 @@ import psutil
 
 from actors.runtime import Pending, Remote, Runtime
 from learner.learner import PreferenceLearner
-from learner.losses import uses_reference
+from learner.losses import PreferenceLoss
 from learner.weight_transfer import make_transfer
 from sea_agent.config import Compute, LearnerConfig, PolicyConfig, SamplerConfig
 from sea_agent.errors import ActorDied, RunFailure
@@ -40,7 +40,7 @@ class LearnerGroup:
         self._sending: list[Pending] = []
         self._ranks = self._spawn()
         self._is_grouped = self._transfer != "object_store"
-        self._has_reference = config.lora is not None or uses_reference(config.loss)
+        self._has_reference = config.lora is not None or PreferenceLoss(config).uses_reference
 
     def step(self, preferences: Sequence[Preference]) -> dict[str, float]:
         """One round of policy optimisation; returns its metrics."""

@@ -8,6 +8,25 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Self
 
+__all__ = [
+    "PROMPT_FORM",
+    "REFERENCE_VERSION",
+    "RESPONSE_FORM",
+    "Candidates",
+    "Duel",
+    "Hindsight",
+    "LabelSource",
+    "Outcome",
+    "Preference",
+    "Prompt",
+    "Response",
+    "TokenRow",
+    "Verdict",
+    "preference_from",
+    "prompt_from",
+    "response_from",
+]
+
 REFERENCE_VERSION = -1
 """Policy version of responses from the frozen reference, which are deliberately off-policy throughout the run."""
 

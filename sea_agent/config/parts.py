@@ -1,8 +1,9 @@
 """The sections of a run's configuration. The docstring of a field gives its meaning and unit."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -13,8 +14,27 @@ from pydantic import (
 
 from sea_agent.config.oracle import FeedbackServiceOracleConfig, LlmJudgeOracleConfig, OracleConfig
 from sea_agent.config.section import Section
+from sea_agent.plugins import is_own
 
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
+
+RULES = ("sea_ee", "sea_bai", "passive", "uniform", "uncertainty", "information", "best_worst", "apl")
+"""The built-in selection rules."""
+LOSSES = ("dpo", "ipo", "slic", "simpo", "rpo")
+"""The built-in preference losses."""
+FEATURES = ("policy", "encoder", "text", "reward")
+"""The built-in features of the posterior."""
+
+
+def _built_in_or_own(names: tuple[str, ...]) -> Any:
+    """Accepts one of the names, or the place of a user's own function."""
+
+    def check(name: str) -> str:
+        if name not in names and not is_own(name):
+            raise ValueError(f"expected {', '.join(names)}, or path/to/file.py:name for one of your own")
+        return name
+
+    return AfterValidator(check)
 
 
 class PolicyConfig(Section):
@@ -74,14 +94,13 @@ class SamplerConfig(Section):
 class SelectionConfig(Section):
     """Which prompts and which pair of their candidates become duels."""
 
-    rule: Literal["sea_ee", "sea_bai", "passive", "uniform", "uncertainty", "information", "best_worst", "apl"] = (
-        "sea_ee"
-    )
+    rule: Annotated[str, Field(max_length=200), _built_in_or_own(RULES)] = "sea_ee"
     """``sea_ee``: the best candidates of two Thompson draws (exploration and exploitation). ``sea_bai``: the best of
     one Thompson draw and its least certain opponent (best-arm identification). ``passive``: the first two distinct
     samples. ``uniform``: two at random. ``uncertainty``: the least certain pair. ``information``: the pair with the
     largest expected information gain about the reward. ``best_worst``: best and worst of one draw. ``apl``: the
-    largest difference of the policy's implicit rewards."""
+    largest difference of the policy's implicit rewards. Your own rule: ``path/to/file.py:function`` or
+    ``module:function``, from (rewards_S_P_M, valid_P_M, generator) to pairs_P_2."""
     variance: Literal["probability", "difference"] = "probability"
     """``sea_bai``, ``uncertainty``: measure uncertainty by the posterior variance of the preference probability or of
     the reward difference."""
@@ -127,11 +146,12 @@ class PosteriorConfig(Section):
     """``ensemble``: K MLP heads. ``laplace``: a linear model with a Gaussian posterior."""
     members: Annotated[int, Field(ge=2)] = 20
     """Heads of the ensemble, or posterior draws per prompt for ``laplace`` (K)."""
-    features: Literal["policy", "encoder", "text", "reward"] = "policy"
+    features: Annotated[str, _built_in_or_own(FEATURES)] = "policy"
     """Input of the posterior. ``policy``: hidden states of the frozen reference policy. ``encoder``: hidden states of
     ``encoder_path``. ``text``: token features of the response and the prompt together with hidden states and
     log-probabilities of the reference policy, plus ``encoder_path`` if given. ``reward``: the hidden reward of a
-    built-in world, as a control."""
+    built-in world, as a control. Your own: ``path/to/file.py:name`` or ``module:name``, a function or class that maps a
+    list of (prompt, response) texts to features_N_D; they are standardised."""
     encoder_path: str | None = None
     """Hugging Face encoder directory, or ``world://lexicon/encoder``. It encodes prompt and response as a pair."""
     feature_batch: PositiveInt = 256
@@ -195,8 +215,9 @@ class LearnerConfig(Section):
     """Learner processes. More than one needs ``engine: deepspeed`` and ``runtime: ray``."""
     zero_stage: Literal[0, 1, 2, 3] = 2
     """DeepSpeed ZeRO stage."""
-    loss: Literal["dpo", "ipo", "slic", "simpo", "rpo"] = "dpo"
-    """Preference loss; formulas in ``learner/losses.py``."""
+    loss: Annotated[str, _built_in_or_own(LOSSES)] = "dpo"
+    """Preference loss; formulas in ``learner/losses.py``. Your own: ``path/to/file.py:function`` or
+    ``module:function``, from ``learner.losses.Pairs`` (and β) to one value per pair."""
     beta: PositiveFloat = 0.1
     """β of the loss: how strongly it keeps the policy close to the reference."""
     label_smoothing: Annotated[float, Field(ge=0.0, lt=0.5)] = 0.0

@@ -9,7 +9,9 @@ from sea_agent.config import Compute, PolicyConfig, PosteriorConfig
 from sea_agent.features.base import Pair, Standardised
 from sea_agent.features.control import RewardFeatures
 from sea_agent.features.hidden import EncoderFeatures, PolicyFeatures
+from sea_agent.features.own import OwnFeatures
 from sea_agent.features.text import TextFeatures
+from sea_agent.plugins import is_own
 from sea_agent.pretrained import use_threads
 from sea_agent.saved_state import require
 
@@ -19,8 +21,11 @@ class Features:
 
     def __init__(self, maps: Sequence[Standardised]) -> None:
         self._maps = tuple(maps)
-        self.blocks = tuple(size for part in maps for size in part.blocks)
-        self.dimension = sum(self.blocks)
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """Sizes of the blocks, known after the first call; D is their sum."""
+        return tuple(size for part in self._maps for size in part.blocks)
 
     def features(self, pairs: Sequence[Pair]) -> Tensor:
         """Standardised features_N_D of the pairs; see ``Standardised.features``."""
@@ -49,10 +54,12 @@ def make_features(config: PosteriorConfig, policy: PolicyConfig, world: str | No
         world: the built-in world whose hidden reward ``features: reward`` uses.
 
     Raises:
-        UserError: if one of their models cannot be loaded.
+        UserError: if one of their models, or a user's own map, cannot be loaded.
     """
     use_threads(compute.threads)
     maps: list[Standardised] = []
+    if is_own(config.features):
+        maps.append(OwnFeatures(config.features))
     if config.features == "policy":
         maps.append(PolicyFeatures(policy, config.feature_batch, compute.device))
     if config.features == "text":

@@ -46,7 +46,7 @@ class PolicyFeatures(FeatureMap):
     D = 2 H. The input is the sampled tokens; nothing is tokenised again.
     """
 
-    def __init__(self, policy: PolicyConfig, batch: int, device: str) -> None:
+    def __init__(self, policy: PolicyConfig, batch: int = 256, device: str = "cpu") -> None:
         model = load_policy(policy.path, policy.dtype, device)
         super().__init__((2 * model.config.get_text_config().hidden_size,), batch)
         # Skip the language-model head: the logits are not needed.

@@ -63,7 +63,7 @@ class TextFeatures(FeatureMap):
     =================  ============================================================================================
     """
 
-    def __init__(self, policy: PolicyConfig, batch: int, device: str) -> None:
+    def __init__(self, policy: PolicyConfig, batch: int = 256, device: str = "cpu") -> None:
         model = load_policy(policy.path, policy.dtype, device)
         self._model, self._device = model, device
         self._axes_V_E = _principal_places(_embeddings(model.get_input_embeddings()))

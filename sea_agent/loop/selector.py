@@ -13,7 +13,14 @@ import torch
 
 from sea_agent.bandit.mixing import folded_pairs, label_source
 from sea_agent.bandit.posterior import make_posterior
-from sea_agent.bandit.selection import RULES, belief, select_pairs, typical_disagreement
+from sea_agent.bandit.selection import (
+    RULES,
+    belief,
+    load_rule,
+    pad_candidates,
+    select_pairs,
+    typical_disagreement,
+)
 from sea_agent.config import Compute, MixingConfig, PosteriorConfig, SelectionConfig
 from sea_agent.features import Features
 from sea_agent.pretrained import use_threads
@@ -42,6 +49,7 @@ class Selector:
         use_threads(compute.threads)
         self._selection, self._posterior_config, self._mixing = selection, posterior, mixing
         self._seed, self._batch_size = compute.seed, batch_size
+        self._rule = load_rule(selection.rule)
         self._features = None if make_features is None else make_features()
         self._posterior: Any = None  # created with the first features
 
@@ -71,7 +79,7 @@ class Selector:
                 [implicit_rewards[response.id] for group in contested for response in group.responses],
                 dtype=torch.float64,
             )
-        pairs_P_2 = select_pairs(self._selection, seen_S_P_M, valid_P_M, generator)
+        pairs_P_2 = select_pairs(self._rule, seen_S_P_M, valid_P_M, generator, variance=self._selection.variance)
         sources = [self._source(group, number, oracle_labels) for group in contested]
         if self._mixing.pair == "best_worst" and LabelSource.POSTERIOR in sources:
             extremes_P_2 = RULES["best_worst"](rewards_S_P_M, valid_P_M, generator)
@@ -205,15 +213,11 @@ class Selector:
         self, groups: Sequence[Candidates], purpose: str, number: int
     ) -> tuple[torch.Tensor | None, torch.Tensor]:
         """Posterior draws rewards_S_P_M, and valid_P_M, which marks the entries that are candidates."""
-        width = max(len(group.responses) for group in groups)
-        valid_P_M = torch.zeros(len(groups), width, dtype=torch.bool)
-        for row, group in enumerate(groups):
-            valid_P_M[row, : len(group.responses)] = True
+        pairs = [(group.prompt, response) for group in groups for response in group.responses]
+        rows_N_D = torch.empty(len(pairs), 0) if self._features is None else self._rows(pairs)
+        features_P_M_D, valid_P_M = pad_candidates(rows_N_D.split([len(group.responses) for group in groups]))
         if self._features is None:
             return None, valid_P_M
-        rows_N_D = self._rows([(group.prompt, response) for group in groups for response in group.responses])
-        features_P_M_D = torch.zeros(len(groups), width, rows_N_D.shape[1])
-        features_P_M_D[valid_P_M] = rows_N_D
         if self._posterior is None:
             self._posterior = self._new_posterior()
         return self._posterior.draw(features_P_M_D, self._generator(purpose, number)), valid_P_M

@@ -8,12 +8,16 @@ import torch
 
 from actors.cluster import nodes_at
 from actors.placement import Node, describe, needs_of, require_room
+from learner.losses import PreferenceLoss
 from oracle import Oracle, make_oracle
+from sea_agent.bandit.selection import load_rule
 from sea_agent.config import PromptsConfig, RewardModelOracleConfig, RunConfig
 from sea_agent.data.imported import ImportedPreferences, load_imported
 from sea_agent.data.prompts import PromptSource
 from sea_agent.errors import UserError
+from sea_agent.features.own import OwnFeatures
 from sea_agent.jobs.inside import where_it_runs
+from sea_agent.plugins import is_own
 from sea_agent.pretrained import context_length, load_tokenizer, model_config
 from sea_agent.run.tracking import require_packages
 
@@ -40,6 +44,7 @@ def check(config: RunConfig) -> Inputs:
     config = where_it_runs(config)
     placement = _check_machine(config)
     require_packages(config.tracking)
+    _try_own_parts(config)
     tokenizer = load_tokenizer(config.policy.path)
     if tokenizer.eos_token_id is None:
         raise UserError(
@@ -68,6 +73,8 @@ def check(config: RunConfig) -> Inputs:
         heldout = prompts(section, "evaluation.prompts_path")
     judge = config.evaluation.judge
     training = prompts(config.prompts, "prompts.path")
+    if config.needs_posterior and is_own(config.posterior.features):
+        OwnFeatures(config.posterior.features).try_on([prompt.text for prompt in training.first(2)])
     imported = None
     if config.posterior.preferences_path is not None:
         length = context_length(config.policy.path)
@@ -87,6 +94,15 @@ def check(config: RunConfig) -> Inputs:
         imported=imported,
         placement=placement,
     )
+
+
+def _try_own_parts(config: RunConfig) -> None:
+    """Load the user's own rule and loss, which are tried as they are loaded."""
+    load_rule(config.selection.rule)
+    loss = PreferenceLoss(config.learner)
+    for key, value in (("learner.optimism", config.learner.optimism), ("selection.rule", config.selection.rule)):
+        if value in ("selm", "apl") and not loss.uses_reference:
+            raise UserError(f"{key}={value} needs a learner.loss with a reference; {config.learner.loss} has none")
 
 
 def _check_machine(config: RunConfig) -> list[str]:
