@@ -167,12 +167,13 @@ def check(
         return
     if source is None:
         raise UserError("check needs a CONFIG, or --keys")
+    from actors.placement import describe
     from sea_agent.run.preflight import check as preflight
 
     config = load_config(source, overrides or [])
     inputs = preflight(config)
     console.print(f"{source}: fine. {len(inputs.prompts)} prompts, oracle {inputs.oracle.name}.")
-    for line in inputs.placement:
+    for line in describe(inputs.needs):
         console.print(line, markup=False, highlight=False)
     if inputs.imported is not None:
         count, skipped = len(inputs.imported.duels), inputs.imported.skipped

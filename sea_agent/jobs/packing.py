@@ -1,7 +1,7 @@
 """The working directory of a job: which of its files Ray sends, and how large they are.
 
-Ray packs it. Before that its size is found, since Ray reads and copies a whole directory before a server refuses it, and
-it follows links to directories, in circles too.
+Ray packs it. Before that its size is found, since Ray reads and copies a whole directory before a server refuses it,
+and it follows links to directories, in circles too.
 """
 
 import logging

@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 from aiohttp import ServerDisconnectedError
 
-from sea_agent.config import RunConfig
-from sea_agent.config.files import load_config
+from sea_agent.config import Compute
 from sea_agent.errors import RunFailure, UserError
 from sea_agent.jobs import submit
 from sea_agent.jobs.inside import IN_JOB, require_lasting, where_it_runs
@@ -348,15 +347,12 @@ WITH_FILES = {IN_JOB: '{"runtime_env": {"working_dir": "gcs://_ray_pkg_0.zip"}}'
 WITHOUT_FILES = {IN_JOB: '{"runtime_env": {}, "metadata": {}}'}
 
 
-def config(*overrides: str) -> RunConfig:
-    return load_config("passive", overrides)
-
-
 def test_a_run_in_a_job_uses_the_cluster_of_the_job() -> None:
-    assert where_it_runs(config("runtime=ray"), WITH_FILES).ray_address == "auto"
-    assert where_it_runs(config("runtime=ray"), {}).ray_address is None
-    assert where_it_runs(config("runtime=inline"), WITH_FILES).ray_address is None
-    assert where_it_runs(config("runtime=ray", "ray_address=head:6379"), WITH_FILES).ray_address == "head:6379"
+    here, there = Compute(seed=3), Compute(seed=3, ray_address="head:6379")
+    assert where_it_runs("ray", here, WITH_FILES) == Compute(seed=3, ray_address="auto")
+    assert where_it_runs("ray", here, {}) == here
+    assert where_it_runs("inline", here, WITH_FILES) == here
+    assert where_it_runs("ray", there, WITH_FILES) == there
 
 
 def test_a_run_in_a_job_is_not_left_in_the_jobs_own_copy() -> None:
