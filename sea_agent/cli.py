@@ -187,11 +187,12 @@ def check(
     if missing("agent"):
         console.print(f"{source}: a valid configuration. To check its inputs too: {INSTALL_AGENT}", markup=False)
         return
+    from actors.placement import describe
     from sea_agent.run.preflight import check as preflight
 
     inputs = preflight(config)
     console.print(f"{source}: valid. {len(inputs.prompts)} prompts, oracle {inputs.oracle.name}.")
-    for line in inputs.placement:
+    for line in describe(inputs.needs):
         console.print(line, markup=False, highlight=False)
     if inputs.imported is not None:
         count, skipped = len(inputs.imported.duels), inputs.imported.skipped

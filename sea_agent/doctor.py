@@ -202,7 +202,7 @@ def _cluster(address: str) -> Iterator[Finding]:
         yield Finding("cluster", False, str(error), "Start it with `ray start --head`, or give the address it prints.")
         return
     yield Finding("cluster", True, f"{len(nodes)} nodes at {address}")
-    for node in sorted(nodes, key=lambda node: (node.name, node.id)):
+    for node in sorted(nodes, key=lambda node: node.name):
         memory = f"{node.memory / _GIB:.4g} GiB"
         detail = f"{node.gpus:g} GPUs, {node.cpus:g} CPUs, {memory} for actors"
         name = f"node {node.name}"

@@ -23,7 +23,7 @@ _BEFORE_ROUNDS = -1
 
 def assemble(config: RunConfig, inputs: Inputs, runtime: Runtime, ledger: Ledger, watch: Watch = NOBODY) -> Agent:
     """The agent of a run, its parts hosted by ``runtime``."""
-    policy, compute, sampler = config.policy, config.compute, config.sampler
+    policy, compute, sampler = config.policy, inputs.compute, config.sampler
     samplers = SamplerPool(runtime, policy, sampler, compute)
     reference = SamplerPool(runtime, policy, sampler, compute, reference=True) if sampler.reference_candidates else None
     duels = min(config.batch_size, len(inputs.prompts))
