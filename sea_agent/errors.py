@@ -19,3 +19,8 @@ class Stopped(Exception):
 
 class ActorDied(RunFailure):
     """A part of the run died in its own process. A new one can take its place, from the latest checkpoint."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message; its type if there is none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

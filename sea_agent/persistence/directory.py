@@ -4,9 +4,11 @@ import fcntl
 import json
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 from sea_agent.errors import UnfitState, UserError
 
@@ -90,19 +92,25 @@ class Metrics:
         self._file.flush()
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file that is there as a whole or, after any death and on a full disk, as it was before.
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write, which replaces ``path`` only when it is complete: a crash or a full disk leaves the old one.
 
     Raises:
-        OSError: when there is no room for it.
+        OSError: the file cannot be written.
     """
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(f"{path.name}.part")
     try:
-        with part.open("w") as file:
-            file.write(text)
+        with part.open("wb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
-    except OSError:
+        part.replace(path)
+    finally:
         part.unlink(missing_ok=True)
-        raise
-    part.replace(path)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file completely or not at all; see ``whole_file``."""
+    with whole_file(path) as file:
+        file.write(text.encode())
