@@ -36,6 +36,7 @@ from torch import Tensor
 
 from actors.hf_sampler import HfSampler
 from actors.sampling import SampleRequest
+from benchmarks.worlds import read_prompts
 from sea_agent.bandit.laplace import Laplace
 from sea_agent.bandit.selection import pair_information, select_pairs
 from sea_agent.config import PolicyConfig
@@ -46,7 +47,6 @@ from sea_agent.pretrained import load_tokenizer, use_threads
 from sea_agent.seeding import generator_for, id_for, seed_for
 from sea_agent.types import Prompt, Response
 from sea_agent.worlds import resolve, scorer
-from sea_agent.worlds.measure import read_prompts
 
 RESULTS = Path(__file__).parent / "results" / "selection.json"
 WORLDS = ("lexicon", "kitchen")

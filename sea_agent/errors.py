@@ -19,3 +19,8 @@ class Stopped(Exception):
 
 class ActorDied(RunFailure):
     """An actor process died. A new one can replace it from the latest checkpoint."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message; its type if there is none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -8,7 +8,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from sea_agent.errors import UserError
+from sea_agent.errors import UserError, first_line
 from sea_agent.worlds import resolve
 
 # The run shows its own progress.
@@ -29,7 +29,7 @@ def load_tokenizer(path: str, key: str = "policy.path") -> Any:
         tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
     except _LOAD_ERRORS as error:
         raise UserError(
-            f"{key}={path}: no tokenizer could be loaded ({_first_line(error)}). "
+            f"{key}={path}: no tokenizer could be loaded ({first_line(error)}). "
             "Save one next to the model with tokenizer.save_pretrained(DIR)."
         ) from None
     if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
@@ -63,7 +63,7 @@ def load_model(auto_class: Any, path: str, key: str, *, dtype: str = "float32", 
         )
     except _LOAD_ERRORS as error:
         raise UserError(
-            f"{key}={path}: no model for {auto_class.__name__} could be loaded ({_first_line(error)}). "
+            f"{key}={path}: no model for {auto_class.__name__} could be loaded ({first_line(error)}). "
             "Give a directory written by model.save_pretrained(DIR), in safetensors."
         ) from None
     missing = sorted(name for name in info["missing_keys"] if unused is None or unused not in name)
@@ -86,7 +86,7 @@ def model_config(path: str) -> Any:
         config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
     except _LOAD_ERRORS as error:
         raise UserError(
-            f"policy.path={path}: no model configuration could be read ({_first_line(error)}). "
+            f"policy.path={path}: no model configuration could be read ({first_line(error)}). "
             "Give a hub name or a Hugging Face model directory that contains config.json."
         ) from None
     return config.get_text_config()
@@ -101,10 +101,6 @@ def use_threads(count: int) -> None:
     """Limit the CPU threads of this process."""
     os.environ["OMP_NUM_THREADS"] = str(count)
     torch.set_num_threads(count)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def ran_out_of_memory(error: BaseException | None) -> bool:

@@ -10,13 +10,13 @@ from run_parts import features as features_of
 from torch import Tensor
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from benchmarks.worlds import read_prompts, sample
 from sea_agent.bandit.laplace import Laplace
 from sea_agent.config import PolicyConfig
 from sea_agent.config.files import load_config
 from sea_agent.features.text import TextFeatures
 from sea_agent.types import Prompt, Response
 from sea_agent.worlds import resolve, scorer
-from sea_agent.worlds.measure import read_prompts, sample
 
 END = 2
 

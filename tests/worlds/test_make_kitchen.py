@@ -8,9 +8,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sea_agent.worlds import kitchen, lexicon, resolve
-from sea_agent.worlds.make import make_world, policy_tokenizer
-from sea_agent.worlds.measure import (
+from benchmarks.worlds import (
     bigram_counts,
     pair_accuracy,
     read_prompts,
@@ -20,6 +18,8 @@ from sea_agent.worlds.measure import (
     true_terms,
     word_presence,
 )
+from sea_agent.worlds import kitchen, lexicon, resolve
+from sea_agent.worlds.make import make_world, policy_tokenizer
 from sea_agent.worlds.train import held_out_loss, train_policy
 
 SHIPPED = Path(resolve("world://kitchen/prompts.jsonl")).parent

@@ -8,11 +8,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
-from sea_agent.errors import UserError
-from sea_agent.worlds import lexicon, resolve
-from sea_agent.worlds.make import encoder_tokenizer, make_speed_setting, make_world, policy_tokenizer
-from sea_agent.worlds.measure import (
+from benchmarks.worlds import (
     encoder_features,
+    make_speed_setting,
     pair_accuracy,
     policy_features,
     read_prompts,
@@ -20,6 +18,9 @@ from sea_agent.worlds.measure import (
     scores,
     statistics,
 )
+from sea_agent.errors import UserError
+from sea_agent.worlds import lexicon, resolve
+from sea_agent.worlds.make import encoder_tokenizer, make_world, policy_tokenizer
 from sea_agent.worlds.train import held_out_loss, seeded, train_encoder, train_policy
 
 SHIPPED = Path(resolve("world://lexicon/prompts.jsonl")).parent
