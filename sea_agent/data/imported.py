@@ -9,17 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from actors.runtime import Remote
 from sea_agent.data.preferences import PreferenceRow, read_preferences
 from sea_agent.data.prompts import tokenize_prompts
 from sea_agent.errors import UserError
-from sea_agent.persistence.ledger import Ledger
 from sea_agent.seeding import id_for
 from sea_agent.types import REFERENCE_VERSION, Duel, LabelSource, Outcome, Prompt, Response, Verdict
 
 KEY = "posterior.preferences_path"
 RULE = "imported"
-_ROUND = 0
+ROUND = 0
 
 
 @dataclass(frozen=True)
@@ -61,22 +59,6 @@ def load_imported(path: str, tokenizer: Any, context_length: int) -> ImportedPre
     )
 
 
-def warm(imported: ImportedPreferences, ledger: Ledger, selector: Remote) -> None:
-    """Write imported preferences to the ledger, then let the posterior learn from them, before the first round.
-
-    A run that was interrupted before its first checkpoint finds them there.
-
-    Raises:
-        UserError: when they are not those that the run began with.
-    """
-    duels = ledger.add_duels(imported.duels, _ROUND)
-    if [duel.id for duel in duels] != [duel.id for duel in imported.duels]:
-        raise UserError(f"{KEY}: the file changed since the run began. Restore it, or start a new run.")
-    if not ledger.recorded(duels, _ROUND):
-        ledger.add_verdicts(duels, imported.verdicts, _ROUND)
-    selector.call("warm", list(zip(duels, imported.verdicts, strict=True)), imported.weights).result()
-
-
 def _duels(rows: Sequence[PreferenceRow], tokenizer: Any, context_length: int) -> list[Duel]:
     prompts = tokenize_prompts([row.prompt for row in rows], tokenizer)
     chosen, rejected = (_responses([getattr(row, side) for row in rows], tokenizer) for side in ("chosen", "rejected"))
@@ -109,7 +91,7 @@ def _duel(id_: str, prompt: Prompt, *sides: tuple[str, tuple[int, ...]]) -> Duel
     )
     return Duel(
         id=id_,
-        round=_ROUND,
+        round=ROUND,
         prompt=prompt,
         first=first,
         second=second,
