@@ -9,17 +9,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from actors.runtime import Remote
 from sea_agent.data.preferences import PreferenceRow, read_preferences
 from sea_agent.data.prompts import tokenize_prompts
 from sea_agent.errors import UserError
-from sea_agent.persistence.ledger import Ledger
 from sea_agent.seeding import id_for
 from sea_agent.types import REFERENCE_VERSION, Duel, LabelSource, Outcome, Prompt, Response, Verdict
 
 KEY = "posterior.preferences_path"
 RULE = "imported"
-_ROUND = 0
+ROUND = 0
 
 
 @dataclass(frozen=True)
@@ -59,22 +57,6 @@ def load_imported(path: str, tokenizer: Any, context_length: int) -> ImportedPre
     return ImportedPreferences(duels, verdicts, weights, len(rows) - len(different))
 
 
-def warm(imported: ImportedPreferences, ledger: Ledger, selector: Remote) -> None:
-    """Record imported preferences in the ledger and train the posterior on them, before the first round.
-
-    A run interrupted before its first checkpoint finds them already recorded.
-
-    Raises:
-        UserError: they differ from those the run began with.
-    """
-    duels = ledger.add_duels(imported.duels, _ROUND)
-    if [duel.id for duel in duels] != [duel.id for duel in imported.duels]:
-        raise UserError(f"{KEY}: the file changed since the run began. Restore it, or start a new run.")
-    if not ledger.recorded(duels, _ROUND):
-        ledger.add_verdicts(duels, imported.verdicts, _ROUND)
-    selector.call("warm", list(zip(duels, imported.verdicts, strict=True)), imported.weights).result()
-
-
 def _duels(rows: Sequence[PreferenceRow], tokenizer: Any, context_length: int) -> Iterator[Duel]:
     prompts = tokenize_prompts([row.prompt for row in rows], tokenizer)
     chosen, rejected = (_responses([getattr(row, side) for row in rows], tokenizer) for side in ("chosen", "rejected"))
@@ -94,7 +76,7 @@ def _duels(rows: Sequence[PreferenceRow], tokenizer: Any, context_length: int) -
         )
         yield Duel(
             id=id_,
-            round=_ROUND,
+            round=ROUND,
             prompt=prompt,
             first=first,
             second=second,
