@@ -162,16 +162,15 @@ class RoundMetrics(_Row):
 
     def numbers(self) -> dict[str, float]:
         """Every number by name: ends of intervals as ``NAME/low`` and ``NAME/high``, and ``seconds/STAGE/CLOCK``."""
-        numbers: dict[str, float] = {}
-        for name, value in self.flat().items():
-            match value:
-                case dict():  # the seconds of stages
-                    for stage, clocks in value.items():
-                        numbers |= {f"{name}/{stage}/{clock}": amount for clock, amount in clocks.items()}
-                case (low, high):
-                    numbers |= {f"{name}/low": low, f"{name}/high": high}
-                case int() | float():
-                    numbers[name] = float(value)
+        numbers = {name: float(value) for name, value in vars(self).items() if isinstance(value, (int, float))}
+        numbers |= {f"{_ORACLE}{name}": float(count) for name, count in self.oracle.items()}
+        for name, value in vars(self.evaluation).items():
+            if isinstance(value, tuple):
+                numbers |= {f"{name}/low": value[0], f"{name}/high": value[1]}
+            elif value is not None:
+                numbers[name] = float(value)
+        for stage, seconds in self.seconds.items():
+            numbers |= {f"seconds/{stage}/wall": seconds.wall, f"seconds/{stage}/cpu": seconds.cpu}
         return numbers
 
     @property
