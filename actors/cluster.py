@@ -1,18 +1,17 @@
-"""The nodes of a Ray cluster, and the actors of a run on them as the placement plan says."""
+"""The nodes of a Ray cluster, and what is reserved on them for the actors of a run."""
 
 import signal
 import socket
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from actors.placement import Need, Node, Plan, Shortage, plan
+from actors.placement import Bundle, Need, Node, Shortage, bundles, require_room, shortage, total
 from sea_agent.errors import RunFailure, UserError
 
-_FREE_SECONDS = 60.0  # how long what another run has just left may take to be free
-_POLL_SECONDS = 0.5
+_COUNTED = ("CPU", "GPU", "memory")
+_FREE_SECONDS = 30.0  # how long what another run has just left may take to be free
 _KNOCK_SECONDS = 10.0
 
 
@@ -65,83 +64,81 @@ def connected(address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
-def living_nodes(*, free: bool) -> list[Node]:
-    """The nodes of the cluster this process is connected to: what they have, or what nobody holds of it."""
+def living_nodes() -> list[Node]:
+    """The nodes of the cluster this process is connected to."""
     import ray
-    from ray._private.state import available_resources_per_node  # Ray's own libraries read it there, too
 
-    available = available_resources_per_node() if free else {}
-    nodes = []
-    for row in ray.nodes():
-        if row["Alive"]:
-            there = available.get(row["NodeID"], row["Resources"])
-            amounts = [there.get(name, 0.0) for name in ("CPU", "GPU", "memory")]
-            nodes.append(Node(row["NodeID"], row["NodeManagerAddress"], *amounts))
-    return nodes
+    return [
+        Node(row["NodeManagerAddress"], *(row["Resources"].get(name, 0.0) for name in _COUNTED))
+        for row in ray.nodes()
+        if row["Alive"]
+    ]
 
 
 def nodes_at(address: str) -> list[Node]:
-    """What the nodes of the cluster at ``address`` have. Raises: UserError when nobody answers there."""
+    """The nodes of the cluster at ``address``. Raises: UserError when nobody answers there."""
     with connected(address):
-        return living_nodes(free=False)
+        return living_nodes()
 
 
 class Places:
-    """Where the actors of a run are, and where they go when their nodes die. Needs a connection to the cluster."""
+    """What is reserved for the actors of a run: all of it at once, or nothing. Needs a connection to the cluster.
+
+    Ray frees it when this process ends, however it ends, and reserves what was on a dead node anew on another one.
+    """
 
     def __init__(self, needs: Sequence[Need], deadline_seconds: float) -> None:
         """Raises: Shortage when the cluster does not hold the run."""
         self._needs = {need.actor: need for need in needs}
         self._deadline = deadline_seconds
-        self._nodes: dict[str, Node] = {}  # each as it was when first seen, without an actor of this run
-        self._plan: Plan = {}
-        end = time.monotonic() + _FREE_SECONDS
-        while True:
-            try:
-                self._replan()
+        self._group: Any = None
+        nodes = living_nodes()
+        require_room(needs, nodes)
+        # Where others have taken a part of each large node, the ranks of the learner may still have room apart.
+        for reserved in (bundles(needs, nodes), bundles(needs)):
+            if self._reserve(reserved):
                 return
-            except Shortage as shortage:
-                plan(needs, living_nodes(free=False))  # more than there is will never be free
-                if time.monotonic() > end:
-                    raise Shortage(
-                        f"{shortage}: the rest is in use by others. Wait until they have ended, or look for what "
-                        "holds it with `ray status`"
-                    ) from None
-            self._nodes.clear()
-            time.sleep(_POLL_SECONDS)
+        raise Shortage(
+            f"{shortage(needs, nodes)}, but others use a part of it. Wait until they have ended, or look for what "
+            "holds it with `ray status`"
+        )
+
+    def _reserve(self, reserved: Sequence[Bundle]) -> bool:
+        from ray.util import placement_group, remove_placement_group
+
+        self._bundle_of = {need.actor: index for index, bundle in enumerate(reserved) for need in bundle}
+        if not reserved:
+            return True
+        amounts = [dict(zip(_COUNTED, total(bundle), strict=False)) for bundle in reserved]
+        self._group = placement_group(amounts, strategy="SPREAD")
+        if self._is_ready(_FREE_SECONDS):
+            return True
+        remove_placement_group(self._group)
+        return False
+
+    def _is_ready(self, seconds: float) -> bool:
+        import ray
+
+        # Unlike the group's own wait, this one can be interrupted.
+        ready, _ = ray.wait([self._group.ready()], timeout=seconds)
+        return bool(ready)
 
     def options(self, actor: str) -> dict[str, Any]:
-        """Ray's options for ``actor``: what it takes, and on which node that is alive.
+        """Ray's options for ``actor``: what it takes, and of which bundle.
 
         Raises:
-            RunFailure: when the nodes that are left do not hold it, and no other has come before the deadline.
+            RunFailure: when its node is dead, and before the deadline no other had room.
         """
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-        end = time.monotonic() + self._deadline
-        while True:
-            try:
-                self._replan()
-                break
-            except Shortage as shortage:
-                if time.monotonic() > end:
-                    raise RunFailure(
-                        f"{actor} has lost its node, and no other with room for it came within {self._deadline:g} s: "
-                        f"{shortage}. Add a node, then go on with `sea-agent resume`."
-                    ) from None
-            time.sleep(_POLL_SECONDS)
         need = self._needs[actor]
-        return {
-            "num_cpus": need.cpus,
-            "num_gpus": need.gpus,
-            # Hard: an actor that went elsewhere would take what the plan has given to another one.
-            "scheduling_strategy": NodeAffinitySchedulingStrategy(self._plan[actor], soft=False),
-        }
-
-    def _replan(self) -> None:
-        living = living_nodes(free=True)
-        for node in living:
-            self._nodes.setdefault(node.id, node)
-        there = [self._nodes[node.id] for node in living]
-        if not self._plan or not {*self._plan.values()} <= {node.id for node in there}:
-            self._plan = plan(list(self._needs.values()), there, before=self._plan)
+        options: dict[str, Any] = {"num_cpus": need.cpus, "num_gpus": need.gpus}
+        if actor not in self._bundle_of:
+            return options
+        if not self._is_ready(self._deadline):
+            what = shortage(list(self._needs.values()), living_nodes())
+            raise RunFailure(
+                f"{actor} has lost its node, and no other with room for it came within {self._deadline:g} s: {what}. "
+                "Add a node, then go on with `sea-agent resume`."
+            )
+        return options | {"scheduling_strategy": PlacementGroupSchedulingStrategy(self._group, self._bundle_of[actor])}

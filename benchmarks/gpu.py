@@ -28,6 +28,7 @@ from tokenizers.models import WordLevel
 from transformers import AutoModelForCausalLM, GPTNeoXConfig, PreTrainedTokenizerFast
 
 from actors.learners import LearnerGroup
+from actors.placement import needs_of
 from actors.runtime import make_runtime
 from actors.samplers import SamplerPool
 from sea_agent.config import RunConfig
@@ -206,7 +207,8 @@ def configured(shape: str, way: str, policy: str, options: argparse.Namespace) -
 def measure(config: RunConfig, options: argparse.Namespace) -> Row:
     """The figures of one shape by one way: medians over repeats, the sampler's of one whole round."""
     prompts = random_prompts(config, options)
-    runtime = make_runtime(config)
+    needs = needs_of(config.learner, config.sampler, config.placement, config.compute, config.needs_posterior)
+    runtime = make_runtime(config.runtime, config.compute, needs)
     with runtime:
         samplers = SamplerPool(runtime, config.policy, config.sampler, config.compute)
         learner = LearnerGroup(

@@ -32,7 +32,7 @@ def measure(config: RunConfig, rounds: int) -> Seconds:
     with (
         tempfile.TemporaryDirectory() as folder,
         Ledger(Path(folder) / "ledger.sqlite") as ledger,
-        make_runtime(config) as runtime,
+        make_runtime(config.runtime, inputs.compute, inputs.needs) as runtime,
     ):
         agent = assemble(config, inputs, runtime, ledger)
         for _ in range(3):

@@ -93,7 +93,7 @@ class BareLoop:
             rows = self.features.features([(p, r) for p, group in zip(prompts, candidates, strict=True) for r in group])
         with self.stage("select"):
             draws, valid, values = self.draw(rows, candidates)
-            pairs = select_pairs(config.selection, draws, valid, generator_for("rule", self.rounds)).tolist()
+            pairs = select_pairs(config.selection.rule, draws, valid, generator_for("rule", self.rounds)).tolist()
         with self.stage("ask"):
             wins = [
                 bradley_terry(self.reward(p.text, group[i].text), self.reward(p.text, group[j].text)) > 0.5

@@ -36,9 +36,10 @@ from torch import Tensor
 
 from actors.hf_sampler import HfSampler
 from actors.sampling import SampleRequest
+from benchmarks.worlds import read_prompts
 from sea_agent.bandit.laplace import Laplace
 from sea_agent.bandit.selection import pair_information, select_pairs
-from sea_agent.config import LaplaceConfig, PolicyConfig, SelectionConfig
+from sea_agent.config import PolicyConfig
 from sea_agent.features.text import TextFeatures
 from sea_agent.lab.records import four_digits
 from sea_agent.lab.statistics import Reach, estimate, label_saving
@@ -46,7 +47,6 @@ from sea_agent.pretrained import load_tokenizer, use_threads
 from sea_agent.seeding import generator_for, id_for, seed_for
 from sea_agent.types import Prompt, Response
 from sea_agent.worlds import resolve, scorer
-from sea_agent.worlds.measure import read_prompts
 
 RESULTS = Path(__file__).parent / "results" / "selection.json"
 WORLDS = ("lexicon", "kitchen")
@@ -148,9 +148,8 @@ def respond(world: str) -> Responses:
 
 def play(world: Responses, rule: str, seed: int, batch: int, *, follows: bool = True) -> Trace:
     """Ask for ``ANSWERS`` thresholded answers, ``batch`` at once, and see after every round what they have taught."""
-    selection = None if rule == PREDICTIVE else SelectionConfig.model_validate({"rule": rule})
-    posterior = Laplace(LaplaceConfig(), _DRAWS, world.blocks)
-    joint = Laplace(LaplaceConfig(), _JOINT_DRAWS, world.blocks)
+    posterior = Laplace(sum(world.blocks), members=_DRAWS, blocks=world.blocks)
+    joint = Laplace(sum(world.blocks), members=_JOINT_DRAWS, blocks=world.blocks)
     keyed = partial(generator_for, "selection", seed)
     order_P = keyed().permutation(_ASKED)
     answers, rates, told, tellable = [], [], [], []
@@ -162,11 +161,11 @@ def play(world: Responses, rule: str, seed: int, batch: int, *, follows: bool = 
         joint.load_state(posterior.state())
         shape = (1, valid_B_M.numel(), -1)  # as one prompt, so that one draw is one reward function for the round
         rewards_S_B_M = joint.draw(features_B_M_D.reshape(shape), keyed(done, "joint")).reshape(-1, *valid_B_M.shape)
-        if selection is None:
+        if rule == PREDICTIVE:
             pairs_B_2 = most_predictive(rewards_S_B_M, valid_B_M)
         else:
             drawn_S_B_M = posterior.draw(features_B_M_D, keyed(done, "rule"))
-            pairs_B_2 = select_pairs(selection, drawn_S_B_M, valid_B_M, keyed(done, "chance"))
+            pairs_B_2 = select_pairs(rule, drawn_S_B_M, valid_B_M, keyed(done, "chance"))
         asked_B, best_B = _bits(rewards_S_B_M, valid_B_M, pairs_B_2)
         told.append(float(asked_B.mean()))
         tellable.append(float(best_B.mean()))

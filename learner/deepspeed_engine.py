@@ -1,7 +1,7 @@
 """The DeepSpeed engine: AdamW with ZeRO stages 0 to 3 over any number of processes, gloo on CPUs and nccl on GPUs.
 
-The deepspeed library is imported when the first engine is made, not with this module. A process joins the group of
-ranks once, for all its engines, and stays in it until it ends.
+The deepspeed library is imported with the first engine, not with this module. A process joins the process group once,
+for all its engines, and stays in it.
 """
 
 import importlib
@@ -19,7 +19,7 @@ import torch.distributed as dist
 
 from learner.engine import TrainingState, require_parameters
 from learner.torch_engine import adamw
-from sea_agent.errors import RunFailure, UserError
+from sea_agent.errors import RunFailure, UserError, first_line
 
 if TYPE_CHECKING:
     from sea_agent.config import LearnerConfig
@@ -29,17 +29,17 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class DeepSpeedEngine:
-    """One rank of a DeepSpeed engine. Every method is called on all ranks together.
+    """One rank of a DeepSpeed engine. All ranks call every method together.
 
     Args:
         model: the model, on the CPU; the engine moves it.
-        device: where this rank computes: ``cpu``, ``cuda`` or ``cuda:N``.
+        device: this rank's device: ``cpu``, ``cuda`` or ``cuda:N``.
         rendezvous: ``tcp://HOST:PORT`` on rank 0's machine; not needed for one rank.
         deadline_seconds: longest wait for another rank.
 
     Raises:
-        UserError: when there are several ranks and no rendezvous.
-        RunFailure: when the other ranks do not arrive before the deadline.
+        UserError: there are several ranks and no rendezvous.
+        RunFailure: the other ranks do not arrive before the deadline.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class DeepSpeedEngine:
             "steps_per_print": None,
         }
         self._adamw = adamw([value for value in model.parameters() if value.requires_grad], config)
-        # The learner decides when gradients are complete, since a round has any number of micro-batches.
+        # The learner decides when gradients are complete: rounds vary in their number of micro-batches.
         clipping = config.max_grad_norm if config.zero_stage > 0 else 0.0
         settings = {"managed_gradient_accumulation": False, "gradient_clipping": clipping}
         self.module = self._initialize(model, self._zero | settings, self._adamw)
@@ -96,7 +96,7 @@ class DeepSpeedEngine:
     def discard(self) -> None:
         self._optimizer.zero_grad()
         if self._stage in (1, 2):
-            # What ZeRO gathers beside the parameters, and otherwise forgets in its step only.
+            # ZeRO keeps these gradients apart from the parameters and otherwise clears them only in its step.
             self._optimizer.all_grad_tensors.clear()
             self._optimizer.averaged_gradients.clear()
 
@@ -109,7 +109,7 @@ class DeepSpeedEngine:
                 raise
             raise RunFailure(
                 f"learner rank {self.rank}: another of the {self.ranks} ranks has ended, or did not answer within "
-                f"{self._deadline_seconds:g} s ({str(error).splitlines()[0]}). Look for the first error of the other "
+                f"{self._deadline_seconds:g} s ({first_line(error)}). Look for the first error of the other "
                 "ranks; raise deadline_seconds if they are only slow."
             ) from error
 
@@ -119,7 +119,7 @@ class DeepSpeedEngine:
         return total.cpu()
 
     def gathered(self, parameters: Iterable[torch.nn.Parameter]) -> AbstractContextManager[None]:
-        return deepspeed().zero.GatheredParameters(list(parameters)) if self._stage == 3 else nullcontext()
+        return _deepspeed().zero.GatheredParameters(list(parameters)) if self._stage == 3 else nullcontext()
 
     def share(self, reference: Any) -> Any:
         if self._stage < 3:
@@ -149,13 +149,13 @@ class DeepSpeedEngine:
         self.discard()
 
     def _initialize(self, model: Any, settings: dict[str, Any], optimizer: Any) -> Any:
-        engine, *_ = deepspeed().initialize(model=model, optimizer=optimizer, config=settings)
+        engine, *_ = _deepspeed().initialize(model=model, optimizer=optimizer, config=settings)
         engine.eval()
         _bound_waits(self._deadline_seconds)
         return engine
 
     def _clip_here(self, max_norm: float) -> None:
-        """Without ZeRO, DeepSpeed keeps no norm of the gradients it clips; so clip them as AdamW starts its step."""
+        """Clip gradients just before AdamW's step: without ZeRO, DeepSpeed does not report the norm it clips by."""
 
         def clip(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
             self._norm = float(torch.nn.utils.clip_grad_norm_(self._parameters.values(), max_norm))
@@ -166,12 +166,9 @@ class DeepSpeedEngine:
         return int(next(iter(self._adamw.state.values()))["step"])
 
     def _make_moments(self) -> None:
-        """AdamW's empty memory, so that a state can be read or loaded before the first step."""
-        groups = self._adamw.param_groups
-        owners = [value for group in groups for value in group["params"]]
-        if self._stage == 3:
-            owners = self._optimizer.fp32_partitioned_groups_flat
-        for owner in owners:
+        """Create AdamW's moments, all zero, so that a state can be read or loaded before the first step."""
+        owners = [value for group in self._adamw.param_groups for value in group["params"]]
+        for owner in self._optimizer.fp32_partitioned_groups_flat if self._stage == 3 else owners:
             moments = {key: torch.zeros_like(owner) for key in _MOMENTS}
             self._adamw.state[owner] = {"step": torch.tensor(0.0), **moments}
         if self._stage in (1, 2):
@@ -181,12 +178,10 @@ class DeepSpeedEngine:
         """The full master weight (``key`` None) or moment of a parameter."""
         if self._stage == 0:
             return parameter if key is None else self._adamw.state[parameter][key]
-        tools = deepspeed().utils
-        return (
-            tools.safe_get_full_fp32_param(parameter)
-            if key is None
-            else tools.safe_get_full_optimizer_state(parameter, key)
-        )
+        tools = _deepspeed().utils
+        if key is None:
+            return tools.safe_get_full_fp32_param(parameter)
+        return tools.safe_get_full_optimizer_state(parameter, key)
 
     @torch.no_grad()
     def _write(self, parameter: Any, key: str | None, value: Tensor) -> None:
@@ -194,14 +189,14 @@ class DeepSpeedEngine:
         if self._stage == 0:
             (parameter if key is None else self._adamw.state[parameter][key]).copy_(value)
             return
-        tools = deepspeed().utils
+        tools = _deepspeed().utils
         if self._stage == 3:
             part = self._partition(parameter, value)
             if key is not None:
                 tools.safe_set_local_optimizer_state(parameter, part, key)
                 return
             tools.safe_set_local_fp32_param(parameter, part)
-            with deepspeed().zero.GatheredParameters([parameter], modifier_rank=0):
+            with _deepspeed().zero.GatheredParameters([parameter], modifier_rank=0):
                 parameter.copy_(value)
         elif key is None:
             tools.safe_set_full_fp32_param(parameter, value)
@@ -210,20 +205,20 @@ class DeepSpeedEngine:
             tools.safe_set_full_optimizer_state(parameter, value, key)
 
     def _partition(self, parameter: Any, value: Tensor) -> Tensor:
-        """This rank's ZeRO-3 slice of a full value; the last one is filled up with zeros."""
+        """This rank's ZeRO-3 slice of a full value; the last slice is padded with zeros."""
         size = parameter.ds_tensor.numel()
         flat = torch.nn.functional.pad(value.flatten(), (0, size * self.ranks - value.numel()))
         return flat.narrow(0, size * self.rank, size)
 
 
 def join_ranks(device: torch.device, rank: int, ranks: int, rendezvous: str | None, deadline_seconds: float) -> None:
-    """Make this process one of ``ranks``; a process that already is stays what it is.
+    """Join the process group as ``rank`` of ``ranks``; does nothing if this process already has.
 
     Raises:
-        UserError: when there are several ranks and no rendezvous.
-        RunFailure: when the others do not arrive before the deadline, or this process is another rank already.
+        UserError: there are several ranks and no rendezvous.
+        RunFailure: the others do not arrive before the deadline, or this process already is another rank.
     """
-    # DeepSpeed looks for a launcher's variables, also where vLLM has made this process the only rank.
+    # DeepSpeed expects a launcher's variables, even if vLLM has already made this process the only rank.
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_RANK": str(device.index or 0)}
     if dist.is_initialized():
         if (dist.get_rank(), dist.get_world_size()) != (rank, ranks):
@@ -240,25 +235,23 @@ def join_ranks(device: torch.device, rank: int, ranks: int, rendezvous: str | No
     else:
         options["init_method"] = rendezvous
     try:
-        # No device_id: with one, torch builds later groups by splitting, and the first weight sync can hang.
+        # No device_id: with it, torch splits later groups from this one, and the first weight sync can hang.
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", **options)
     except dist.DistError as error:
-        reason = str(error).splitlines()[0]
         raise RunFailure(
             f"learner rank {rank}: the {ranks} ranks did not meet at {rendezvous} within {deadline_seconds:g} s "
-            f"({reason}). Check that all of them run and can reach that address."
+            f"({first_line(error)}). Check that all of them run and can reach that address."
         ) from None
 
 
-def deepspeed() -> Any:
-    """The library, quiet."""
-    import deepspeed as library
+def _deepspeed() -> Any:
+    import deepspeed
 
-    return library
+    return deepspeed
 
 
 def _choose_accelerator(device: torch.device) -> None:
-    """Bind DeepSpeed to the device. It chooses for itself, once, when it is first imported."""
+    """Bind DeepSpeed to the device. Unless told otherwise, it picks one when first imported."""
     os.environ.setdefault("DS_ACCELERATOR", device.type)
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message="`torch.distributed", category=FutureWarning)
@@ -271,12 +264,12 @@ def _choose_accelerator(device: torch.device) -> None:
         )
     if device.type == "cuda":
         torch.cuda.set_device(device.index or 0)
-    # A shared-memory reduction for inference, compiled with g++ when a group is made. Training does not use it.
+    # Each new group would compile a shared-memory reduction with g++, which only inference uses.
     importlib.import_module("deepspeed.comm.torch").build_shm_op = lambda: None  # type: ignore[attr-defined]
 
 
 def _bound_waits(deadline_seconds: float) -> None:
-    """DeepSpeed makes groups with torch's own timeout of half an hour."""
+    """Set the deadline on all groups: DeepSpeed creates them with torch's default of half an hour."""
     groups = dist.distributed_c10d
     for group in groups._world.pg_map:
         groups._set_pg_timeout(timedelta(seconds=deadline_seconds), group)

@@ -1,4 +1,4 @@
-"""What an engine does for the learner: own the trainable parameters and apply optimiser steps to them."""
+"""The interface of an engine, which owns the trainable parameters and applies optimiser steps to them."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -14,10 +14,10 @@ Tensor = torch.Tensor
 
 @dataclass
 class TrainingState:
-    """Weights and AdamW moments of the trainable parameters, complete, on the CPU, in float32.
+    """Full weights and AdamW moments of the trainable parameters, on the CPU, in float32.
 
-    It holds nothing that depends on the engine, the ZeRO stage or the number of ranks, so a run may continue with
-    others. ``weights`` are the master weights where the model itself is in a narrower format.
+    Nothing in it depends on the engine, the ZeRO stage or the number of ranks, so a run may resume with others.
+    ``weights`` are the master weights if the model has a narrower dtype.
     """
 
     weights: dict[str, Tensor] = field(default_factory=dict)
@@ -27,7 +27,7 @@ class TrainingState:
 
 
 class Engine(Protocol):
-    """One rank's part of the optimisation. With several ranks every method is called by all of them together."""
+    """One rank's part of the optimisation. With several ranks all of them call every method together."""
 
     module: Any
     """The model; called like a transformers model."""
@@ -35,10 +35,10 @@ class Engine(Protocol):
     ranks: int
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradient of ``loss`` to what was gathered since the last step. Summed over ranks, not averaged."""
+        """Accumulate the gradient of ``loss``, which is summed over ranks, not averaged."""
 
     def step(self, learning_rate: float) -> float:
-        """Clip the gathered gradient, apply AdamW, forget the gradient. Returns the norm before clipping."""
+        """Clip the accumulated gradient, apply AdamW and reset the gradient. Returns the norm before clipping."""
 
     def sum_over_ranks(self, values: Tensor) -> Tensor:
         """The element-wise sum over ranks, for a small tensor on the CPU."""
@@ -47,27 +47,27 @@ class Engine(Protocol):
         """A context in which ``parameters`` hold their full values for reading."""
 
     def discard(self) -> None:
-        """Forget the gradients gathered since the last step."""
+        """Reset the gradients accumulated since the last step."""
 
     def answers(self) -> AbstractContextManager[None]:
-        """A context in which a rank that has ended or does not answer raises RunFailure."""
+        """A context in which a dead or unresponsive rank raises RunFailure."""
 
     def share(self, reference: Any) -> Any:
-        """A frozen model made ready for forward passes on every rank; called like the one that was given."""
+        """The frozen model, prepared for forward passes on every rank; called like the original."""
 
     def state(self) -> TrainingState | None:
         """A copy of the training state; None on ranks other than 0."""
 
     def load_state(self, state: TrainingState) -> None:
-        """Continue from ``state``: the weights, and what the optimiser remembers.
+        """Restore the weights and the optimiser's state.
 
         Raises:
-            UnfitState: when it belongs to other parameters than the engine trains.
+            UnfitState: the state belongs to other parameters than the engine trains.
         """
 
 
 def require_parameters(state: TrainingState, shapes: Mapping[str, Sequence[int]]) -> None:
-    """Raises UnfitState when a state is not one of parameters with these names and full shapes."""
+    """Raises UnfitState unless the state has exactly the parameters with these names and full shapes."""
     tensors = {name: like(*shape) for name, shape in shapes.items()}
     form = {"weights": tensors, "exp_avg": tensors, "exp_avg_sq": tensors, "optimizer_steps": int}
     require(vars(state), form, "learner.training")

@@ -16,7 +16,7 @@ import torch
 from learner.deepspeed_engine import DeepSpeedEngine
 from learner.engine import Engine, TrainingState
 from learner.lora import add_adapters, merged_parameters
-from learner.losses import uses_reference
+from learner.losses import PreferenceLoss
 from learner.objective import MicroBatch, evaluate, micro_batch, shard
 from learner.save_policy import save_pretrained
 from learner.schedule import learning_rate_multiplier
@@ -69,7 +69,7 @@ class PreferenceLearner:
     ) -> None:
         use_threads(threads)
         self.version = 0
-        self._config = config
+        self._config, self._loss = config, PreferenceLoss(config)
         self._total_steps = total_steps
         self._device = device
         self._optimizer_steps = 0
@@ -79,7 +79,7 @@ class PreferenceLearner:
         self._reference: Any = None
         if config.lora is not None:
             model = add_adapters(model, config.lora, seed)
-        elif uses_reference(config.loss):
+        elif self._loss.uses_reference:
             self._reference = copy.deepcopy(model).requires_grad_(False)
         self._model = model
         self._engine: Engine
@@ -222,7 +222,7 @@ class PreferenceLearner:
         parts = shard(rows, self._engine.rank, self._engine.ranks, self._config.micro_batch)
         make = partial(micro_batch, explores=self._config.optimism != "none")
         micros = [make(part, self.version, self._tokenizer.pad_token_id, self._device) for part in parts]
-        if not uses_reference(self._config.loss):
+        if not self._loss.uses_reference:
             return micros
         with torch.no_grad(), self._as_reference() as reference:
             return [replace(micro, reference_N=token_logprobs(reference, micro.batch).sum(1)) for micro in micros]
@@ -230,7 +230,7 @@ class PreferenceLearner:
     def _accumulate(self, micros: list[MicroBatch], total_weight: float) -> Tensor:
         sums = torch.zeros(5, dtype=torch.float64)
         for micro in micros:
-            loss, addends = evaluate(self._engine.module, micro, self._config, total_weight)
+            loss, addends = evaluate(self._engine.module, micro, self._config, self._loss, total_weight)
             self._engine.backward(loss)
             sums += addends
         return sums

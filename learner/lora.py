@@ -1,6 +1,6 @@
-"""Low-rank adapters (peft). The base is the reference; what leaves the learner are merged copies.
+"""Low-rank adapters (peft). The base model is the reference; published weights are merged copies.
 
-The base weights are never changed: a merged weight is computed where it is read.
+The base weights never change: merged weights are computed when read.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig as PeftConfig
 from peft import PeftModel, get_peft_model
 
-from sea_agent.errors import UserError
+from sea_agent.errors import UserError, first_line
 from sea_agent.seeding import seed_for
 
 if TYPE_CHECKING:
@@ -21,10 +21,10 @@ _ADAPTER = "default"
 
 
 def add_adapters(model: Any, config: "LoraConfig", seed: int) -> PeftModel:
-    """The model with fresh adapters, which change nothing until they are trained; all other weights are frozen.
+    """The model with new adapters, which are the identity until trained; all other weights are frozen.
 
     Raises:
-        UserError: when ``learner.lora.targets`` names no module of the model.
+        UserError: ``learner.lora.targets`` names no module of the model.
     """
     targets = config.targets if isinstance(config.targets, str) else list(config.targets)
     settings = PeftConfig(
@@ -35,12 +35,13 @@ def add_adapters(model: Any, config: "LoraConfig", seed: int) -> PeftModel:
         try:
             return get_peft_model(model, settings, autocast_adapter_dtype=False).eval()
         except ValueError as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"learner.lora.targets={config.targets!r} does not fit the policy: {reason}") from None
+            raise UserError(
+                f"learner.lora.targets={config.targets!r} does not fit the policy: {first_line(error)}"
+            ) from None
 
 
 def merged_parameters(model: PeftModel, gathered: Callable[..., Any]) -> Iterator[tuple[str, Tensor]]:
-    """Each weight of the policy under its Hugging Face name, adapters merged in, one at a time.
+    """The policy's weights under their Hugging Face names, one at a time, with the adapters merged in.
 
     ``gathered(parameters)`` is the engine's context in which parameters hold their full values.
     """

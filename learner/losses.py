@@ -1,22 +1,36 @@
 """Preference losses: summed response log-probabilities in, one loss value per pair out.
 
-Weights and reduction come after, elsewhere. Only torch is needed here.
+With h = (log π⁺ − log π_ref⁺) − (log π⁻ − log π_ref⁻) and p̄ the mean log-probability of a token:
+
+===== ============================================== ===============================
+name  loss                                           options
+===== ============================================== ===============================
+dpo   −(1−ε) log σ(βh) − ε log σ(−βh)                label_smoothing ε
+ipo   (h − 1/(2β))²                                  length_average
+slic  max(0, 1 − βh)
+simpo −log σ(β(p̄⁺ − p̄⁻) − γ), no reference           margin γ
+rpo   dpo − η log π⁺ / length                        nll_weight η, label_smoothing ε
+===== ============================================== ===============================
+
+Weights and reduction come after, elsewhere. Of the large libraries only torch is needed here.
 
 Dimensions: P preference pairs. All log-probabilities are natural logarithms.
 """
 
-import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
 
 import torch
 from torch.nn.functional import logsigmoid
 
-if TYPE_CHECKING:
-    from sea_agent.config import LearnerConfig
+from sea_agent.config import LearnerConfig
+from sea_agent.plugins import Plugin, accepted, is_own
 
 Tensor = torch.Tensor
+_CONTRACT = (
+    "a loss is a function of learner.losses.Pairs, and of beta where it has that parameter, that returns one finite "
+    "value for each pair, differentiable by the policy's log-probabilities"
+)
 
 
 @dataclass(frozen=True)
@@ -62,28 +76,28 @@ def _given(tensor: Tensor | None, name: str) -> Tensor:
     return tensor
 
 
-def _dpo(pairs: Pairs, *, beta: float, label_smoothing: float = 0.0) -> Tensor:
+def dpo(pairs: Pairs, *, beta: float, label_smoothing: float = 0.0) -> Tensor:
     """−(1−ε) log σ(βh) − ε log σ(−βh): arXiv 2305.18290, eq. 7, with the share ε of flipped labels."""
     logits = beta * pairs.gap()
     return -(1.0 - label_smoothing) * logsigmoid(logits) - label_smoothing * logsigmoid(-logits)
 
 
-def _ipo(pairs: Pairs, *, beta: float, length_average: bool = False) -> Tensor:
+def ipo(pairs: Pairs, *, beta: float, length_average: bool = False) -> Tensor:
     """(h − 1/(2β))²: arXiv 2310.12036, eq. 17, where β is called τ."""
     return (pairs.gap(average=length_average) - 1.0 / (2.0 * beta)) ** 2
 
 
-def _slic(pairs: Pairs, *, beta: float) -> Tensor:
+def slic(pairs: Pairs, *, beta: float) -> Tensor:
     """max(0, 1 − βh): the hinge of SLiC (arXiv 2305.10425) on the log-ratios to the reference."""
     return torch.relu(1.0 - beta * pairs.gap())
 
 
-def _simpo(pairs: Pairs, *, beta: float, margin: float = 0.0) -> Tensor:
+def simpo(pairs: Pairs, *, beta: float, margin: float = 0.0) -> Tensor:
     """−log σ(β(p̄⁺ − p̄⁻) − γ), p̄ the mean log-probability of a token: arXiv 2405.14734, eq. 6."""
     return -logsigmoid(beta * pairs.gap(reference=False, average=True) - margin)
 
 
-def _rpo(pairs: Pairs, *, beta: float, nll_weight: float = 0.2, label_smoothing: float = 0.0) -> Tensor:
+def rpo(pairs: Pairs, *, beta: float, nll_weight: float = 0.2, label_smoothing: float = 0.0) -> Tensor:
     """DPO + η · (−log π(y⁺) / |y⁺|): arXiv 2404.19733, eq. 1.
 
     The likelihood term is the mean over each chosen response's own tokens, so it is a value of the pair. TRL
@@ -91,61 +105,74 @@ def _rpo(pairs: Pairs, *, beta: float, nll_weight: float = 0.2, label_smoothing:
     for more; the two agree when the chosen responses are equally long.
     """
     nll = -pairs.policy_chosen / _given(pairs.chosen_lengths, "chosen_lengths")
-    return _dpo(pairs, beta=beta, label_smoothing=label_smoothing) + nll_weight * nll
+    return dpo(pairs, beta=beta, label_smoothing=label_smoothing) + nll_weight * nll
 
 
-_LOSSES: dict[str, Callable[..., Tensor]] = {"dpo": _dpo, "ipo": _ipo, "slic": _slic, "simpo": _simpo, "rpo": _rpo}
+LOSSES: dict[str, Callable[..., Tensor]] = {loss.__name__: loss for loss in (dpo, ipo, slic, simpo, rpo)}
 
 
-def preference_loss(
-    name: str,
-    policy_chosen: Tensor,
-    policy_rejected: Tensor,
-    reference_chosen: Tensor | None,
-    reference_rejected: Tensor | None,
-    *,
-    beta: float,
-    chosen_lengths: Tensor | None = None,
-    rejected_lengths: Tensor | None = None,
-    **options: Any,
-) -> Tensor:
-    """The loss of each pair, shape (P,).
+class PreferenceLoss:
+    """The loss that a configuration names, with its options: a built-in one, or a user's own from ``file.py:name``.
 
-    With h = (log π⁺ − log π_ref⁺) − (log π⁻ − log π_ref⁻):
-
-    ===== ============================================== ===============================
-    name  loss                                           options
-    ===== ============================================== ===============================
-    dpo   −(1−ε) log σ(βh) − ε log σ(−βh)                label_smoothing ε
-    ipo   (h − 1/(2β))²                                  length_average
-    slic  max(0, 1 − βh)
-    simpo −log σ(β(p̄⁺ − p̄⁻) − γ), no reference           margin γ
-    rpo   dpo − η log π⁺ / length                        nll_weight η, label_smoothing ε
-    ===== ============================================== ===============================
-
-    Args:
-        policy_chosen: summed response log-probabilities (P,), like the three that follow. The reference's may be
-            None for ``simpo``.
-        chosen_lengths: response lengths in tokens (P,); needed by ``simpo``, ``rpo`` and ``length_average``.
+    A loss compares with the reference unless it is SimPO, or says ``uses_reference = False`` as an attribute.
 
     Raises:
-        ValueError: for an unknown loss or option, naming the valid ones, or when a needed tensor is missing.
+        UserError: when the user's file, its function or what that returns for made-up pairs is not as it has to be.
     """
-    pairs = Pairs(
-        policy_chosen, policy_rejected, reference_chosen, reference_rejected, chosen_lengths, rejected_lengths
-    )
-    return pair_loss(name, pairs, beta=beta, **options)
+
+    def __init__(self, config: LearnerConfig) -> None:
+        settings = {
+            "beta": config.beta,
+            "label_smoothing": config.label_smoothing,
+            "length_average": config.ipo_length_average,
+            "margin": config.simpo_margin,
+            "nll_weight": config.rpo_nll_weight,
+        }
+        self._own = Plugin("learner.loss", config.loss, _CONTRACT) if is_own(config.loss) else None
+        function = LOSSES[config.loss] if self._own is None else self._own.function
+        self.uses_reference = bool(getattr(function, "uses_reference", function is not simpo))
+        self.options = accepted(function, settings)
+        self._function = self._own or function
+        self._beta = config.beta
+        self._averages = function is simpo or self.options.get("length_average", False)
+        if self._own is not None and not self(_made_up(self.uses_reference)).requires_grad:
+            raise self._own.refusal("returned values without a gradient")
+
+    def __call__(self, pairs: Pairs) -> Tensor:
+        """The loss of each pair, shape (P,).
+
+        Raises:
+            UserError: when a user's own loss returns anything else, or values that are not finite.
+        """
+        loss_P = self._function(pairs, **self.options)
+        if self._own is not None and (problem := _problem(loss_P, len(pairs.policy_chosen))):
+            raise self._own.refusal(problem)
+        return loss_P
+
+    def margin(self, pairs: Pairs) -> Tensor:
+        """(P,) implicit reward of the chosen response minus that of the rejected one, as the loss sees it.
+
+        βh, per token for length-averaged losses and without a reference for losses that use none. Positive when the
+        policy agrees with the label.
+        """
+        return self._beta * pairs.gap(reference=self.uses_reference, average=self._averages)
 
 
-def pair_loss(name: str, pairs: Pairs, *, beta: float, **options: Any) -> Tensor:
-    """``preference_loss`` on pairs that are already together, shape (P,)."""
-    if name not in _LOSSES:
-        raise ValueError(f"unknown preference loss {name!r}; valid names: {', '.join(_LOSSES)}")
-    valid = [option for option in inspect.signature(_LOSSES[name]).parameters if option not in ("pairs", "beta")]
-    for option in options:
-        if option not in valid:
-            raise ValueError(f"loss {name} has no option {option!r}; valid options: {', '.join(valid) or 'none'}")
-    return _LOSSES[name](pairs, beta=beta, **options)
+def _problem(loss_P: object, pairs: int) -> str | None:
+    """What is wrong with what a loss returned, if anything."""
+    if not isinstance(loss_P, Tensor):
+        return f"returned {type(loss_P).__name__}"
+    if loss_P.shape != (pairs,) or not loss_P.is_floating_point():
+        return f"returned {loss_P.dtype} of shape {tuple(loss_P.shape)} for {pairs} pairs"
+    return None if loss_P.isfinite().all() else "returned values that are not finite"
+
+
+def _made_up(reference: bool) -> Pairs:
+    """Three pairs to try a loss on: the policy agrees with the label, disagrees, and is as the reference."""
+    chosen, rejected = torch.tensor([[-3.0, -9.0, -5.0], [-8.0, -2.0, -6.0]], requires_grad=True)
+    pairs = Pairs(chosen, rejected, chosen_lengths=torch.tensor([4, 2, 1]), rejected_lengths=torch.tensor([3, 3, 2]))
+    base = {"reference_chosen": torch.full((3,), -5.0), "reference_rejected": torch.full((3,), -6.0)}
+    return replace(pairs, **base) if reference else pairs
 
 
 def optimism(name: str, policy_P: Tensor, reference_P: Tensor | None, *, beta: float, weight: float) -> Tensor:
@@ -173,31 +200,3 @@ def optimism(name: str, policy_P: Tensor, reference_P: Tensor | None, *, beta: f
     if name == "selm":
         return weight * beta * (policy_P - _given(reference_P, "reference_P"))
     raise ValueError(f"unknown optimism {name!r}; valid names: xpo, selm")
-
-
-def implicit_margin(name: str, pairs: Pairs, *, beta: float, length_average: bool = False) -> Tensor:
-    """(P,) implicit reward of the chosen response minus that of the rejected one, as the loss ``name`` sees it.
-
-    βh, per token for length-averaged losses and without a reference for SimPO. Positive when the policy agrees with
-    the label.
-    """
-    if name == "simpo":
-        return beta * pairs.gap(reference=False, average=True)
-    return beta * pairs.gap(average=length_average)
-
-
-def uses_reference(name: str) -> bool:
-    """Whether the loss compares the policy with a frozen reference."""
-    return name != "simpo"
-
-
-def loss_options(config: "LearnerConfig") -> dict[str, Any]:
-    """The options that ``preference_loss`` takes for ``config.loss``: the one place where settings meet formulas."""
-    options: dict[str, dict[str, Any]] = {
-        "dpo": {"label_smoothing": config.label_smoothing},
-        "ipo": {"length_average": config.ipo_length_average},
-        "slic": {},
-        "simpo": {"margin": config.simpo_margin},
-        "rpo": {"nll_weight": config.rpo_nll_weight, "label_smoothing": config.label_smoothing},
-    }
-    return options[config.loss]

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from learner.losses import Pairs, implicit_margin, loss_options, optimism, pair_loss
+from learner.losses import Pairs, PreferenceLoss, optimism
 from learner.sequences import Batch, collate, token_logprobs
 from sea_agent.config import LearnerConfig
 from sea_agent.errors import RunFailure
@@ -80,7 +80,9 @@ def _reported(response: Response) -> tuple[float, ...]:
     return response.logprobs
 
 
-def evaluate(model: Any, micro: MicroBatch, config: LearnerConfig, total_weight: float) -> tuple[Tensor, Tensor]:
+def evaluate(
+    model: Any, micro: MicroBatch, config: LearnerConfig, preference_loss: PreferenceLoss, total_weight: float
+) -> tuple[Tensor, Tensor]:
     """This micro-batch's share of the loss Σ wᵢlᵢ / Σ wᵢ, and what is measured, to be summed like it.
 
     The second, float64 of shape (5,), holds loss, accuracy and margin, each weighted and divided by the total weight,
@@ -88,19 +90,17 @@ def evaluate(model: Any, micro: MicroBatch, config: LearnerConfig, total_weight:
     """
     logprobs_N_L = token_logprobs(model, micro.batch)
     pairs = _pairs(logprobs_N_L.sum(1), micro)
-    options = loss_options(config)
-    loss_P = pair_loss(config.loss, pairs, beta=config.beta, **options)
+    loss_P = preference_loss(pairs)
     if (micro.confidence_P < 1).any():
         # The expected loss under the label's own probability; DPO then ends at βh = its log-odds instead of rising on.
-        swapped_P = pair_loss(config.loss, pairs.swap(), beta=config.beta, **options)
+        swapped_P = preference_loss(pairs.swap())
         loss_P = micro.confidence_P * loss_P + (1 - micro.confidence_P) * swapped_P
     if micro.explores_P is not None:
         loss_P = loss_P + micro.explores_P * _optimism(logprobs_N_L.sum(1), micro, config)
     shares_P = micro.weights_P / total_weight
     loss = (shares_P.to(loss_P.dtype) * loss_P).sum()
     with torch.no_grad():
-        average = options.get("length_average", False)
-        margin_P = implicit_margin(config.loss, pairs, beta=config.beta, length_average=average)
+        margin_P = preference_loss.margin(pairs)
         gap_N_L = (logprobs_N_L - micro.sampled_N_L).abs()[micro.compared_N_L]
         addends = [loss, (shares_P * (margin_P > 0)).sum(), (shares_P * margin_P).sum(), gap_N_L.sum()]
         sums = torch.tensor([*(float(value) for value in addends), gap_N_L.numel()], dtype=torch.float64)

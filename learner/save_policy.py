@@ -1,4 +1,4 @@
-"""Writing a policy as a Hugging Face directory from its weights alone, whatever engine holds the model."""
+"""Writes a policy as a Hugging Face directory from its weights, independently of the engine."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,19 +8,19 @@ import torch
 from huggingface_hub import save_torch_state_dict
 from transformers import GenerationConfig
 
+_SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
 
 def save_pretrained(directory: str | Path, model: Any, tokenizer: Any, tensors: Mapping[str, torch.Tensor]) -> None:
     """Write safetensors, model configuration, the special tokens of generation, and the tokenizer.
 
-    Loads with ``AutoModelForCausalLM.from_pretrained(directory)``. ``model`` gives its configurations only.
+    ``AutoModelForCausalLM.from_pretrained(directory)`` loads the result. ``model`` provides only its configurations.
     """
     Path(directory).mkdir(parents=True, exist_ok=True)
     save_torch_state_dict(dict(tensors), directory, metadata={"format": "pt"})
     model.config.save_pretrained(directory)
-    settings = model.generation_config
-    if settings is not None:
-        # The tokens alone: a policy may come with sampling settings that transformers loads but refuses to save.
-        GenerationConfig(
-            bos_token_id=settings.bos_token_id, eos_token_id=settings.eos_token_id, pad_token_id=settings.pad_token_id
-        ).save_pretrained(directory)
+    if model.generation_config is not None:
+        # Only the tokens: transformers loads some sampling settings that it refuses to save.
+        tokens = {name: getattr(model.generation_config, name) for name in _SPECIAL_TOKENS}
+        GenerationConfig(**tokens).save_pretrained(directory)
     tokenizer.save_pretrained(directory)

@@ -1,4 +1,4 @@
-"""The learning-rate schedule, one pure function for every engine."""
+"""The learning-rate schedule, shared by all engines."""
 
 import math
 from typing import Literal
@@ -7,10 +7,10 @@ from typing import Literal
 def learning_rate_multiplier(
     step: int, *, warmup_steps: int, total_steps: int, schedule: Literal["constant", "cosine"]
 ) -> float:
-    """The share of the peak learning rate that optimiser step ``step`` (counted from 0) uses.
+    """The fraction of the peak learning rate at optimiser step ``step`` (from 0).
 
-    It rises linearly over ``warmup_steps`` steps, none of which is zero, and is 1 at step ``warmup_steps``. Then
-    ``constant`` stays there, and ``cosine`` falls to 0 at step ``total_steps`` and stays at 0.
+    It rises linearly over ``warmup_steps`` steps, never from 0, and reaches 1 at step ``warmup_steps``. After that
+    ``constant`` stays at 1, and ``cosine`` falls to 0 at step ``total_steps`` and stays there.
     """
     if step < warmup_steps:
         return (step + 1) / (warmup_steps + 1)

@@ -1,4 +1,4 @@
-"""Token sequences for scoring: collation and the log-probabilities of responses.
+"""Collation of token sequences and log-probabilities of responses.
 
 Dimensions: N sequences, T positions, L scored positions (the last L of T), V vocabulary.
 """
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from sea_agent.types import TokenRow
 
@@ -18,8 +19,8 @@ Tensor = torch.Tensor
 class Batch:
     """Prompts followed by their responses, padded on the right.
 
-    ``token_ids_N_T`` and ``attention_mask_N_T`` go into the model. ``response_mask_N_L`` marks, among the last L
-    positions, the tokens that are part of a response; L leaves out the positions that are prompt in every row.
+    ``token_ids_N_T`` and ``attention_mask_N_T`` are the model's inputs. ``response_mask_N_L`` marks the response tokens
+    among the last L positions; L excludes the positions that belong to the prompt in every row.
     """
 
     token_ids_N_T: Tensor
@@ -36,29 +37,24 @@ def collate(rows: Sequence[TokenRow], pad_id: int, device: str | torch.device = 
     """The rows as one right-padded batch.
 
     Raises:
-        ValueError: when a prompt or a response has no token; a response's first token is scored from the prompt.
+        ValueError: a prompt or a response is empty.
     """
     for prompt, response in rows:
         if not prompt or not response:
             raise ValueError(f"cannot score {len(response)} response tokens after {len(prompt)} prompt tokens")
-    width = max(len(prompt) + len(response) for prompt, response in rows)
-    first = min(len(prompt) for prompt, _ in rows)
-    token_ids = torch.full((len(rows), width), pad_id, dtype=torch.long)
-    attention = torch.zeros((len(rows), width), dtype=torch.long)
-    response_mask = torch.zeros((len(rows), width), dtype=torch.bool)
-    for index, (prompt, response) in enumerate(rows):
-        end = len(prompt) + len(response)
-        token_ids[index, :end] = torch.tensor([*prompt, *response])
-        attention[index, :end] = 1
-        response_mask[index, len(prompt) : end] = True
-    return Batch(token_ids.to(device), attention.to(device), response_mask[:, first:].to(device))
+    token_ids = pad_sequence([torch.tensor([*prompt, *response]) for prompt, response in rows], True, pad_id)
+    starts, ends = torch.tensor([(len(prompt), len(prompt) + len(response)) for prompt, response in rows]).T[..., None]
+    position = torch.arange(token_ids.shape[1])
+    attention, response_mask = position < ends, (position >= starts) & (position < ends)
+    first = int(starts.min())
+    return Batch(token_ids.to(device), attention.long().to(device), response_mask[:, first:].to(device))
 
 
 def token_logprobs(model: Callable[..., Any], batch: Batch) -> Tensor:
-    """(N, L) natural-log probability of each response token, at temperature 1; 0 outside the response mask.
+    """(N, L) log-probability of each response token, in nats, at temperature 1; 0 outside the response mask.
 
-    Logits are asked for only where some row has a response token, and normalised by a log-sum-exp, so that no
-    second (N, L, V) tensor of log-probabilities is kept.
+    The model returns logits only from the first response token on. Log-sum-exp normalises them without a second
+    (N, L, V) tensor.
     """
     scored = batch.response_mask_N_L.shape[1]
     output = model(

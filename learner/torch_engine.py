@@ -1,4 +1,4 @@
-"""The embedded engine: AdamW in one process."""
+"""The single-process engine: AdamW in plain PyTorch."""
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -22,7 +22,7 @@ def adamw(parameters: Iterable[Tensor], config: "LearnerConfig") -> torch.optim.
 
 
 class TorchEngine:
-    """Gradients are summed and AdamW is applied in float32, on master copies of weights that are narrower."""
+    """Accumulates gradients and applies AdamW in float32, with master copies of narrower weights."""
 
     rank = 0
     ranks = 1

@@ -1,15 +1,15 @@
-"""Publishing weights from the learner's GPU by vLLM's native weight transfer: they never pass through the CPU.
+"""Publishes weights from the learner's GPU through vLLM's native weight transfer, bypassing the CPU.
 
-What travels like any other update is an offer: names, shapes, and where the weights are. The samplers' vLLM fetches
-them there, so the offered weights must stay as they are until every sampler has loaded them. With ``nccl`` the
-learner takes part in the fetching, in ``send``; with ``ipc`` the sampler reads the shared memory of the GPU alone.
+Only an offer travels like an ordinary update: names, shapes, and how to fetch the weights. The samplers' vLLM fetches
+them, so the offered weights must not change until every sampler has loaded them. With ``nccl`` the learner takes part
+in the transfer, in ``send``; with ``ipc`` the sampler reads the GPU memory on its own.
 
-What is learnt of vLLM's interface is in this file and in ``actors.vllm_sampler``.
+Only this file and ``actors.vllm_sampler`` depend on vLLM's interface.
 """
 
 import socket
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -19,27 +19,28 @@ from sea_agent.weights import WeightOffer, WeightUpdate
 
 Tensor = torch.Tensor
 Parameters = Callable[[], Iterator[tuple[str, Tensor]]]
-"""Starts a pass over all weights, in full, one at a time; with several ranks all of them go through it together."""
+"""Iterates over all weights, one full weight at a time; with several ranks all of them iterate together."""
 
-# One broadcast for each weight: no staging buffers, and a weight that was gathered for it can be given back at once.
+# One broadcast per weight: no staging buffers, and a gathered weight can be released immediately.
 _PACKED = {"packed": False}
 
 
-class WeightTransfer(Protocol):
-    """A way from GPU to GPU. With several ranks every method is called by all of them together."""
+class WeightTransfer:
+    """A GPU-to-GPU transport. With several ranks all of them call every method together."""
 
     def offer(self, update: WeightUpdate | None) -> WeightOffer | None:
-        """What the samplers must know to fetch the weights of ``update``; None on ranks other than 0."""
+        """The offer that tells samplers how to fetch the weights of ``update``; None on ranks other than 0."""
+        raise NotImplementedError
 
     def send(self) -> None:
-        """Take part until every sampler has the weights last offered."""
+        """Take part until every sampler has the weights last offered, if the transport needs that."""
 
     def release(self) -> None:
-        """The samplers have loaded what was offered."""
+        """Release the last offer, which all samplers have loaded."""
 
 
-class NcclTransfer:
-    """Broadcasts from rank 0 to every sampler, in a group of their own that they join at the first send.
+class NcclTransfer(WeightTransfer):
+    """Broadcasts from rank 0 to every sampler, in a process group that forms at the first send.
 
     Args:
         parameters: the weights, in the order of the offers.
@@ -56,77 +57,65 @@ class NcclTransfer:
         self._engine: Any = None
 
     def offer(self, update: WeightUpdate | None) -> WeightOffer | None:
-        """See ``WeightTransfer.offer``."""
         if update is None:
             return None
         self._source.weights = update.tensors
         if "master_port" not in self._address:
-            self._address["master_port"] = _free_port(self._address["master_address"])
+            self._address["master_port"] = free_port(self._address["master_address"])
         return _offer(update, join=self._address | _PACKED, fetch={})
 
     def send(self) -> None:
-        """See ``WeightTransfer.send``. Without a sampler it waits, for the caller's deadline to end it."""
+        """See ``WeightTransfer.send``. If a sampler is missing, it blocks until the caller's deadline."""
         if self._engine is None:
             from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 
-            # Only rank 0 meets the samplers; the others gather with it and need no address.
+            # Only rank 0 connects to the samplers; the others take part in gathering and need no address.
             address = {"master_port": 0} | self._address
             self._engine = self._library.WeightTransferTrainerFactory.trainer_init(
                 NCCLTrainerInitInfo(rank=self._rank, **address, **_PACKED), client=_Offered(), source=self._source
             )
         self._engine.send_weights()
 
-    def release(self) -> None:
-        """See ``WeightTransfer.release``."""
 
+class IpcTransfer(WeightTransfer):
+    """Shares copies in GPU memory with the one sampler on the same GPU.
 
-class IpcTransfer:
-    """Shares copies in the GPU's memory with the one sampler on the same GPU.
-
-    Copies, because a tensor keeps a trace of every time that it was shared, and a parameter lives for the whole run.
+    Copies, because a tensor keeps state from every time it is shared, and parameters live for the whole run.
     """
 
     def __init__(self, parameters: Parameters) -> None:
-        _vllm()  # so that its want is told at the start
+        _vllm()  # fail early if it is missing
         self._parameters = parameters
         self._shared: list[Tensor] = []
 
     def offer(self, update: WeightUpdate | None) -> WeightOffer | None:
-        """See ``WeightTransfer.offer``."""
         assert update is not None  # there is one rank
         self.release()
         self._shared = [tensor.clone(memory_format=torch.contiguous_format) for _, tensor in self._parameters()]
-        # A sampler does not wait for this process's kernels.
+        # The sampler's process does not wait for this one's kernels.
         torch.cuda.synchronize()
         return _offer(update, join=dict(_PACKED), fetch={"ipc_handles": [_handle(tensor) for tensor in self._shared]})
 
-    def send(self) -> None:
-        """See ``WeightTransfer.send``; there is nothing to do."""
-
     def release(self) -> None:
-        """See ``WeightTransfer.release``."""
         self._shared = []
         torch.cuda.ipc_collect()
 
 
 def make_transfer(config: SamplerConfig, rank: int, host: str, parameters: Parameters) -> WeightTransfer | None:
-    """The configured way from GPU to GPU; None when weights go through the object store.
+    """The configured GPU-to-GPU transport; None if weights go through the object store.
 
-    ``host``: address of this machine for the samplers.
+    ``host``: this machine's address, as the samplers see it.
 
     Raises:
-        UserError: when vLLM is missing.
+        UserError: vLLM is missing.
     """
-    match config.weight_transfer:
-        case "nccl":
-            return NcclTransfer(parameters, rank=rank, samplers=config.actors, host=host)
-        case "ipc":
-            return IpcTransfer(parameters)
-    return None
+    if config.weight_transfer == "nccl":
+        return NcclTransfer(parameters, rank=rank, samplers=config.actors, host=host)
+    return IpcTransfer(parameters) if config.weight_transfer == "ipc" else None
 
 
 class _Offered:
-    """vLLM's trainer would call the samplers through this; but they act on the offer, so there is nothing to call."""
+    """The client through which vLLM's trainer calls samplers; does nothing, as ours act on the offer."""
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None: ...
 
@@ -148,7 +137,7 @@ def _offer(update: WeightUpdate, *, join: dict[str, Any], fetch: dict[str, Any])
 
 
 def _source(library: Any, parameters: Parameters) -> Any:
-    """The learner's weights as vLLM's trainer reads them."""
+    """The learner's weights as a source for vLLM's trainer."""
 
     class LearnerWeights(library.WeightSource):
         weights: Mapping[str, Tensor] = {}
@@ -163,7 +152,7 @@ def _source(library: Any, parameters: Parameters) -> Any:
 
 
 def _handle(tensor: Tensor) -> dict[str, Any]:
-    """What another process needs to open the tensor's memory, under the name of the GPU it lies on."""
+    """The arguments with which another process opens the tensor's memory, keyed by the UUID of its GPU."""
     from torch.multiprocessing.reductions import reduce_tensor
 
     _, arguments = reduce_tensor(tensor)
@@ -176,12 +165,13 @@ def _vllm() -> Any:
     except ModuleNotFoundError as error:
         raise UserError(
             f"sampler.weight_transfer: vLLM is not installed beside the learner ({error}). Install it there too, with "
-            "pip install 'sea-agent[vllm]', or set sampler.weight_transfer=object_store."
+            "pip install 'sea-agent[agent,vllm]', or set sampler.weight_transfer=object_store."
         ) from None
     return weight_transfer
 
 
-def _free_port(host: str) -> int:
+def free_port(host: str) -> int:
+    """A TCP port that is free on ``host`` now."""
     with socket.socket() as free:
         free.bind((host, 0))
         return int(free.getsockname()[1])

@@ -1,4 +1,4 @@
-"""The command line: run, resume, submit, check, compare, export, serve and what else `sea-agent --help` lists."""
+"""The command line; `sea-agent --help` lists the commands."""
 
 import json
 import signal
@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sea_agent.config.files import describe_keys, load_config
+from sea_agent.doctor import INSTALL_AGENT, missing
 from sea_agent.errors import RunFailure, Stopped, UserError
 
 if TYPE_CHECKING:
@@ -25,7 +26,10 @@ if TYPE_CHECKING:
     from sea_agent.run.session import Watch
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Online active alignment."
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Online alignment of language models from few preference labels.",
 )
 world = typer.Typer(no_args_is_help=True, help="The built-in worlds.")
 app.add_typer(world, name="world")
@@ -34,15 +38,16 @@ complaints = Console(stderr=True)
 
 Source = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file or the name of a preset.")]
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. learner.beta=0.2.")
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a configuration key, e.g. learner.beta=0.2."),
 ]
-Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Directory that the run leaves behind; new or empty.")]
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Output directory of the run; new or empty.")]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a finished run.")]
-Count = Annotated[int, typer.Option(min=1, help="How many prompts.")]
+Count = Annotated[int, typer.Option(min=1, help="Number of prompts.")]
 
 
 class Labels(StrEnum):
-    """Which labels of a run are exported."""
+    """Which labels of a run to export."""
 
     ORACLE = "oracle"
     POSTERIOR = "posterior"
@@ -54,17 +59,18 @@ def run_command(
     source: Source,
     out: Out,
     overrides: Overrides = None,
-    go_on: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in DIR if it is this one; begin it otherwise.")
+    resuming: Annotated[
+        bool, typer.Option("--resume", help="Resume the run in DIR if it has this CONFIG; otherwise start it.")
     ] = False,
 ) -> None:
-    """Align a policy as CONFIG says."""
+    """Align a policy with the configuration CONFIG."""
+    _require_agent()
     from sea_agent.run import lifecycle
     from sea_agent.run.resumption import finished, holds
     from sea_agent.terminal import closing_table
 
     config = load_config(source, overrides or [])
-    if not (go_on and holds(out, config)):
+    if not (resuming and holds(out, config)):
         _follow(partial(lifecycle.run, config, out), out, config.selection.rule, config.budget.oracle_queries)
     elif (summary := finished(config.budget, out)) is not None:
         console.print(closing_table(summary))
@@ -74,13 +80,14 @@ def run_command(
 
 @app.command()
 def resume(
-    out: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a run that was stopped, killed or failed.")],
+    out: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a stopped, killed or failed run.")],
     checkpoint: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Go on from this checkpoint instead of the newest.")
+        str | None, typer.Option(metavar="NAME", help="Resume from this checkpoint instead of the newest.")
     ] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Go on with a run where it was interrupted; nothing is asked again."""
+    """Resume an interrupted run without asking the oracle again."""
+    _require_agent()
     from sea_agent.run import lifecycle
     from sea_agent.run.resumption import resumed_config
 
@@ -94,18 +101,21 @@ def submit(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Absolute path of the run on the cluster.")],
     address: Annotated[
         str,
-        typer.Option(metavar="URL", envvar=["RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"], help="The cluster's dashboard."),
+        typer.Option(
+            metavar="URL", envvar=["RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"], help="Address of the Ray dashboard."
+        ),
     ] = "http://127.0.0.1:8265",
     overrides: Overrides = None,
     working_dir: Annotated[
-        Path, typer.Option(metavar="DIR", help="Files that go along, but for those that git ignores.")
+        Path, typer.Option(metavar="DIR", help="Directory to upload, without the files that git ignores.")
     ] = Path(),
     names: Annotated[
-        list[str] | None, typer.Option("--env", metavar="NAME", help="An environment variable that goes along.")
+        list[str] | None, typer.Option("--env", metavar="NAME", help="Environment variable to pass to the job.")
     ] = None,
-    wait: Annotated[bool, typer.Option(help="Follow the run to its end and exit as it does.")] = True,
+    wait: Annotated[bool, typer.Option(help="Follow the job to its end and exit with its code.")] = True,
 ) -> None:
-    """Run CONFIG as a job of a Ray cluster; given again, go on with it there."""
+    """Run CONFIG as a job on a Ray cluster; the same command again resumes it."""
+    _require_agent()
     from sea_agent.jobs.submit import Cluster, prepare
 
     prepared = prepare(source, out, overrides or [], working_dir, names or [])
@@ -118,14 +128,15 @@ def submit(
     try:
         code = cluster.follow(job, partial(print, end="", flush=True))
     except KeyboardInterrupt:
-        _complain(f"no longer watching; job {job} goes on\n{cluster.hints(job)}", style="yellow")
+        _complain(f"no longer watching; job {job} continues\n{cluster.hints(job)}", style="yellow")
         code = 130
     raise typer.Exit(code)
 
 
 @app.command()
 def demo(out: Out = Path("runs/demo"), overrides: Overrides = None) -> None:
-    """SEA, then passive online DPO, on the built-in world; shows how many labels were saved."""
+    """Run SEA and passive online DPO on the built-in world, and show how many labels SEA saved."""
+    _require_agent()
     from sea_agent.lab.comparison import compare as compare_runs
     from sea_agent.lab.figures import draw_runs
     from sea_agent.lab.reading import read_run
@@ -138,7 +149,7 @@ def demo(out: Out = Path("runs/demo"), overrides: Overrides = None) -> None:
     for name, config in loaded.items():
         require_unused(out / name.lower())
         if config.evaluation.prompts_path is None:
-            raise UserError("demo: nothing to compare without evaluation.prompts_path")
+            raise UserError("demo: the comparison needs evaluation.prompts_path; do not set it to null")
     for name, config in loaded.items():
         console.rule(f"{name}: {config.selection.rule}")
         directory = out / name.lower()
@@ -154,7 +165,7 @@ def demo(out: Out = Path("runs/demo"), overrides: Overrides = None) -> None:
         console.print("SEA did not reach the final win rate of passive online DPO (one seed).")
     else:
         console.print(f"[bold]Passive online DPO needed {factor.mean:.1f} times the labels of SEA[/bold] (one seed).")
-    console.print(f"Both curves: {out / 'figures' / 'win_rate.png'}. Look at responses: sea-agent sample {out / 'sea'}")
+    console.print(f"Both curves: {out / 'figures' / 'win_rate.png'}. To see responses: sea-agent sample {out / 'sea'}")
 
 
 @app.command()
@@ -163,7 +174,7 @@ def check(
     overrides: Overrides = None,
     keys: Annotated[bool, typer.Option("--keys", help="List every configuration key with its meaning.")] = False,
 ) -> None:
-    """Check a configuration and its inputs without running anything."""
+    """Check a configuration and its inputs without starting a run."""
     if keys:
         table = Table("key", "default", "meaning")
         for row in describe_keys():
@@ -171,29 +182,34 @@ def check(
         console.print(table)
         return
     if source is None:
-        raise UserError("check needs a CONFIG, or --keys")
+        raise UserError("check: give a CONFIG, or --keys")
+    config = load_config(source, overrides or [])
+    if missing("agent"):
+        console.print(f"{source}: a valid configuration. To check its inputs too: {INSTALL_AGENT}", markup=False)
+        return
+    from actors.placement import describe
     from sea_agent.run.preflight import check as preflight
 
-    config = load_config(source, overrides or [])
     inputs = preflight(config)
-    console.print(f"{source}: fine. {len(inputs.prompts)} prompts, oracle {inputs.oracle.name}.")
-    for line in inputs.placement:
+    console.print(f"{source}: valid. {len(inputs.prompts)} prompts, oracle {inputs.oracle.name}.")
+    for line in describe(inputs.needs):
         console.print(line, markup=False, highlight=False)
     if inputs.imported is not None:
         count, skipped = len(inputs.imported.duels), inputs.imported.skipped
-        console.print(f"{count} preferences to begin with; {skipped} left out, as both responses are one text.")
+        console.print(f"{count} imported preferences; {skipped} skipped, because both responses are identical.")
 
 
 @app.command()
 def experiment(
     spec: Annotated[Path, typer.Argument(metavar="SPEC", help="YAML file: worlds, losses, methods and seeds.")],
     out: Annotated[
-        Path, typer.Option("--out", metavar="DIR", help="Directory of the experiment; call again to go on.")
+        Path, typer.Option("--out", metavar="DIR", help="Directory of the experiment; the same command resumes it.")
     ],
-    jobs: Annotated[int | None, typer.Option(min=1, help="Runs at once; the number of cores when not given.")] = None,
-    ray_address: Annotated[str | None, typer.Option(help="Run as tasks of this Ray cluster.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Concurrent runs; default: the number of cores.")] = None,
+    ray_address: Annotated[str | None, typer.Option(help="Execute the runs as tasks on this Ray cluster.")] = None,
 ) -> None:
-    """Run every combination of world, loss, method and seed in SPEC that is not finished yet."""
+    """Run every unfinished combination of world, loss, method and seed in SPEC."""
+    _require_agent()
     from sea_agent.lab.experiment import Status, run_experiment
 
     columns = (
@@ -214,23 +230,30 @@ def experiment(
     if status.failed:
         failures = "\n".join(f"  {out / cell}: {reason}" for cell, reason in status.failed.items())
         raise RunFailure(
-            f"{len(status.failed)} of {status.total} runs failed; error.txt in their directories says more\n{failures}"
-            "\nRepair the cause and give the same command again: finished runs are kept."
+            f"{len(status.failed)} of {status.total} runs failed; see error.txt in their directories\n{failures}"
+            "\nFix the cause and repeat the command: finished runs are kept."
         )
-    console.print(f"{status.done} runs in {out}. Compare them: sea-agent compare {out}")
+    console.print(f"{status.done} runs in {out}. To compare them: sea-agent compare {out}")
 
 
 @app.command()
 def compare(
-    sources: Annotated[list[Path], typer.Argument(metavar="DIR_OR_JSON...", help="Experiments, runs, records.json.")],
-    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Write tables, records and figures.")] = None,
-    baseline: Annotated[str | None, typer.Option(help="Method of the factors; passive when there is one.")] = None,
-    level: Annotated[float, typer.Option(min=0.0, max=1.0, help="Win rate to be reached.")] = 0.8,
+    sources: Annotated[
+        list[Path], typer.Argument(metavar="DIR_OR_JSON...", help="Experiments, runs or records.json files.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Directory for tables, records and figures.")
+    ] = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="Baseline of the label savings; default: passive, if there is one.")
+    ] = None,
+    level: Annotated[float, typer.Option(min=0.0, max=1.0, help="Target win rate.")] = 0.8,
     horizon: Annotated[
-        int | None, typer.Option(min=1, help="Oracle queries of the mean win rate; the shortest run's when not given.")
+        int | None,
+        typer.Option(min=1, help="Oracle queries over which to average the win rate; default: the shortest run's."),
     ] = None,
 ) -> None:
-    """Compare methods: queries to a win rate, labels saved, and what was spent, with intervals over seeds."""
+    """Compare methods: queries to a target win rate, labels saved and resources used, with intervals over seeds."""
     from sea_agent.lab.comparison import compare as compare_runs
     from sea_agent.lab.figures import draw_comparison
     from sea_agent.lab.reading import load_records
@@ -239,7 +262,7 @@ def compare(
 
     loaded = load_records(sources)
     for problem in loaded.problems:
-        _complain(f"left out: {problem}", style="yellow")
+        _complain(f"skipped: {problem}", style="yellow")
     comparison = compare_runs(loaded.records, level=level, baseline=baseline, horizon=horizon)
     for table in terminal_tables(comparison):
         console.print(table)
@@ -247,7 +270,7 @@ def compare(
         try:
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"--out {out}: cannot be made ({error.strerror})") from None
+            raise UserError(f"--out {out}: cannot be created ({error.strerror}); choose another directory") from None
         write_csv(comparison, out / "comparison.csv")
         write_json(comparison, out / "comparison.json")
         write_records(loaded.records, out / "records.json")
@@ -257,7 +280,8 @@ def compare(
 
 @app.command("eval")
 def eval_command(run: Run, overrides: Overrides = None) -> None:
-    """Measure a finished run's policy against the reference again."""
+    """Evaluate the policy of a finished run against the reference again."""
+    _require_agent()
     from sea_agent.run.inspection import evaluate_run
 
     console.print_json(json.dumps(evaluate_run(run, overrides or [])))
@@ -265,11 +289,12 @@ def eval_command(run: Run, overrides: Overrides = None) -> None:
 
 @app.command()
 def sample(run: Run, prompts: Count = 5) -> None:
-    """Show responses before and after, side by side."""
+    """Show responses before and after training, side by side."""
+    _require_agent()
     from sea_agent.run.inspection import sample_run
 
     for row in sample_run(run, prompts):
-        # Model text is text: brackets in it must not be read as markup.
+        # Text() keeps rich from reading brackets in model output as markup.
         table = Table("before", "after", title=Text(row["prompt"]), title_justify="left", show_lines=True)
         table.add_row(Text(row["before"]), Text(row["after"]))
         console.print(table)
@@ -278,32 +303,34 @@ def sample(run: Run, prompts: Count = 5) -> None:
 @app.command()
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a run, finished or not.")],
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="A .jsonl or .parquet file.")],
-    source: Annotated[Labels, typer.Option(help="Who labelled them; all takes imported ones too.")] = Labels.ORACLE,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The .jsonl or .parquet file to write.")],
+    source: Annotated[Labels, typer.Option(help="Labels to export; all includes imported ones.")] = Labels.ORACLE,
 ) -> None:
-    """Write a run's answers as preference data that TRL and datasets read."""
+    """Export a run's preferences in the format of TRL and datasets."""
+    _require_agent()
     from sea_agent.data.export import export_run
     from sea_agent.types import LabelSource
 
     sources = list(LabelSource) if source is Labels.ALL else [LabelSource(source.value)]
     done = export_run(run, out, sources)
-    console.print(f"{out}: {done.preferences} preferences; {done.undecided} answers without a winner left out.")
+    console.print(f"{out}: {done.preferences} preferences; {done.undecided} answers without a winner skipped.")
 
 
 @app.command()
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8400,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")] = 8400,
     database: Annotated[
-        str | None, typer.Option(metavar="URL", help="sqlite:///FILE or postgresql://…; a file in DIR when not given.")
+        str | None,
+        typer.Option(metavar="URL", help="sqlite:///FILE or postgresql://…; default: an SQLite file in --data."),
     ] = None,
     data: Annotated[Path, typer.Option(metavar="DIR", help="Directory of the database.")] = Path("sea-agent-data"),
     runs: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Also show the runs in DIR on a dashboard, to keys that may read."),
+        typer.Option(metavar="DIR", help="Also serve a dashboard of the runs in DIR, to keys with read access."),
     ] = None,
 ) -> None:
-    """Run the feedback service, in which people and judges answer duels."""
+    """Run the feedback service, where people and judges answer duels."""
     from sea_agent.service.serve import serve as run_service
     from sea_agent.service.settings import Settings
 
@@ -314,9 +341,9 @@ def serve(
 def dashboard(
     runs: Annotated[Path, typer.Argument(metavar="RUNS_DIR", help="Directory of runs and experiments.")],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8401,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")] = 8401,
 ) -> None:
-    """Show runs on a page, live and afterwards: labels saved, win rates, duels. It only reads."""
+    """Serve a read-only page of live and finished runs: labels saved, win rates, duels."""
     from sea_agent.dashboard.app import serve as show
 
     show(runs, host, port, _announce)
@@ -324,26 +351,29 @@ def dashboard(
 
 @app.command()
 def doctor(
-    address: Annotated[str | None, typer.Option(help="Look at the Ray cluster at this address, too.")] = None,
+    address: Annotated[str | None, typer.Option(help="Also check the Ray cluster at this address.")] = None,
 ) -> None:
-    """Tell what this machine has and what is missing."""
+    """Report what this machine provides and what is missing."""
     from sea_agent.doctor import diagnose
 
     table = Table("part", "", "found", "remedy")
+    if address is not None:
+        _require_agent()
     findings = diagnose(address)
     for finding in findings:
         mark = "[green]ok[/green]" if finding.ok else "[red]no[/red]"
-        table.add_row(finding.name, mark, finding.detail, "" if finding.ok else finding.remedy)
+        table.add_row(finding.name, mark, Text(finding.detail), Text(finding.remedy))
     console.print(table)
 
 
 @world.command("make")
 def world_make(
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the world's files are written.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Output directory.")],
     name: Annotated[str, typer.Option(help="Name of the world.")] = "lexicon",
     seed: Annotated[int, typer.Option(min=0, help="Seed of data and training.")] = 0,
 ) -> None:
-    """Make a built-in world anew: prompts, demonstrations, policy, encoder."""
+    """Generate the files of a built-in world: prompts, demonstrations, policy, encoder."""
+    _require_agent()
     from sea_agent.worlds.make import make_world
 
     make_world(name, out, seed=seed)
@@ -351,7 +381,7 @@ def world_make(
 
 
 def main() -> NoReturn:
-    """Entry point: exit 0 done, 1 failure, 2 bad input; typer ends usage errors and Ctrl-C by itself."""
+    """Entry point. Exit codes: 0 done, 1 failure, 2 bad input; typer handles usage errors and Ctrl-C."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app()
@@ -362,6 +392,12 @@ def main() -> NoReturn:
         _complain(error)
         sys.exit(1)
     sys.exit(0)
+
+
+def _require_agent() -> None:
+    """Refuse a command that needs the extra ``agent`` if it is not installed."""
+    if lacking := missing("agent"):
+        raise UserError(f"this command needs packages that are not installed ({', '.join(lacking)}): {INSTALL_AGENT}")
 
 
 def _announce(line: str) -> None:
@@ -387,8 +423,8 @@ def _follow(act: Callable[["Watch"], dict[str, Any]], out: Path, label: str, bud
 
 @contextmanager
 def _watched(out: Path, label: str, budget: int) -> Iterator["Watch"]:
-    """Progress; where there is no terminal, a line for each round that asks. The first Ctrl-C or SIGTERM stops the run
-    after its round, the second at once."""
+    """Show progress; without a terminal, a line for each round that asks. The first Ctrl-C or SIGTERM stops the run
+    after its round, the second one immediately."""
     from sea_agent.run.session import Watch
 
     columns = (
@@ -405,7 +441,7 @@ def _watched(out: Path, label: str, budget: int) -> Iterator["Watch"]:
         if stopping.is_set():
             raise KeyboardInterrupt
         stopping.set()
-        complaints.print("sea-agent: stops after this round; once more to stop at once")
+        complaints.print("sea-agent: stopping after this round; interrupt again to stop at once")
 
     handlers = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
@@ -432,7 +468,7 @@ def _watched(out: Path, label: str, budget: int) -> Iterator["Watch"]:
         try:
             yield Watch(on_round, tell, stopping.is_set)
         except Stopped:
-            complaints.print(f"sea-agent: stopped. Go on with it: sea-agent resume {out}")
+            complaints.print(f"sea-agent: stopped. To continue: sea-agent resume {out}")
             raise typer.Exit(130) from None
         finally:
             for number, handler in handlers.items():

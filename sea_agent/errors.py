@@ -1,21 +1,26 @@
-"""What a user sees without a traceback."""
+"""Exceptions whose messages are shown to the user without a traceback."""
 
 
 class UserError(Exception):
-    """Bad input. The message says what is wrong, where, and what to do (exit code 2)."""
+    """Invalid input (exit code 2). The message says what is wrong, where, and what to do."""
 
 
 class UnfitState(UserError):
-    """A saved state is not of the form that a part of this run saves: it is damaged, or of another run."""
+    """A saved state does not match the schema of this run: it is damaged, or belongs to another run."""
 
 
 class RunFailure(Exception):
-    """A run that started cannot go on. The message names the part and the remedy (exit code 1)."""
+    """A started run cannot continue (exit code 1). The message names the part and the remedy."""
 
 
 class Stopped(Exception):
-    """A run was asked to stop, and did (exit code 130). It can be resumed."""
+    """A run stopped on request (exit code 130). It can be resumed."""
 
 
 class ActorDied(RunFailure):
-    """A part of the run died in its own process. A new one can take its place, from the latest checkpoint."""
+    """An actor process died. A new one can replace it from the latest checkpoint."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message; its type if there is none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

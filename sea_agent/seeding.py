@@ -1,7 +1,7 @@
 """Keyed randomness and deterministic ids.
 
-Every random decision draws from a generator keyed by *what* it decides (run seed, round, prompt,
-index), never by *where* it runs, so the number of actors changes speed only.
+Every random decision uses a generator keyed by *what* it decides (run seed, round, prompt, index), never by *where* it
+runs. The number of actors therefore changes the speed, not the results.
 """
 
 import hashlib
@@ -15,12 +15,12 @@ def _digest(parts: tuple[int | str, ...]) -> bytes:
 
 
 def seed_for(*parts: int | str) -> int:
-    """A 63-bit seed that is a pure function of ``parts``."""
+    """A 63-bit seed: a pure function of ``parts``."""
     return int.from_bytes(_digest(parts)[:8], "big") >> 1
 
 
 def id_for(kind: str, *parts: int | str) -> str:
-    """A readable unique id such as ``duel-1f0c…`` that is a pure function of ``parts``."""
+    """A readable unique id such as ``duel-1f0c…``: a pure function of ``kind`` and ``parts``."""
     return f"{kind}-{_digest(parts).hex()[:20]}"
 
 

@@ -1,4 +1,4 @@
-"""What a finished run shows in the terminal."""
+"""The summary table of a finished run in the terminal."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,12 +7,12 @@ from rich.table import Table
 
 
 def closing_table(summary: Mapping[str, Any]) -> Table:
-    """The figures of one run."""
+    """The metrics of one run, from its summary."""
     table = Table(show_header=False, title="Run finished", title_justify="left")
     rows = {
         "oracle queries": summary["oracle_queries"],
         "posterior labels and imagined pairs (free)": f"{summary['posterior_labels']} and {summary['imagined_pairs']}",
-        "evaluation queries (counted apart)": summary["evaluation_queries"],
+        "evaluation queries (counted separately)": summary["evaluation_queries"],
         "rounds": summary["rounds"],
         "win rate by oracle": _rate(summary["win_rate"], summary["win_rate_ci"]),
         "win rate by independent judge": _rate(summary["judge_win_rate"], summary["judge_win_rate_ci"]),

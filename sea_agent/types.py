@@ -1,6 +1,6 @@
-"""What travels between the parts: plain frozen dataclasses with ids on everything.
+"""Data passed between the parts of a run: plain frozen dataclasses with ids.
 
-No row is ever matched by position across a process boundary; it is matched by its id.
+Rows are matched by id across process boundaries, never by position.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,16 +8,35 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Self
 
+__all__ = [
+    "PROMPT_FORM",
+    "REFERENCE_VERSION",
+    "RESPONSE_FORM",
+    "Candidates",
+    "Duel",
+    "Hindsight",
+    "LabelSource",
+    "Outcome",
+    "Preference",
+    "Prompt",
+    "Response",
+    "TokenRow",
+    "Verdict",
+    "preference_from",
+    "prompt_from",
+    "response_from",
+]
+
 REFERENCE_VERSION = -1
-"""The policy version of responses of the frozen reference, which are off-policy on purpose at any time of the run."""
+"""Policy version of responses from the frozen reference, which are deliberately off-policy throughout the run."""
 
 
 TokenRow = tuple[Sequence[int], Sequence[int]]
-"""The tokens of a prompt and those of a response to it."""
+"""Token ids of a prompt and of a response to it."""
 
 
 class LabelSource(StrEnum):
-    """Who labels a duel. Only ``ORACLE`` duels may reach an oracle."""
+    """Who labels a duel. Only ``ORACLE`` duels may be sent to an oracle."""
 
     ORACLE = "oracle"
     POSTERIOR = "posterior"
@@ -26,7 +45,7 @@ class LabelSource(StrEnum):
 
 
 class Outcome(StrEnum):
-    """The answer to a duel."""
+    """The result of a duel."""
 
     FIRST = "first"
     SECOND = "second"
@@ -47,9 +66,9 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A prompt, tokenised exactly once so that sampler and learner see the same tokens.
+    """A prompt. It is tokenised only once, so that sampler and learner see the same tokens.
 
-    ``text`` is what an oracle reads. ``messages`` is set for chat prompts: (role, content) pairs.
+    ``text`` is shown to the oracle. ``messages`` is set for chat prompts: (role, content) pairs.
     """
 
     id: str
@@ -59,11 +78,11 @@ class Prompt:
 
 
 PROMPT_FORM = {"id": str, "text": str, "token_ids": tuple, "messages": tuple | None}
-"""The form (``forms.require``) of a prompt's fields in a saved state."""
+"""Schema (``saved_state.require``) of a prompt in a saved state."""
 
 
 def prompt_from(row: Mapping[str, Any]) -> Prompt:
-    """A prompt from its fields as JSON keeps them."""
+    """A prompt from its fields as read from JSON."""
     messages = row["messages"]
     pairs = None if messages is None else tuple((role, content) for role, content in messages)
     return Prompt(row["id"], row["text"], tuple(row["token_ids"]), pairs)
@@ -71,11 +90,11 @@ def prompt_from(row: Mapping[str, Any]) -> Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """One sampled continuation of a prompt.
+    """A sampled continuation of a prompt.
 
-    ``token_ids`` includes the end token when the policy wrote one. ``logprobs`` holds, for each token, its
-    natural-log probability under the policy that sampled it, before temperature. ``policy_version`` is the
-    weight version that sampled it, or ``REFERENCE_VERSION``.
+    ``token_ids`` includes the end token if the policy generated one. ``logprobs`` holds the log-probability (nats) of
+    each token under the policy that sampled it, at temperature 1. ``policy_version`` is the weight version that sampled
+    the response, or ``REFERENCE_VERSION``.
     """
 
     id: str
@@ -94,11 +113,11 @@ RESPONSE_FORM = {
     "logprobs": tuple,
     "policy_version": int,
 }
-"""The form of a response's fields in a saved state."""
+"""Schema of a response in a saved state."""
 
 
 def response_from(row: Mapping[str, Any]) -> Response:
-    """A response from its fields as JSON keeps them."""
+    """A response from its fields as read from JSON."""
     return Response(**{**row, "token_ids": tuple(row["token_ids"]), "logprobs": tuple(row["logprobs"])})
 
 
@@ -111,7 +130,7 @@ class Candidates:
 
     @classmethod
     def distinct(cls, prompt: Prompt, responses: Iterable[Response]) -> Self:
-        """The responses without duplicates by text; the first of equals stays."""
+        """Candidates without duplicate texts; the first response with a text is kept."""
         first: dict[str, Response] = {}
         for response in responses:
             first.setdefault(response.text, response)
@@ -120,12 +139,11 @@ class Candidates:
 
 @dataclass(frozen=True, slots=True)
 class Duel:
-    """Two different responses to one prompt and why they were paired.
+    """Two different responses to one prompt, and why they were paired.
 
-    ``belief`` is the posterior's mean probability that ``first`` is preferred, ``disagreement`` the standard
-    deviation of that probability over the posterior, both before the answer; None without a posterior.
-    ``typical_disagreement`` is the mean disagreement about all pairs of the prompt's candidates: what a pair chosen at
-    random has in expectation.
+    ``belief`` is the posterior mean of the probability that ``first`` is preferred, and ``disagreement`` its posterior
+    standard deviation, both before the answer; None without a posterior. ``typical_disagreement`` is the mean
+    disagreement over all pairs of the prompt's candidates: the expectation for a random pair.
     """
 
     id: str
@@ -142,12 +160,12 @@ class Duel:
     typical_disagreement: float | None = None
 
     def swap(self) -> Self:
-        """The same duel with first and second exchanged."""
+        """The same duel with ``first`` and ``second`` exchanged."""
         belief = None if self.belief is None else 1.0 - self.belief
         return replace(self, first=self.second, second=self.first, belief=belief)
 
     def public(self) -> dict[str, Any]:
-        """What an oracle may see: texts and an id, never which model or rule made them."""
+        """The fields that an oracle may see: texts and an id, but not which model or rule produced them."""
         return {
             "id": self.id,
             "prompt": self.prompt.text,
@@ -158,7 +176,7 @@ class Duel:
 
 @dataclass(frozen=True, slots=True)
 class Hindsight:
-    """What the posterior believes of a duel once it has learnt from the answer; as in ``Duel``."""
+    """The posterior's belief and disagreement about a duel, as in ``Duel``, after learning from its answer."""
 
     duel_id: str
     belief: float
@@ -167,10 +185,10 @@ class Hindsight:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """An answer to a duel.
+    """The outcome of a duel that counts.
 
-    ``probability`` is the oracle's probability that ``first`` is preferred, where it gives one. ``at`` is
-    seconds since the epoch. ``votes`` counts the answers behind it, where several people answer one duel.
+    ``probability`` is the oracle's probability that ``first`` is preferred, if it gives one. ``at`` is in seconds since
+    the epoch. ``votes`` is the number of votes behind the verdict, if several people vote on a duel.
     """
 
     duel_id: str
@@ -188,9 +206,10 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """What the learner eats: one ordered pair, and the response on which the loss is optimistic, if it is.
+    """A training example: a prompt with its preferred and rejected response.
 
-    ``confidence`` is the probability that the order is right, where the label comes from a model that knows it.
+    ``confidence`` is the probability that the order is correct, if the label comes from the posterior. ``explored`` is
+    the response in the exploration term of the loss, if there is one.
     """
 
     id: str
@@ -205,7 +224,7 @@ class Preference:
 
 
 def winner_first(duel: Duel, verdict: Verdict) -> tuple[Duel, Verdict] | None:
-    """Both, exchanged where needed so that the first response is the preferred one; None without a winner."""
+    """Both, swapped if necessary so that the first response is the preferred one; None without a winner."""
     if verdict.duel_id != duel.id:
         raise ValueError(f"verdict for {verdict.duel_id} does not belong to {duel.id}")
     if not verdict.outcome.names_winner:
@@ -214,7 +233,7 @@ def winner_first(duel: Duel, verdict: Verdict) -> tuple[Duel, Verdict] | None:
 
 
 def preference_from(duel: Duel, verdict: Verdict) -> Preference | None:
-    """The preference a verdict expresses, or None for ties, ``both_bad`` and skips (stored, not trained on)."""
+    """The preference that a verdict expresses; None for ties, ``both_bad`` and skips, which are stored only."""
     turned = winner_first(duel, verdict)
     if turned is None:
         return None

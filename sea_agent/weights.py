@@ -1,4 +1,4 @@
-"""Weights on their way from the learner to the samplers, with a checksum that proves their arrival."""
+"""Weights that travel from the learner to the samplers, with a checksum that proves their arrival."""
 
 import hashlib
 from collections.abc import Mapping
@@ -19,16 +19,16 @@ class WeightUpdate:
 
 @dataclass(frozen=True)
 class WeightOffer(WeightUpdate):
-    """Weights that wait on the learner's GPU: ``tensors`` tell names, shapes and dtypes and have no values."""
+    """Weights on the learner's GPU that samplers may fetch; ``tensors`` has names, shapes and dtypes but no values."""
 
     join: dict[str, Any]
-    """What a sampler's vLLM must know before its first fetch: ``init_info`` of its weight transfer."""
+    """``init_info`` of vLLM's weight transfer, used once before a sampler's first fetch."""
     fetch: dict[str, Any]
-    """What it must know to fetch these weights: ``update_info``."""
+    """``update_info`` of vLLM's weight transfer, used to fetch these weights."""
 
 
 def checksum(tensors: Mapping[str, torch.Tensor]) -> str:
-    """A digest of names, shapes, dtypes and bytes; equal exactly when the weights are bit-identical."""
+    """A digest of names, shapes, dtypes and bytes: equal if and only if the weights are bit-identical."""
     digest = hashlib.blake2b(digest_size=16)
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()

@@ -3,11 +3,16 @@
 from functools import partial
 
 from actors.learners import LearnerGroup, LearnerRank
+from actors.placement import Need, needs_of
 from actors.runtime import Runtime
 from actors.samplers import SamplerPool
 from sea_agent.config import RunConfig, WorldOracleConfig
 from sea_agent.features import Features, make_features
 from sea_agent.loop.selector import Selector
+
+
+def actor_needs(config: RunConfig) -> list[Need]:
+    return needs_of(config.learner, config.sampler, config.placement, config.compute, config.needs_posterior)
 
 
 def sampler_pool(runtime: Runtime, config: RunConfig, *, reference: bool = False) -> SamplerPool:

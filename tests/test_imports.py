@@ -1,6 +1,9 @@
-"""The shape of the house: imports point one way, a configuration is light to import, files stay short."""
+"""The shape of the house: imports point one way, from room to lower room; a configuration is light to import; files
+stay short."""
 
 import ast
+import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +15,41 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("sea_agent", "actors", "learner", "oracle")
 LONGEST_FILE = 500
+MOST_MODULES = 13  # directly in sea_agent/
+MOST_WHOLE_CONFIGURATIONS = 26  # functions that take the whole RunConfig rather than sections of it
 
+# Each imports only from rooms above it in this list, so that no two import each other.
+ROOMS = (
+    "sea_agent.errors",
+    "sea_agent.seeding",
+    "sea_agent.types",
+    "sea_agent.weights",
+    "sea_agent.saved_state",
+    "sea_agent.config",
+    "sea_agent.worlds",
+    "sea_agent.pretrained",
+    "sea_agent.bandit",
+    "sea_agent.features",
+    "sea_agent.persistence",
+    "sea_agent.data",
+    "sea_agent.web",
+    "learner",
+    "oracle",
+    "actors",
+    "sea_agent.loop",
+    "sea_agent.agent",
+    "sea_agent.jobs",
+    "sea_agent.run",
+    "sea_agent.lab",
+    "sea_agent.dashboard",
+    "sea_agent.service",
+    "sea_agent.doctor",
+    "sea_agent.terminal",
+    "sea_agent.cli",
+    "sea_agent.__main__",
+)
+
+STORE = {"sqlalchemy", "alembic", "pysqlite3"}
 HEAVY = {"torch", "ray", "vllm", "deepspeed", "transformers", "datasets", "peft"}
 
 # (importer, what neither it nor anything inside it may import).
@@ -90,18 +127,55 @@ def import_cycle(known: dict[str, Path]) -> list[str]:
     return []
 
 
+def room(name: str) -> str:
+    """``sea_agent.lab.spec`` → ``sea_agent.lab``, ``actors.samplers`` → ``actors``."""
+    return ".".join(name.split(".")[: 2 if name.startswith("sea_agent") else 1])
+
+
+def upward_imports(known: dict[str, Path]) -> list[str]:
+    """Imports from one room into another that is not above it in ``ROOMS``. The package itself is its version only."""
+    place = {name: number for number, name in enumerate(ROOMS)}
+    return [
+        f"{room(name)} imports {room(target)} ({name} imports {target})"
+        for name in known
+        for target in sorted(imports(name, known))
+        if target in known and target != "sea_agent" and room(name) != room(target)
+        if place[room(name)] <= place[room(target)]
+    ]
+
+
+def whole_configurations(known: dict[str, Path]) -> list[str]:
+    """Functions with a parameter that is a whole ``RunConfig``."""
+    return [
+        f"{name}.{node.name}"
+        for name, path in known.items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        for each in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)
+        if each.annotation is not None and re.search(r"\bRunConfig\b", ast.unparse(each.annotation))
+    ]
+
+
 def long_files(files: Iterator[Path]) -> list[str]:
     lengths = {path: len(path.read_text().splitlines()) for path in files}
     return [f"{path}: {length} lines" for path, length in lengths.items() if length > LONGEST_FILE]
 
 
-def heavy_modules_after(statement: str) -> set[str]:
-    """Heavy libraries that a fresh interpreter holds after ``statement``."""
-    report = f"import sys; {statement}; print(*sys.modules)"
+def loaded_by(*statements: str) -> dict[str, set[str]]:
+    """The modules that each statement loads in a fresh interpreter, after those before it."""
+    lines = ["import sys, json", "loaded, seen = [], set(sys.modules)"]
+    for statement in statements:
+        lines += [statement, "loaded.append(sorted(set(sys.modules) - seen))", "seen = set(sys.modules)"]
+    program = "\n".join([*lines, "print(json.dumps(loaded))"])
     done = subprocess.run(
-        [sys.executable, "-c", report], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True
     )
-    return HEAVY & set(done.stdout.split())
+    return {statement: set(names) for statement, names in zip(statements, json.loads(done.stdout), strict=True)}
+
+
+def of(packages: set[str], loaded: set[str]) -> set[str]:
+    """The packages of which something was loaded."""
+    return packages & {name.partition(".")[0] for name in loaded}
 
 
 @pytest.fixture
@@ -131,25 +205,30 @@ def house(tmp_path: Path) -> Path:
 # --- the project -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        "sea_agent.config",
-        "sea_agent.config.files",
-        "sea_agent.types",
-        "sea_agent.seeding",
-        "sea_agent.doctor",
-        "sea_agent.cli",
-        "sea_agent.lab.experiment",
-        "sea_agent.lab.reading",
-        "sea_agent.lab.figures",
-        "sea_agent.service.app",
-        "sea_agent.service.serve",
-        "sea_agent.dashboard.app",
-    ],
+LIGHT = (
+    "sea_agent.config",
+    "sea_agent.config.files",
+    "sea_agent.types",
+    "sea_agent.seeding",
+    "sea_agent.doctor",
+    "sea_agent.cli",
+    "sea_agent.lab.experiment",
+    "sea_agent.lab.reading",
+    "sea_agent.lab.figures",
+    "sea_agent.dashboard.app",
 )
-def test_a_configuration_can_be_checked_without_loading_a_heavy_library(module: str) -> None:
-    assert heavy_modules_after(f"import {module}") == set()
+
+
+def test_a_configuration_can_be_checked_without_loading_a_heavy_library() -> None:
+    loaded = loaded_by(*(f"import {module}" for module in LIGHT))
+    assert {statement: of(HEAVY, names) for statement, names in loaded.items() if of(HEAVY, names)} == {}
+    assert [statement for statement, names in loaded.items() if of(STORE, names)] == [], "a page only reads runs"
+
+
+def test_the_service_loads_no_prompts_worlds_or_heavy_library() -> None:
+    names = set().union(*loaded_by("import sea_agent.service.app", "import sea_agent.service.serve").values())
+    assert of(HEAVY | STORE, names) == STORE
+    assert [name for name in names if inside(name, "sea_agent.data.prompts") or inside(name, "sea_agent.worlds")] == []
 
 
 def test_every_module_that_a_rule_names_exists() -> None:
@@ -165,6 +244,23 @@ def test_there_is_no_circle_of_imports() -> None:
     assert import_cycle(modules()) == []
 
 
+def test_every_room_has_its_place() -> None:
+    assert set(ROOMS) == {room(name) for name in modules()} - {"sea_agent"}
+
+
+def test_no_room_imports_a_higher_one() -> None:
+    assert upward_imports(modules()) == []
+
+
+def test_few_modules_stand_outside_the_rooms() -> None:
+    assert len(list((ROOT / "sea_agent").glob("*.py"))) <= MOST_MODULES
+
+
+def test_few_functions_take_the_whole_configuration() -> None:
+    found = whole_configurations(modules())
+    assert len(found) <= MOST_WHOLE_CONFIGURATIONS, found
+
+
 def test_files_are_short() -> None:
     assert long_files(path for folder in (*PACKAGES, "tests") for path in (ROOT / folder).rglob("*.py")) == []
 
@@ -172,14 +268,44 @@ def test_files_are_short() -> None:
 # --- the checks find what they are for -------------------------------------------------------------------------------
 
 
-def test_a_heavy_import_is_seen() -> None:
-    assert "torch" in heavy_modules_after("import sea_agent.pretrained")
+def test_what_an_import_loads_is_seen() -> None:
+    loaded = loaded_by(
+        "import sea_agent.config", "import sea_agent.data.preferences", "import sea_agent.bandit.laplace"
+    )
+    light, prompts, heavy = loaded.values()
+    assert of(HEAVY, light) == set()
+    assert {"sea_agent.data.prompts", "sea_agent.worlds"} <= prompts
+    assert of(HEAVY, heavy) == {"torch"}
 
 
 def test_a_house_in_order_passes(house: Path) -> None:
     known = modules(house)
     assert forbidden_imports(known) == []
     assert import_cycle(known) == []
+    assert upward_imports(known) == []
+    assert whole_configurations(known) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "fault"),
+    [
+        ("sea_agent/types.py", "import sea_agent.bandit.selection", "sea_agent.types imports sea_agent.bandit"),
+        ("oracle/__init__.py", "def f():\n    import actors.pool", "oracle imports actors"),
+        ("sea_agent/bandit/__init__.py", "from actors import pool", "sea_agent.bandit imports actors"),
+    ],
+)
+def test_an_import_of_a_higher_room_is_found(house: Path, file: str, line: str, fault: str) -> None:
+    (house / file).write_text(line + "\n")
+    (found,) = upward_imports(modules(house))
+    assert found.startswith(fault)
+
+
+@pytest.mark.parametrize(
+    "signature", ["config: RunConfig", "config: 'RunConfig | None' = None", "*, config: Sequence[RunConfig]"]
+)
+def test_a_function_of_the_whole_configuration_is_found(house: Path, signature: str) -> None:
+    (house / "actors/pool.py").write_text(f"class Pool:\n    def start(self, {signature}) -> None: ...\n")
+    assert whole_configurations(modules(house)) == ["actors.pool.start"]
 
 
 @pytest.mark.parametrize(

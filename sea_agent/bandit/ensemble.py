@@ -67,9 +67,19 @@ class Heads:
 
 
 class Ensemble:
-    """``posterior.family: ensemble`` (arXiv 2411.01493, section 4.2); see ``Posterior`` for the methods."""
+    """``posterior.family: ensemble`` (arXiv 2411.01493, section 4.2); see ``Posterior`` for the methods.
 
-    def __init__(self, config: EnsembleConfig, members: int, dimension: int, seed: int) -> None:
+    Args:
+        dimension: D, of standardised features.
+        config: settings; the defaults when not given.
+        members: K.
+        seed: of the heads' first weights and, where there is bootstrap, of theirs for the labels.
+    """
+
+    def __init__(
+        self, dimension: int, config: EnsembleConfig | None = None, *, members: int = 20, seed: int = 0
+    ) -> None:
+        config = config or EnsembleConfig()
         self.version = 0
         self._config = config
         self._members = members
@@ -89,8 +99,9 @@ class Ensemble:
     def labels(self) -> int:
         return len(self._replay)
 
-    def draw(self, features_P_M_D: Tensor, generator: np.random.Generator) -> Tensor:
+    def draw(self, features_P_M_D: Tensor, generator: np.random.Generator | None = None) -> Tensor:
         """rewards_K_P_M: the K heads, in an order of its own for each prompt."""
+        generator = generator or generator_for(self._seed, "draw", self.version)
         prompts, candidates, _ = features_P_M_D.shape
         with torch.no_grad():
             rewards_K_P_M = self._rewards(features_P_M_D.flatten(0, 1)).unflatten(1, (prompts, candidates))
@@ -109,14 +120,16 @@ class Ensemble:
         first_N_D: Tensor,
         second_N_D: Tensor,
         first_wins_N: Tensor,
-        ids: Sequence[str],
+        ids: Sequence[str] | None = None,
         weights_N: Tensor | None = None,
     ) -> None:
         self._replay.add(first_N_D, second_N_D, first_wins_N, ids, weights_N)
-        self._counts_N_K = torch.cat([self._counts_N_K, self._bootstrap(ids)])
+        added = self._replay.ids[len(self._counts_N_K) :]
+        self._counts_N_K = torch.cat([self._counts_N_K, self._bootstrap(added)])
 
-    def update(self, generator: np.random.Generator, rounds: int = 1) -> dict[str, float]:
+    def update(self, generator: np.random.Generator | None = None, rounds: int = 1) -> dict[str, float]:
         """``minibatches`` steps a round on duels drawn uniformly from the replay, each once at most in a minibatch."""
+        generator = generator or generator_for(self._seed, "update", self.version)
         self.version += 1
         if not self.labels:
             return {}

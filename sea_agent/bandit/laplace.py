@@ -27,6 +27,7 @@ from sea_agent.bandit.replay import Replay
 from sea_agent.config import LaplaceConfig
 from sea_agent.errors import RunFailure
 from sea_agent.saved_state import like, require
+from sea_agent.seeding import generator_for
 
 # Labels that the scales are fitted to at most: evenly spread over the replay, so that their cost stays bounded.
 _EVIDENCE_LABELS = 512
@@ -48,13 +49,34 @@ class Fit:
 
 
 class Laplace:
-    """``posterior.family: laplace``; see ``Posterior`` for the methods. ``blocks`` are the sizes of the blocks."""
+    """``posterior.family: laplace``; see ``Posterior`` for the methods.
 
-    def __init__(self, config: LaplaceConfig, members: int, blocks: Sequence[int]) -> None:
+    Args:
+        dimension: D, of standardised features.
+        config: settings; the defaults when not given.
+        members: S, the draws.
+        blocks: sizes of the blocks of features; one block when not given.
+        seed: of the draws that are given no generator.
+
+    Raises:
+        ValueError: when the blocks are not D features together.
+    """
+
+    def __init__(
+        self,
+        dimension: int,
+        config: LaplaceConfig | None = None,
+        *,
+        members: int = 20,
+        blocks: Sequence[int] | None = None,
+        seed: int = 0,
+    ) -> None:
+        config, blocks = config or LaplaceConfig(), blocks or (dimension,)
+        if sum(blocks) != dimension:
+            raise ValueError(f"blocks of {list(blocks)} features are {sum(blocks)} together and not {dimension}")
         self.version = 0
-        self._members = members
+        self._members, self._seed, self._dimension = members, seed, dimension
         self._sizes_B = torch.tensor(blocks)
-        self._dimension = sum(blocks)
         self._fixed = config.prior_deviation is not None
         start = config.prior_deviation if config.prior_deviation is not None else 1.0 / math.sqrt(len(blocks))
         self._scales_B = torch.full((len(blocks),), start, dtype=torch.float64)
@@ -72,10 +94,11 @@ class Laplace:
         """Prior standard deviation, in logits, of what each block adds to the reward of a standardised row."""
         return self._scales_B.tolist()
 
-    def draw(self, features_P_M_D: Tensor, generator: np.random.Generator) -> Tensor:
+    def draw(self, features_P_M_D: Tensor, generator: np.random.Generator | None = None) -> Tensor:
         """rewards_S_P_M: fresh draws for every prompt, joint over its candidates."""
         prompts, candidates, _ = features_P_M_D.shape
         mean_P_M, deviation_P_M_M = self._joint(features_P_M_D)
+        generator = generator or generator_for(self._seed, "draw", self.version)
         noise = generator.standard_normal((prompts, candidates, self._members))
         rewards_P_M_S = mean_P_M[:, :, None] + deviation_P_M_M @ torch.from_numpy(noise)
         return rewards_P_M_S.permute(2, 0, 1).to(torch.float32)
@@ -109,12 +132,12 @@ class Laplace:
         first_N_D: Tensor,
         second_N_D: Tensor,
         first_wins_N: Tensor,
-        ids: Sequence[str],
+        ids: Sequence[str] | None = None,
         weights_N: Tensor | None = None,
     ) -> None:
         self._replay.add(first_N_D, second_N_D, first_wins_N, ids, weights_N)
 
-    def update(self, generator: np.random.Generator, rounds: int = 1) -> dict[str, float]:
+    def update(self, generator: np.random.Generator | None = None, rounds: int = 1) -> dict[str, float]:
         """Fit to the whole replay; a function of the replay and the last scales, so the arguments change nothing."""
         self.version += 1
         if not self.labels:

@@ -25,11 +25,12 @@ class Posterior(Protocol):
     def labels(self) -> int:
         """Number of labelled duels in the replay."""
 
-    def draw(self, features_P_M_D: Tensor, generator: np.random.Generator) -> Tensor:
+    def draw(self, features_P_M_D: Tensor, generator: np.random.Generator | None = None) -> Tensor:
         """Posterior draws of the rewards, rewards_S_P_M (float32).
 
         Along S the draws are exchangeable and their order is drawn anew for each prompt, so that index 0 is a
         fresh Thompson draw for every prompt. One draw is one reward function for all candidates of its prompt.
+        Without a generator the draws are keyed by the version: the same until the next update.
         """
 
     def mean(self, features_P_M_D: Tensor) -> Tensor:
@@ -40,21 +41,23 @@ class Posterior(Protocol):
         first_N_D: Tensor,
         second_N_D: Tensor,
         first_wins_N: Tensor,
-        ids: Sequence[str],
+        ids: Sequence[str] | None = None,
         weights_N: Tensor | None = None,
     ) -> None:
         """Append labelled duels to the replay; labels are floats in [0, 1].
 
-        A label of weight w counts like w labels of weight 1, which is what it has where no weights are given.
+        A label of weight w counts like w labels of weight 1, which is what it has where no weights are given. ``ids``
+        tell a label that is added twice; without them the labels are numbered.
 
         Raises:
             ValueError: when shapes disagree, a label leaves [0, 1] or an id was added before.
         """
 
-    def update(self, generator: np.random.Generator, rounds: int = 1) -> dict[str, float]:
+    def update(self, generator: np.random.Generator | None = None, rounds: int = 1) -> dict[str, float]:
         """Fit to the replay and count a version; metrics of the fit (none without labels).
 
-        ``rounds`` says how many rounds would have brought the new labels, for a fit that goes on from the last one.
+        ``generator`` decides what the fit leaves to chance; without one that is keyed by the version. ``rounds`` says
+        how many rounds would have brought the new labels, for a fit that goes on from the last one.
 
         Raises:
             RunFailure: when the fit diverges.
@@ -77,5 +80,5 @@ def make_posterior(config: PosteriorConfig, blocks: Sequence[int], seed: int) ->
     ``seed`` keys the prior draws of the heads and their bootstrap weights.
     """
     if config.family == "ensemble":
-        return Ensemble(config.ensemble, config.members, sum(blocks), seed)
-    return Laplace(config.laplace, config.members, blocks)
+        return Ensemble(sum(blocks), config.ensemble, members=config.members, seed=seed)
+    return Laplace(sum(blocks), config.laplace, members=config.members, blocks=blocks, seed=seed)

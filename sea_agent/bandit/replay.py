@@ -57,15 +57,17 @@ class Replay:
         first_N_D: Tensor,
         second_N_D: Tensor,
         first_wins_N: Tensor,
-        ids: Sequence[str],
+        ids: Sequence[str] | None = None,
         weights_N: Tensor | None = None,
     ) -> None:
-        """Append labelled duels, of weight 1 where no weights are given; all or none are added.
+        """Append labelled duels, of weight 1 where no weights are given, numbered without ids; all or none are added.
 
         Raises:
             ValueError: when shapes disagree, a value is not finite, a label leaves [0, 1], a weight is not above 0, or
                 an id is not new.
         """
+        if ids is None:
+            ids = [f"label-{len(self) + index}" for index in range(len(first_N_D))]
         count = len(ids)
         weights_N = torch.ones(count) if weights_N is None else weights_N
         rows, values = (count, self.dimension), (count,)

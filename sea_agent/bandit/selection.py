@@ -8,43 +8,94 @@ even NaN, where a candidate is not valid.
 Dimension legend: S posterior draws, P prompts, M candidates of a prompt, Q duels to choose from.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from sea_agent.config import SelectionConfig
-from sea_agent.errors import RunFailure
+from sea_agent.errors import RunFailure, UserError
+from sea_agent.plugins import Plugin, accepted, is_own
 
+Rule = Callable[..., Tensor]
+"""(rewards_S_P_M, valid_P_M, generator) → pairs_P_2, and ``variance`` where it is among the parameters."""
 Variance = Literal["probability", "difference"]
+_CONTRACT = (
+    "a rule is a function (rewards_S_P_M, valid_P_M, generator) that returns pairs_P_2, for each prompt the indices of "
+    "two different candidates that valid_P_M marks"
+)
+
+
+def load_rule(name: str) -> Rule:
+    """The built-in rule of that name, or a user's own from ``file.py:name``, which is tried on made-up draws.
+
+    Raises:
+        UserError: when the user's file, its function or what that returns is not as it has to be.
+    """
+    if not is_own(name):
+        return RULES[name]
+    rule = Plugin("selection.rule", name, _CONTRACT)
+    chance = np.random.default_rng(0)
+    for prompts, candidates in ((3, 5), (1, 2)):
+        rewards_S_P_M = torch.from_numpy(chance.normal(size=(4, prompts, candidates)).astype(np.float32))
+        valid_P_M = torch.arange(candidates).expand(prompts, -1) < torch.arange(2, prompts + 2)[:, None]
+        # What is no candidate has the largest and the smallest rewards, so that a rule that overlooks this is found.
+        rewards_S_P_M = torch.where(valid_P_M, rewards_S_P_M, 9.0 * (-1.0) ** torch.arange(candidates))
+        select_pairs(rule, rewards_S_P_M, valid_P_M, chance)
+    return rule
 
 
 def select_pairs(
-    config: SelectionConfig, rewards_S_P_M: Tensor | None, valid_P_M: Tensor, generator: np.random.Generator
+    rule: str | Rule,
+    rewards_S_P_M: Tensor | None,
+    valid_P_M: Tensor,
+    generator: np.random.Generator,
+    *,
+    variance: Variance = "probability",
 ) -> Tensor:
     """The duel of each prompt, pairs_P_2 (int64): indices of the first and the second response.
 
     Args:
+        rule: a name in ``RULES``, or a function like those there.
         rewards_S_P_M: posterior draws, for ``apl`` the implicit rewards as a single draw; None will do for
             ``passive`` and ``uniform``.
         valid_P_M: which candidates exist, bool.
-        generator: decides what a rule leaves to chance; only ``uniform`` and ``apl`` draw from it.
+        generator: decides what a rule leaves to chance; of the built-in ones only ``uniform`` and ``apl`` draw from it.
+        variance: what ``sea_bai`` and ``uncertainty`` call uncertain.
 
     Raises:
-        ValueError: when a prompt has fewer than two valid candidates, or a rule lacks the rewards it needs.
+        ValueError: when there is no such rule, a prompt has fewer than two valid candidates, or a rule lacks the
+            rewards it needs.
+        UserError: when the rule returns anything but a pair of different valid candidates for each prompt.
         RunFailure: when the reward of a valid candidate is not finite.
     """
+    if isinstance(rule, str) and rule not in RULES:
+        raise ValueError(f"unknown selection rule {rule!r}: give {', '.join(RULES)}, or a function of your own")
+    function = RULES[rule] if isinstance(rule, str) else rule
     if (valid_P_M.sum(1) < 2).any():
         raise ValueError("a duel needs two different candidates: leave out prompts that have fewer than two")
-    if config.rule not in ("passive", "uniform"):
-        if rewards_S_P_M is None:
-            raise ValueError(f"selection.rule={config.rule} needs posterior draws of the rewards")
-        if not (rewards_S_P_M.isfinite() | ~valid_P_M).all():
-            raise RunFailure("the posterior gave rewards that are not finite: check its settings and features")
-    options = {"variance": config.variance} if config.rule in ("sea_bai", "uncertainty") else {}
-    return RULES[config.rule](rewards_S_P_M, valid_P_M, generator, **options)
+    if rewards_S_P_M is None:
+        if function not in (passive, uniform):
+            raise ValueError(f"the selection rule {_name(function)} needs posterior draws of the rewards")
+    elif function not in (passive, uniform) and not (rewards_S_P_M.isfinite() | ~valid_P_M).all():
+        raise RunFailure("the posterior gave rewards that are not finite: check its settings and features")
+    pairs_P_2 = function(rewards_S_P_M, valid_P_M, generator, **accepted(function, {"variance": variance}))
+    if problem := _problem(pairs_P_2, valid_P_M):
+        raise UserError(f"{_name(function)}: {problem}; {_CONTRACT}")
+    return pairs_P_2.to(torch.int64)
+
+
+def pad_candidates(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """The candidates of P prompts, features (M_p, D) of each, as one tensor with zeros where a prompt has fewer.
+
+    Returns:
+        features_P_M_D, M the largest of the M_p, and valid_P_M, which entries are candidates.
+    """
+    features_P_M_D = pad_sequence(list(rows), batch_first=True)
+    counts_P = torch.tensor([len(row) for row in rows])
+    return features_P_M_D, torch.arange(features_P_M_D.shape[1]) < counts_P[:, None]
 
 
 def diverse_duels(margins_S_Q: Tensor, count: int) -> Tensor:
@@ -186,16 +237,31 @@ def apl(rewards_S_P_M: Tensor, valid_P_M: Tensor, generator: np.random.Generator
     return order_P_M.gather(1, best_worst(mean_1_P_M, valid_P_M.gather(1, order_P_M), generator))
 
 
-RULES: dict[str, Callable[..., Tensor]] = {
-    "passive": passive,
-    "uniform": uniform,
-    "sea_ee": sea_ee,
-    "sea_bai": sea_bai,
-    "uncertainty": uncertainty,
-    "information": information,
-    "best_worst": best_worst,
-    "apl": apl,
+RULES: dict[str, Rule] = {
+    rule.__name__: rule for rule in (passive, uniform, sea_ee, sea_bai, uncertainty, information, best_worst, apl)
 }
+
+
+def _name(rule: Rule) -> str:
+    return getattr(rule, "__name__", repr(rule))
+
+
+def _problem(pairs_P_2: object, valid_P_M: Tensor) -> str | None:
+    """What is wrong with what a rule returned, if anything."""
+    prompts, candidates = valid_P_M.shape
+    if not isinstance(pairs_P_2, Tensor):
+        return f"returned {type(pairs_P_2).__name__}"
+    if pairs_P_2.shape != (prompts, 2) or pairs_P_2.dtype not in (torch.int32, torch.int64):
+        return f"returned {pairs_P_2.dtype} of shape {tuple(pairs_P_2.shape)} for {prompts} prompts"
+    places_P_2 = pairs_P_2.to(torch.int64)
+    exists_P_2 = (places_P_2 >= 0) & (places_P_2 < candidates)
+    exists_P_2 &= valid_P_M.gather(1, places_P_2.clamp(0, candidates - 1))
+    wrong_P = ~exists_P_2.all(1) | (places_P_2[:, 0] == places_P_2[:, 1])
+    if not wrong_P.any():
+        return None
+    row = int(wrong_P.to(torch.int8).argmax())
+    there = valid_P_M[row].nonzero()[:, 0].tolist()
+    return f"paired {places_P_2[row].tolist()} where prompt {row} has the candidates {there}"
 
 
 def _best(values_M: Tensor, allowed_M: Tensor) -> Tensor:

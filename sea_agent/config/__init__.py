@@ -1,5 +1,7 @@
-"""The configuration of a run. Importing it loads neither torch, ray, vllm nor deepspeed, so a configuration can be
-checked on any machine; ``sea_agent.config.files`` reads and writes it."""
+"""The configuration of a run; ``sea_agent.config.files`` reads and writes it.
+
+Importing it loads none of torch, ray, vllm and deepspeed, so any machine can check a configuration.
+"""
 
 from sea_agent.config.oracle import (
     FeedbackServiceOracleConfig,

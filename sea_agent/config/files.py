@@ -1,7 +1,7 @@
 """Reading, overriding, explaining and writing run configurations.
 
-Importing this module pulls in neither torch, ray, vllm nor deepspeed. Unknown keys are refused with the nearest valid
-key named.
+Importing this module loads none of torch, ray, vllm and deepspeed. For an unknown key the error names the nearest
+valid key.
 """
 
 import copy
@@ -32,7 +32,7 @@ def load_config(source: str, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a YAML file or a preset, apply ``key.path=value`` overrides, and validate.
 
     Raises:
-        UserError: naming the file, the key and the remedy.
+        UserError: names the file, the key and the remedy.
     """
     tree = load_tree(source)
     apply_settings(tree, dict(_setting(override) for override in overrides))
@@ -40,17 +40,17 @@ def load_config(source: str, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def parse_config(tree: Mapping[str, Any], where: str) -> RunConfig:
-    """Validate a mapping; every problem is reported with its key and ``where``."""
+    """Validate a mapping. The error reports every problem with its key and ``where``."""
     keys, otherwise = list(_valid_keys(RunConfig, tree)), "see `sea-agent check --keys`"
     return validate(RunConfig, tree, f"{where}: the configuration is not valid", keys, otherwise)
 
 
 def validate(model: type[Model], tree: Mapping[str, Any], complaint: str, keys: Sequence[str], otherwise: str) -> Model:
-    """``tree`` as a ``model``.
+    """Validate ``tree`` as a ``model``.
 
     Raises:
-        UserError: ``complaint`` and every problem with its dotted key. For an unknown key the nearest of ``keys`` is
-            named, or ``otherwise`` said when none is near.
+        UserError: gives ``complaint`` and every problem with its dotted key. For an unknown key it names the nearest of
+            ``keys``, or gives ``otherwise`` if none is near.
     """
     try:
         return model.model_validate(tree)
@@ -60,17 +60,17 @@ def validate(model: type[Model], tree: Mapping[str, Any], complaint: str, keys: 
 
 
 def to_yaml(config: RunConfig) -> str:
-    """The resolved configuration, all defaults written out."""
+    """The resolved configuration as YAML, including all defaults."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
 def load_tree(source: str) -> dict[str, Any]:
     """The mapping of a YAML file or a preset, not yet validated.
 
-    ``extends: PRESET`` in it fills in what it leaves out, key by key, as does what that preset extends.
+    ``extends: PRESET`` supplies the keys that the file leaves out; a preset may itself extend another one.
 
     Raises:
-        UserError: when there is no such file or preset, or it holds no mapping, or extends what cannot be extended.
+        UserError: if the file or preset does not exist, holds no mapping, or extends something other than a preset.
     """
     tree = _read_tree(source)
     if "extends" not in tree:
@@ -82,7 +82,7 @@ def load_tree(source: str) -> dict[str, Any]:
 
 
 def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """``base`` with ``changes`` on top; a section of another ``kind`` takes nothing over."""
+    """``base`` updated with ``changes``; a section of another ``kind`` replaces the one in ``base``."""
     merged = base | changes
     for key in base.keys() & changes.keys():
         old, new = base[key], changes[key]
@@ -113,7 +113,7 @@ def _read_tree(source: str) -> dict[str, Any]:
 
 
 def apply_settings(tree: dict[str, Any], settings: Mapping[str, Any]) -> None:
-    """Set dotted keys in a tree. A new ``kind`` of a section drops the keys of its other kind."""
+    """Set dotted keys in a tree. A new ``kind`` of a section drops the keys of the old kind."""
     for dotted in sorted(settings, key=lambda key: not key.endswith(".kind")):
         value = copy.deepcopy(settings[dotted])
         *parents, leaf = dotted.split(".")
@@ -138,7 +138,7 @@ def _setting(override: str) -> tuple[str, Any]:
 
 
 class _ScientificLoader(yaml.SafeLoader):
-    """YAML 1.1 reads ``1e-3`` as text; here it is a number, as everywhere else."""
+    """Reads ``1e-3`` as a number; YAML 1.1 reads it as text."""
 
 
 _ScientificLoader.add_implicit_resolver(
@@ -173,7 +173,7 @@ def _without_tags(location: Sequence[str]) -> Iterator[str]:
 
 
 def _valid_keys(model: type[BaseModel], tree: Any, prefix: str = "") -> Iterator[str]:
-    """Dotted keys below ``model``; where ``tree`` names the kind of a section, without those of its other kinds."""
+    """Dotted keys below ``model``. If ``tree`` names the kind of a section, only the keys of that kind."""
     for name, field in model.model_fields.items():
         yield prefix + name
         inside = tree.get(name) if isinstance(tree, Mapping) else None
@@ -205,7 +205,7 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """What differs between two sets of settings by dotted key, a sentence for each."""
+    """The differences between two sets of settings, one sentence per dotted key."""
     return [
         f"{key} is {there.get(key)} there and {here.get(key)} here"
         for key in sorted(there.keys() | here.keys())
@@ -214,7 +214,7 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
 
 
 def describe_keys() -> Iterator[tuple[str, str, str]]:
-    """(key, default, meaning) of every configuration key, for ``sea-agent check --keys``."""
+    """Every configuration key as (key, default, meaning), for ``sea-agent check --keys``."""
 
     def walk(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str]]:
         for name, field in model.model_fields.items():

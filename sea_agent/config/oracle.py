@@ -1,4 +1,4 @@
-"""The oracles that a configuration can name, by ``oracle.kind``."""
+"""Configuration sections of the oracles, selected by ``oracle.kind``."""
 
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -14,11 +14,11 @@ class WorldOracleConfig(Section):
     kind: Literal["world"] = "world"
     """Selects this oracle."""
     world: Literal["lexicon", "kitchen"] = "lexicon"
-    """Name of the world."""
+    """Name of the built-in world."""
     scorer: Literal["reward", "judge"] = "reward"
-    """``reward``: the hidden reward. ``judge``: the independent judge, with other terms and weights."""
+    """``reward``: the hidden reward. ``judge``: the independent judge, which uses other terms and weights."""
     labels: Literal["threshold", "bernoulli"] = "bernoulli"
-    """``threshold``: the better response wins. ``bernoulli``: it wins with its Bradley–Terry probability."""
+    """``threshold``: the better response always wins. ``bernoulli``: it wins with its Bradley–Terry probability."""
 
 
 class PythonOracleConfig(Section):
@@ -27,10 +27,10 @@ class PythonOracleConfig(Section):
     kind: Literal["python"]
     """Selects this oracle."""
     target: str
-    """``path/to/file.py:function`` or ``module:function``. Each duel has ``id``, ``prompt``, ``first`` and ``second``;
-    the function returns the probability that ``first`` is preferred, one for each duel."""
+    """``path/to/file.py:function`` or ``module:function``. Each duel has ``id``, ``prompt``, ``first`` and ``second``.
+    The function returns the probability that ``first`` is preferred, one per duel."""
     labels: Literal["threshold", "bernoulli"] = "threshold"
-    """``threshold``: the likelier response wins, .5 is a tie. ``bernoulli``: it wins with its probability."""
+    """``threshold``: the likelier response wins; .5 is a tie. ``bernoulli``: sample the winner from the probability."""
 
 
 class RewardModelOracleConfig(Section):
@@ -39,97 +39,97 @@ class RewardModelOracleConfig(Section):
     kind: Literal["reward_model"]
     """Selects this oracle."""
     path: str
-    """Model directory or hub name. Its chat template is used when its tokenizer has one."""
+    """Model directory or hub name. The chat template is used if the tokenizer has one."""
     labels: Literal["threshold", "bernoulli"] = "threshold"
-    """``threshold``: the higher reward wins. ``bernoulli``: it wins with its Bradley–Terry probability."""
+    """``threshold``: the higher reward always wins. ``bernoulli``: it wins with its Bradley–Terry probability."""
     batch: PositiveInt = 16
-    """Responses in one model call."""
+    """Responses per forward pass."""
 
 
 class RemoteOracleConfig(Section):
-    """What oracles have in common whose answers take their time, and cost money or people's time."""
+    """Settings shared by the oracles that answer asynchronously."""
 
     wait: bool = True
-    """Wait until every duel of a round is answered. Without it the run goes on with the answers there are, and learns
-    from the others when they come."""
+    """Wait until every duel of a round is answered. If false, the run continues with the answers it has and learns from
+    the others when they arrive."""
     pending: PositiveInt = 256
-    """``wait: false``: with so many duels unanswered the run waits all the same."""
+    """``wait: false``: the most duels that may be unanswered; at that number the run blocks."""
     wait_hours: PositiveFloat = 72.0
-    """Longest wait without any answer, in hours; then the run ends and can be resumed."""
+    """Longest wait without any answer, in hours. After that the run ends and can be resumed."""
 
 
 class FeedbackServiceOracleConfig(RemoteOracleConfig):
-    """People, over the feedback service (``sea-agent serve``). Its key is read from ``SEA_AGENT_KEY``."""
+    """People, through the feedback service (``sea-agent serve``). The API key is read from ``SEA_AGENT_KEY``."""
 
     kind: Literal["feedback_service"]
     """Selects this oracle."""
     url: str
-    """Where the service is, such as ``http://127.0.0.1:8400``."""
+    """URL of the service, such as ``http://127.0.0.1:8400``."""
     run: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,100}$")]
-    """Id of the run in the service. A run that is resumed finds its duels and answers there again."""
+    """Id of the run in the service. A resumed run finds its duels and answers under the same id."""
     instructions: str = ""
-    """What annotators are told."""
+    """Instructions shown to annotators."""
     votes: Annotated[int, Field(ge=1, le=100)] = 1
-    """Annotators who answer each duel; the majority decides."""
+    """Votes per duel, each from a different annotator. The majority decides."""
     min_agreement: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
-    """Share of the votes that an outcome needs; a duel that none has reached is a tie, which nothing is learnt from."""
+    """Share of the votes that an outcome needs to win; without such an outcome the duel is a tie."""
 
 
 def _plain_url(url: str) -> str:
-    """Refuse what is no address of a service, and what would carry a secret into files and messages."""
+    """Reject anything but a service URL, and URLs that would leak a secret into files and messages."""
     parts = urlsplit(url)
-    _ = parts.port  # a ValueError when it is none
+    _ = parts.port  # raises ValueError if invalid
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("expected an address such as http://127.0.0.1:8000/v1")
+        raise ValueError("expected a URL such as http://127.0.0.1:8000/v1")
     if parts.username is not None or parts.query or parts.fragment:
-        raise ValueError("expected an address without a user, a query or a fragment: a key belongs in the environment")
+        raise ValueError("expected a URL without user, query or fragment: put the key into the environment")
     return url
 
 
 class LlmJudgeOracleConfig(RemoteOracleConfig):
-    """A language model behind any OpenAI-compatible endpoint. Its key is read from ``SEA_AGENT_JUDGE_KEY``."""
+    """A language model behind any OpenAI-compatible endpoint. The API key is read from ``SEA_AGENT_JUDGE_KEY``."""
 
     kind: Literal["llm_judge"]
     """Selects this oracle."""
     url: Annotated[str, AfterValidator(_plain_url)] = "https://api.openai.com/v1"
-    """Where the endpoint is, up to and with ``/v1``. One on this machine may need no key."""
+    """Base URL of the endpoint, including ``/v1``. A local endpoint may need no key."""
     model: Annotated[str, Field(min_length=1)]
-    """Name of the model at the endpoint."""
+    """Model name at the endpoint."""
     rubric: Annotated[str, Field(min_length=1)] = (
         "The better answer is the one that a careful expert would rather have given: it does what the prompt asks, is "
         "correct, clear and complete, and carries no padding. Length by itself is no merit."
     )
-    """What *better* means."""
+    """Criteria by which the judge decides which response is better."""
     response_format: Literal["json_schema", "json_object", "text"] = "json_schema"
-    """How the endpoint is told the form of an answer. ``json_schema``: it can write nothing else. ``json_object`` and
-    ``text`` are for endpoints without it; what is accepted is the same, so more answers may be asked for again."""
+    """``response_format`` of the requests. ``json_schema`` constrains the endpoint to valid replies. ``json_object``
+    and ``text`` are for endpoints without it; replies are validated as strictly, so more of them may be retried."""
     temperature: Annotated[float, Field(ge=0.0, le=2.0)] | None = 0.0
-    """Sampling temperature of the judge; not sent when null, for models that refuse it."""
+    """Sampling temperature of the judge. Set null to omit it for models that reject it."""
     seed: int | None = 0
-    """Sampling seed of the judge, for endpoints that know one; not sent when null."""
+    """Sampling seed of the judge, if the endpoint supports one. Set null to omit it."""
     max_tokens: PositiveInt = 512
-    """Longest answer, in tokens; what a reasoning model thinks counts."""
+    """Most tokens per reply, including the reasoning tokens of a reasoning model."""
     concurrency: Annotated[int, Field(ge=1, le=256)] = 8
-    """Most requests under way at once."""
+    """Most concurrent requests."""
     timeout_seconds: PositiveFloat = 60.0
-    """Longest wait for the whole answer to one request, in seconds."""
+    """Timeout of one request, in seconds, until its reply is complete."""
     attempts: Annotated[int, Field(ge=1, le=20)] = 3
-    """Requests for one answer until it can be used; then the duel stays open."""
+    """Requests for one usable reply; after that many unusable replies the duel stays open."""
     price_per_million_input: NonNegativeFloat | None = None
-    """Price of a million tokens that the judge reads, in any currency. With both prices, what is spent is recorded."""
+    """Price of a million input tokens, in any currency. With both prices set, the spending is recorded."""
     price_per_million_output: NonNegativeFloat | None = None
-    """Price of a million tokens that the judge writes."""
+    """Price of a million output tokens."""
     spend_limit: PositiveFloat | None = None
-    """Most that one start of the run spends on the judge; then it ends and can be resumed. Requests that are under way
-    at that moment are still paid."""
+    """Spending on the judge, counted from each start of the run, at which the run ends; it can be resumed. Requests in
+    flight at that moment are still charged."""
     evaluates: bool = False
-    """Whether win rates are asked of it as well. They cost money and never come from the budget."""
+    """Whether this judge also evaluates win rates. That costs money and does not use the budget of oracle queries."""
 
     @model_validator(mode="after")
     def _money_can_be_counted(self) -> "LlmJudgeOracleConfig":
         prices = (self.price_per_million_input, self.price_per_million_output)
         if (prices[0] is None) != (prices[1] is None):
-            raise ValueError("price_per_million_input and price_per_million_output are given together, or neither")
+            raise ValueError("set both price_per_million_input and price_per_million_output, or neither")
         if self.spend_limit is not None and prices[0] is None:
             raise ValueError("spend_limit needs price_per_million_input and price_per_million_output")
         return self

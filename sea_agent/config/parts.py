@@ -1,8 +1,9 @@
-"""The sections of a run's configuration: every field with its unit and meaning."""
+"""The sections of a run's configuration. The docstring of a field gives its meaning and unit."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -13,30 +14,49 @@ from pydantic import (
 
 from sea_agent.config.oracle import FeedbackServiceOracleConfig, LlmJudgeOracleConfig, OracleConfig
 from sea_agent.config.section import Section
+from sea_agent.plugins import is_own
 
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
 
+RULES = ("sea_ee", "sea_bai", "passive", "uniform", "uncertainty", "information", "best_worst", "apl")
+"""The built-in selection rules."""
+LOSSES = ("dpo", "ipo", "slic", "simpo", "rpo")
+"""The built-in preference losses."""
+FEATURES = ("policy", "encoder", "text", "reward")
+"""The built-in features of the posterior."""
+
+
+def _built_in_or_own(names: tuple[str, ...]) -> Any:
+    """Accepts one of the names, or the place of a user's own function."""
+
+    def check(name: str) -> str:
+        if name not in names and not is_own(name):
+            raise ValueError(f"expected {', '.join(names)}, or path/to/file.py:name for one of your own")
+        return name
+
+    return AfterValidator(check)
+
 
 class PolicyConfig(Section):
-    """The language model that is aligned."""
+    """The language model to align."""
 
     path: str
-    """A Hugging Face model directory, a hub name, or a file of a built-in world such as ``world://lexicon/policy``."""
+    """A Hugging Face model directory, a hub name, or the policy of a built-in world: ``world://lexicon/policy``."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Number format of sampler and learner weights. float32 on CPUs; bfloat16 on GPUs."""
+    """Data type of the weights in sampler and learner. Use float32 on CPUs and bfloat16 on GPUs."""
 
 
 class PromptsConfig(Section):
-    """Where the prompts of the run come from."""
+    """The training prompts."""
 
     path: str
     """A ``.jsonl`` or ``.parquet`` file, a Hugging Face dataset name, or ``world://lexicon/prompts.jsonl``."""
     field: str = "prompt"
-    """Column that holds the prompt: plain text, or a list of chat messages ``{role, content}``."""
+    """Column of the prompt: plain text or a list of chat messages ``{role, content}``."""
     split: str = "train"
     """Split of a Hugging Face dataset; unused for files."""
     shuffle: bool = True
-    """Visit the prompts in a new seeded order every epoch, or in file order."""
+    """Shuffle the prompts with the seed in every epoch; otherwise keep the file order."""
 
 
 class SamplerConfig(Section):
@@ -45,48 +65,48 @@ class SamplerConfig(Section):
     backend: Literal["hf", "vllm"] = "hf"
     """``hf``: transformers, batched with a KV cache. ``vllm``: vLLM, on GPU or CPU."""
     actors: PositiveInt = 1
-    """Number of sampler actors (``runtime: ray``). Changes speed only, never the responses."""
+    """Number of sampler actors (``runtime: ray``). It changes the speed, not the responses."""
     candidates: Annotated[int, Field(ge=2)] = 20
     """Responses sampled per prompt (M)."""
     reference_candidates: NonNegativeInt = 0
-    """Of the candidates, how many the frozen reference policy samples instead of the current one. All: offline."""
+    """How many of ``candidates`` the frozen reference samples; all of them is offline DPO."""
     temperature: PositiveFloat = 0.7
     """Sampling temperature."""
     max_new_tokens: PositiveInt = 64
     """Longest response, in tokens."""
     ahead: NonNegativeInt = 0
-    """Rounds that are sampled ahead, while the policy still learns from those before them (``runtime: ray``). Their
-    responses are as many weight versions older, which ``learner.max_staleness`` must allow."""
+    """Rounds sampled in advance while the policy trains on earlier rounds (``runtime: ray``). Each makes the responses
+    one weight version older; ``learner.max_staleness`` must allow that."""
     chunk: PositiveInt = 160
-    """Responses in one sampling call. Work is cut into the same chunks whatever the number of actors."""
+    """Responses per sampling call. The chunks are the same for any number of actors."""
     prefix_caching: bool = False
-    """vLLM: share the prompt's KV cache between candidates. Faster for long prompts; the last bits of a
-    log-probability then depend on what was sampled before, so two runs of one seed may differ."""
+    """vLLM: share the KV cache of a prompt between its candidates. This is faster for long prompts, but the last bits
+    of a log-probability then depend on earlier requests, so two runs with one seed may differ."""
     kv_cache_gb: PositiveFloat = 1.0
     """vLLM on CPU: memory for the KV cache, in GiB."""
     gpu_memory_share: Share = 0.4
-    """vLLM on GPU: share of the device's memory it may take."""
+    """vLLM on GPU: fraction of the GPU memory it may use."""
     weight_transfer: Literal["object_store", "nccl", "ipc"] = "object_store"
-    """How new weights reach the samplers. ``object_store``: through the CPU, anywhere. ``nccl``: from the learner's GPU
-    to those of vLLM samplers. ``ipc``: to the one vLLM sampler that shares the learner's GPU."""
+    """How new weights reach the samplers. ``object_store``: through CPU memory; works everywhere. ``nccl``: from the
+    learner's GPU to the GPUs of vLLM samplers. ``ipc``: to a single vLLM sampler on the learner's GPU."""
 
 
 class SelectionConfig(Section):
-    """Which prompts are asked about, and which pair of candidates is duelled."""
+    """Which prompts and which pair of their candidates become duels."""
 
-    rule: Literal["sea_ee", "sea_bai", "passive", "uniform", "uncertainty", "information", "best_worst", "apl"] = (
-        "sea_ee"
-    )
-    """``sea_ee``: two Thompson draws (both responses should be good). ``sea_bai``: a Thompson draw and the opponent
-    whose duel with it is least certain. ``passive``: the first two distinct samples. ``uniform``: two at random.
-    ``uncertainty``: the least certain pair of all. ``information``: the pair whose label tells most about the reward.
-    ``best_worst``: top and bottom of one draw. ``apl``: the largest gap of the policy's implicit rewards."""
+    rule: Annotated[str, Field(max_length=200), _built_in_or_own(RULES)] = "sea_ee"
+    """``sea_ee``: the best candidates of two Thompson draws (exploration and exploitation). ``sea_bai``: the best of
+    one Thompson draw and its least certain opponent (best-arm identification). ``passive``: the first two distinct
+    samples. ``uniform``: two at random. ``uncertainty``: the least certain pair. ``information``: the pair with the
+    largest expected information gain about the reward. ``best_worst``: best and worst of one draw. ``apl``: the
+    largest difference of the policy's implicit rewards. Your own rule: ``path/to/file.py:function`` or
+    ``module:function``, from (rewards_S_P_M, valid_P_M, generator) to pairs_P_2."""
     variance: Literal["probability", "difference"] = "probability"
-    """``sea_bai``, ``uncertainty``: least certain is the largest posterior variance of the preference probability, or
-    of the reward difference."""
+    """``sea_bai``, ``uncertainty``: measure uncertainty by the posterior variance of the preference probability or of
+    the reward difference."""
     prompt_pool: PositiveInt = 1
-    """Sample the candidates of this many times batch_size prompts, and keep the batch_size prompts with the highest
-    predictive entropy of the policy."""
+    """Sample candidates for ``prompt_pool`` × ``batch_size`` prompts and keep the ``batch_size`` prompts with the
+    highest predictive entropy of the policy."""
 
 
 class EnsembleConfig(Section):
@@ -95,53 +115,55 @@ class EnsembleConfig(Section):
     hidden: PositiveInt = 128
     """Width of the two hidden layers."""
     learning_rate: PositiveFloat = 1e-3
-    """Adam step size."""
+    """Learning rate of Adam."""
     weight_decay: NonNegativeFloat = 5e-5
     """Decoupled weight decay."""
     anchor: NonNegativeFloat = 0.5
-    """Strength λ of the pull towards each head's initial weights, in units of the prior precision of its layer:
-    1 is the exact Gaussian prior of anchored ensembles, 0 is none."""
+    """Strength λ of the regularisation of each head towards its initial weights, in units of the prior precision of
+    the layer. 1 is the exact Gaussian prior of anchored ensembles; 0 turns it off."""
     minibatch: PositiveInt = 128
-    """Duels in one minibatch, drawn uniformly from all labelled duels."""
+    """Duels per minibatch, drawn uniformly from all labelled duels."""
     minibatches: PositiveInt = 5
-    """Minibatch steps after each round of labels (m)."""
+    """Optimiser steps after each round of labels (m)."""
     bootstrap: bool = False
-    """Give each head its own Poisson(1) weight for each label, so that heads see different data."""
+    """Online bootstrap: each head weights each label by its own Poisson(1) draw."""
     prior_scale: NonNegativeFloat = 0.0
-    """Scale of a fixed random head added to each trained head (randomised priors); 0 is none."""
+    """Scale of a fixed random network added to each head (randomised prior functions); 0 turns it off."""
 
 
 class LaplaceConfig(Section):
-    """Bayesian logistic regression on frozen features: Gaussian prior, Laplace approximation around the mode."""
+    """Bayesian logistic regression on frozen features: Gaussian prior, Laplace approximation at the mode."""
 
     prior_deviation: PositiveFloat | None = None
-    """Standard deviation of the prior over rewards of standardised features; chosen by evidence when not given."""
+    """Prior standard deviation, in logits, of the reward that each block of standardised features contributes. By
+    default the evidence chooses one for each block."""
 
 
 class PosteriorConfig(Section):
     """The Bayesian reward posterior."""
 
     family: Literal["ensemble", "laplace"] = "ensemble"
-    """``ensemble``: K MLP heads. ``laplace``: a linear last layer with a Gaussian posterior."""
+    """``ensemble``: K MLP heads. ``laplace``: a linear model with a Gaussian posterior."""
     members: Annotated[int, Field(ge=2)] = 20
-    """Heads of the ensemble, or posterior draws per prompt of the Laplace family (K)."""
-    features: Literal["policy", "encoder", "text", "reward"] = "policy"
-    """What the posterior sees. ``policy``: hidden states of the frozen reference policy. ``encoder``: those of
-    ``encoder_path``. ``text``: the response's tokens and their relation to the prompt, beside the reference policy's
-    view of it, and beside ``encoder_path`` where given. ``reward``: a control, the hidden reward of a built-in
-    world."""
+    """Heads of the ensemble, or posterior draws per prompt for ``laplace`` (K)."""
+    features: Annotated[str, _built_in_or_own(FEATURES)] = "policy"
+    """Input of the posterior. ``policy``: hidden states of the frozen reference policy. ``encoder``: hidden states of
+    ``encoder_path``. ``text``: token features of the response and the prompt together with hidden states and
+    log-probabilities of the reference policy, plus ``encoder_path`` if given. ``reward``: the hidden reward of a
+    built-in world, as a control. Your own: ``path/to/file.py:name`` or ``module:name``, a function or class that maps a
+    list of (prompt, response) texts to features_N_D; they are standardised."""
     encoder_path: str | None = None
-    """Hugging Face encoder directory, or ``world://lexicon/encoder``. It reads prompt and response as a pair."""
+    """Hugging Face encoder directory, or ``world://lexicon/encoder``. It encodes prompt and response as a pair."""
     feature_batch: PositiveInt = 256
-    """Sequences in one encoder call."""
+    """Sequences per forward pass of the feature model."""
     ensemble: EnsembleConfig = EnsembleConfig()
     """Settings of ``family: ensemble``."""
     laplace: LaplaceConfig = LaplaceConfig()
     """Settings of ``family: laplace``."""
     preferences_path: str | None = None
-    """A ``.jsonl`` or ``.parquet`` file of preferences that are there already: ``prompt``, ``chosen``, ``rejected``,
-    and optionally ``weight`` and ``annotator``. The posterior learns from them before the first round; they are no
-    queries of the oracle, and the policy is not trained on them."""
+    """A ``.jsonl`` or ``.parquet`` file of existing preferences with ``prompt``, ``chosen``, ``rejected`` and,
+    optionally, ``weight`` and ``annotator``. The posterior is trained on them before the first round. They do not
+    count as oracle queries, and the policy is not trained on them."""
 
     @model_validator(mode="after")
     def _encoder_has_a_path(self) -> "PosteriorConfig":
@@ -151,88 +173,89 @@ class PosteriorConfig(Section):
 
 
 class MixingConfig(Section):
-    """Mixed preference learning: some duels are labelled by the posterior instead of the oracle."""
+    """Mixed preference learning: the posterior labels some of the duels instead of the oracle."""
 
     oracle_share: Share = 1.0
-    """Share γ of duels that the oracle labels once ``burn_in`` is over; the posterior labels the others."""
+    """Share γ of duels that the oracle labels after ``burn_in``; the posterior labels the rest."""
     burn_in: NonNegativeInt = 0
-    """Oracle labels before the posterior may label anything."""
+    """Oracle labels before the posterior may label duels."""
     pair: Literal["duel", "best_worst"] = "duel"
-    """The pair that the posterior labels: the selected duel, or the top and bottom candidate under one draw."""
+    """Pair that the posterior labels: the selected duel, or the best and worst candidate under one draw."""
 
 
 class ImaginationConfig(Section):
-    """Policy steps between the rounds that ask the oracle, on fresh pairs that the posterior labels."""
+    """Imagined rounds: policy updates on fresh responses that the posterior labels, without asking the oracle."""
 
     rounds: NonNegativeInt = 0
-    """Imagined rounds after each round that asks the oracle; 0 is none."""
+    """Imagined rounds after each round that asks the oracle; 0 turns them off."""
     start: NonNegativeInt = 32
     """Oracle labels before the first imagined round."""
     candidates: Annotated[int, Field(ge=2)] | None = None
-    """Responses to each prompt of an imagined round, of which ``sampler.reference_candidates`` are the reference's.
-    By default as many as ``sampler.candidates``. Rounds that ask are few, so they can afford more to choose from."""
+    """Responses per prompt in an imagined round, ``sampler.reference_candidates`` of them from the reference. Defaults
+    to ``sampler.candidates``. Rounds that ask are rare, so they can afford more candidates."""
 
 
 class LoraConfig(Section):
-    """Low-rank adapters (peft). Published weights are merged copies; the base is never changed."""
+    """Low-rank adapters (peft). Published weights are merged copies; the base weights never change."""
 
     rank: PositiveInt = 16
-    """Rank of the update."""
+    """Rank of the adapters."""
     alpha: PositiveFloat = 32.0
-    """Scale: the update is multiplied by alpha / rank."""
+    """Scale: the adapters are multiplied by alpha / rank."""
     targets: str | tuple[str, ...] = "all-linear"
-    """Names of the adapted modules, as peft reads them."""
+    """Modules to adapt, as in peft's ``target_modules``."""
 
 
 class LearnerConfig(Section):
-    """How the policy learns from preferences."""
+    """How the policy is trained on preferences."""
 
     engine: Literal["torch", "deepspeed"] = "torch"
     """``torch``: one process. ``deepspeed``: ZeRO over ``ranks`` processes."""
     ranks: PositiveInt = 1
-    """Learner processes (``engine: deepspeed`` and ``runtime: ray`` when above 1)."""
+    """Learner processes. More than one needs ``engine: deepspeed`` and ``runtime: ray``."""
     zero_stage: Literal[0, 1, 2, 3] = 2
-    """DeepSpeed ZeRO stage: what is sharded over the ranks."""
-    loss: Literal["dpo", "ipo", "slic", "simpo", "rpo"] = "dpo"
-    """Preference loss; formulas in ``learner/losses.py``."""
+    """DeepSpeed ZeRO stage."""
+    loss: Annotated[str, _built_in_or_own(LOSSES)] = "dpo"
+    """Preference loss; formulas in ``learner/losses.py``. Your own: ``path/to/file.py:function`` or
+    ``module:function``, from ``learner.losses.Pairs`` (and β) to one value per pair."""
     beta: PositiveFloat = 0.1
-    """β of the loss, the strength of the pull to the reference."""
+    """β of the loss: how strongly it keeps the policy close to the reference."""
     label_smoothing: Annotated[float, Field(ge=0.0, lt=0.5)] = 0.0
-    """DPO: assumed share ε of flipped labels."""
+    """DPO: label smoothing ε, the assumed share of flipped labels."""
     ipo_length_average: bool = False
-    """IPO: use mean instead of summed log-probabilities."""
+    """IPO: average log-probabilities over tokens instead of summing them."""
     simpo_margin: NonNegativeFloat = 1.0
     """SimPO: target margin γ."""
     rpo_nll_weight: NonNegativeFloat = 0.2
     """RPO: weight η of the chosen response's negative log-likelihood per token."""
     optimism: Literal["none", "xpo", "selm"] = "none"
-    """Exploration term added to the loss. ``xpo``: α log π(ỹ), ỹ a response of the reference policy. ``selm``:
-    αβ (log π(ỹ) − log π_ref(ỹ)), ỹ the greedy response of the policy before the round."""
+    """Exploration term added to the loss. ``xpo``: α log π(ỹ) with ỹ a response of the reference. ``selm``:
+    αβ (log π(ỹ) − log π_ref(ỹ)) with ỹ the greedy response of the policy before the round."""
     optimism_weight: NonNegativeFloat = 5e-6
-    """α of the exploration term."""
+    """Weight α of the exploration term."""
     learning_rate: PositiveFloat = 5e-7
-    """AdamW step size at its peak."""
+    """Peak learning rate of AdamW."""
     warmup_steps: NonNegativeInt = 0
-    """Steps of linear warm-up."""
+    """Steps of linear learning-rate warm-up."""
     schedule: Literal["constant", "cosine"] = "constant"
-    """Step size after warm-up; cosine falls to zero at the end of the budget."""
+    """Learning-rate schedule after warm-up; ``cosine`` decays to zero at the end of the budget."""
     adam_betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
-    """AdamW moment decay rates."""
+    """β₁ and β₂ of AdamW."""
     weight_decay: NonNegativeFloat = 0.0
-    """AdamW decoupled weight decay."""
+    """Decoupled weight decay of AdamW."""
     max_grad_norm: PositiveFloat = 1.0
-    """Gradients are clipped to this global norm."""
+    """Global gradient norm above which gradients are clipped."""
     steps_per_round: NonNegativeInt = 1
-    """Optimiser steps on each round's preferences; with 0 the policy stays as it is and only the posterior learns."""
+    """Optimiser steps per round of preferences; 0 freezes the policy, so that only the posterior learns."""
     micro_batch: PositiveInt = 64
-    """Preference pairs in one forward pass; gradients are summed over passes."""
+    """Preference pairs per forward pass; gradients are accumulated over passes."""
     lora: LoraConfig | None = None
     """Train low-rank adapters instead of all weights."""
     max_staleness: NonNegativeInt = 0
-    """Responses sampled more than this many weight versions ago are refused."""
+    """Most weight versions by which a response may lag behind the policy; older responses are rejected."""
     max_logprob_gap: PositiveFloat = 0.05
-    """The run stops when sampler and learner disagree by more than this on the mean absolute log-probability
-    of a token."""
+    """Largest mean absolute difference, in nats per token, between the log-probabilities of sampler and learner. The
+    run stops above it."""
 
     @model_validator(mode="after")
     def _settings_fit_together(self) -> "LearnerConfig":
@@ -247,70 +270,70 @@ class BudgetConfig(Section):
     """When the run ends."""
 
     oracle_queries: PositiveInt
-    """Duels the oracle may be asked. Evaluation is counted apart and never comes from it."""
+    """Oracle answers that the run may use. Evaluation is counted separately and does not use this budget."""
 
 
 class CheckpointConfig(Section):
-    """What is kept so that an interrupted run can go on."""
+    """Checkpoints, from which an interrupted run resumes."""
 
     every: PositiveInt = 20
-    """Rounds between checkpoints, imagined ones included. A run that is resumed computes the rounds after its
-    checkpoint again, and asks nothing again."""
+    """Rounds between checkpoints, including imagined rounds. A resumed run recomputes the rounds after its checkpoint
+    from the ledger, without asking the oracle again."""
     keep: PositiveInt = 2
-    """The newest so many checkpoints are kept."""
+    """How many of the newest checkpoints to keep."""
     keep_best: bool = False
     """Also keep the checkpoint with the highest win rate."""
 
 
 class EvaluationConfig(Section):
-    """How the policy is measured against the reference on held-out prompts."""
+    """Win rate of the policy against the reference on held-out prompts."""
 
     prompts_path: str | None = None
-    """Held-out prompts, in the forms of ``prompts.path``; no evaluation when not given."""
+    """Held-out prompts, in the formats of ``prompts.path``. Without it nothing is evaluated."""
     split: str = "test"
     """Split of a Hugging Face dataset; unused for files."""
     prompts: PositiveInt = 256
-    """Use at most this many held-out prompts, the first ones of the file."""
+    """Most held-out prompts to use, taken from the start of the file."""
     every: PositiveInt = 64
-    """Oracle queries between evaluations; the start and the end are always evaluated."""
+    """Oracle queries between evaluations. The start and the end of the run are always evaluated."""
     temperature: PositiveFloat | None = None
-    """Sampling temperature of policy and reference; the sampler's when not given."""
+    """Sampling temperature of policy and reference; defaults to ``sampler.temperature``."""
     judge: OracleConfig | None = None
-    """An independent judge reported beside the training oracle."""
+    """An independent judge, reported next to the training oracle."""
     best_of: PositiveInt = 1
-    """Best-of-N inference: above 1, the response that the posterior likes best of this many samples is measured too."""
+    """Best-of-N inference: if above 1, also evaluate the response with the highest posterior mean among N samples."""
 
     @model_validator(mode="after")
     def _the_judge_evaluates(self) -> "EvaluationConfig":
         if isinstance(self.judge, FeedbackServiceOracleConfig):
-            raise ValueError("judge.kind=feedback_service: people are not asked to evaluate; name another judge")
+            raise ValueError("judge.kind=feedback_service: people are not asked to evaluate; choose another judge")
         if isinstance(self.judge, LlmJudgeOracleConfig) and not self.judge.evaluates:
             raise ValueError(
-                "judge.kind=llm_judge: its answers cost money; set judge.evaluates=true if it shall give them"
+                "judge.kind=llm_judge: evaluation with this judge costs money; set judge.evaluates=true to allow it"
             )
         return self
 
 
 class PlacementConfig(Section):
-    """What actors take of a GPU (``runtime: ray`` with ``device: cuda``). Below 1 they share it with others, and its
-    memory has to suffice for all of them."""
+    """Fraction of a GPU for each actor (``runtime: ray`` with ``device: cuda``). Actors with a fraction below 1 share a
+    GPU, whose memory must suffice for all of them."""
 
     learner_gpus: Share = 1.0
-    """GPU of each rank of the learner; several ranks need one each."""
+    """GPU fraction of each learner rank. Several ranks need a whole GPU each."""
     sampler_gpus: Share = 1.0
-    """GPU of each sampler, those of the reference included; see ``sampler.gpu_memory_share``."""
+    """GPU fraction of each sampler, including the samplers of the reference; see ``sampler.gpu_memory_share``."""
     posterior_gpus: Share = 1.0
-    """GPU of the posterior's features, where a decision looks at the posterior."""
+    """GPU fraction of the posterior's features, if the run uses a posterior."""
 
 
 class TrackingConfig(Section):
-    """Who gets the metrics of every round beside ``metrics.jsonl``."""
+    """Trackers that receive the metrics of every round, in addition to ``metrics.jsonl``."""
 
     to: tuple[Literal["tensorboard", "wandb", "trackio", "prometheus"], ...] = ()
-    """Trackers. All but ``prometheus`` need the package of that name."""
+    """Trackers to use. All but ``prometheus`` need the package of the same name: ``sea-agent[trackers]``."""
     project: str = "sea-agent"
-    """Project of the run, for ``wandb`` and ``trackio``."""
+    """Project name for ``wandb`` and ``trackio``."""
     prometheus_host: str = "127.0.0.1"
-    """Address on which ``prometheus`` reads the latest figures. Whoever reaches it can read them."""
+    """Address of the endpoint that Prometheus scrapes. Anyone who can reach it can read the metrics."""
     prometheus_port: Annotated[int, Field(ge=0, le=65535)] = 9464
-    """Its port."""
+    """Port of the endpoint that Prometheus scrapes."""

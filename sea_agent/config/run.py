@@ -1,4 +1,4 @@
-"""The configuration of a whole run, and which of its sections go together."""
+"""The configuration of a run, and the checks across its sections."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -26,10 +26,7 @@ from sea_agent.config.section import Section
 
 @dataclass(frozen=True)
 class Compute:
-    """What every part of a run gets beside its own section: the seed, and where and with what it computes.
-
-    The fields are those of ``RunConfig``.
-    """
+    """Settings shared by all parts of a run: seed, device, threads, deadline and Ray address, as in ``RunConfig``."""
 
     seed: int = 0
     device: str = "cpu"
@@ -39,60 +36,60 @@ class Compute:
 
 
 class RunConfig(Section):
-    """A whole run."""
+    """The configuration of a run."""
 
     seed: NonNegativeInt = 0
     """Seed of every random decision."""
     runtime: Literal["inline", "ray"] = "inline"
-    """``inline``: everything in this process. ``ray``: the same classes as Ray actors."""
+    """``inline``: everything in one process. ``ray``: the same classes as Ray actors."""
     ray_address: str | None = None
-    """Address of a running Ray cluster. When not given, that of the Ray job the run is in; else a local instance is
-    started and stopped."""
+    """Address of a running Ray cluster. Inside a Ray job it defaults to the cluster of the job; elsewhere the run
+    starts and stops a local Ray instance."""
     device: Literal["cpu", "cuda"] = "cpu"
-    """Where sampler, learner and encoder compute."""
+    """Device of sampler, learner and feature models."""
     threads: PositiveInt = 1
-    """CPU threads of each process."""
+    """CPU threads per process."""
     deadline_seconds: PositiveFloat = 900.0
-    """Longest wait for any answer of an actor, in seconds."""
+    """Longest wait for a reply from an actor, in seconds."""
     batch_size: PositiveInt = 128
-    """Prompts, and so duels, in one round."""
+    """Prompts per round, with one duel each."""
     policy: PolicyConfig
-    """The language model that is aligned."""
+    """The language model to align."""
     prompts: PromptsConfig
     """Training prompts."""
     sampler: SamplerConfig = SamplerConfig()
     """How responses are sampled."""
     selection: SelectionConfig = SelectionConfig()
-    """Which pair is duelled."""
+    """Which pairs of candidates become duels."""
     posterior: PosteriorConfig = PosteriorConfig()
     """The Bayesian reward posterior."""
     mixing: MixingConfig = MixingConfig()
     """Which duels the posterior labels."""
     imagination: ImaginationConfig = ImaginationConfig()
-    """Policy steps without the oracle."""
+    """Imagined rounds: policy updates without the oracle."""
     oracle: OracleConfig
     """Who answers duels."""
     learner: LearnerConfig = LearnerConfig()
-    """How the policy learns."""
+    """How the policy is trained."""
     budget: BudgetConfig
     """When the run ends."""
     checkpoint: CheckpointConfig = CheckpointConfig()
-    """What an interrupted run goes on from."""
+    """Checkpoints, from which an interrupted run resumes."""
     evaluation: EvaluationConfig = EvaluationConfig()
-    """How the policy is measured."""
+    """How the policy is evaluated."""
     placement: PlacementConfig = PlacementConfig()
-    """How GPUs are shared out."""
+    """How actors share GPUs."""
     tracking: TrackingConfig = TrackingConfig()
-    """Who else gets the metrics."""
+    """Trackers that receive the metrics."""
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> "RunConfig":
         if self.runtime == "inline":
             for key, count in (("learner.ranks", self.learner.ranks), ("sampler.actors", self.sampler.actors)):
                 if count > 1:
-                    raise ValueError(f"{key}={count} needs runtime=ray: inline runs hold one of each part")
+                    raise ValueError(f"{key}={count} needs runtime=ray: an inline run has one of each part")
         if self.learner.ranks > 1 and self.placement.learner_gpus < 1.0:
-            raise ValueError("placement.learner_gpus below 1 needs learner.ranks=1: NCCL wants a GPU for each rank")
+            raise ValueError("placement.learner_gpus below 1 needs learner.ranks=1: NCCL needs one GPU per rank")
         _check_candidates(self.sampler, self.selection, self.imagination, self.runtime)
         self._check_weight_transfer()
         if self.selection.rule == "apl" and self.learner.loss == "simpo":
@@ -101,17 +98,17 @@ class RunConfig(Section):
             if self.learner.max_staleness <= self.sampler.ahead:
                 raise ValueError(
                     f"oracle.wait=false needs learner.max_staleness above sampler.ahead={self.sampler.ahead}: answers "
-                    "come in later rounds"
+                    "arrive in later rounds"
                 )
             if self.learner.optimism != "none":
-                raise ValueError("oracle.wait=false needs learner.optimism=none: it looks at the round's own responses")
+                raise ValueError("oracle.wait=false needs learner.optimism=none: it uses the round's own responses")
         if self.sampler.ahead > self.learner.max_staleness:
             raise ValueError(
                 f"sampler.ahead={self.sampler.ahead} needs learner.max_staleness={self.sampler.ahead} or more: the "
-                "responses are that many weight versions old when they are learnt from"
+                "responses are that many weight versions old when the policy trains on them"
             )
         if self.learner.optimism == "xpo" and self.sampler.reference_candidates == 0:
-            raise ValueError("learner.optimism=xpo needs sampler.reference_candidates: it is optimistic on them")
+            raise ValueError("learner.optimism=xpo needs sampler.reference_candidates: its term is defined on them")
         return self
 
     @model_validator(mode="after")
@@ -119,14 +116,14 @@ class RunConfig(Section):
         if self.posterior.preferences_path is not None and not self.needs_posterior:
             raise ValueError(
                 f"posterior.preferences_path has no effect: with selection.rule={self.selection.rule} no decision "
-                "looks at the posterior; leave it out, or set a rule, mixing or imagination that does"
+                "uses the posterior; remove it, or set a rule, mixing or imagination that uses the posterior"
             )
         return self
 
     @model_validator(mode="after")
     def _the_control_has_a_world(self) -> "RunConfig":
         if self.posterior.features == "reward" and self.oracle.kind != "world":
-            raise ValueError("posterior.features=reward needs oracle.kind=world: it is a control on built-in worlds")
+            raise ValueError("posterior.features=reward needs oracle.kind=world: it is a control for built-in worlds")
         return self
 
     def _check_weight_transfer(self) -> None:
@@ -140,25 +137,25 @@ class RunConfig(Section):
         ):
             if value != needed:
                 raise ValueError(
-                    f"sampler.weight_transfer={way} needs {key}={needed}, not {value}: it goes from the GPU of one "
-                    "process to vLLM on the GPU of another; object_store works everywhere"
+                    f"sampler.weight_transfer={way} needs {key}={needed}, not {value}: it copies weights from the GPU "
+                    "of one process to vLLM in another; object_store works everywhere"
                 )
         if way == "ipc":
             for key, count in (("sampler.actors", self.sampler.actors), ("learner.ranks", self.learner.ranks)):
                 if count > 1:
                     raise ValueError(
-                        f"sampler.weight_transfer=ipc needs {key}=1, not {count}: one sampler and the learner share a "
-                        "GPU; use nccl for several GPUs"
+                        f"sampler.weight_transfer=ipc needs {key}=1, not {count}: one sampler shares a GPU with the "
+                        "learner; use nccl for several GPUs"
                     )
 
     @property
     def compute(self) -> Compute:
-        """What every part gets beside its own section."""
+        """The settings that all parts share."""
         return Compute(self.seed, self.device, self.threads, self.deadline_seconds, self.ray_address)
 
     @property
     def needs_posterior(self) -> bool:
-        """Whether any decision of the run looks at the reward posterior."""
+        """Whether any decision of the run uses the reward posterior."""
         asked = self.selection.rule not in ("passive", "uniform", "apl")
         labels = self.mixing.oracle_share < 1.0 or self.imagination.rounds > 0
         return asked or labels or self.evaluation.best_of > 1
@@ -174,4 +171,4 @@ def _check_candidates(
     if selection.prompt_pool > 1 and frozen == count:
         raise ValueError("selection.prompt_pool needs samples of the policy: lower sampler.reference_candidates")
     if frozen and sampler.backend == "vllm" and runtime == "inline":
-        raise ValueError("sampler.reference_candidates needs runtime=ray with vllm: a process holds one engine")
+        raise ValueError("sampler.reference_candidates needs runtime=ray with vllm: a process can hold one engine only")

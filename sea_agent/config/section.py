@@ -1,4 +1,4 @@
-"""What every section of a configuration has in common."""
+"""The base class of all configuration sections."""
 
 from pydantic import BaseModel, ConfigDict
 

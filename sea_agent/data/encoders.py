@@ -1,7 +1,7 @@
-"""Rows of preferences as the bytes of a JSON Lines or Parquet file, in the form that TRL and ``datasets`` read.
+"""Encodes rows of preferences as JSON Lines or Parquet, in the format that TRL and ``datasets`` read.
 
-A row holds ``prompt``, ``chosen`` and ``rejected``: texts, or for a chat prompt its messages and one message of the
-assistant each. Columns of provenance follow; readers of preferences take no notice of them.
+A row holds ``prompt``, ``chosen`` and ``rejected``: texts, or for a chat prompt its messages and one assistant message
+each. Columns of provenance follow, which readers of preferences ignore.
 """
 
 import io
@@ -9,12 +9,12 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from sea_agent.data.rows import ENDINGS, Record
 from sea_agent.errors import UserError
 from sea_agent.persistence.files import whole_file
-from sea_agent.types import Prompt
+from sea_agent.types import Outcome, Prompt
 
 Kind = Literal["text", "texts", "integer", "number", "counts"]
 Columns = Mapping[str, Kind]
@@ -22,7 +22,7 @@ Columns = Mapping[str, Kind]
 _ROWS_AT_ONCE = 256
 
 
-class Encoder(Protocol):
+class Encoder:
     """Turns rows into the bytes of a file, piece by piece. ``columns`` are those of provenance."""
 
     media_type: str
@@ -31,33 +31,29 @@ class Encoder(Protocol):
 
     def encode(self, rows: Sequence[Record]) -> bytes:
         """The next bytes of the file."""
+        raise NotImplementedError
 
     def close(self) -> bytes:
         """The last bytes of the file."""
+        return b""
 
 
-class JsonLines:
-    """One JSON object a line, in ASCII: no reader can take a character of a text for the end of a line."""
+class JsonLines(Encoder):
+    """One JSON object per line, in ASCII, so that no character of a text can be read as a line break."""
 
     media_type = "application/x-ndjson"
-
-    def __init__(self, columns: Columns, *, chat: bool = False) -> None:
-        pass
 
     def encode(self, rows: Sequence[Record]) -> bytes:
         return "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows).encode()
 
-    def close(self) -> bytes:
-        return b""
 
-
-class Parquet:
-    """A Parquet file whose types do not hang on what the rows happen to hold."""
+class Parquet(Encoder):
+    """A Parquet file with a fixed schema, whatever values the rows hold."""
 
     media_type = "application/vnd.apache.parquet"
 
     def __init__(self, columns: Columns, *, chat: bool = False) -> None:
-        import pyarrow.parquet  # not for those who only write JSON lines
+        import pyarrow.parquet  # slow to import, and not needed for JSON Lines
 
         self._arrow = pyarrow
         self._schema = _schema(columns, chat)
@@ -78,10 +74,10 @@ ENCODERS: dict[str, type[Encoder]] = dict(zip(ENDINGS, (JsonLines, Parquet), str
 
 
 def write_preferences(path: Path, rows: Iterable[Record], columns: Columns, *, chat: bool) -> int:
-    """Write rows to a ``.jsonl`` or ``.parquet`` file, which appears when it is whole; how many there were.
+    """Write rows to a ``.jsonl`` or ``.parquet`` file, which appears once it is complete; returns their number.
 
     Raises:
-        UserError: when the file has another ending or cannot be written.
+        UserError: the file has another ending or cannot be written.
     """
     if path.suffix not in ENCODERS:
         raise UserError(f"{path}: give a file that ends in {' or '.join(ENCODERS)}")
@@ -112,14 +108,13 @@ def sides(prompt: Prompt, chosen: str, rejected: str) -> Record:
 def _schema(columns: Columns, chat: bool) -> Any:
     import pyarrow
 
-    outcomes = ("first", "second", "tie", "both_bad")
     text = pyarrow.string()
     kinds = {
         "text": text,
         "texts": pyarrow.list_(text),
         "integer": pyarrow.int64(),
         "number": pyarrow.float64(),
-        "counts": pyarrow.struct([(outcome, pyarrow.int64()) for outcome in outcomes]),
+        "counts": pyarrow.struct([(one.value, pyarrow.int64()) for one in Outcome if one is not Outcome.SKIP]),
     }
     side = pyarrow.list_(pyarrow.struct([("role", text), ("content", text)])) if chat else text
     own = [(name, side) for name in ("prompt", "chosen", "rejected")]
@@ -127,7 +122,7 @@ def _schema(columns: Columns, chat: bool) -> Any:
 
 
 class _Written(io.RawIOBase):
-    """What a writer wrote since it was last taken."""
+    """A file object that keeps what was written since the last ``take``."""
 
     def __init__(self) -> None:
         self._bytes = bytearray()

@@ -1,6 +1,6 @@
-"""The answers in a run's ledger as preference data, with where each comes from (``sea-agent export``)."""
+"""Exports the answers in a run's ledger as preference data with their provenance (``sea-agent export``)."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain
@@ -8,49 +8,50 @@ from pathlib import Path
 from typing import Any
 
 from sea_agent.config.files import load_tree
-from sea_agent.data.encoders import Columns, sides, write_preferences
+from sea_agent.data.encoders import Columns, Kind, sides, write_preferences
 from sea_agent.data.rows import Record
 from sea_agent.errors import UserError
 from sea_agent.persistence.ledger import read_ledger
 from sea_agent.pretrained import load_tokenizer
 from sea_agent.types import Duel, LabelSource, Outcome, Prompt, Response, Verdict, winner_first
 
-COLUMNS: Columns = {
-    "run": "text",
-    "duel_id": "text",
-    "round": "integer",
-    "outcome": "text",
-    "n_votes": "integer",
-    "annotator": "text",
-    "probability": "number",
-    "answered_at": "text",
-    "source": "text",
-    "rule": "text",
-    "policy_version": "integer",
-    "posterior_version": "integer",
-    "belief": "number",
-    "disagreement": "number",
-    "prompt_id": "text",
-    "chosen_id": "text",
-    "chosen_policy_version": "integer",
-    "rejected_id": "text",
-    "rejected_policy_version": "integer",
+# Each column of provenance: its kind, and its value from duel and verdict, the winner first, and the verdict as given.
+_PROVENANCE: dict[str, tuple[Kind, Callable[[Duel, Verdict, Verdict], Any]]] = {
+    "duel_id": ("text", lambda won, said, verdict: won.id),
+    "round": ("integer", lambda won, said, verdict: won.round),
+    "outcome": ("text", lambda won, said, verdict: verdict.outcome.value),
+    "n_votes": ("integer", lambda won, said, verdict: verdict.votes),
+    "annotator": ("text", lambda won, said, verdict: verdict.annotator),
+    "probability": ("number", lambda won, said, verdict: said.probability),
+    "answered_at": ("text", lambda won, said, verdict: _iso(verdict.at)),
+    "source": ("text", lambda won, said, verdict: won.label_source.value),
+    "rule": ("text", lambda won, said, verdict: won.rule),
+    "policy_version": ("integer", lambda won, said, verdict: won.policy_version),
+    "posterior_version": ("integer", lambda won, said, verdict: won.posterior_version),
+    "belief": ("number", lambda won, said, verdict: won.belief),
+    "disagreement": ("number", lambda won, said, verdict: won.disagreement),
+    "prompt_id": ("text", lambda won, said, verdict: won.prompt.id),
+    "chosen_id": ("text", lambda won, said, verdict: won.first.id),
+    "chosen_policy_version": ("integer", lambda won, said, verdict: won.first.policy_version),
+    "rejected_id": ("text", lambda won, said, verdict: won.second.id),
+    "rejected_policy_version": ("integer", lambda won, said, verdict: won.second.policy_version),
 }
+COLUMNS: Columns = {"run": "text", **{name: kind for name, (kind, _) in _PROVENANCE.items()}}
 
 
 @dataclass(frozen=True)
 class Exported:
-    """How many preferences were written, and how many answers were left out because they name no winner."""
+    """The number of preferences written, and of answers left out because they name no winner."""
 
     preferences: int
     undecided: int
 
 
 def export_run(run: Path, out: Path, sources: Iterable[LabelSource]) -> Exported:
-    """Write the preferences of a run, finished or not, that were labelled by one of the sources.
+    """Write the preferences of a run, finished or not, whose label source is one of ``sources``.
 
     Raises:
-        UserError: when there is no run, its prompts are of two kinds, or the file cannot be written.
+        UserError: there is no run, it mixes plain and chat prompts, or the file cannot be written.
     """
     ledger = run / "ledger.sqlite"
     if not ledger.is_file():
@@ -87,45 +88,29 @@ def _is_chat(duel: Duel) -> bool:
 
 
 def _policy(run: Path) -> str:
-    """Where the tokenizer of a run's policy is: in what the run left behind, or where it began."""
-    left = run / "policy"
-    return str(left if left.is_dir() else load_tree(str(run / "config.yaml"))["policy"]["path"])
+    """The directory of the run's policy with its tokenizer: the saved one, or else the initial one."""
+    saved = run / "policy"
+    return str(saved if saved.is_dir() else load_tree(str(run / "config.yaml"))["policy"]["path"])
 
 
 def _row(duel: Duel, verdict: Verdict, run: str, tokenizer: Any) -> Record:
     turned = winner_first(duel, verdict)
-    assert turned is not None  # the others are left out
-    winner, said = turned
-    chosen, rejected = winner.first, winner.second
-    texts = (_continuation(duel.prompt, response, tokenizer) for response in (chosen, rejected))
-    return sides(duel.prompt, *texts) | {
-        "run": run,
-        "duel_id": duel.id,
-        "round": duel.round,
-        "outcome": verdict.outcome.value,
-        "n_votes": verdict.votes,
-        "annotator": verdict.annotator,
-        "probability": said.probability,
-        "answered_at": datetime.fromtimestamp(verdict.at, UTC).isoformat(timespec="milliseconds"),
-        "source": duel.label_source.value,
-        "rule": duel.rule,
-        "policy_version": duel.policy_version,
-        "posterior_version": duel.posterior_version,
-        "belief": winner.belief,
-        "disagreement": duel.disagreement,
-        "prompt_id": duel.prompt.id,
-        "chosen_id": chosen.id,
-        "chosen_policy_version": chosen.policy_version,
-        "rejected_id": rejected.id,
-        "rejected_policy_version": rejected.policy_version,
-    }
+    assert turned is not None  # verdicts without a winner are left out
+    won, said = turned
+    texts = (_continuation(duel.prompt, response, tokenizer) for response in (won.first, won.second))
+    provenance = {name: value(won, said, verdict) for name, (_, value) in _PROVENANCE.items()}
+    return {**sides(duel.prompt, *texts), "run": run, **provenance}
+
+
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
 
 
 def _continuation(prompt: Prompt, response: Response, tokenizer: Any) -> str:
-    """The response as it goes on from the prompt.
+    """The text of the response as a continuation of the prompt.
 
-    Whoever trains on it puts the two texts together, and some tokenizers drop the space between them when they decode
-    a response by itself.
+    Training concatenates the two texts, and some tokenizers drop the space between them when they decode a response
+    alone.
     """
     if tokenizer is None:
         return response.text

@@ -1,30 +1,28 @@
-"""Preferences that somebody brings along (``posterior.preferences_path``): what the posterior knows before it asks.
+"""Imported preferences (``posterior.preferences_path``), from which the posterior learns before the first round.
 
-They stand in the ledger as duels of the source ``demo``, the chosen response first, and are never counted as queries.
-The policy is not trained on them.
+The ledger holds them as duels with the source ``demo``, chosen response first; they do not count as queries. The
+policy is not trained on them.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from actors.runtime import Remote
 from sea_agent.data.preferences import PreferenceRow, read_preferences
 from sea_agent.data.prompts import tokenize_prompts
 from sea_agent.errors import UserError
-from sea_agent.persistence.ledger import Ledger
 from sea_agent.seeding import id_for
 from sea_agent.types import REFERENCE_VERSION, Duel, LabelSource, Outcome, Prompt, Response, Verdict
 
 KEY = "posterior.preferences_path"
 RULE = "imported"
-_ROUND = 0
+ROUND = 0
 
 
 @dataclass(frozen=True)
 class ImportedPreferences:
-    """Duels with their verdicts and weights; ``skipped`` rows had two equal responses, which say nothing."""
+    """Duels with their verdicts and weights; ``skipped`` counts rows with two equal responses."""
 
     duels: tuple[Duel, ...]
     verdicts: tuple[Verdict, ...]
@@ -42,7 +40,7 @@ def load_imported(path: str, tokenizer: Any, context_length: int) -> ImportedPre
     """Read, check and tokenise a file of preferences.
 
     Raises:
-        UserError: naming what is wrong with which row, where it is, and what to do.
+        UserError: naming the invalid row, the problem and the remedy.
     """
     rows = read_preferences(path, KEY)
     different = [row for row in rows if row.chosen != row.rejected]
@@ -51,70 +49,46 @@ def load_imported(path: str, tokenizer: Any, context_length: int) -> ImportedPre
             f"{KEY}={path}: chosen and rejected are the same text in every one of its {len(rows)} rows. "
             "Give preferences between different responses."
         )
-    duels = tuple(_duels(different, tokenizer, context_length))
-    now = time.time()
-    verdicts = (
+    duels, now = tuple(_duels(different, tokenizer, context_length)), time.time()
+    verdicts = tuple(
         Verdict(duel.id, Outcome.FIRST, row.annotator or RULE, now) for duel, row in zip(duels, different, strict=True)
     )
-    return ImportedPreferences(
-        duels, tuple(verdicts), tuple(row.weight for row in different), len(rows) - len(different)
-    )
+    weights = tuple(row.weight for row in different)
+    return ImportedPreferences(duels, verdicts, weights, len(rows) - len(different))
 
 
-def warm(imported: ImportedPreferences, ledger: Ledger, selector: Remote) -> None:
-    """Write imported preferences to the ledger, then let the posterior learn from them, before the first round.
-
-    A run that was interrupted before its first checkpoint finds them there.
-
-    Raises:
-        UserError: when they are not those that the run began with.
-    """
-    duels = ledger.add_duels(imported.duels, _ROUND)
-    if [duel.id for duel in duels] != [duel.id for duel in imported.duels]:
-        raise UserError(f"{KEY}: the file changed since the run began. Restore it, or start a new run.")
-    if not ledger.recorded(duels, _ROUND):
-        ledger.add_verdicts(duels, imported.verdicts, _ROUND)
-    selector.call("warm", list(zip(duels, imported.verdicts, strict=True)), imported.weights).result()
-
-
-def _duels(rows: Sequence[PreferenceRow], tokenizer: Any, context_length: int) -> list[Duel]:
+def _duels(rows: Sequence[PreferenceRow], tokenizer: Any, context_length: int) -> Iterator[Duel]:
     prompts = tokenize_prompts([row.prompt for row in rows], tokenizer)
     chosen, rejected = (_responses([getattr(row, side) for row in rows], tokenizer) for side in ("chosen", "rejected"))
-    duels = []
-    for number, (row, tokens, first, second) in enumerate(zip(rows, prompts, chosen, rejected, strict=True)):
+    for number, (row, tokens, *sides) in enumerate(zip(rows, prompts, chosen, rejected, strict=True)):
         asked = row.prompt
-        longest = len(tokens) + max(len(first), len(second))
+        longest = len(tokens) + max(map(len, sides))
         if longest > context_length:
             raise UserError(
-                f"{row.where}: prompt and response have {longest} tokens, and the policy's context is "
+                f"{asked.where}: prompt and response have {longest} tokens, and the policy's context is "
                 f"{context_length}. Shorten or remove them."
             )
         prompt = Prompt(id_for("prompt", RULE, asked.text), asked.text, tuple(tokens.tolist()), asked.messages)
         id_ = id_for(RULE, number, prompt.id, row.chosen, row.rejected, str(row.weight))
-        duels.append(_duel(id_, prompt, (row.chosen, first), (row.rejected, second)))
-    return duels
+        first, second = (
+            Response(id_for("response", id_, index), prompt.id, text, ids, (), REFERENCE_VERSION)
+            for index, (text, ids) in enumerate(zip((row.chosen, row.rejected), sides, strict=True))
+        )
+        yield Duel(
+            id=id_,
+            round=ROUND,
+            prompt=prompt,
+            first=first,
+            second=second,
+            rule=RULE,
+            policy_version=REFERENCE_VERSION,
+            posterior_version=0,
+            label_source=LabelSource.DEMO,
+        )
 
 
 def _responses(texts: list[str], tokenizer: Any) -> list[tuple[int, ...]]:
-    """Tokens as a policy would have written them: the text, then the end token."""
+    """Tokens as if the policy had sampled them: the text, then the end token."""
     end = tokenizer.eos_token_id
     rows = tokenizer(texts, add_special_tokens=False).input_ids
     return [tuple(ids) if ids[-1:] == [end] else (*ids, end) for ids in rows]
-
-
-def _duel(id_: str, prompt: Prompt, *sides: tuple[str, tuple[int, ...]]) -> Duel:
-    first, second = (
-        Response(id_for("response", id_, index), prompt.id, text, tokens, (), REFERENCE_VERSION)
-        for index, (text, tokens) in enumerate(sides)
-    )
-    return Duel(
-        id=id_,
-        round=_ROUND,
-        prompt=prompt,
-        first=first,
-        second=second,
-        rule=RULE,
-        policy_version=REFERENCE_VERSION,
-        posterior_version=0,
-        label_source=LabelSource.DEMO,
-    )

@@ -19,7 +19,7 @@ _LAYOUT = Layout(
 
 @dataclass(frozen=True, slots=True)
 class PreferenceRow:
-    """A checked preference before tokenisation. ``weight`` says how much it counts beside one answer of the oracle."""
+    """A checked preference before tokenisation; ``weight`` is relative to one answer of the oracle."""
 
     prompt: PromptRow
     chosen: str
@@ -27,17 +27,12 @@ class PreferenceRow:
     weight: float
     annotator: str | None
 
-    @property
-    def where(self) -> str:
-        """The place that an error about it names."""
-        return self.prompt.where
-
 
 def read_preferences(path: str, key: str) -> list[PreferenceRow]:
     """Every row of a preference file; ``key`` is the configuration key that names it.
 
     Raises:
-        UserError: naming what is wrong with which row, where it is, and what to do.
+        UserError: naming the invalid row, the problem and the remedy.
     """
     resolved = resolve(path)
     if not resolved.endswith(ENDINGS):
@@ -59,7 +54,7 @@ def _checked(row: Record, where: str) -> PreferenceRow:
 
 
 def _response(value: Any, field: str, where: str) -> str:
-    """A response may be empty: a policy may end at once."""
+    """A response may be empty: a policy may end immediately."""
     match value:
         case str(text) | [{"role": "assistant", "content": str(text)}]:
             return whole_text(text, where)

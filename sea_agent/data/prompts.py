@@ -1,7 +1,7 @@
 """The prompts of a run: read, checked and tokenised once, then served in a seeded order.
 
-Every problem of a prompt file is found at load, before anything expensive starts. A prompt is located in error
-messages by ``file:line`` (JSONL) or by its row number (Parquet, datasets), both counted from 1.
+Loading finds every problem of a prompt file, before anything expensive starts. Error messages locate a prompt by
+``file:line`` (JSONL) or by its row number (Parquet, datasets), both counted from 1.
 """
 
 import hashlib
@@ -14,8 +14,8 @@ import numpy as np
 from jinja2 import TemplateError
 
 from sea_agent.config import PromptsConfig
-from sea_agent.data.rows import ENDINGS, Layout, first_line, json_type, missing_field, numbered, read_rows, whole_text
-from sea_agent.errors import UserError
+from sea_agent.data.rows import ENDINGS, Layout, json_type, missing_field, numbered, read_rows, whole_text
+from sea_agent.errors import UserError, first_line
 from sea_agent.saved_state import require
 from sea_agent.seeding import generator_for, id_for
 from sea_agent.types import Prompt
@@ -23,7 +23,7 @@ from sea_agent.worlds import resolve
 
 Messages = tuple[tuple[str, str], ...]
 
-# Prompts tokenised in one call; a tokenizer works on a batch in parallel.
+# Prompts per tokenizer call; tokenizers process a batch in parallel.
 _TOKENIZER_BATCH = 1024
 _OTHER_FIELD = "Set prompts.field to the one that holds it."
 
@@ -42,15 +42,15 @@ class PromptSource:
 
     Args:
         config: path, field, split and order.
-        tokenizer: of the policy; it turns every prompt into tokens exactly once.
-        context_length: longest sequence of the policy, in tokens, prompt and response together.
-        max_new_tokens: room kept for the response, in tokens.
-        seed: of the order. Each epoch is a new permutation keyed by (seed, epoch); prompts at its start that the
-            same call already took from the epoch before move to its end.
-        key: the configuration key that holds the path, named in errors.
+        tokenizer: the policy's; it tokenises every prompt exactly once.
+        context_length: longest sequence of the policy, prompt and response together, in tokens.
+        max_new_tokens: tokens reserved for the response.
+        seed: determines the order. Each epoch is a new permutation keyed by (seed, epoch); prompts that the same call
+            of ``next`` already took from the previous epoch move to the end.
+        key: the configuration key of the path, for error messages.
 
     Raises:
-        UserError: naming what is wrong with which prompt, where it is, and what to do.
+        UserError: naming the invalid prompt, the problem and the remedy.
     """
 
     def __init__(
@@ -81,10 +81,10 @@ class PromptSource:
         return len(self._rows)
 
     def next(self, count: int) -> list[Prompt]:
-        """The next ``count`` prompts, all different; when an epoch ends within them, a new one starts.
+        """The next ``count`` prompts, all different; continues into the next epoch where one ends.
 
         Raises:
-            UserError: when there are fewer than ``count`` prompts.
+            UserError: there are fewer than ``count`` prompts.
         """
         if count > len(self):
             raise UserError(
@@ -100,19 +100,19 @@ class PromptSource:
         return [self._prompt(index) for index in indices]
 
     def first(self, count: int) -> list[Prompt]:
-        """The first ``count`` prompts of the file, or all when there are fewer; the position stays."""
+        """The first ``count`` prompts of the file, or all if there are fewer; does not move the position."""
         return [self._prompt(index) for index in range(min(count, len(self)))]
 
     def state(self) -> dict[str, Any]:
-        """Where the source stands, as JSON: prompts taken of this epoch, how each epoch started, of which prompts."""
+        """The position as JSON: prompts taken of this epoch, how many each epoch deferred, and a fingerprint of all."""
         return {"taken": self._taken, "deferred": list(self._deferred), "fingerprint": self._fingerprint()}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Continue where ``state`` was taken.
+        """Continue from the position of ``state``.
 
         Raises:
-            UserError: when the prompts, their order or the seed are not those the state was taken from.
-            UnfitState: when it is no such state.
+            UserError: the prompts, their order or the seed differ from those of the state.
+            UnfitState: it is not such a state.
         """
         require(state, {"taken": int, "deferred": [int, ...], "fingerprint": str}, "source.prompts")
         if state["fingerprint"] != self._fingerprint():
@@ -135,10 +135,10 @@ class PromptSource:
         return Prompt(id_for("prompt", index, row.text), row.text, tuple(self._tokens[index].tolist()), row.messages)
 
     def _start_epoch(self, deferred: int) -> None:
-        """A new order, in which the last ``deferred`` prompts of the old one come last."""
+        """Draw a new order in which the last ``deferred`` prompts of the old one come last."""
         self._deferred.append(deferred)
         late = set(self._order[len(self) - deferred :])
-        # A stable sort: each of the two groups keeps the order of the permutation.
+        # The sort is stable, so both groups keep the order of the permutation.
         self._order = sorted(self._permutation(len(self._deferred)), key=late.__contains__)
 
     def _permutation(self, epoch: int) -> list[int]:
@@ -186,10 +186,10 @@ def _read_dataset(path: str, config: PromptsConfig, key: str) -> Iterator[tuple[
 
 
 def check_prompt(value: Any, where: str) -> PromptRow:
-    """A prompt as it stands in a file: a text, or a list of chat messages.
+    """A prompt as a file holds it: a text, or a list of chat messages.
 
     Raises:
-        UserError: naming what is wrong with it.
+        UserError: naming the problem.
     """
     if isinstance(value, str):
         if not value.strip():
@@ -219,17 +219,17 @@ def _message(message: Any, where: str) -> tuple[str, str]:
 
 
 def _readable(messages: Messages) -> str:
-    """What an oracle reads of a chat."""
+    """The text that an oracle reads for a chat."""
     if len(messages) == 1 and messages[0][0] == "user":
         return messages[0][1]
     return "\n".join(f"{role}: {content}" for role, content in messages)
 
 
 def tokenize_prompts(rows: Sequence[PromptRow], tokenizer: Any) -> Iterator[np.ndarray]:
-    """Token ids of each row, in compact arrays: a dataset may hold a hundred thousand prompts.
+    """Token ids of each row, as compact arrays: a dataset may hold a hundred thousand prompts.
 
     Raises:
-        UserError: naming the first chat that the tokenizer has no template for, or whose template refuses it.
+        UserError: naming the first chat for which the tokenizer has no template, or which the template rejects.
     """
     for start in range(0, len(rows), _TOKENIZER_BATCH):
         batch = rows[start : start + _TOKENIZER_BATCH]
@@ -272,4 +272,4 @@ def _check_lengths(rows: list[PromptRow], tokens: list[np.ndarray], context_leng
         )
     for row, ids in zip(rows, tokens, strict=True):
         if not len(ids):
-            raise UserError(f"{row.where}: the policy's tokenizer makes no token of the prompt. Change or remove it.")
+            raise UserError(f"{row.where}: the prompt has no tokens for the policy's tokenizer. Change or remove it.")

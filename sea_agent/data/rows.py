@@ -1,4 +1,4 @@
-"""Rows of a user's ``.jsonl`` or ``.parquet`` file, each with the place that an error about it names.
+"""Reading rows of a user's ``.jsonl`` or ``.parquet`` file, each with its location for error messages.
 
 A row is located by ``file:line`` (JSONL) or by its row number (Parquet), both counted from 1.
 """
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sea_agent.errors import UserError
+from sea_agent.errors import UserError, first_line
 
 ENDINGS = (".jsonl", ".parquet")
 
@@ -19,9 +19,9 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Layout:
-    """What every row holds: ``fields``, and ``optional`` ones; others are not read.
+    """The required ``fields`` of every row and the ``optional`` ones; others are not read.
 
-    ``example`` is a good row, and ``remedy`` says what to do when a field is missing.
+    Error messages quote ``example``, a valid row, and give ``remedy`` for a missing field.
     """
 
     fields: tuple[str, ...]
@@ -31,10 +31,10 @@ class Layout:
 
 
 def read_rows(path: str, name: str, layout: Layout, key: str) -> Iterator[tuple[str, Record]]:
-    """(where, row) of every row of a file; errors call it ``name``, as the configuration key ``key`` does.
+    """(where, row) of every row of a file, which the configuration key ``key`` calls ``name``.
 
     Raises:
-        UserError: naming the place of the first row that is not an object with the fields of ``layout``.
+        UserError: naming the first row that is not an object with the fields of ``layout``.
     """
     if not os.path.isfile(path):
         raise UserError(f"{key}={name}: no such file. Paths are relative to {os.getcwd()}.")
@@ -43,38 +43,33 @@ def read_rows(path: str, name: str, layout: Layout, key: str) -> Iterator[tuple[
 
 
 def numbered(name: str, rows: Iterable[Any]) -> Iterator[tuple[str, Any]]:
-    """(where, row) of rows that have no lines of a text file."""
+    """(where, row) of rows located by number."""
     for number, row in enumerate(rows, start=1):
         yield f"{name}, row {number}", row
 
 
 def missing_field(where: str, field: str, fields: Iterable[str], remedy: str) -> UserError:
-    """The error about a row or table without a field that it needs."""
+    """The error for a row or table that lacks a required field."""
     return UserError(f"{where}: no field {field!r}; the fields are: {', '.join(fields) or 'none'}. {remedy}")
 
 
 def json_type(value: Any) -> str:
-    """What a JSON value is, in words."""
+    """The type of a JSON value in words."""
     names = {dict: "an object", list: "a list", str: "a text", bool: "a boolean", type(None): "null"}
     return names.get(type(value), f"a number ({value})" if isinstance(value, int | float) else type(value).__name__)
 
 
 def whole_text(text: str, where: str) -> str:
-    """The text, which can be written as UTF-8.
+    """The text itself if it can be encoded as UTF-8.
 
     Raises:
-        UserError: naming the place of a lone surrogate.
+        UserError: naming the position of a lone surrogate.
     """
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise UserError(f"{where}: half a character at position {error.start} (a lone surrogate). Mend it.") from None
+        raise UserError(f"{where}: a lone surrogate (half a character) at position {error.start}. Repair it.") from None
     return text
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message."""
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def _read_jsonl(path: str, name: str, layout: Layout) -> Iterator[tuple[str, Record]]:
@@ -99,7 +94,7 @@ def _read_jsonl(path: str, name: str, layout: Layout) -> Iterator[tuple[str, Rec
 
 
 def _read_parquet(path: str, name: str, layout: Layout) -> Iterator[tuple[str, Record]]:
-    # Imported where it is needed: reading JSONL, the common case, should stay light.
+    # Imported here so that reading JSONL, the common case, stays light.
     import pyarrow
     import pyarrow.parquet
 

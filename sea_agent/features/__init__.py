@@ -1,4 +1,4 @@
-"""Features of (prompt, response) pairs: what the reward posterior sees."""
+"""Features of (prompt, response) pairs, the input of the reward posterior."""
 
 from collections.abc import Sequence
 
@@ -9,32 +9,37 @@ from sea_agent.config import Compute, PolicyConfig, PosteriorConfig
 from sea_agent.features.base import Pair, Standardised
 from sea_agent.features.control import RewardFeatures
 from sea_agent.features.hidden import EncoderFeatures, PolicyFeatures
+from sea_agent.features.own import OwnFeatures
 from sea_agent.features.text import TextFeatures
+from sea_agent.plugins import is_own
 from sea_agent.pretrained import use_threads
 from sea_agent.saved_state import require
 
 
 class Features:
-    """The features of one or more maps, side by side."""
+    """The concatenated features of one or more feature maps."""
 
     def __init__(self, maps: Sequence[Standardised]) -> None:
         self._maps = tuple(maps)
-        self.blocks = tuple(size for part in maps for size in part.blocks)
-        self.dimension = sum(self.blocks)
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """Sizes of the blocks, known after the first call; D is their sum."""
+        return tuple(size for part in self._maps for size in part.blocks)
 
     def features(self, pairs: Sequence[Pair]) -> Tensor:
         """Standardised features_N_D of the pairs; see ``Standardised.features``."""
         return torch.cat([part.features(pairs) for part in self._maps], dim=1)
 
     def state(self) -> list[dict[str, Tensor]]:
-        """The frozen scales of each map."""
+        """The frozen scales of each feature map."""
         return [part.state() for part in self._maps]
 
     def load_state(self, state: list[dict[str, Tensor]]) -> None:
-        """Continue with saved scales.
+        """Restore saved scales.
 
         Raises:
-            UnfitState: when they were saved for other features.
+            UnfitState: if they were saved for other features.
         """
         require(state, [dict] * len(self._maps), "features")
         for part, saved in zip(self._maps, state, strict=True):
@@ -42,17 +47,19 @@ class Features:
 
 
 def make_features(config: PosteriorConfig, policy: PolicyConfig, world: str | None, compute: Compute) -> Features:
-    """The features that a configuration names.
+    """The features selected by a configuration.
 
     Args:
-        policy: the model whose frozen hidden states ``policy`` and ``text`` features look at.
-        world: the built-in world whose hidden reward ``features: reward`` looks at.
+        policy: the model whose frozen hidden states ``policy`` and ``text`` features use.
+        world: the built-in world whose hidden reward ``features: reward`` uses.
 
     Raises:
-        UserError: when a model they read cannot be loaded.
+        UserError: if one of their models, or a user's own map, cannot be loaded.
     """
     use_threads(compute.threads)
     maps: list[Standardised] = []
+    if is_own(config.features):
+        maps.append(OwnFeatures(config.features))
     if config.features == "policy":
         maps.append(PolicyFeatures(policy, config.feature_batch, compute.device))
     if config.features == "text":

@@ -1,8 +1,8 @@
-"""What every feature map does: batches, remembers and standardises.
+"""Base classes of feature maps: batching, caching and standardisation.
 
-A map works in batches sorted by length, remembers what it has seen, and standardises features by the mean and deviation
-of the first rows it was asked for. Sequences are padded on the right to a multiple of ``_BUCKET`` tokens and batches
-never mix padded lengths, so a row's features do not depend on its batch mates beyond float rounding.
+A map computes features in batches sorted by length, caches them, and standardises them by the mean and standard
+deviation of the first rows it computes. Sequences are padded on the right to a multiple of ``_BUCKET`` tokens, and a
+batch holds a single padded length, so the features of a row depend on the rest of its batch only by float rounding.
 
 Dimension legend: N rows, B rows of a batch, T tokens, D features, H hidden units of the model.
 """
@@ -20,7 +20,8 @@ from sea_agent.types import Prompt, Response
 
 _BUCKET = 16
 _CACHE_BYTES = 256 * 2**20
-# A feature that hardly varied in the first rows must not explode later: no deviation below this share of the mean one.
+# Floor of a deviation, as a share of the mean deviation: features that hardly varied in the first rows must not explode
+# later.
 _DEVIATION_FLOOR = 0.01
 
 Pair = tuple[Prompt, Response]
@@ -30,8 +31,8 @@ Row = dict[str, list[int]]
 class Standardised(ABC):
     """A frozen map from (prompt, response) to standardised features.
 
-    ``blocks`` are the sizes of the kinds of features that come one after another. The features of a ``shared`` block
-    are divided by one deviation: what is rare in it stays rare, where standardising each would blow it up.
+    ``blocks`` are the sizes of consecutive blocks of features. The features of a ``shared`` block are divided by one
+    common deviation, because separate ones would amplify rare features.
     """
 
     def __init__(self, blocks: Sequence[int], shared: Sequence[bool] | None = None) -> None:
@@ -44,10 +45,10 @@ class Standardised(ABC):
     def features(self, pairs: Sequence[Pair]) -> Tensor:
         """Standardised features_N_D of the pairs, float32 on the CPU.
 
-        The first call freezes mean and deviation, so it must hold at least two rows.
+        The first call fixes the mean and deviation, so it needs at least two rows.
 
         Raises:
-            ValueError: when the first call has a single row, or a response has no tokens.
+            ValueError: if the first call has a single row, or a response has no tokens.
         """
         if not pairs:
             return torch.empty(0, self.dimension)
@@ -61,16 +62,16 @@ class Standardised(ABC):
         return (raw_N_D - self._mean_D) / self._deviation_D
 
     def state(self) -> dict[str, Tensor]:
-        """The frozen mean and deviation; empty before the first call."""
+        """The fixed mean and deviation; empty before the first call."""
         if self._mean_D is None or self._deviation_D is None:
             return {}
         return {"mean": self._mean_D.clone(), "deviation": self._deviation_D.clone()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Continue with a saved scale.
+        """Restore a saved scale.
 
         Raises:
-            UnfitState: when it was saved for another number of features.
+            UnfitState: if it was saved for another number of features.
         """
         if state:
             require(state, {"mean": like(self.dimension), "deviation": like(self.dimension)}, "features")
@@ -79,11 +80,11 @@ class Standardised(ABC):
 
     @abstractmethod
     def _raw(self, pairs: Sequence[Pair]) -> Tensor:
-        """features_N_D before standardising, float32 on the CPU."""
+        """features_N_D before standardisation, float32 on the CPU."""
 
 
 class FeatureMap(Standardised):
-    """Features from a model: computed in batches of like length and remembered."""
+    """Features from a model: computed in batches of equal padded length, and cached."""
 
     def __init__(self, blocks: Sequence[int], batch: int, shared: Sequence[bool] | None = None) -> None:
         super().__init__(blocks, shared)
@@ -105,7 +106,7 @@ class FeatureMap(Standardised):
         for batch, length in self._batches(rows):
             with torch.inference_mode():
                 features_B_D = self._encode([rows[key] for key in batch], length).float().cpu()
-            # Clones: a row kept by the cache must not keep its whole batch alive.
+            # Clone the rows: a view in the cache would keep its whole batch alive.
             found.update((key, row_D.clone()) for key, row_D in zip(batch, features_B_D, strict=True))
         self._cache.update((key, found[key]) for key in missing)
         while len(self._cache) > self._capacity:
@@ -125,11 +126,11 @@ class FeatureMap(Standardised):
 
     @abstractmethod
     def _key(self, prompt: Prompt, response: Response) -> Hashable:
-        """All content that the features depend on."""
+        """Cache key: everything that the features depend on."""
 
     @abstractmethod
     def _tokens(self, prompt: Prompt, response: Response) -> Row:
-        """Model input of one pair: ``input_ids`` and more sequences of the same length."""
+        """Model input of one pair: ``input_ids`` and other sequences of the same length."""
 
     @abstractmethod
     def _encode(self, rows: list[Row], length: int) -> Tensor:
@@ -137,7 +138,7 @@ class FeatureMap(Standardised):
 
 
 def _deviation(variance_D: Tensor, shared: bool) -> Tensor:
-    """The deviation that each feature of a block is divided by."""
+    """The divisor of each feature of a block."""
     deviation_D = variance_D.mean().expand_as(variance_D).sqrt() if shared else variance_D.sqrt()
     floor = _DEVIATION_FLOOR * float(deviation_D.mean())
     return deviation_D.clamp_min(floor) if floor > 0 else torch.ones_like(deviation_D)
@@ -149,5 +150,5 @@ def masked_mean(states_B_T_H: Tensor, mask_B_T: Tensor) -> Tensor:
 
 
 def padded(rows: list[list[int]], length: int, device: str) -> Tensor:
-    """Zeros on the right; every model input is masked there."""
+    """Rows padded with zeros on the right, where every model input is masked."""
     return torch.tensor([row + [0] * (length - len(row)) for row in rows], device=device)

@@ -1,4 +1,4 @@
-"""The hidden reward of a built-in world as the only feature: a control that bounds what better features could save."""
+"""The hidden reward of a built-in world as the only feature: a control that bounds the gain from better features."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from sea_agent.worlds import scorer
 
 
 class RewardFeatures(Standardised):
-    """``posterior.features: reward``. D = 1: the reward in logits, which nobody has in earnest."""
+    """``posterior.features: reward``. D = 1: the reward in logits, which is unknown outside built-in worlds."""
 
     def __init__(self, world: str) -> None:
         super().__init__((1,))

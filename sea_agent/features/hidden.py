@@ -1,4 +1,4 @@
-"""Hidden states of frozen models as features: the reference policy's, or an encoder's.
+"""Hidden states of the frozen reference policy or of an encoder as features.
 
 Dimension legend: B rows of a batch, T tokens, D features, H hidden units of the model.
 """
@@ -18,9 +18,9 @@ from sea_agent.types import Prompt, Response
 
 
 class Batch:
-    """Sampled sequences, padded to one length, for a causal language model.
+    """Sampled sequences for a causal language model, padded to one length.
 
-    ``ids_B_T`` are the tokens, ``answered_B_T`` is 1 where they are the response.
+    ``ids_B_T`` are the tokens; ``answered_B_T`` is 1 for tokens of the response.
     """
 
     def __init__(self, rows: list[Row], length: int, device: str) -> None:
@@ -29,27 +29,27 @@ class Batch:
         self._lengths_B = torch.tensor([len(row["input_ids"]) for row in rows], device=device)
 
     def through(self, model: PreTrainedModel, **options: bool) -> Any:
-        """The model's output."""
+        """The output of the model for this batch."""
         mask_B_T = torch.arange(self.ids_B_T.shape[1], device=self.ids_B_T.device) < self._lengths_B[:, None]
         return model(input_ids=self.ids_B_T, attention_mask=mask_B_T.long(), use_cache=False, **options)
 
     def mean_and_last(self, states_B_T_H: Tensor) -> Tensor:
-        """features_B_2H: the mean over the response and the state at its last token, float32."""
+        """features_B_2H, float32: the mean state over the response, and the state at its last token."""
         states_B_T_H = states_B_T_H.float()
         rows_B = torch.arange(len(states_B_T_H), device=states_B_T_H.device)
         return torch.cat([masked_mean(states_B_T_H, self.answered_B_T), states_B_T_H[rows_B, self._lengths_B - 1]], 1)
 
 
 class PolicyFeatures(FeatureMap):
-    """Last hidden states of the frozen reference policy: their mean over the response and the last token's.
+    """Last hidden states of the frozen reference policy: their mean over the response, and that of the last token.
 
-    D = 2 H. Tokens are those that were sampled, so nothing is tokenised again.
+    D = 2 H. The input is the sampled tokens; nothing is tokenised again.
     """
 
-    def __init__(self, policy: PolicyConfig, batch: int, device: str) -> None:
+    def __init__(self, policy: PolicyConfig, batch: int = 256, device: str = "cpu") -> None:
         model = load_policy(policy.path, policy.dtype, device)
         super().__init__((2 * model.config.get_text_config().hidden_size,), batch)
-        # Without the language-model head: logits over the vocabulary are not needed.
+        # Skip the language-model head: the logits are not needed.
         self._model = model.base_model
         self._device = device
 
@@ -67,13 +67,13 @@ class PolicyFeatures(FeatureMap):
 class EncoderFeatures(FeatureMap):
     """Last hidden states of a Hugging Face encoder that reads the pair, averaged over its tokens. D = H.
 
-    A pair that is longer than the encoder loses the beginning of its prompt; a response that is longer by
-    itself also loses its end. The end of a prompt and the beginning of a response are always read.
+    If a pair exceeds the encoder's limit, the start of the prompt is cut. If the response alone reaches the limit, the
+    prompt is dropped and the end of the response is cut.
     """
 
     def __init__(self, path: str, batch: int, device: str) -> None:
         self._tokenizer = load_tokenizer(path, key="posterior.encoder_path")
-        # A pooler sits behind the hidden states that are used here, and often has no weights in the file.
+        # The pooler comes after the hidden states used here, and files often lack its weights.
         model = load_model(AutoModel, path, "posterior.encoder_path", unused="pooler")
         if model.config.is_encoder_decoder:
             raise UserError(f"posterior.encoder_path={path}: an encoder-decoder model; give an encoder such as BERT")
@@ -95,7 +95,7 @@ class EncoderFeatures(FeatureMap):
         return dict(encoding)
 
     def _shortened(self, prompt: str, response: str) -> tuple[str, str]:
-        """Prompt without its beginning and response without its end, so that both fit."""
+        """The prompt without its start and the response without its end, such that both fit."""
         room = self._limit - self._tokenizer.num_special_tokens_to_add(pair=True)
         prompt_spans, response_spans = (
             self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)[
@@ -116,10 +116,10 @@ class EncoderFeatures(FeatureMap):
 
 
 def sampled_tokens(prompt: Prompt, response: Response) -> Row:
-    """The sequence that the policy saw and wrote, ``input_ids``, and which tokens of it are the response, ``answered``.
+    """``input_ids``: the tokens of prompt and response. ``answered``: 1 for each token of the response.
 
     Raises:
-        ValueError: when the response has no tokens.
+        ValueError: if the response has no tokens.
     """
     if not response.token_ids:
         raise ValueError(f"response {response.id} has no tokens, not even an end token")

@@ -1,14 +1,14 @@
-"""Features of a response's text that learn fast from few labels, for any tokenizer: ``posterior.features: text``.
+"""Features of the response text for learning from few labels, with any tokenizer: ``posterior.features: text``.
 
-They know nothing of any world: which tokens a response has, whether it copied them from the prompt, where they first
-come, what kind of token follows what kind, how long it is, how that combines with the prompt, and what the frozen
-reference policy makes of it. Each of these is one block, whose share in the reward the posterior finds by evidence
-(``bandit/evidence.py``).
+They are not specific to a world: the tokens of the response, whether they are copied from the prompt, where each first
+occurs, which kinds of tokens follow each other, the length, interactions with the prompt, and hidden states and
+log-probabilities of the frozen reference policy. Each of these is one block. The posterior finds by evidence how much
+of the reward each block explains (``bandit/evidence.py``).
 
-A token's bucket is its id where the vocabulary is small and a hash of it otherwise. The cost is linear in tokens,
-apart from the policy's forward pass.
+The bucket of a token is its id if the vocabulary is small, and a hash of the id otherwise. The cost is linear in the
+number of tokens, apart from the forward pass of the policy.
 
-Dimension legend: B rows of a batch, N tokens of the batch's responses (or distinct tokens of each, where it says so),
+Dimension legend: B rows of a batch, N tokens of the batch's responses (or the distinct tokens of each, where noted),
 T padded tokens, V vocabulary, L landmarks, H hidden units, K buckets, E principal axes of the token embeddings.
 """
 
@@ -31,39 +31,39 @@ from sea_agent.types import Prompt, Response
 _TOKEN_BUCKETS = 1024
 _PROMPT_BUCKETS = 128
 _AXES = 16
-# Of the Gaussian kernel between tokens: how many of them stand for a large vocabulary, its width as a share of the
-# median squared distance, and the smallest eigenvalue that is more than rounding.
+# The Gaussian kernel between tokens: number of landmarks for a large vocabulary, width as a share of the median squared
+# distance, and smallest eigenvalue that is not rounding error.
 _LANDMARKS = 256
 _WIDTH = 0.25
 _SMALLEST_EIGENVALUE = 1e-9
-# A token's neighbours are the three that follow it: close enough to be said of each other.
+# The neighbours of a token are the three tokens after it: close enough to refer to each other.
 _REACH = 3
 _COUNTS = 6
-# Blocks whose features differ in unit, so that each is divided by its own deviation.
+# Blocks whose features have different units: each feature is divided by its own deviation.
 _OWN_SCALES = ("counts", "hidden", "likelihood")
-# 2³² / golden ratio, which spreads consecutive integers evenly (Knuth, "The Art of Computer Programming", 6.4).
+# 2³² / golden ratio: multiplicative hashing (Knuth, "The Art of Computer Programming", 6.4).
 _MULTIPLIER = 2654435761
 
 Array = NDArray[Any]
 
 
 class TextFeatures(FeatureMap):
-    """Blocks of features of (prompt, response) from their tokens and the frozen reference policy.
+    """Blocks of features from the tokens of (prompt, response) and from the frozen reference policy.
 
     =================  ============================================================================================
-    copied, new        which tokens the response has, those of the prompt apart from the others (K each)
-    copied and new     the same tokens' places on the principal axes of the policy's embeddings, summed, so that
-    components         tokens of like meaning share what is learnt (E each)
-    counts             length, tokens copied, new and repeated, whether the response ended, and the length's square
-    position           where each token first comes, as a share of the length (K)
-    neighbours         which kind of token follows which within three tokens: products of their kinds, summed (E²)
-    prompt             counts and components, each times every token of the prompt
-    hidden             mean over the response, and last, of the policy's last hidden states (2 H)
-    likelihood         log-probability of the response under the policy, whole and per token, in nats
+    copied, new        indicators of the tokens in the response, copied from the prompt or not (K each)
+    copied and new     sums over the same tokens of their coordinates on the principal axes of the policy's
+    components         embeddings, so that similar tokens share what is learnt (E each)
+    counts             length, number of copied, new and repeated tokens, whether the response ended, squared length
+    position           position of the first occurrence of each token, as a share of the length (K)
+    neighbours         pairs of token kinds at most three tokens apart: sums of outer products (E²)
+    prompt             counts (log scale) and components, each times every token of the prompt
+    hidden             last hidden states of the policy: mean over the response, and last token (2 H)
+    likelihood         log-probability of the response under the policy, total and per token, in nats
     =================  ============================================================================================
     """
 
-    def __init__(self, policy: PolicyConfig, batch: int, device: str) -> None:
+    def __init__(self, policy: PolicyConfig, batch: int = 256, device: str = "cpu") -> None:
         model = load_policy(policy.path, policy.dtype, device)
         self._model, self._device = model, device
         self._axes_V_E = _principal_places(_embeddings(model.get_input_embeddings()))
@@ -98,7 +98,7 @@ class TextFeatures(FeatureMap):
         return torch.cat([blocks[name] for name in self._blocks], dim=1)
 
     def _text(self, rows: list[Row]) -> dict[str, Tensor]:
-        """The blocks that need no model."""
+        """The blocks that need no forward pass."""
         starts = [len(row["answered"]) - sum(row["answered"]) for row in rows]
         prompts = [np.array(row["input_ids"][:start], dtype=np.int64) for row, start in zip(rows, starts, strict=True)]
         responses = [np.array(row["input_ids"][start:]) for row, start in zip(rows, starts, strict=True)]
@@ -107,7 +107,7 @@ class TextFeatures(FeatureMap):
         place_N = np.concatenate([np.arange(length) / length for length in lengths_B])
         given = np.unique(np.repeat(np.arange(len(rows)), starts) * self._vocabulary + np.concatenate(prompts))
 
-        # From here on N are the distinct tokens of each response, each at its first place.
+        # From here on, N counts the distinct tokens of each response, at their first occurrence.
         found_N, first_N = np.unique(row_N * self._vocabulary + token_N, return_index=True)
         own_N, kind_N = np.divmod(found_N, self._vocabulary)
         copied_N = np.isin(found_N, given)
@@ -125,7 +125,7 @@ class TextFeatures(FeatureMap):
         ended_B = np.isin([response[-1] for response in responses], self._end_ids)
         plain = [lengths_B, copies_B, distinct_B - copies_B, lengths_B - distinct_B, ended_B]
         counts_B_6 = np.stack([*plain, lengths_B**2], axis=1).astype(np.float32)
-        # Logarithms, so that the prompt's tokens meet a long response at the scale of a short one.
+        # Log scale, so that interactions with a long response do not dominate those with a short one.
         summary_B_S = np.concatenate([np.log1p(counts_B_6[:, :-1]), *components_2_B_E], axis=1)
         blocks = {
             "copied": presence_2_B_K[1],
@@ -141,7 +141,7 @@ class TextFeatures(FeatureMap):
         }
 
     def _neighbours(self, responses: list[Array]) -> Tensor:
-        """Of every two tokens at most ``_REACH`` apart: the product of the first one's and the second one's kinds."""
+        """neighbours_B_EE: sum of the outer products of the kinds of all token pairs at most ``_REACH`` apart."""
         kinds_B_T_E = pad_sequence([self._kinds_V_E[response] for response in responses], batch_first=True)
         reach = min(_REACH, kinds_B_T_E.shape[1] - 1)
         return sum(
@@ -153,7 +153,7 @@ class TextFeatures(FeatureMap):
         )
 
     def _crossed(self, given: Array, summary_B_S: Array) -> Array:
-        """Every token of the prompt times every figure of the response."""
+        """Products of every prompt token with every summary feature of the response."""
         row, kind = np.divmod(given, self._vocabulary)
         prompt_B_K = np.zeros((len(summary_B_S), min(self._vocabulary, _PROMPT_BUCKETS)), dtype=np.float32)
         prompt_B_K[row, self._buckets(kind, _PROMPT_BUCKETS)] = 1.0
@@ -163,7 +163,7 @@ class TextFeatures(FeatureMap):
         return tokens if self._vocabulary <= count else _hash(tokens, count)
 
     def _view(self, rows: list[Row], length: int) -> dict[str, Tensor]:
-        """The blocks that are the policy's view of the response."""
+        """The blocks from the forward pass of the policy."""
         batch = Batch(rows, length, self._device)
         output = batch.through(self._model, output_hidden_states=True)
         logprobs_B_T = output.logits[:, :-1].float().log_softmax(-1).gather(-1, batch.ids_B_T[:, 1:, None])[..., 0]
@@ -173,17 +173,17 @@ class TextFeatures(FeatureMap):
 
 
 def _embeddings(layer: torch.nn.Module) -> Tensor:
-    """vectors_V_H of the tokens."""
+    """embeddings_V_H of the tokens."""
     return layer.get_parameter("weight").detach().float().cpu()
 
 
 def _kinds(model: PreTrainedModel) -> Tensor:
-    """kinds_V_E: every token's place among the kinds of tokens, each axis of unit variance.
+    """kinds_V_E: coordinates of each token in a space of token kinds; each axis has unit variance.
 
-    Kernel principal components (Schölkopf, Smola and Müller 1998) of a narrow Gaussian kernel, through landmarks
-    where the vocabulary is large: tokens that the policy reads and writes alike share a place, and others do not
-    stand in a line between them. That makes products of kinds tell classes of tokens, where products of the
-    embeddings' own axes mostly tell parts of speech.
+    Kernel PCA (Schölkopf, Smola and Müller 1998) with a narrow Gaussian kernel, using landmarks if the vocabulary is
+    large. Tokens with similar input and output embeddings share a location, and other tokens are not interpolated
+    between them. Products of these coordinates therefore distinguish classes of tokens, whereas products of the
+    embeddings' own principal axes mostly distinguish parts of speech.
     """
     layers = (model.get_input_embeddings(), model.get_output_embeddings())
     embeddings_V_H = torch.cat([_embeddings(layer) / _embeddings(layer).std() for layer in layers], dim=1)
@@ -197,7 +197,7 @@ def _kinds(model: PreTrainedModel) -> Tensor:
 
 
 def _principal_places(vectors_V_H: Tensor) -> Array:
-    """axes_V_E: every token's place on the top principal axes of the tokens' vectors, each of unit variance."""
+    """places_V_E: coordinates of each token on the top principal axes of the vectors; each axis has unit variance."""
     centred_V_H = (vectors_V_H - vectors_V_H.mean(0)).double()
     _, axes_H_H = torch.linalg.eigh(centred_V_H.T @ centred_V_H)
     places_V_E = centred_V_H @ axes_H_H[:, -_AXES:].flip(1)

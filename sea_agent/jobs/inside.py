@@ -3,21 +3,22 @@
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from sea_agent.config import RunConfig
+from sea_agent.config import Compute
 from sea_agent.errors import UserError
 
 IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 
-def where_it_runs(config: RunConfig, environment: Mapping[str, str] = os.environ) -> RunConfig:
-    """The configuration with the address of the cluster that holds the parts of the run: the configured one, else that
-    of the Ray job this process is in. Inside a job a local instance could not start: it would look for the job's files
+def where_it_runs(runtime: str, compute: Compute, environment: Mapping[str, str] = os.environ) -> Compute:
+    """``compute`` with the address of the cluster that holds the parts of the run: the configured one, else that of
+    the Ray job this process is in. Inside a job a local instance could not start: it would look for the job's files
     in itself."""
-    if config.runtime != "ray" or config.ray_address or IN_JOB not in environment:
-        return config
-    return config.model_copy(update={"ray_address": "auto"})
+    if runtime != "ray" or compute.ray_address or IN_JOB not in environment:
+        return compute
+    return replace(compute, ray_address="auto")
 
 
 def require_lasting(out: Path, environment: Mapping[str, str] = os.environ) -> None:

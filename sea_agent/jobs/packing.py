@@ -1,19 +1,19 @@
-"""The working directory of a job: which of its files go along, how large they are, and the archive that holds them."""
+"""The working directory of a job: which of its files Ray sends, and how large they are.
 
-import os
-import stat
-import zipfile
+Ray packs it. Before that its size is found, since Ray reads and copies a whole directory before a server refuses it,
+and it follows links to directories, in circles too.
+"""
+
+import logging
+import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pathspec import GitIgnoreSpec
-
 from sea_agent.errors import UserError
 
-LIMIT = 100 * 2**20
-"""Bytes that may be sent: the head of a cluster keeps them in memory, and every node unpacks them."""
+LIMIT = 95 * 2**20
+"""Bytes that may be sent: Ray's job server takes 100 MiB, and an archive adds some 150 bytes for each file."""
 EXCLUDES = (
     ".git",
     "/.venv",
@@ -27,118 +27,80 @@ EXCLUDES = (
     "node_modules",
     ".env",
 )
-"""What never goes along, as lines of a .gitignore: history, environments, results, caches, secrets."""
+"""What is never sent, as lines of a .gitignore: history, environments, results, caches, secrets."""
 
-_ALWAYS = GitIgnoreSpec.from_lines(EXCLUDES)
-_IGNORE_FILES = (".gitignore", ".rayignore")
 _NAMED = 3
-_EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 @dataclass(frozen=True)
 class Packing:
-    """The files of a working directory that go along."""
+    """The files of a working directory that are sent."""
 
     root: Path
     sizes: dict[str, int]
     """Bytes of each file, by its path below ``root``."""
     links: tuple[str, ...]
-    """Links to directories, which stay behind."""
+    """Links to directories, which are not sent."""
 
     @property
     def size(self) -> int:
         """Bytes of all files."""
         return sum(self.sizes.values())
 
+    @property
+    def excludes(self) -> list[str]:
+        """What Ray has to leave out beside what the ignore files name, as lines of a .gitignore."""
+        return [*EXCLUDES, *("/" + re.sub(r"([][\\*? ])", r"\\\1", link) for link in self.links)]
+
     def describe(self) -> str:
         """What is sent, in one line."""
         without = f", without the linked directories {', '.join(self.links)}" if self.links else ""
-        return f"working directory {self.root}: {len(self.sizes)} files, {megabytes(self.size)}{without}"
-
-
-def megabytes(size: int) -> str:
-    """Bytes for people."""
-    return f"{size / 2**20:.1f} MiB"
+        return f"working directory {self.root}: {len(self.sizes)} files, {_megabytes(self.size)}{without}"
 
 
 def pack(root: Path, limit: int = LIMIT) -> Packing:
-    """Find what goes along of ``root``: all that ``EXCLUDES`` and the .gitignore and .rayignore files in it leave.
+    """Find what is sent of ``root``: all that ``EXCLUDES`` and the .gitignore and .rayignore files in it leave.
 
-    An ignore file counts for its directory and those below, and none takes back what another one ignores, as Ray
-    reads them.
+    An ignore file counts for its directory and those below, and none takes back what another one ignores.
 
     Raises:
-        UserError: when it is no directory, or larger than ``limit`` bytes; names its largest entries.
+        UserError: when it is no directory, cannot be read, or exceeds ``limit`` bytes; names its largest entries.
     """
+    # Its own walk, so that what is measured is what it sends.
+    from ray._private.runtime_env.packaging import _dir_travel, _get_excludes
+
     if not root.is_dir():
         raise UserError(f"--working-dir {root}: no such directory")
     root = root.resolve()
     sizes: dict[str, int] = {}
     links: list[str] = []
-    for path in _walk(root):
-        if (root / path).is_dir():
-            links.append(path)
-        elif (root / path).is_file():  # neither a socket nor a link into nothing
-            sizes[path] = (root / path).stat().st_size
-    packing = Packing(root, dict(sorted(sizes.items())), tuple(sorted(links)))
+
+    def is_link(path: Path) -> bool:
+        if linked := path.is_symlink() and path.is_dir():
+            links.append(path.relative_to(root).as_posix())
+        return linked
+
+    def measure(path: Path) -> None:
+        if path.is_file():  # neither a socket nor a link into nothing
+            sizes[path.relative_to(root).as_posix()] = path.stat().st_size
+
+    logging.getLogger("ray._private.runtime_env").setLevel(logging.CRITICAL)
+    try:
+        _dir_travel(root, [_get_excludes(root, [*EXCLUDES]), is_link], measure, include_gitignore=True)
+    except OSError as error:
+        raise UserError(f"--working-dir {root}: cannot be read ({error})") from None
+    packing = Packing(root, sizes, tuple(sorted(links)))
     if packing.size > limit:
         raise UserError(
-            f"--working-dir {root}: {len(sizes)} files of {megabytes(packing.size)} would be sent, more than "
-            f"{megabytes(limit)}; the largest are {_largest(packing)}. Name in .rayignore what the run does not need, "
+            f"--working-dir {root}: {len(sizes)} files of {_megabytes(packing.size)} would be sent, more than "
+            f"{_megabytes(limit)}; the largest are {_largest(packing)}. Name in .rayignore what the run does not need, "
             "and put models and data on a disk that the nodes see"
         )
     return packing
 
 
-def write_archive(packing: Packing, target: Path) -> None:
-    """Write the files into a zip file. Equal files give equal bytes, so that a cluster that has them is not sent them
-    again.
-
-    Raises:
-        UserError: when a file cannot be read.
-    """
-    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
-        for path in packing.sizes:
-            entry = zipfile.ZipInfo(path, _EPOCH)
-            entry.compress_type = zipfile.ZIP_DEFLATED
-            try:
-                entry.external_attr = stat.S_IMODE((packing.root / path).stat().st_mode) << 16
-                archive.writestr(entry, (packing.root / path).read_bytes())
-            except OSError as error:
-                raise UserError(f"{packing.root / path}: cannot be read ({error.strerror})") from None
-
-
-@dataclass(frozen=True)
-class _Rules:
-    """An ignore file, or ``EXCLUDES``, and the directory it counts for."""
-
-    folder: str
-    spec: GitIgnoreSpec
-
-    def ignore(self, path: str) -> bool:
-        return self.spec.match_file(path.removeprefix(self.folder))
-
-
-def _walk(root: Path, folder: str = "", above: Sequence[_Rules] = (_Rules("", _ALWAYS),)) -> Iterator[str]:
-    """Paths of the files, and of links to directories, below ``folder`` that no rule ignores.
-
-    All are relative to ``root``; a directory ends in a slash, as ignore files know it by that.
-    """
-    rules = [*above, *(_Rules(folder, spec) for spec in _ignore_files(root / folder))]
-    for entry in os.scandir(root / folder):
-        path = folder + entry.name
-        if any(rule.ignore(f"{path}/" if entry.is_dir() else path) for rule in rules):
-            continue
-        if entry.is_dir(follow_symlinks=False):
-            yield from _walk(root, f"{path}/", rules)
-        else:
-            yield path
-
-
-def _ignore_files(folder: Path) -> Iterator[GitIgnoreSpec]:
-    for name in _IGNORE_FILES:
-        if (folder / name).is_file():
-            yield GitIgnoreSpec.from_lines((folder / name).read_text().splitlines())
+def _megabytes(size: int) -> str:
+    return f"{size / 2**20:.1f} MiB"
 
 
 def _largest(packing: Packing) -> str:
@@ -147,4 +109,4 @@ def _largest(packing: Packing) -> str:
     for path, size in packing.sizes.items():
         top, slash, _ = path.partition("/")
         entries[top + slash] += size
-    return ", ".join(f"{entry} ({megabytes(size)})" for entry, size in entries.most_common(_NAMED))
+    return ", ".join(f"{entry} ({_megabytes(size)})" for entry, size in entries.most_common(_NAMED))

@@ -9,7 +9,6 @@ import logging
 import os
 import re
 import shlex
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -17,7 +16,7 @@ from typing import Any
 
 from sea_agent.config.files import load_config, presets
 from sea_agent.errors import RunFailure, UserError
-from sea_agent.jobs.packing import Packing, pack, write_archive
+from sea_agent.jobs.packing import Packing, pack
 
 STOP_SECONDS = "RAY_JOB_STOP_WAIT_TIME_S"
 """How long Ray lets a job that is stopped end its round and write its checkpoint. Ray's own 3 seconds are too few."""
@@ -58,12 +57,12 @@ def prepare(
             f"--out {out}: give an absolute path on the cluster, on a disk that outlives it; the job's working "
             "directory is a copy that is removed"
         )
-    packing = pack(working_dir)
-    if source not in presets():
-        source = _inside(Path(source), packing)
     unset = [name for name in names if name not in environment]
     if unset:
         raise UserError(f"--env {unset[0]}: not set in this environment")
+    packing = pack(working_dir)
+    if source not in presets():
+        source = _inside(Path(source), packing)
     place = os.path.normpath(out)
     settings = [part for override in overrides for part in ("--set", override)]
     return Job(
@@ -118,19 +117,19 @@ class Cluster:
             if not one.status.is_terminal():
                 raise UserError(f"job {one.submission_id} works on this run already\n{self.hints(one.submission_id)}")
         number = 1 + max((_attempt(one.submission_id, job.stem) for one in before), default=0)
-        with tempfile.TemporaryDirectory() as folder:
-            archive = Path(folder) / "working_dir.zip"
-            write_archive(job.packing, archive)
-            try:
-                return str(
-                    self._client.submit_job(
-                        entrypoint=job.command,
-                        submission_id=f"{job.stem}-{number}",
-                        runtime_env={"working_dir": str(archive), "env_vars": dict(job.environment)},
-                    )
+        environment = {
+            "working_dir": str(job.packing.root),
+            "excludes": job.packing.excludes,
+            "env_vars": dict(job.environment),
+        }
+        try:
+            return str(
+                self._client.submit_job(
+                    entrypoint=job.command, submission_id=f"{job.stem}-{number}", runtime_env=environment
                 )
-            except (OSError, RuntimeError) as error:
-                raise RunFailure(f"the job could not be submitted to {self.address}: {error}") from None
+            )
+        except (OSError, RuntimeError) as error:
+            raise RunFailure(f"the job could not be submitted to {self.address}: {error}") from None
 
     def hints(self, job: str) -> str:
         """The commands that follow and stop a job."""
@@ -190,8 +189,12 @@ def _connect(address: str) -> Any:
 
     for name in ("dashboard_sdk", "job.sdk"):
         logging.getLogger(f"ray.dashboard.modules.{name}").setLevel(logging.WARNING)
-    # Ray prefers this, then RAY_ADDRESS, to the address it is given.
-    os.environ["RAY_API_SERVER_ADDRESS"] = address
+    os.environ |= {
+        "RAY_API_SERVER_ADDRESS": address,  # Ray prefers this, then RAY_ADDRESS, to the address it is given
+        # What is sent is what was measured: what ``Packing`` leaves out, and no more.
+        "RAY_RUNTIME_ENV_IGNORE_GITIGNORE": "0",
+        "RAY_OVERRIDE_RUNTIME_ENV_DEFAULT_EXCLUDES": "",
+    }
     try:
         return Client(address)
     except AuthenticationError:

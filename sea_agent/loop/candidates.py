@@ -1,4 +1,4 @@
-"""Where the candidates of a round come from: the current policy, the frozen reference, or both.
+"""Sampling the candidates of a round from the current policy, the frozen reference, or both.
 
 Dimension legend: P prompts, M samples of a prompt.
 """
@@ -20,16 +20,16 @@ from sea_agent.types import PROMPT_FORM, RESPONSE_FORM, Candidates, Prompt, Resp
 
 Samples = list[list[Response]]
 Sampling = Callable[[], Samples]
-"""Responses to each prompt, which are waited for."""
+"""Blocks until the responses to each prompt are there."""
 
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """The candidates of a round, those of the current policy before those of the reference.
+    """The candidates of a round; those of the current policy come before those of the reference.
 
-    ``per_prompt`` were sampled for each prompt; equal ones are one candidate. ``explored`` holds, by prompt id, the
-    response on which the learner's loss is optimistic; it is empty without optimism. ``sampled`` counts all responses
-    that were sampled for the round, or for another one in its place.
+    ``per_prompt`` is the number of responses sampled per prompt, including duplicates. ``explored`` maps a prompt id to
+    the response in the exploration term of the loss; it is empty without ``learner.optimism``. ``sampled`` counts all
+    responses sampled for the round, including discarded ones.
     """
 
     candidates: list[Candidates]
@@ -40,7 +40,8 @@ class Draw:
 
 @dataclass(frozen=True, slots=True)
 class _Begun:
-    """The sampling of a round that may still go on: by the policy, and where that is known already, ``beside`` it."""
+    """Sampling of a round that may still be running: by the policy (``own``) and, if its prompts are already final,
+    by the reference and greedily (``beside``)."""
 
     asks: bool
     prompts: list[Prompt]
@@ -56,13 +57,13 @@ class _Begun:
 
 
 class CandidateSource:
-    """Draws the prompts of a round and samples their candidates, up to ``sampler.ahead`` rounds before it.
+    """Draws the prompts of a round and samples their candidates, up to ``sampler.ahead`` rounds in advance.
 
     Args:
-        reference: needed where ``sampler.reference_candidates`` is above 0.
-        batch_size: prompts in a round.
+        reference: required if ``sampler.reference_candidates`` is above 0.
+        batch_size: prompts per round.
         prompt_pool: as in ``SelectionConfig``.
-        imagined_candidates: responses to each prompt of a round that does not ask; as in others when None.
+        imagined_candidates: responses per prompt in an imagined round; defaults to ``config.candidates``.
         optimism: as in ``LearnerConfig``.
     """
 
@@ -81,12 +82,13 @@ class CandidateSource:
         self._config, self._prompts, self._samplers, self._reference = config, prompts, samplers, reference
         self._batch_size, self._prompt_pool, self._optimism = batch_size, prompt_pool, optimism
         self._imagined_candidates = imagined_candidates or config.candidates
-        self._ahead: deque[_Begun] = deque()  # of the coming rounds, in their order
+        self._ahead: deque[_Begun] = deque()  # the next rounds, in order
 
     def draw(self, number: int, *, asks: bool) -> Draw:
-        """The candidates of round ``number``; where it asks the oracle, its prompts are chosen from the prompt pool.
+        """The candidates of round ``number``. If the round asks the oracle, its prompts come from the prompt pool.
 
-        What was sampled ahead for a round of the other kind is thrown away with all that follows it.
+        If the next round sampled ahead is of the other kind (asking or imagined), all rounds sampled ahead are
+        discarded.
         """
         in_vain = 0
         if self._ahead and self._ahead[0].asks != asks:
@@ -112,17 +114,17 @@ class CandidateSource:
         )
 
     def sample_ahead(self, number: int, coming: Iterable[bool]) -> None:
-        """Begin to sample for the rounds after ``number``; ``coming`` tells of each whether it is expected to ask."""
+        """Start sampling for the rounds after ``number``; ``coming`` says for each whether it is expected to ask."""
         for step, asks in enumerate(islice(coming, self._config.ahead), 1):
             if step > len(self._ahead):
                 self._ahead.append(self._begin(number + step, asks))
 
     def state(self) -> dict[str, Any]:
-        """Where the prompts stand and what was sampled ahead, which is waited for; as plain values."""
+        """The position in the prompts and the responses sampled ahead, as plain values; waits for their sampling."""
         return {"prompts": self._prompts.state(), "ahead": [begun.state() for begun in self._ahead]}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Continue from ``state``. Raises: UserError when it belongs to other prompts, UnfitState when it is none."""
+        """Restore ``state``. Raises: UserError if it belongs to other prompts, UnfitState if it does not fit."""
         begun = {"asks": bool, "prompts": [PROMPT_FORM, ...], "rows": [[[RESPONSE_FORM, ...], ...], ...]}
         require(state, {"prompts": dict, "ahead": [begun, ...]}, "source")
         self._prompts.load_state(state["prompts"])
@@ -146,7 +148,7 @@ class CandidateSource:
         return _Begun(asks, prompts, own, beside)
 
     def _begin_beside(self, prompts: Sequence[Prompt], number: int) -> tuple[Sampling, Sampling]:
-        """The reference's responses, and the policy's likeliest ones."""
+        """The responses of the reference, and the greedy responses of the policy."""
         sampler = self._config
         theirs = greedy = _done([[] for _ in prompts])
         if self._reference is not None:

@@ -1,4 +1,4 @@
-"""From candidates to duels: features, posterior draws, the selection rule, and who labels.
+"""From candidates to duels: features, posterior draws, the selection rule, and the source of each label.
 
 Dimensions: S posterior draws, P prompts, M candidates (padded), D features.
 """
@@ -13,7 +13,14 @@ import torch
 
 from sea_agent.bandit.mixing import folded_pairs, label_source
 from sea_agent.bandit.posterior import make_posterior
-from sea_agent.bandit.selection import RULES, belief, select_pairs, typical_disagreement
+from sea_agent.bandit.selection import (
+    RULES,
+    belief,
+    load_rule,
+    pad_candidates,
+    select_pairs,
+    typical_disagreement,
+)
 from sea_agent.config import Compute, MixingConfig, PosteriorConfig, SelectionConfig
 from sea_agent.features import Features
 from sea_agent.pretrained import use_threads
@@ -23,10 +30,10 @@ from sea_agent.types import Candidates, Duel, Hindsight, LabelSource, Outcome, P
 
 
 class Selector:
-    """Holds the reward posterior and decides what is worth asking.
+    """Holds the reward posterior and selects the duels of a round.
 
-    ``make_features`` loads what the posterior sees; None where no decision looks at the posterior. ``batch_size`` is
-    the number of duels in a round.
+    ``make_features`` loads the features of the posterior; None if no decision uses the posterior. ``batch_size`` is the
+    number of duels per round.
     """
 
     def __init__(
@@ -42,8 +49,9 @@ class Selector:
         use_threads(compute.threads)
         self._selection, self._posterior_config, self._mixing = selection, posterior, mixing
         self._seed, self._batch_size = compute.seed, batch_size
+        self._rule = load_rule(selection.rule)
         self._features = None if make_features is None else make_features()
-        self._posterior: Any = None  # made when the first features tell their dimension
+        self._posterior: Any = None  # created with the first features
 
     def select(
         self,
@@ -55,9 +63,9 @@ class Selector:
     ) -> list[Duel]:
         """One duel for each prompt with two distinct candidates, at most ``budget_left`` of them for the oracle.
 
-        ``number`` is the round, ``oracle_labels`` the count before it. The posterior is not asked about prompts
-        whose candidates are all equal, and nobody else is. ``implicit_rewards``, by response id, are the policy's own:
-        a rule that gets them looks at them instead of the posterior.
+        ``number`` is the round and ``oracle_labels`` the number of oracle labels before it. Prompts without two
+        distinct candidates are skipped. If ``implicit_rewards`` of the policy are given, by response id, the rule uses
+        them instead of the posterior.
         """
         contested = [group for group in candidates if len(group.responses) >= 2]
         if not contested:
@@ -71,7 +79,7 @@ class Selector:
                 [implicit_rewards[response.id] for group in contested for response in group.responses],
                 dtype=torch.float64,
             )
-        pairs_P_2 = select_pairs(self._selection, seen_S_P_M, valid_P_M, generator)
+        pairs_P_2 = select_pairs(self._rule, seen_S_P_M, valid_P_M, generator, variance=self._selection.variance)
         sources = [self._source(group, number, oracle_labels) for group in contested]
         if self._mixing.pair == "best_worst" and LabelSource.POSTERIOR in sources:
             extremes_P_2 = RULES["best_worst"](rewards_S_P_M, valid_P_M, generator)
@@ -81,7 +89,7 @@ class Selector:
         return _within_budget(duels, budget_left)
 
     def imagine(self, candidates: Sequence[Candidates], number: int) -> list[Preference]:
-        """Pairs of the candidates of each prompt, with the posterior's probability of their order."""
+        """Pairs of the candidates of each prompt, ordered by the posterior, with the probability of that order."""
         contested = [group for group in candidates if len(group.responses) >= 2]
         if not contested:
             return []
@@ -102,9 +110,9 @@ class Selector:
         ]
 
     def best(self, candidates: Sequence[Candidates]) -> list[Response]:
-        """Best-of-N inference: the response to each prompt with the highest mean reward under the posterior.
+        """Best-of-N inference: the response to each prompt with the highest posterior mean reward.
 
-        It is the first response as long as the posterior has seen no label.
+        Without any label it is the first response.
         """
         if self._posterior is None or not self._posterior.labels:
             return [group.responses[0] for group in candidates]
@@ -114,7 +122,7 @@ class Selector:
         return [group.responses[int(rewards.argmax())] for group, rewards in zip(candidates, by_group, strict=True)]
 
     def label(self, duels: Sequence[Duel], number: int) -> list[Verdict]:
-        """The posterior's own verdicts, each under a fresh draw, for duels that the oracle is not asked about."""
+        """The posterior's verdicts on the duels that it labels, each under a fresh posterior draw."""
         duels = [duel for duel in duels if duel.label_source is LabelSource.POSTERIOR]
         if not duels:
             return []
@@ -128,10 +136,10 @@ class Selector:
         ]
 
     def update(self, answers: Sequence[tuple[Duel, Verdict]], number: int) -> tuple[dict[str, float], list[Hindsight]]:
-        """Learn from the oracle's answers.
+        """Train the posterior on the oracle's answers.
 
         Returns:
-            metrics, among them how well the answers were predicted beforehand, and what is believed of each afterwards.
+            metrics, including how well the answers were predicted, and the belief about each duel after the update.
         """
         if self._posterior is None:
             return {}, []
@@ -152,9 +160,9 @@ class Selector:
         return found, self._hindsight(decided, torch.stack([first_N_D, second_N_D], 1), number)
 
     def warm(self, answers: Sequence[tuple[Duel, Verdict]], weights: Sequence[float]) -> None:
-        """Learn once from imported preferences, before the first round.
+        """Train the posterior once on imported preferences, before the first round.
 
-        The scale of the features is theirs then. A fit by steps takes as many as rounds with these labels would.
+        They then set the scale of the features. An ensemble takes as many steps as in rounds with this many labels.
         """
         duels = [duel for duel, _ in answers]
         first_wins_N = torch.tensor([verdict.outcome.first_wins for _, verdict in answers])
@@ -174,10 +182,10 @@ class Selector:
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Continue from ``state``.
+        """Restore ``state``.
 
         Raises:
-            UnfitState: when it was saved under other posterior settings, or is no such state.
+            UnfitState: if it was saved with other posterior settings, or is not the state of a selector.
         """
         if self._features is None:
             require(state, {"features": None, "posterior": None}, "selector")
@@ -204,16 +212,12 @@ class Selector:
     def _draw(
         self, groups: Sequence[Candidates], purpose: str, number: int
     ) -> tuple[torch.Tensor | None, torch.Tensor]:
-        """Posterior draws of the rewards, (S, P, M), and which entries are real candidates, (P, M)."""
-        width = max(len(group.responses) for group in groups)
-        valid_P_M = torch.zeros(len(groups), width, dtype=torch.bool)
-        for row, group in enumerate(groups):
-            valid_P_M[row, : len(group.responses)] = True
+        """Posterior draws rewards_S_P_M, and valid_P_M, which marks the entries that are candidates."""
+        pairs = [(group.prompt, response) for group in groups for response in group.responses]
+        rows_N_D = torch.empty(len(pairs), 0) if self._features is None else self._rows(pairs)
+        features_P_M_D, valid_P_M = pad_candidates(rows_N_D.split([len(group.responses) for group in groups]))
         if self._features is None:
             return None, valid_P_M
-        rows_N_D = self._rows([(group.prompt, response) for group in groups for response in group.responses])
-        features_P_M_D = torch.zeros(len(groups), width, rows_N_D.shape[1])
-        features_P_M_D[valid_P_M] = rows_N_D
         if self._posterior is None:
             self._posterior = self._new_posterior()
         return self._posterior.draw(features_P_M_D, self._generator(purpose, number)), valid_P_M
@@ -278,7 +282,7 @@ def _within_budget(duels: Sequence[Duel], budget_left: int) -> list[Duel]:
 
 
 def _foresight(duels: Sequence[Duel], first_wins_N: torch.Tensor) -> dict[str, float]:
-    """How well the beliefs written before the answers predicted them: accuracy and Brier score."""
+    """Accuracy and Brier score of the beliefs before the answers, and the mean disagreements."""
     beliefs_N = torch.tensor([duel.belief for duel in duels])
     hits_N = ((beliefs_N > 0.5) == (first_wins_N > 0.5)).float()
     return {

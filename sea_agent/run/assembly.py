@@ -4,10 +4,12 @@ import math
 from functools import partial
 
 from actors.learners import LearnerGroup
-from actors.runtime import Runtime
+from actors.runtime import Remote, Runtime
 from actors.samplers import SamplerPool
 from sea_agent.agent import Agent
 from sea_agent.config import ImaginationConfig, MixingConfig, RemoteOracleConfig, RunConfig, WorldOracleConfig
+from sea_agent.data.imported import KEY, ROUND, ImportedPreferences
+from sea_agent.errors import UserError
 from sea_agent.features import make_features
 from sea_agent.loop.candidates import CandidateSource
 from sea_agent.loop.evaluation import Evaluator
@@ -23,7 +25,7 @@ _BEFORE_ROUNDS = -1
 
 def assemble(config: RunConfig, inputs: Inputs, runtime: Runtime, ledger: Ledger, watch: Watch = NOBODY) -> Agent:
     """The agent of a run, its parts hosted by ``runtime``."""
-    policy, compute, sampler = config.policy, config.compute, config.sampler
+    policy, compute, sampler = config.policy, inputs.compute, config.sampler
     samplers = SamplerPool(runtime, policy, sampler, compute)
     reference = SamplerPool(runtime, policy, sampler, compute, reference=True) if sampler.reference_candidates else None
     duels = min(config.batch_size, len(inputs.prompts))
@@ -73,6 +75,22 @@ def assemble(config: RunConfig, inputs: Inputs, runtime: Runtime, ledger: Ledger
         ledger=ledger,
         stopwatch=Stopwatch(runtime.cpu_seconds),
     )
+
+
+def warm(imported: ImportedPreferences, ledger: Ledger, selector: Remote) -> None:
+    """Record imported preferences in the ledger and train the posterior on them, before the first round.
+
+    A run interrupted before its first checkpoint finds them already recorded.
+
+    Raises:
+        UserError: they differ from those the run began with.
+    """
+    duels = ledger.add_duels(imported.duels, ROUND)
+    if [duel.id for duel in duels] != [duel.id for duel in imported.duels]:
+        raise UserError(f"{KEY}: the file changed since the run began. Restore it, or start a new run.")
+    if not ledger.recorded(duels, ROUND):
+        ledger.add_verdicts(duels, imported.verdicts, ROUND)
+    selector.call("warm", list(zip(duels, imported.verdicts, strict=True)), imported.weights).result()
 
 
 def expected_rounds(budget: int, duels: int, mixing: MixingConfig, imagination: ImaginationConfig) -> int:

@@ -13,15 +13,14 @@ from safetensors import SafetensorError
 from actors.runtime import make_runtime
 from sea_agent.config import RunConfig
 from sea_agent.config.files import to_yaml
-from sea_agent.data.imported import warm
 from sea_agent.errors import RunFailure, UserError
-from sea_agent.jobs.inside import require_lasting, where_it_runs
+from sea_agent.jobs.inside import require_lasting
 from sea_agent.persistence.checkpoint import Checkpoint, Checkpoints, read_checkpoint
 from sea_agent.persistence.directory import MetricsFile, RunDirectory
 from sea_agent.persistence.files import write_whole
 from sea_agent.persistence.ledger import Ledger
 from sea_agent.pretrained import ran_out_of_memory, use_threads
-from sea_agent.run.assembly import assemble
+from sea_agent.run.assembly import assemble, warm
 from sea_agent.run.preflight import Inputs, check
 from sea_agent.run.resumption import kept, require_unused
 from sea_agent.run.session import NOBODY, Session, Watch
@@ -78,8 +77,7 @@ def resume(config: RunConfig, out: Path, checkpoint: str | None = None, watch: W
 
 
 def _run(config: RunConfig, inputs: Inputs, out: Path, watch: Watch, found: Checkpoint | None) -> dict[str, Any]:
-    config = where_it_runs(config)
-    runtime = make_runtime(config)
+    runtime = make_runtime(config.runtime, inputs.compute, inputs.needs)
     try:
         with (
             _told_without_room(out),

@@ -2,18 +2,31 @@
 
 import importlib.util
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from actors.cluster import nodes_at
-from actors.placement import Node, describe, needs_of, require_room
+from actors.placement import Need, Node, needs_of, require_room
+from learner.losses import PreferenceLoss
 from oracle import Oracle, make_oracle
-from sea_agent.config import PromptsConfig, RewardModelOracleConfig, RunConfig
+from sea_agent.bandit.selection import load_rule
+from sea_agent.config import (
+    Compute,
+    LearnerConfig,
+    OracleConfig,
+    PromptsConfig,
+    RewardModelOracleConfig,
+    RunConfig,
+    SamplerConfig,
+)
 from sea_agent.data.imported import ImportedPreferences, load_imported
 from sea_agent.data.prompts import PromptSource
 from sea_agent.errors import UserError
+from sea_agent.features.own import OwnFeatures
 from sea_agent.jobs.inside import where_it_runs
+from sea_agent.plugins import is_own
 from sea_agent.pretrained import context_length, load_tokenizer, model_config
 from sea_agent.run.tracking import require_packages
 
@@ -27,8 +40,10 @@ class Inputs:
     oracle: Oracle
     judge: Oracle | None
     imported: ImportedPreferences | None
-    placement: list[str]
-    """Which actors live on which node, a line for each; empty where nothing is shared out."""
+    compute: Compute
+    """Where the run computes: inside a Ray job, on its cluster."""
+    needs: list[Need]
+    """What its actors take of a cluster, or of the GPUs here."""
 
 
 def check(config: RunConfig) -> Inputs:
@@ -37,9 +52,15 @@ def check(config: RunConfig) -> Inputs:
     Raises:
         UserError: naming the place and the remedy of the first problem.
     """
-    config = where_it_runs(config)
-    placement = _check_machine(config)
+    compute = where_it_runs(config.runtime, config.compute)
+    _require_gpu({"oracle": config.oracle, "evaluation.judge": config.evaluation.judge}, compute)
+    _require_engines(config.sampler, config.learner)
+    needs: list[Need] = []
+    if config.runtime == "ray":
+        needs = needs_of(config.learner, config.sampler, config.placement, compute, config.needs_posterior)
+        _require_room(needs, compute)
     require_packages(config.tracking)
+    _try_own_parts(config)
     tokenizer = load_tokenizer(config.policy.path)
     if tokenizer.eos_token_id is None:
         raise UserError(
@@ -68,6 +89,8 @@ def check(config: RunConfig) -> Inputs:
         heldout = prompts(section, "evaluation.prompts_path")
     judge = config.evaluation.judge
     training = prompts(config.prompts, "prompts.path")
+    if config.needs_posterior and is_own(config.posterior.features):
+        OwnFeatures(config.posterior.features).try_on([prompt.text for prompt in training.first(2)])
     imported = None
     if config.posterior.preferences_path is not None:
         length = context_length(config.policy.path)
@@ -85,37 +108,46 @@ def check(config: RunConfig) -> Inputs:
         oracle=make_oracle(config.oracle, seed=config.seed, device=config.device),
         judge=None if judge is None else make_oracle(judge, seed=config.seed, device=config.device),
         imported=imported,
-        placement=placement,
+        compute=compute,
+        needs=needs,
     )
 
 
-def _check_machine(config: RunConfig) -> list[str]:
-    """Refuse what this machine or the cluster cannot do; returns the placement of the run."""
-    if config.device == "cuda" and config.ray_address is None and not torch.cuda.is_available():
+def _try_own_parts(config: RunConfig) -> None:
+    """Load the user's own rule and loss, which are tried as they are loaded."""
+    load_rule(config.selection.rule)
+    loss = PreferenceLoss(config.learner)
+    for key, value in (("learner.optimism", config.learner.optimism), ("selection.rule", config.selection.rule)):
+        if value in ("selm", "apl") and not loss.uses_reference:
+            raise UserError(f"{key}={value} needs a learner.loss with a reference; {config.learner.loss} has none")
+
+
+def _require_gpu(oracles: Mapping[str, OracleConfig | None], compute: Compute) -> None:
+    if compute.device == "cpu" or torch.cuda.is_available():
+        return
+    if compute.ray_address is None:
         raise UserError("device=cuda: no GPU is visible here; set device=cpu, or ray_address to a cluster with GPUs")
-    oracles = {"oracle": config.oracle, "evaluation.judge": config.evaluation.judge}
     for key, oracle in oracles.items():
-        if isinstance(oracle, RewardModelOracleConfig) and config.device == "cuda" and not torch.cuda.is_available():
+        if isinstance(oracle, RewardModelOracleConfig):
             raise UserError(
                 f"{key}.kind=reward_model computes in the process of the run, and device=cuda, but no GPU is visible "
                 "here; start the run on a node with a GPU, or serve the model and ask it with kind=python"
             )
-    if config.sampler.backend == "vllm" and importlib.util.find_spec("vllm") is None:
+
+
+def _require_engines(sampler: SamplerConfig, learner: LearnerConfig) -> None:
+    if sampler.backend == "vllm" and importlib.util.find_spec("vllm") is None:
         raise UserError(
             "sampler.backend=vllm: vLLM is not installed; install the extra for your hardware as the README says, "
             "or set sampler.backend=hf"
         )
-    if config.learner.engine == "deepspeed" and importlib.util.find_spec("deepspeed") is None:
+    if learner.engine == "deepspeed" and importlib.util.find_spec("deepspeed") is None:
         raise UserError("learner.engine=deepspeed: DeepSpeed is not installed; install it, or set learner.engine=torch")
-    return _placement(config)
 
 
-def _placement(config: RunConfig) -> list[str]:
-    """The placement of a run in lines; refuses one that the cluster, or the GPUs of this machine, do not hold."""
-    if config.runtime == "inline" or (config.ray_address is None and config.device == "cpu"):
-        return []
-    if config.ray_address is None:
-        nodes = [Node("local", "this machine", os.cpu_count() or 1, torch.cuda.device_count())]
-    else:
-        nodes = nodes_at(config.ray_address)
-    return describe(needs_of(config), require_room(config, nodes), nodes)
+def _require_room(needs: Sequence[Need], compute: Compute) -> None:
+    """Refuse a run that the cluster, or the GPUs of this machine, do not hold."""
+    if compute.ray_address is not None:
+        require_room(needs, nodes_at(compute.ray_address))
+    elif compute.device == "cuda":
+        require_room(needs, [Node("this machine", os.cpu_count() or 1, torch.cuda.device_count())])

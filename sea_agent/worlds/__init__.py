@@ -1,4 +1,4 @@
-"""Built-in worlds: small, complete settings in which every claim can be re-run without a download.
+"""Built-in worlds: small, complete settings to reproduce every claim in without a download.
 
 ``world://NAME/FILE`` names a file of a world wherever a path is expected.
 """
@@ -15,10 +15,10 @@ _WORLDS: dict[str, ModuleType] = {"lexicon": lexicon, "kitchen": kitchen}
 
 
 def resolve(path: str) -> str:
-    """The path on disk of ``world://NAME/FILE``; any other path is returned as it is.
+    """The path on disk of ``world://NAME/FILE``; any other path is returned unchanged.
 
     Raises:
-        UserError: when the world has no such file.
+        UserError: the world has no such file.
     """
     if not path.startswith(SCHEME):
         return path
@@ -29,10 +29,10 @@ def resolve(path: str) -> str:
 
 
 def world(name: str) -> ModuleType:
-    """The module of a built-in world: its words, texts, reward and judge; ``attributes`` where it has an encoder.
+    """The module of a built-in world: words, texts, reward and judge, and ``attributes`` if it has an encoder.
 
     Raises:
-        UserError: when there is no such world.
+        UserError: there is no such world.
     """
     if name not in _WORLDS:
         raise UserError(f"{name}: no such built-in world; there is {', '.join(_WORLDS)}")
@@ -40,10 +40,10 @@ def world(name: str) -> ModuleType:
 
 
 def scorer(name: str, kind: str) -> Callable[[str, str], float]:
-    """The hidden ``reward`` or the independent ``judge`` of a world: (prompt, response) to a score in logits.
+    """The hidden ``reward`` or the independent ``judge`` of a world; maps (prompt, response) to a score in logits.
 
     Raises:
-        UserError: when there is no such world or scorer.
+        UserError: there is no such world or scorer.
     """
     scorers = {"reward": world(name).reward, "judge": world(name).judge}
     if kind not in scorers:

@@ -1,34 +1,32 @@
 """The world ``kitchen``: cook a dish for some guests from the given ingredients, step by step.
 
-A prompt is a dish, ``for``, how many guests, ``from``, six of eighteen ingredients and ``:``. A response is a sequence
-of steps, each a verb and an ingredient, may say how the verb is done (after it) and what the ingredient is like (before
-it), may carry fillers and connectives, and should end with ``serve``:
+A prompt is a dish, ``for``, the number of guests, ``from``, six of eighteen ingredients and ``:``. A response is a
+sequence of steps, each a verb and an ingredient. An adverb may follow the verb and an adjective may precede the
+ingredient; fillers and connectives may occur anywhere, and ``serve`` should come last:
 
     soup for few from leek cod mint egg kale pea :      chop finely cod then boil sweet pea fry mint serve
 
-What makes a response good is hidden, and is in no word by itself. Every verb belongs to one of three techniques and
-every ingredient to one of three kinds; a step is worth what its technique does to its kind, a dish favours a
-technique, and techniques like to follow each other in a cycle. The tables have rows and columns that sum to zero, so
-the same words make a good or a bad dish by how they are paired and in which order they come. The describing words of
-demonstrations tell which verbs and which ingredients are alike, as a pretrained model would know; nothing but the
-oracle's answers tells what goes with what. The judge is another rater with terms, weights and tastes of its own. Texts
-are what a tokenizer decodes without special tokens.
+The hidden reward depends on no single word. Every verb belongs to one of three techniques and every ingredient to one
+of three kinds. The value of a step depends on its technique and kind, each dish favours one technique, and techniques
+should follow each other in a cycle. Rows and columns of these tables sum to zero, so the same words make a good or a
+bad response depending on pairing and order. Adverbs and adjectives in the demonstrations reveal which verbs and which
+ingredients are alike, as a pretrained model would know; only the oracle's answers reveal what goes with what. The
+judge is an independent rater with its own terms, weights and tastes. Texts are decoded without special tokens.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sea_agent.errors import UserError
 from sea_agent.seeding import generator_for, seed_for
+from sea_agent.worlds.words import distinct, foreign_prompt, hidden_classes, own_taste, pick
 
 DISHES = ("roast", "salad", "soup")
 GUESTS = {"one": 2, "few": 3, "many": 4}
-"""How many steps suit so many guests."""
+"""The ideal number of steps for each number of guests."""
 VERBS = ("bake", "boil", "chop", "fry", "glaze", "grill")
 # fmt: off
 INGREDIENTS = (
@@ -37,9 +35,9 @@ INGREDIENTS = (
 )
 # fmt: on
 MANNERS = (("finely", "neatly"), ("gently", "slowly"), ("boldly", "quickly"))
-"""Words said after a verb, by its technique."""
+"""Adverbs that follow a verb, by its technique."""
 QUALITIES = (("fresh", "young"), ("dried", "plain"), ("ripe", "sweet"))
-"""Words said before an ingredient, by its kind."""
+"""Adjectives that precede an ingredient, by its kind."""
 FILLERS = ("maybe", "nicely", "perhaps", "simply", "surely", "well")
 CONNECTIVES = ("also", "and", "next", "then")
 FOR, FROM, COLON, SERVE = "for", "from", ":", "serve"
@@ -51,8 +49,7 @@ INGREDIENTS_PER_PROMPT = 6
 MAX_RESPONSE_WORDS = 13
 """Longest demonstration, ``serve`` included; with the end token a response takes at most 14 tokens."""
 
-# The hidden tables, by how far the column's class is ahead of the row's in the cycle of three: rows and columns sum to
-# zero.
+# The hidden tables, indexed by (column class - row class) mod 3; their rows and columns sum to zero.
 _PAIRING = (1.1, -0.55, -0.55)
 _FOLLOWING = (0.0, 0.35, -0.35)
 _FAVOUR = (0.3, -0.15, -0.15)
@@ -60,12 +57,12 @@ _FAVOUR = (0.3, -0.15, -0.15)
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What there is to notice in a response, before anyone values it.
+    """The observable properties of a response, before any scoring.
 
-    ``steps`` are a verb and an ingredient with no other verb or ingredient between them, in order; ``loose`` counts
-    verbs and ingredients outside of steps. ``cooked`` are the steps with an ingredient of the prompt that no earlier
-    step took, ``invented`` counts other ingredients that steps take, each once, and ``repeated`` steps with an
-    ingredient taken before. ``described`` counts manners and qualities.
+    ``steps`` are pairs of a verb and the ingredient that follows it with no other verb or ingredient in between;
+    ``loose`` counts verbs and ingredients outside steps. ``cooked`` are the first steps with each ingredient of the
+    prompt, ``invented`` counts the distinct other ingredients in steps, and ``repeated`` the steps whose ingredient an
+    earlier step used. ``described`` counts manners and qualities.
     """
 
     dish: str
@@ -81,10 +78,10 @@ class Reading:
 
 
 def read(prompt: str, response: str) -> Reading:
-    """Notice everything in a response that any reward of this world may depend on.
+    """Everything about a response that a score of this world may depend on.
 
     Raises:
-        UserError: when the prompt is not of this world.
+        UserError: the prompt is not of this world.
     """
     dish, guests, given = _read_prompt(prompt)
     words = response.split()
@@ -93,13 +90,12 @@ def read(prompt: str, response: str) -> Reading:
     cooked: dict[str, str] = {}
     for verb, ingredient in steps:
         cooked.setdefault(ingredient, verb)
-    invented = sum(ingredient not in given for ingredient in cooked)
     return Reading(
         dish=dish,
         guests=guests,
         steps=steps,
         cooked=tuple((verb, ingredient) for ingredient, verb in cooked.items() if ingredient in given),
-        invented=invented,
+        invented=sum(ingredient not in given for ingredient in cooked),
         repeated=len(steps) - len(cooked),
         loose=len(acts) - 2 * len(steps),
         described=sum(word in DESCRIBING for word in words),
@@ -126,7 +122,7 @@ def reward(prompt: str, response: str) -> float:
 
 
 def judge(prompt: str, response: str) -> float:
-    """An independent judge's score, in logits: its own taste in steps, less order, variety, a fixed ideal length."""
+    """An independent judge's score, in logits: its own taste in steps, less weight on order, variety, fixed length."""
     seen = read(prompt, response)
     techniques = [_TECHNIQUE[verb] for verb, _ in seen.steps]
     return (
@@ -146,24 +142,25 @@ def judge(prompt: str, response: str) -> float:
 def make_prompts(count: int, seed: int) -> list[str]:
     """``count`` different prompts; a longer list from the same seed starts with the shorter one."""
     rng = generator_for("kitchen", "prompts", seed)
-    prompts: dict[str, None] = {}
-    while len(prompts) < count:
+
+    def draw() -> str:
         given = [INGREDIENTS[i] for i in rng.permutation(len(INGREDIENTS))[:INGREDIENTS_PER_PROMPT]]
-        prompts[" ".join((_pick(DISHES, rng), FOR, _pick(tuple(GUESTS), rng), FROM, *given, COLON))] = None
-    return list(prompts)
+        return " ".join((pick(DISHES, rng), FOR, pick(tuple(GUESTS), rng), FROM, *given, COLON))
+
+    return distinct(count, draw)
 
 
 def make_demonstrations(count: int, seed: int) -> list[tuple[str, str]]:
-    """``count`` (prompt, response) pairs of mixed quality, blind to what goes with what and to what follows what."""
+    """``count`` (prompt, response) pairs of mixed quality, written without knowledge of the hidden tables."""
     rng = generator_for("kitchen", "demonstrations", seed)
     prompts = make_prompts(count, seed=seed_for("kitchen", "demonstrated", seed))
     return [(prompt, _demonstrate(prompt, rng)) for prompt in prompts]
 
 
 def terms(prompt: str, response: str) -> NDArray[np.float64]:
-    """What the hidden reward is a weighted sum of, shape (T,): to measure how far one who knew the classes would get.
+    """The terms whose weighted sum is the hidden reward, shape (T,): features for a learner that knew the classes.
 
-    Steps by pairing, by following and by favour of the dish, then the counts that the reward prices.
+    Steps counted by pairing, by succession and by the dish's favour, then the other counts in the reward.
     """
     seen = read(prompt, response)
     techniques = [_TECHNIQUE[verb] for verb, _ in seen.steps]
@@ -183,21 +180,13 @@ def _ahead(row: int, column: int) -> int:
     return (column - row) % len(_PAIRING)
 
 
-def _by_hidden_class(words: Sequence[str]) -> dict[str, int]:
-    """The class of each word: a third of the words, in a hidden order, to each class."""
-    order = sorted(words, key=lambda word: seed_for("kitchen", "class", word))
-    return {word: rank * len(_PAIRING) // len(order) for rank, word in enumerate(order)}
-
-
-def _taste(verb: str, ingredient: str) -> float:
-    """The judge agrees with the oracle about a step in part; the rest is its own, uniform on [-0.7, 0.7]."""
-    own = seed_for("kitchen", "taste", verb, ingredient) / 2**62 - 1.0
-    return 0.7 * _PAIRING[_ahead(_TECHNIQUE[verb], _KIND[ingredient])] + 0.7 * own
-
-
-_TECHNIQUE = _by_hidden_class(VERBS)
-_KIND = _by_hidden_class(INGREDIENTS)
-_TASTES = {(verb, ingredient): _taste(verb, ingredient) for verb in VERBS for ingredient in INGREDIENTS}
+_TECHNIQUE = hidden_classes("kitchen", VERBS, len(_PAIRING))
+_KIND = hidden_classes("kitchen", INGREDIENTS, len(_PAIRING))
+# The judge agrees with the oracle in part.
+_TASTES = {
+    step: 0.7 * _PAIRING[_ahead(_TECHNIQUE[step[0]], _KIND[step[1]])] + own_taste("kitchen", *step)
+    for step in product(VERBS, INGREDIENTS)
+}
 
 
 @lru_cache(maxsize=65536)
@@ -205,14 +194,11 @@ def _read_prompt(prompt: str) -> tuple[str, str, tuple[str, ...]]:
     match prompt.split():
         case [dish, "for", guests, "from", *given, ":"] if dish in DISHES and guests in GUESTS and given:
             return dish, guests, tuple(given)
-    raise UserError(
-        f"{prompt!r} is not a prompt of the world kitchen, which read like {make_prompts(1, seed=0)[0]!r}; "
-        "use world://kitchen/prompts.jsonl, or another oracle for other prompts"
-    )
+    raise foreign_prompt("kitchen", prompt, make_prompts(1, seed=0)[0])
 
 
 def _demonstrate(prompt: str, rng: np.random.Generator) -> str:
-    """One response; ``care`` says how often its writer slips."""
+    """One response; the lower ``care``, the more slips."""
     _, guests, given = _read_prompt(prompt)
     care = rng.random()
     slip = 1.0 - care
@@ -221,10 +207,10 @@ def _demonstrate(prompt: str, rng: np.random.Generator) -> str:
     places = rng.permutation(len(given))[:count]
     if rng.random() < 0.3 + 0.6 * care:
         places = np.sort(places)
-    ingredients = [given[i] if rng.random() > 0.15 * slip else _pick(INGREDIENTS, rng) for i in places]
+    ingredients = [given[i] if rng.random() > 0.15 * slip else pick(INGREDIENTS, rng) for i in places]
     if rng.random() < 0.3 * slip:
-        ingredients[-1] = _pick(ingredients, rng)
-    acts = [word for ingredient in ingredients for word in (_pick(VERBS, rng), ingredient)]
+        ingredients[-1] = pick(ingredients, rng)
+    acts = [word for ingredient in ingredients for word in (pick(VERBS, rng), ingredient)]
     if rng.random() < 0.3 * slip:
         del acts[int(rng.integers(len(acts)))]
     room = MAX_RESPONSE_WORDS - 1 - len(acts)
@@ -232,17 +218,13 @@ def _demonstrate(prompt: str, rng: np.random.Generator) -> str:
     words = [word for i, act in enumerate(acts) for word in (_describe(act, rng) if i in described else [act])]
     for kind, most in ((FILLERS, 2.0 * slip), (CONNECTIVES, 2.0)):
         for _ in range(min(int(rng.random() * most), MAX_RESPONSE_WORDS - 1 - len(words))):
-            words.insert(int(rng.integers(len(words) + 1)), _pick(kind, rng))
+            words.insert(int(rng.integers(len(words) + 1)), pick(kind, rng))
     end = [SERVE] if rng.random() > 0.25 * slip else []
     return " ".join(words + end)
 
 
 def _describe(act: str, rng: np.random.Generator) -> list[str]:
-    """A verb and how it is done, or what an ingredient is like and the ingredient."""
+    """A verb and an adverb, or an adjective and an ingredient."""
     if act in _TECHNIQUE:
-        return [act, _pick(MANNERS[_TECHNIQUE[act]], rng)]
-    return [_pick(QUALITIES[_KIND[act]], rng), act]
-
-
-def _pick(words: Sequence[str], rng: np.random.Generator) -> str:
-    return words[int(rng.integers(len(words)))]
+        return [act, pick(MANNERS[_TECHNIQUE[act]], rng)]
+    return [pick(QUALITIES[_KIND[act]], rng), act]

@@ -5,12 +5,11 @@ words, fillers and connectives, and should end with a full stop:
 
     brief warm : lamp river coin tower sand bell rope mill =>      dear river and bell .
 
-What makes a response good is hidden: every noun belongs to one of four lexical classes, and the classes have
-values. Nothing in a prompt or in a demonstration tells them; only the oracle's answers do. The judge is another
-rater with terms, weights and tastes of its own. Texts are what a tokenizer decodes without special tokens.
+The reward is hidden: every noun belongs to one of four lexical classes, and the classes have values. No prompt or
+demonstration reveals them; only the oracle's answers do. The judge is an independent rater with its own terms, weights
+and tastes. Texts are decoded without special tokens.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -18,8 +17,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from sea_agent.errors import UserError
 from sea_agent.seeding import generator_for, seed_for
+from sea_agent.worlds.words import distinct, foreign_prompt, hidden_classes, own_taste, pick
 
 STYLES = ("brief", "plain", "rich")
 TONE_WORDS = {
@@ -60,11 +59,11 @@ _WORD_COST = {"brief": 0.25, "plain": 0.12, "rich": 0.0}
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What there is to notice in a response, before anyone values it.
+    """The observable properties of a response, before any scoring.
 
     ``named`` are the prompt's nouns that the response names and ``invented`` other nouns, each once, in order
     of appearance. Counts are words. ``setbacks`` counts named nouns that come earlier in the prompt than the
-    noun named before them. ``words`` is the length without the closing full stop.
+    noun named before them. ``words`` is the length without the final full stop.
     """
 
     style: str
@@ -82,10 +81,10 @@ class Reading:
 
 
 def read(prompt: str, response: str) -> Reading:
-    """Notice everything in a response that any reward of this world may depend on.
+    """Everything about a response that a score of this world may depend on.
 
     Raises:
-        UserError: when the prompt is not of this world.
+        UserError: the prompt is not of this world.
     """
     style, tone, given = _read_prompt(prompt)
     words = response.split()
@@ -93,16 +92,16 @@ def read(prompt: str, response: str) -> Reading:
     if ended:
         words = words[:-1]
     nouns = [word for word in words if word in _VALUES]
-    distinct = tuple(dict.fromkeys(nouns))
-    named = tuple(noun for noun in distinct if noun in given)
+    once = tuple(dict.fromkeys(nouns))
+    named = tuple(noun for noun in once if noun in given)
     places = [given.index(noun) for noun in named]
     tones = [_TONE_OF[word] for word in words if word in _TONE_OF]
     return Reading(
         style=style,
         tone=tone,
         named=named,
-        invented=tuple(noun for noun in distinct if noun not in given),
-        repeated=len(nouns) - len(distinct),
+        invented=tuple(noun for noun in once if noun not in given),
+        repeated=len(nouns) - len(once),
         in_tone=tones.count(tone),
         off_tone=len(tones) - tones.count(tone),
         fillers=sum(word in FILLERS for word in words),
@@ -149,26 +148,25 @@ def judge(prompt: str, response: str) -> float:
 def make_prompts(count: int, seed: int, nouns: int = NOUNS_PER_PROMPT) -> list[str]:
     """``count`` different prompts; a longer list from the same seed starts with the shorter one."""
     rng = generator_for("lexicon", "prompts", nouns, seed)
-    prompts: dict[str, None] = {}
-    while len(prompts) < count:
+
+    def draw() -> str:
         given = [NOUNS[i] for i in rng.permutation(len(NOUNS))[:nouns]]
-        style = STYLES[rng.integers(len(STYLES))]
-        tone = tuple(TONE_WORDS)[rng.integers(len(TONE_WORDS))]
-        prompts[" ".join((style, tone, COLON, *given, ARROW))] = None
-    return list(prompts)
+        return " ".join((pick(STYLES, rng), pick(tuple(TONE_WORDS), rng), COLON, *given, ARROW))
+
+    return distinct(count, draw)
 
 
 def make_demonstrations(count: int, seed: int) -> list[tuple[str, str]]:
-    """``count`` (prompt, response) pairs of mixed quality, blind to what the nouns are worth."""
+    """``count`` (prompt, response) pairs of mixed quality, written without knowledge of the nouns' values."""
     rng = generator_for("lexicon", "demonstrations", seed)
     prompts = make_prompts(count, seed=seed_for("lexicon", "demonstrated", seed))
     return [(prompt, _demonstrate(prompt, rng)) for prompt in prompts]
 
 
 def attributes(prompt: str, response: str) -> NDArray[np.float64]:
-    """Generic attributes of a response, shape (A,): the kinds of thing that a reward of this world may be made of.
+    """Generic attributes of a response, shape (A,), from which a reward of this world could be composed.
 
-    Which of the nouns are named, the counts of ``Reading`` and length by style. No value, weight or class is in them.
+    The counts of ``Reading``, the length by style, and which nouns are named; no hidden value, weight or class.
     """
     seen = read(prompt, response)
     counts = (
@@ -189,20 +187,10 @@ def attributes(prompt: str, response: str) -> NDArray[np.float64]:
     return np.array([*counts, *length_by_style, *(noun in named for noun in NOUNS)], dtype=np.float64)
 
 
-def _by_hidden_class() -> dict[str, float]:
-    """The value of each noun: a quarter of the nouns, in a hidden order, to each class."""
-    order = sorted(NOUNS, key=lambda noun: seed_for("lexicon", "class", noun))
-    return {noun: _CLASS_VALUES[rank * len(_CLASS_VALUES) // len(order)] for rank, noun in enumerate(order)}
-
-
-def _taste(noun: str) -> float:
-    """The judge agrees with the oracle about a noun in part; the rest is its own, uniform on [-0.7, 0.7]."""
-    own = seed_for("lexicon", "taste", noun) / 2**62 - 1.0
-    return 0.65 * _VALUES[noun] + 0.7 * own
-
-
-_VALUES = _by_hidden_class()
-_TASTES = {noun: _taste(noun) for noun in NOUNS}
+_CLASSES = hidden_classes("lexicon", NOUNS, len(_CLASS_VALUES))
+_VALUES = {noun: _CLASS_VALUES[class_] for noun, class_ in _CLASSES.items()}
+# The judge agrees with the oracle in part.
+_TASTES = {noun: 0.65 * _VALUES[noun] + own_taste("lexicon", noun) for noun in NOUNS}
 
 
 @lru_cache(maxsize=65536)
@@ -210,14 +198,11 @@ def _read_prompt(prompt: str) -> tuple[str, str, tuple[str, ...]]:
     match prompt.split():
         case [style, tone, ":", *given, "=>"] if style in STYLES and tone in TONE_WORDS and given:
             return style, tone, tuple(given)
-    raise UserError(
-        f"{prompt!r} is not a prompt of the world lexicon, which read like {make_prompts(1, seed=0)[0]!r}; "
-        "use world://lexicon/prompts.jsonl, or another oracle for other prompts"
-    )
+    raise foreign_prompt("lexicon", prompt, make_prompts(1, seed=0)[0])
 
 
 def _demonstrate(prompt: str, rng: np.random.Generator) -> str:
-    """One response; ``care`` says how often its writer slips."""
+    """One response; the lower ``care``, the more slips."""
     _, tone, given = _read_prompt(prompt)
     care = rng.random()
     slip = 1.0 - care
@@ -225,21 +210,17 @@ def _demonstrate(prompt: str, rng: np.random.Generator) -> str:
     places = rng.permutation(len(given))[: rng.integers(1, 8)]
     if rng.random() < 0.3 + 0.6 * care:
         places = np.sort(places)
-    words = [given[i] if rng.random() > 0.25 * slip else _pick(NOUNS, rng) for i in places]
+    words = [given[i] if rng.random() > 0.25 * slip else pick(NOUNS, rng) for i in places]
     if rng.random() < 0.5 * slip:
-        words.append(_pick(words, rng))
+        words.append(pick(words, rng))
     for _ in range(rng.integers(0, 3)):
-        voice = tone if rng.random() < 0.4 + 0.6 * care else _pick(tuple(TONE_WORDS), rng)
-        _insert(words, _pick(TONE_WORDS[voice], rng), rng)
+        voice = tone if rng.random() < 0.4 + 0.6 * care else pick(tuple(TONE_WORDS), rng)
+        _insert(words, pick(TONE_WORDS[voice], rng), rng)
     for kind, most in ((FILLERS, 2.5 * slip), (CONNECTIVES, 2.5)):
         for _ in range(int(rng.random() * most)):
-            _insert(words, _pick(kind, rng), rng)
+            _insert(words, pick(kind, rng), rng)
     stop = [STOP] if rng.random() > 0.25 * slip else []
     return " ".join(words[: MAX_RESPONSE_WORDS - 1] + stop)
-
-
-def _pick(words: Sequence[str], rng: np.random.Generator) -> str:
-    return words[int(rng.integers(len(words)))]
 
 
 def _insert(words: list[str], word: str, rng: np.random.Generator) -> None:

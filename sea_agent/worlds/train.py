@@ -1,18 +1,18 @@
-"""Training the small models of a built-in world, on one core, deterministic from the seed.
+"""Trains the small models of a built-in world on one core, deterministically given the seed.
 
 Dimension letters: B batch, N training texts, L tokens, D hidden width, A attributes, R random rewards.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 from transformers import ElectraConfig, ElectraModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from sea_agent.seeding import generator_for, seed_for
@@ -24,7 +24,7 @@ RANDOM_REWARDS = 128
 
 @contextmanager
 def seeded(*key: int | str) -> Iterator[None]:
-    """One thread and keyed global torch randomness inside, for weight initialisation; both are restored after."""
+    """Run the block on one thread with torch's global generator seeded by ``key``; restore both afterwards."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -36,7 +36,7 @@ def seeded(*key: int | str) -> Iterator[None]:
 
 
 def new_policy(tokenizer: PreTrainedTokenizerFast, **shape: int) -> LlamaForCausalLM:
-    """A Llama-style policy with random weights for this tokenizer; ``shape`` are sizes of ``LlamaConfig``."""
+    """A randomly initialised Llama-style policy for this tokenizer; ``shape`` holds sizes of ``LlamaConfig``."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         bos_token_id=tokenizer.bos_token_id,
@@ -67,16 +67,9 @@ def train_policy(
         )
 
         def loss(rows: Tensor) -> Tensor:
-            # Right padding: causal attention never lets a real token see it.
-            logits_B_L_V = policy(input_ids=tokens_N_L[rows]).logits
-            targets_B_L = labels_N_L[rows]
-            return F.cross_entropy(
-                logits_B_L_V[:, :-1].flatten(0, 1), targets_B_L[:, 1:].flatten(), ignore_index=IGNORED
-            )
+            return _response_loss(policy, tokens_N_L[rows], labels_N_L[rows])
 
-        _fit(
-            policy, loss, examples=len(demonstrations), steps=steps, learning_rate=2.5e-3, key=("policy batches", seed)
-        )
+        _fit(policy, loss, len(demonstrations), steps, 2.5e-3, "policy batches", seed)
     return policy.eval()
 
 
@@ -87,12 +80,13 @@ def train_encoder(
     seed: int,
     steps: int,
 ) -> ElectraModel:
-    """A small cross-encoder of (prompt, response) that has learnt random rewards over generic attributes.
+    """A small cross-encoder of (prompt, response), trained on random rewards over generic attributes.
 
-    Its mean hidden state over all attended tokens is trained to predict, through a linear head that is thrown
-    away, random linear mixtures of standardised attributes.
+    Its mean hidden state over all attended tokens learns to predict random linear mixtures of standardised attributes
+    through a linear head, which is discarded.
     """
-    batch = _pair_tokens(tokenizer, texts)
+    prompts, responses = zip(*texts, strict=True)
+    batch = dict(tokenizer(list(prompts), list(responses), padding=True, return_tensors="pt"))
     rewards_N_R = torch.tensor(_random_rewards(attributes_N_A, seed), dtype=torch.float32)
     with seeded("encoder", seed):
         encoder = ElectraModel(
@@ -118,8 +112,7 @@ def train_encoder(
             pooled_B_D = (hidden_B_L_D * mask_B_L_1).sum(1) / mask_B_L_1.sum(1)
             return F.mse_loss(head(pooled_B_D), rewards_N_R[rows])
 
-        both = nn.ModuleList([encoder, head])
-        _fit(both, loss, examples=len(texts), steps=steps, learning_rate=6e-3, key=("encoder batches", seed))
+        _fit(nn.ModuleList([encoder, head]), loss, len(texts), steps, 6e-3, "encoder batches", seed)
     return encoder.eval()
 
 
@@ -129,19 +122,24 @@ def held_out_loss(
     """Mean negative log-likelihood of a response token, in nats."""
     tokens_N_L, labels_N_L = _demonstration_tokens(tokenizer, demonstrations)
     with torch.no_grad():
-        logits_N_L_V = policy(input_ids=tokens_N_L).logits
-    return F.cross_entropy(logits_N_L_V[:, :-1].flatten(0, 1), labels_N_L[:, 1:].flatten(), ignore_index=IGNORED).item()
+        return _response_loss(policy, tokens_N_L, labels_N_L).item()
+
+
+def _response_loss(policy: LlamaForCausalLM, tokens_B_L: Tensor, labels_B_L: Tensor) -> Tensor:
+    # No mask: padding is on the right, where causal attention hides it from real tokens.
+    logits_B_L_V = policy(input_ids=tokens_B_L).logits
+    return F.cross_entropy(logits_B_L_V[:, :-1].flatten(0, 1), labels_B_L[:, 1:].flatten(), ignore_index=IGNORED)
 
 
 def _fit(
     model: nn.Module,
-    loss: Any,
+    loss: Callable[[Tensor], Tensor],
     examples: int,
     steps: int,
     learning_rate: float,
-    key: tuple[int | str, ...],
+    *key: int | str,
 ) -> None:
-    """AdamW with a short warm-up and a cosine to zero, on keyed random batches."""
+    """AdamW with a short warm-up and cosine decay to zero, on random batches keyed by ``key``."""
     rng = generator_for(*key)
     warmup = max(1, steps // 20)
     optimizer = torch.optim.AdamW(
@@ -163,22 +161,13 @@ def _fit(
 def _demonstration_tokens(
     tokenizer: PreTrainedTokenizerFast, demonstrations: Sequence[tuple[str, str]]
 ) -> tuple[Tensor, Tensor]:
-    """Token ids and labels, each (N, L): the prompt as any caller tokenises it, the response, the end token."""
+    """Token ids and labels, each (N, L), of the prompt as any caller tokenises it, the response and the end token."""
     prompts, responses = zip(*demonstrations, strict=True)
     heads = tokenizer(list(prompts)).input_ids
     tails = [[*ids, tokenizer.eos_token_id] for ids in tokenizer(list(responses), add_special_tokens=False).input_ids]
-    longest = max(len(head) + len(tail) for head, tail in zip(heads, tails, strict=True))
-    tokens_N_L = torch.full((len(heads), longest), tokenizer.pad_token_id)
-    labels_N_L = torch.full((len(heads), longest), IGNORED)
-    for row, (head, tail) in enumerate(zip(heads, tails, strict=True)):
-        tokens_N_L[row, : len(head) + len(tail)] = torch.tensor(head + tail)
-        labels_N_L[row, len(head) : len(head) + len(tail)] = torch.tensor(tail)
-    return tokens_N_L, labels_N_L
-
-
-def _pair_tokens(tokenizer: PreTrainedTokenizerFast, texts: Sequence[tuple[str, str]]) -> dict[str, Tensor]:
-    prompts, responses = zip(*texts, strict=True)
-    return dict(tokenizer(list(prompts), list(responses), padding=True, return_tensors="pt"))
+    tokens = [torch.tensor(head + tail) for head, tail in zip(heads, tails, strict=True)]
+    labels = [torch.tensor([IGNORED] * len(head) + tail) for head, tail in zip(heads, tails, strict=True)]
+    return pad_sequence(tokens, True, tokenizer.pad_token_id), pad_sequence(labels, True, IGNORED)
 
 
 def _random_rewards(attributes_N_A: NDArray[np.float64], seed: int) -> NDArray[np.float64]:

@@ -1,102 +1,198 @@
-"""Actors follow their plan when nodes come and go, and nobody waits for a node for ever."""
+"""Runs reserve all they need at once or nothing, and follow their reservation when nodes die."""
 
-from collections.abc import Callable
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+from typing import Any
 
 import pytest
+import ray
+from ray.cluster_utils import Cluster
+from ray.util import placement_group, placement_group_table, remove_placement_group
 
-from actors import cluster, learners
-from actors.cluster import Places
-from actors.placement import Need, Node, Shortage
+from actors import cluster as actors_cluster
+from actors import learners
+from actors.cluster import Places, connected
+from actors.placement import Need, Shortage
 from sea_agent.errors import RunFailure
 
-NEEDS = [Need("learner-0", "learner", 1.0), *(Need(f"sampler-{index}", "sampler", 1.0) for index in range(2))]
+pytestmark = pytest.mark.ray
+
+# A node without an answer is dead after three seconds; by default Ray waits for fifteen.
+HEALTH = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 1000, "health_check_failure_threshold": 3}
+PATIENCE = 60.0
+THREE = [Need(f"sampler-{index}", "sampler", 1.0) for index in range(3)]
 
 
-def node(name: str, cpus: float) -> Node:
-    """A node whose id is as long as Ray's."""
-    return Node(name * 56, name, cpus)
+@pytest.fixture(scope="module")
+def started() -> Iterator[Cluster]:
+    """A head with four CPUs, and two GPUs that do not exist."""
+    nodes = Cluster()
+    nodes.add_node(num_cpus=4, num_gpus=2, include_dashboard=False, _system_config=HEALTH)
+    yield nodes
+    nodes.shutdown()
 
 
-A, B, C = (node(name, 3.0) for name in "abc")
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
-class Cluster:
-    """Nodes that come and go; each look at them is one more."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.looks = 0
-        self.nodes: Callable[[], list[Node]] = list
-        monkeypatch.setattr(cluster, "living_nodes", self._look)
-        monkeypatch.setattr(cluster, "_POLL_SECONDS", 0.0)
-
-    def _look(self, *, free: bool) -> list[Node]:
-        self.looks += 1
-        return self.nodes()
+def groups(state: str) -> list[dict[str, Any]]:
+    return [one for one in placement_group_table().values() if one["state"] == state]
 
 
 @pytest.fixture
-def ray_cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
-    return Cluster(monkeypatch)
+def nodes(started: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """The head alone, with all that earlier tests reserved free again; this process is connected to it."""
+    monkeypatch.setattr(actors_cluster, "_FREE_SECONDS", 5.0)
+    with connected(started.address):
+        until(lambda: ray.available_resources().get("CPU") == 4)
+        yield started
+    for node in [*started.worker_nodes]:
+        started.remove_node(node)
 
 
-def nodes_of(places: Places) -> dict[str, str]:
-    return {need.actor: places.options(need.actor)["scheduling_strategy"].node_id[0] for need in NEEDS}
+def homes(places: Places) -> dict[str, str]:
+    """The node of each actor that is in a bundle."""
+    table = placement_group_table(places._group)["bundles_to_node_id"]
+    return {actor: table[index] for actor, index in places._bundle_of.items()}
 
 
-def test_actors_of_a_dead_node_go_to_one_that_is_alive_and_the_others_stay(ray_cluster: Cluster) -> None:
-    ray_cluster.nodes = lambda: [A, B]
-    places = Places(NEEDS, 60.0)
-    before = nodes_of(places)
-    assert sorted({*before.values()}) == ["a", "b"]
-    dead = before["learner-0"]
-    ray_cluster.nodes = lambda: [one for one in (A, B, C) if one.name != dead]
-    after = nodes_of(places)
-    assert dead not in after.values()
-    assert all(after[actor] == home for actor, home in before.items() if home != dead)
+# --- two runs on a cluster that holds one ----------------------------------------------------------------------------
 
 
-def test_a_node_keeps_counting_as_it_was_before_this_run_took_from_it(ray_cluster: Cluster) -> None:
-    """What is free of a node falls as this run's own actors start; that is not another's use."""
-    ray_cluster.nodes = lambda: [A, B]
-    places = Places(NEEDS, 60.0)
-    before = nodes_of(places)
-    left = "b" if before["learner-0"] == "a" else "a"
-    ray_cluster.nodes = lambda: [node(left, 2.0)]  # one of three CPUs is taken, by the sampler there
-    assert set(nodes_of(places).values()) == {left}
+def test_of_two_runs_that_start_together_one_gets_all_it_needs_and_the_other_nothing(nodes: Cluster) -> None:
+    gate = Barrier(2)
+
+    def start(_: int) -> Places | Shortage:
+        gate.wait(PATIENCE)
+        try:
+            return Places(THREE, PATIENCE)
+        except Shortage as shortage:
+            return shortage
+
+    with ThreadPoolExecutor(2) as pool:
+        runs = list(pool.map(start, range(2)))
+    [winner], [loser] = ([one for one in runs if isinstance(one, kind)] for kind in (Places, Shortage))
+    assert isinstance(winner, Places)
+    assert len(homes(winner)) == 3
+    assert "this run needs 3 CPUs" in str(loser)
+    assert "others use a part of it. Wait" in str(loser)
+    until(lambda: ray.available_resources()["CPU"] == 1)
+    assert groups("PENDING") == []
 
 
-def test_a_lost_actor_waits_for_a_new_node(ray_cluster: Cluster) -> None:
-    small = [node("a", 2.0), node("b", 1.0)]
-    ray_cluster.nodes = lambda: small
-    places = Places(NEEDS, 60.0)
-    began = ray_cluster.looks
-    ray_cluster.nodes = lambda: [small[1]] if ray_cluster.looks < began + 5 else [small[1], C]
-    assert "c" in nodes_of(places).values()
-    assert ray_cluster.looks >= began + 5
+def test_runs_that_reserve_for_one_actor_after_the_other_can_both_get_a_part(nodes: Cluster) -> None:
+    """The control: four of the six have room, and neither run has all of its three."""
+    mine, yours = zip(*[[placement_group([{"CPU": 1}]) for _ in range(2)] for _ in THREE], strict=True)
+    until(lambda: len(groups("CREATED")) == 4)
+    assert all(
+        0 < len(ray.wait([one.ready() for one in run], num_returns=3, timeout=0.5)[0]) < 3 for run in (mine, yours)
+    )
 
 
-def test_a_lost_actor_without_a_new_node_is_named_at_the_deadline(ray_cluster: Cluster) -> None:
-    ray_cluster.nodes = lambda: [A, B]
-    places = Places(NEEDS, 0.0)
-    ray_cluster.nodes = list
-    with pytest.raises(RunFailure, match=r"learner-0 has lost its node.*needs 3 CPUs.*sea-agent resume"):
-        places.options("learner-0")
+def test_what_another_run_leaves_is_waited_for(nodes: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = Places(THREE, PATIENCE)
+    monkeypatch.setattr(actors_cluster, "_FREE_SECONDS", PATIENCE)
+    with ThreadPoolExecutor(1) as pool:
+        second = pool.submit(Places, THREE, PATIENCE)
+        until(lambda: groups("PENDING"))
+        assert not second.done()
+        remove_placement_group(first._group)
+        assert len(homes(second.result(PATIENCE))) == 3
 
 
-def test_more_than_the_cluster_has_is_refused_without_waiting(ray_cluster: Cluster) -> None:
-    ray_cluster.nodes = lambda: [node("a", 2.0)]
-    with pytest.raises(Shortage, match="a has 2 CPUs"):
-        Places(NEEDS, 60.0)
-    assert ray_cluster.looks == 2
+def test_more_than_the_cluster_has_is_refused_without_waiting(nodes: Cluster) -> None:
+    with pytest.raises(
+        Shortage, match=r"has 2 GPUs and 4 CPUs, which does not hold it\. It fits with sampler\.actors=4"
+    ):
+        Places([Need(f"sampler-{index}", "sampler", 1.0) for index in range(5)], PATIENCE)
+    assert placement_group_table() == {} or groups("PENDING") == []
 
 
-def test_what_another_run_has_just_left_is_waited_for(ray_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    def look(*, free: bool) -> list[Node]:
-        ray_cluster.looks += 1
-        return [node("a", 1.0 if free and ray_cluster.looks < 7 else 3.0)]
+def test_a_killed_run_leaves_its_reservation(nodes: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = f"""
+from actors.cluster import Places, connected
+from actors.placement import Need
+with connected({nodes.address!r}):
+    places = Places([Need(f"sampler-{{index}}", "sampler", 1.0) for index in range(3)], 60.0)
+    print("reserved", flush=True)
+    input()
+"""
+    command = [sys.executable, "-c", code]
+    root = Path(__file__).parents[2]
+    with subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "reserved\n"
+        with pytest.raises(Shortage, match="others use a part of it"):
+            Places(THREE, PATIENCE)
+        other.kill()
+    monkeypatch.setattr(actors_cluster, "_FREE_SECONDS", PATIENCE)
+    assert len(homes(Places(THREE, PATIENCE))) == 3
 
-    monkeypatch.setattr(cluster, "living_nodes", look)
-    assert set(nodes_of(Places(NEEDS, 60.0)).values()) == {"a"}
+
+# --- where actors are ------------------------------------------------------------------------------------------------
+
+
+def test_ranks_are_together_samplers_are_spread_and_who_takes_nothing_is_in_no_bundle(nodes: Cluster) -> None:
+    nodes.add_node(num_cpus=4)
+    ranks = [Need(f"learner-{index}", "learner", 1.0) for index in range(2)]
+    found = homes(Places([*THREE, *ranks, Need("posterior", "posterior")], PATIENCE))
+    assert len({found["learner-0"], found["learner-1"]}) == 1
+    assert len({found[need.actor] for need in THREE}) == 2
+    assert "posterior" not in found
+
+
+def test_ranks_that_others_left_no_room_together_are_apart(nodes: Cluster) -> None:
+    nodes.add_node(num_cpus=4)
+    others = placement_group([{"CPU": 2}] * 2, "STRICT_SPREAD")
+    assert others.wait(30)
+    found = homes(Places([Need(f"learner-{index}", "learner", 1.0) for index in range(4)], PATIENCE))
+    assert len({*found.values()}) == 2
+
+
+@pytest.mark.parametrize("beside", ["learner-0", ""])
+def test_halves_of_a_gpu_that_belong_together_are_on_one(beside: str, nodes: Cluster) -> None:
+    """Others have a half of a GPU; there Ray puts one that belongs nowhere."""
+    assert placement_group([{"GPU": 0.5}]).wait(30)
+    pair = [Need("learner-0", "learner", 1.0, 0.5), Need("sampler-0", "sampler", 1.0, 0.5, beside)]
+    places = Places([*pair, Need("posterior", "posterior", 1.0)], PATIENCE)
+    look = ray.remote(lambda: ray.get_gpu_ids())
+    learner, sampler, posterior = (
+        ray.get(look.options(**places.options(actor)).remote(), timeout=PATIENCE)
+        for actor in ("learner-0", "sampler-0", "posterior")
+    )
+    assert len(learner) == len(sampler) == 1
+    assert (learner == sampler) == bool(beside)
+    assert posterior == []
+
+
+# --- a node dies -----------------------------------------------------------------------------------------------------
+
+
+def test_actors_of_a_dead_node_go_to_another_and_the_others_stay_or_the_shortage_is_told(nodes: Cluster) -> None:
+    worker = nodes.add_node(num_cpus=4)
+    places = Places([Need(f"sampler-{index}", "sampler", 2.0) for index in range(4)], 1.0)
+    before = homes(places)
+    nodes.remove_node(worker, allow_graceful=False)
+    until(lambda: groups("RESCHEDULING"))
+    told = r"sampler-0 has lost its node.*within 1 s: this run needs 8 CPUs.*Of 1 node .* has 2 GPUs and 4 CPUs\. Add a"
+    with pytest.raises(RunFailure, match=told):
+        places.options("sampler-0")
+    nodes.add_node(num_cpus=4)
+    until(lambda: groups("CREATED"))
+    places.options("sampler-0")
+    after = homes(places)
+    alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+    assert {*after.values()} == alive
+    assert all(after[actor] == home for actor, home in before.items() if home in alive)
 
 
 def test_the_interface_of_an_address_is_found_or_the_remedy_is_told() -> None:

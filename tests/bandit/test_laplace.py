@@ -30,7 +30,7 @@ def problem(labels: int, dimension: int, soft: bool = False) -> tuple[np.ndarray
 def fitted(z_N_D: np.ndarray, wins_N: np.ndarray, deviation: float, draws: int) -> tuple[np.ndarray, np.ndarray]:
     """Posterior mean and covariance of the weights, from draws of the rewards of the unit vectors."""
     dimension = z_N_D.shape[1]
-    posterior = Laplace(LaplaceConfig(prior_deviation=deviation), draws, (dimension,))
+    posterior = Laplace(dimension, LaplaceConfig(prior_deviation=deviation), members=draws)
     first_N_D = torch.from_numpy(z_N_D).float()
     ids = [str(row) for row in range(len(z_N_D))]
     posterior.add(first_N_D, torch.zeros_like(first_N_D), torch.from_numpy(wins_N).float(), ids)
@@ -103,7 +103,7 @@ def test_newton_finds_the_mode_from_a_start_where_full_steps_overshoot() -> None
 def test_the_prior_deviation_is_found_from_labels(linear_bandit: Callable[..., Any], scale: float) -> None:
     bandit = linear_bandit(10, scale, seed=3)
     truth = math.sqrt(10) * np.sqrt(np.mean(bandit.weights_D**2))
-    posterior = Laplace(LaplaceConfig(), 20, (10,))
+    posterior = Laplace(10)
     first_N_D, second_N_D, chance_N = bandit.duels(1500)
     posterior.add(first_N_D, second_N_D, bandit.labels(chance_N), [str(row) for row in range(1500)])
     posterior.update(np.random.default_rng(0))
@@ -114,7 +114,7 @@ def test_scales_found_round_by_round_end_where_one_fit_of_all_labels_ends(linear
     bandit = linear_bandit(10, 6.0, seed=4)
     first_N_D, second_N_D, chance_N = bandit.duels(400)
     wins_N = bandit.labels(chance_N)
-    gradual, at_once = Laplace(LaplaceConfig(), 20, (10,)), Laplace(LaplaceConfig(), 20, (10,))
+    gradual, at_once = Laplace(10), Laplace(10)
     for start in range(0, 400, 50):
         rows = slice(start, start + 50)
         gradual.add(first_N_D[rows], second_N_D[rows], wins_N[rows], [str(row) for row in range(400)][rows])
@@ -127,7 +127,7 @@ def test_scales_found_round_by_round_end_where_one_fit_of_all_labels_ends(linear
 
 
 def test_labels_without_information_do_not_push_the_scale_to_its_bounds() -> None:
-    posterior = Laplace(LaplaceConfig(), 20, (40,))
+    posterior = Laplace(40)
     features_N_D = torch.from_numpy(np.random.default_rng(0).normal(size=(8, 40))).float()
     posterior.add(features_N_D, -features_N_D, torch.full((8,), 0.5), [str(row) for row in range(8)])
     posterior.update(np.random.default_rng(0))
@@ -139,7 +139,7 @@ def test_a_block_that_tells_nothing_is_scaled_down_and_the_one_that_tells_is_not
 ) -> None:
     bandit = linear_bandit(8, 3.0, seed=5)
     noise = np.random.default_rng(6)
-    posterior, blind = Laplace(LaplaceConfig(), 20, (8, 200)), Laplace(LaplaceConfig(), 20, (208,))
+    posterior, blind = Laplace(208, blocks=(8, 200)), Laplace(208)
     first_N_D, second_N_D, chance_N = bandit.duels(150)
     sides = [
         torch.cat([side, torch.from_numpy(noise.normal(size=(150, 200))).float()], 1)
@@ -168,7 +168,7 @@ def test_a_block_that_tells_nothing_is_scaled_down_and_the_one_that_tells_is_not
 
 def test_the_mean_is_that_of_the_draws(linear_bandit: Callable[..., Any]) -> None:
     bandit = linear_bandit(6, 2.0, seed=7)
-    posterior = Laplace(LaplaceConfig(), 20_000, (2, 4))
+    posterior = Laplace(6, members=20_000, blocks=(2, 4))
     first_N_D, second_N_D, chance_N = bandit.duels(5)
     posterior.add(first_N_D, second_N_D, bandit.labels(chance_N), [str(row) for row in range(5)])
     posterior.update(np.random.default_rng(0))
@@ -183,7 +183,7 @@ def test_intervals_hold_the_truth_as_often_as_they_claim(linear_bandit: Callable
     inside, overconfident, total = 0, 0, 0
     for seed in range(40):
         bandit = linear_bandit(6, 2.0, seed)
-        posterior = Laplace(LaplaceConfig(prior_deviation=2.0), 200, (6,))
+        posterior = Laplace(6, LaplaceConfig(prior_deviation=2.0), members=200)
         first_N_D, second_N_D, chance_N = bandit.duels(40)
         posterior.add(first_N_D, second_N_D, bandit.labels(chance_N), [str(row) for row in range(40)])
         posterior.update(np.random.default_rng(seed))

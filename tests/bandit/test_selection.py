@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sea_agent.bandit.selection import RULES, belief, diverse_duels, select_pairs, typical_disagreement
-from sea_agent.config import SelectionConfig
+from sea_agent.config import parts as config
 from sea_agent.errors import RunFailure
 
 NAMES = sorted(RULES)
@@ -25,13 +25,11 @@ def choose(rule: str, rewards_S_M: list[list[float]], valid_M: list[bool] | None
     """The pair for one prompt."""
     rewards_S_P_M = torch.tensor(rewards_S_M)[:, None, :]
     valid_P_M = torch.tensor([valid_M or [True] * rewards_S_P_M.shape[2]])
-    config = SelectionConfig.model_validate({"rule": rule, **options})
-    return select_pairs(config, rewards_S_P_M, valid_P_M, np.random.default_rng(0))[0].tolist()
+    return select_pairs(rule, rewards_S_P_M, valid_P_M, np.random.default_rng(0), **options)[0].tolist()
 
 
 def test_the_config_offers_exactly_the_rules_of_the_table() -> None:
-    offered = SelectionConfig.model_json_schema()["properties"]["rule"]["enum"]
-    assert sorted(offered) == NAMES
+    assert set(config.RULES) == set(RULES)
 
 
 def test_sea_ee_scans_draws_until_one_names_another_best() -> None:
@@ -98,7 +96,7 @@ def test_apl_breaks_ties_evenly_at_random(rewards_M: list[float], tied: list[lis
     prompts = 6000
     valid_P_M = torch.tensor([[True, False, True, True]]).expand(prompts, 4)
     rewards_S_P_M = torch.tensor(rewards_M).expand(1, prompts, 4)
-    pairs_P_2 = select_pairs(SelectionConfig(rule="apl"), rewards_S_P_M, valid_P_M, np.random.default_rng(1))
+    pairs_P_2 = select_pairs("apl", rewards_S_P_M, valid_P_M, np.random.default_rng(1))
     pairs, counts = np.unique(pairs_P_2.numpy(), axis=0, return_counts=True)
     assert pairs.tolist() == tied
     share = 1 / len(tied)
@@ -119,7 +117,7 @@ def test_passive_takes_the_first_two_valid_candidates() -> None:
 
 def test_uniform_takes_every_ordered_pair_equally_often() -> None:
     valid_P_M = torch.tensor([[True, False, True, True]]).expand(6000, 4)
-    pairs_P_2 = select_pairs(SelectionConfig(rule="uniform"), None, valid_P_M, np.random.default_rng(1))
+    pairs_P_2 = select_pairs("uniform", None, valid_P_M, np.random.default_rng(1))
     pairs, counts = np.unique(pairs_P_2.numpy(), axis=0, return_counts=True)
     assert pairs.tolist() == [[0, 2], [0, 3], [2, 0], [2, 3], [3, 0], [3, 2]]
     assert (np.abs(counts - 1000) < 5 * np.sqrt(1000 * 5 / 6)).all()
@@ -128,9 +126,8 @@ def test_uniform_takes_every_ordered_pair_equally_often() -> None:
 @pytest.mark.parametrize("rule", ["passive", "uniform"])
 def test_rules_without_rewards_do_not_read_them(rule: str) -> None:
     valid_P_M = torch.ones(3, 5, dtype=torch.bool)
-    config = SelectionConfig.model_validate({"rule": rule})
-    blind = select_pairs(config, None, valid_P_M, np.random.default_rng(2))
-    informed = select_pairs(config, torch.randn(4, 3, 5), valid_P_M, np.random.default_rng(2))
+    blind = select_pairs(rule, None, valid_P_M, np.random.default_rng(2))
+    informed = select_pairs(rule, torch.randn(4, 3, 5), valid_P_M, np.random.default_rng(2))
     assert torch.equal(blind, informed)
 
 
@@ -151,12 +148,11 @@ def test_every_pair_is_two_different_valid_candidates_and_reproducible(
     bandit: tuple[Tensor, Tensor], rule: str, seed: int
 ) -> None:
     rewards_S_P_M, valid_P_M = bandit
-    config = SelectionConfig.model_validate({"rule": rule})
-    pairs_P_2 = select_pairs(config, rewards_S_P_M, valid_P_M, np.random.default_rng(seed))
+    pairs_P_2 = select_pairs(rule, rewards_S_P_M, valid_P_M, np.random.default_rng(seed))
     assert pairs_P_2.dtype == torch.int64
     assert (pairs_P_2[:, 0] != pairs_P_2[:, 1]).all()
     assert valid_P_M.gather(1, pairs_P_2).all()
-    again_P_2 = select_pairs(config, rewards_S_P_M, valid_P_M, np.random.default_rng(seed))
+    again_P_2 = select_pairs(rule, rewards_S_P_M, valid_P_M, np.random.default_rng(seed))
     assert torch.equal(pairs_P_2, again_P_2)
 
 
@@ -170,9 +166,8 @@ def test_pairs_do_not_depend_on_the_order_of_the_candidates(
     assume(rule in ("sea_ee", "best_worst", "apl") or len(rewards_S_P_M) > 1)
     order = list(range(valid_P_M.shape[1]))
     random.shuffle(order)
-    config = SelectionConfig.model_validate({"rule": rule})
-    straight_P_2 = select_pairs(config, rewards_S_P_M, valid_P_M, np.random.default_rng(0))
-    moved_P_2 = select_pairs(config, rewards_S_P_M[..., order], valid_P_M[:, order], np.random.default_rng(0))
+    straight_P_2 = select_pairs(rule, rewards_S_P_M, valid_P_M, np.random.default_rng(0))
+    moved_P_2 = select_pairs(rule, rewards_S_P_M[..., order], valid_P_M[:, order], np.random.default_rng(0))
     back_P_2 = torch.tensor(order)[moved_P_2]
     if rule in ("uncertainty", "information"):  # their pairs have no first and second
         straight_P_2, back_P_2 = straight_P_2.sort(1).values, back_P_2.sort(1).values
@@ -185,10 +180,9 @@ def test_pairs_do_not_depend_on_what_stands_where_no_candidate_is(
     bandit: tuple[Tensor, Tensor], rule: str, filling: float
 ) -> None:
     rewards_S_P_M, valid_P_M = bandit
-    config = SelectionConfig.model_validate({"rule": rule})
     other_S_P_M = rewards_S_P_M.masked_fill(~valid_P_M, filling)
     pairs_P_2, other_P_2 = (
-        select_pairs(config, rewards, valid_P_M, np.random.default_rng(0)) for rewards in (rewards_S_P_M, other_S_P_M)
+        select_pairs(rule, rewards, valid_P_M, np.random.default_rng(0)) for rewards in (rewards_S_P_M, other_S_P_M)
     )
     assert torch.equal(pairs_P_2, other_P_2)
 
@@ -196,7 +190,7 @@ def test_pairs_do_not_depend_on_what_stands_where_no_candidate_is(
 def test_the_order_check_notices_a_rule_that_looks_at_positions() -> None:
     valid_P_M = torch.ones(1, 3, dtype=torch.bool)
     order = [2, 0, 1]
-    moved_P_2 = select_pairs(SelectionConfig(rule="passive"), None, valid_P_M[:, order], np.random.default_rng(0))
+    moved_P_2 = select_pairs("passive", None, valid_P_M[:, order], np.random.default_rng(0))
     assert torch.tensor(order)[moved_P_2].tolist() != [[0, 1]]
 
 
@@ -208,9 +202,8 @@ def test_a_prompt_with_one_candidate_is_refused(rule: str) -> None:
 
 @pytest.mark.parametrize("rule", BY_REWARD)
 def test_rules_by_reward_refuse_missing_and_broken_rewards(rule: str) -> None:
-    config = SelectionConfig.model_validate({"rule": rule})
     with pytest.raises(ValueError, match=rule):
-        select_pairs(config, None, torch.ones(1, 2, dtype=torch.bool), np.random.default_rng(0))
+        select_pairs(rule, None, torch.ones(1, 2, dtype=torch.bool), np.random.default_rng(0))
     with pytest.raises(RunFailure, match="not finite"):
         choose(rule, [[1.0, float("nan")]])
 

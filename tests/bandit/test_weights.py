@@ -12,7 +12,7 @@ from sea_agent.bandit.evidence import log_evidence
 from sea_agent.bandit.laplace import Laplace
 from sea_agent.bandit.posterior import Posterior
 from sea_agent.bandit.replay import Replay
-from sea_agent.config import EnsembleConfig, LaplaceConfig
+from sea_agent.config import EnsembleConfig
 
 BLOCKS = (4, 6)
 WEIGHTS = torch.tensor([1.0, 3.0, 1.0, 2.0, 1.0, 1.0, 4.0, 1.0])
@@ -20,12 +20,14 @@ TIMES = WEIGHTS.int()
 
 
 def laplace() -> Posterior:
-    return Laplace(LaplaceConfig(), 8, BLOCKS)
+    return Laplace(sum(BLOCKS), members=8, blocks=BLOCKS)
 
 
 def ensemble() -> Posterior:
     # Minibatches of everything, so that both ways of counting take the same steps.
-    return Ensemble(EnsembleConfig(hidden=8, minibatch=1000, minibatches=40, learning_rate=3e-3), 4, sum(BLOCKS), 0)
+    return Ensemble(
+        sum(BLOCKS), EnsembleConfig(hidden=8, minibatch=1000, minibatches=40, learning_rate=3e-3), members=4
+    )
 
 
 FAMILIES = pytest.mark.parametrize("make", [laplace, ensemble])
@@ -102,7 +104,7 @@ def test_an_ensemble_learns_as_long_from_labels_at_once_as_from_as_many_rounds()
     """One update over the labels of three rounds takes the steps of three updates, and counts one version."""
     config = EnsembleConfig(hidden=8, minibatch=1000, minibatches=2)
     ids = [str(row) for row in range(len(WEIGHTS))]
-    once, thrice = (Ensemble(config, 4, sum(BLOCKS), 0) for _ in range(2))
+    once, thrice = (Ensemble(sum(BLOCKS), config, members=4) for _ in range(2))
     for posterior in (once, thrice):
         posterior.add(*labelled(), ids)
     once.update(np.random.default_rng(0), rounds=3)

@@ -209,7 +209,7 @@ def test_the_interval_of_a_mean_is_that_of_normal_theory() -> None:
 @pytest.fixture(scope="module")
 def traces() -> dict[str, Trace]:
     rules = ("passive", "uniform", "uncertainty", "information", "best_worst", "sea_ee", "sea_bai")
-    return {rule: run(rule, labels=512, bandits=100) for rule in rules}
+    return {rule: run(rule, labels=384, bandits=60) for rule in rules}
 
 
 def higher(one_P: np.ndarray, other_P: np.ndarray) -> bool:
@@ -246,14 +246,14 @@ def test_rules_that_seek_knowledge_recommend_better_than_passive(rule: str, trac
 def test_with_a_posterior_that_ignores_its_labels_nothing_is_learnt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RecursiveLaplace, "add", lambda self, difference_P_F, wins_P: None)
     for rule in ("sea_ee", "sea_bai"):
-        trace = run(rule, labels=512, bandits=60)
+        trace = run(rule, labels=256, bandits=40)
         low, high = growth_interval(trace)
         assert 0.95 < low < high < 1.05
         assert trace.simple_P_C[:, -1].mean() == pytest.approx(trace.simple_P_C[:, 0].mean())
 
 
 def test_duels_chosen_from_a_pool_teach_more_than_the_first_ones() -> None:
-    first, diverse = (run("sea_ee", bandits=100, batch=16, pool=4, keep=keep) for keep in ("first", "diverse"))
+    first, diverse = (run("sea_ee", bandits=60, batch=16, pool=4, keep=keep) for keep in ("first", "diverse"))
     assert higher(first.simple_P_C[:, -6:].mean(1), diverse.simple_P_C[:, -6:].mean(1))
 
 

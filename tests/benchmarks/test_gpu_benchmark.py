@@ -1,27 +1,34 @@
 """The GPU benchmark, as far as it runs without one: its figures are sensible, and what is missing is said."""
 
 import json
-import os
-import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
+
+from benchmarks import gpu
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["--prompts", "16", "--candidates", "4", "--prompt-tokens", "16", "--response-tokens", "8"]
 
 
-def start(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "benchmarks.gpu", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-        # Whatever machine this is, the program sees no GPU.
-        env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)},
-    )
+def start(*arguments: str | Path) -> SimpleNamespace:
+    """Run the program here, on whatever machine without a GPU; it makes its measurements in processes."""
+    code, out, err = 0, StringIO(), StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", ["benchmarks.gpu", *map(str, arguments)])
+        patch.setattr(torch.cuda, "device_count", lambda: 0)
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        patch.setenv("PYTHONPATH", str(ROOT))
+        try:
+            gpu.main()
+        except SystemExit as stop:
+            code = stop.code
+    return SimpleNamespace(returncode=code, stdout=out.getvalue(), stderr=err.getvalue())
 
 
 @pytest.fixture(scope="module")
@@ -55,11 +62,16 @@ def test_large_shapes_are_refused_without_a_gpu_before_anything_is_made() -> Non
     assert done.returncode == 2
     assert done.stdout == ""
     assert "no CUDA device is visible here, and the shapes 6.9b need one" in done.stderr
-    assert "Traceback" not in done.stderr
 
 
-def test_a_measurement_that_fails_is_told_and_fails_the_program(tmp_path: Path) -> None:
-    out = tmp_path / "figures.json"
-    done = start("--shapes", "tiny", "--ways", "object_store", "--set", "learner.beta=-1", *SMALL, "--out", out)
+def test_a_measurement_that_fails_is_told_and_fails_the_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing, out = tmp_path / "python", tmp_path / "figures.json"
+    failing.write_text("#!/bin/sh\necho 'out of memory' >&2\nexit 1\n")
+    failing.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(failing))
+    done = start("--shapes", "tiny", "--ways", "object_store", *SMALL, "--out", out)
     assert done.returncode == 1
-    assert "learner.beta" in json.loads(out.read_text())["rows"][0]["failed"]
+    assert json.loads(out.read_text())["rows"][0]["failed"] == "out of memory"
+    assert "failed: out of memory" in done.stdout

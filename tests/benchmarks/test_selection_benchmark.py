@@ -33,7 +33,7 @@ def linear_world() -> Responses:
 
 def taught(features_P_M_D: torch.Tensor) -> Laplace:
     """A posterior with one label, so that responses differ under its mean."""
-    posterior = Laplace(LaplaceConfig(prior_deviation=1.0), 4, (FEATURES,))
+    posterior = Laplace(FEATURES, LaplaceConfig(prior_deviation=1.0), members=4)
     posterior.add(features_P_M_D[0, :1], features_P_M_D[0, 1:2], torch.ones(1), ["a"])
     posterior.update(generator_for("update"))
     return posterior
@@ -53,7 +53,7 @@ def test_the_tilted_policy_prefers_what_the_posterior_prefers_and_is_the_initial
     posterior = taught(features_P_M_D)
     policy_P_M = selection.tilted(posterior, features_P_M_D, 1.0)
     assert torch.equal(policy_P_M.argsort(1), posterior.mean(features_P_M_D).argsort(1))
-    unlabelled = Laplace(LaplaceConfig(), 4, (FEATURES,))
+    unlabelled = Laplace(FEATURES, members=4)
     assert (selection.tilted(unlabelled, features_P_M_D, 1.0) == 1 / 40).all()
 
 

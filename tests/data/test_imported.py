@@ -12,6 +12,7 @@ import torch
 from run_parts import selector as make_selector
 from user_policies import make_tokenizer
 
+from benchmarks.worlds import read_prompts, sample
 from sea_agent.config import RunConfig
 from sea_agent.config.files import load_config
 from sea_agent.data.imported import ImportedPreferences, load_imported
@@ -20,7 +21,6 @@ from sea_agent.loop.selector import Selector
 from sea_agent.pretrained import load_tokenizer
 from sea_agent.types import REFERENCE_VERSION, Candidates, LabelSource, Outcome, Prompt, Response
 from sea_agent.worlds import resolve, scorer
-from sea_agent.worlds.measure import read_prompts, sample
 
 CONTEXT = 64
 

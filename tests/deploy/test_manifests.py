@@ -162,7 +162,9 @@ def test_a_pod_with_more_rights_is_found(spoil: Callable[[Document], Any], probl
 def test_images_are_built_and_run_as_nobody_in_particular() -> None:
     stages = re.split(r"^FROM ", (DEPLOY / "Dockerfile").read_text(), flags=re.MULTILINE)[1:]
     names = {stage.split()[2]: stage for stage in stages}
-    assert set(names) == {"base", "service", "cpu", "gpu"}
+    assert set(names) == {"base", "service", "agent", "cpu", "gpu"}
+    for word in ("torch", "g++", "["):
+        assert word not in re.sub(r"^(ENTRYPOINT|CMD).*", "", names["service"], flags=re.MULTILINE), "it is small"
     for name in ("service", "cpu", "gpu"):
         assert re.findall(r"^USER (\S+)", names[name], flags=re.MULTILINE)[-1] == "10001"
         assert f"sea-agent:{name}" in (DEPLOY / "compose.yaml").read_text() + "".join(p.read_text() for p in KUBERNETES)

@@ -151,4 +151,4 @@ def test_a_bad_file_is_named_before_anything_starts(
 def test_check_tells_how_many_there_are(preferences: Path, sea_agent: Callable[..., Any]) -> None:
     done = sea_agent("check", "sea", "--set", f"posterior.preferences_path={preferences}")
     assert done.code == 0, done.err
-    assert "40 preferences to begin with; 1 left out" in done.out
+    assert "40 imported preferences; 1 skipped" in done.out

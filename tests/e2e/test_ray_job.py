@@ -108,7 +108,7 @@ def test_a_job_is_watched_left_stopped_and_goes_on_when_it_is_submitted_again(
     job = id_of(printed)
     assert code == 130, printed
     assert re.search(r"working directory .*: \d+ files, \d\.\d MiB\njob ", printed), printed
-    assert f"no longer watching; job {job} goes on" in printed
+    assert f"no longer watching; job {job} continues" in printed
     assert printed.count(f"ray job stop --address {head.address} {job}") == 2, "told at the start and at the end"
     assert str(gate) not in printed, "values of the environment are not printed"
 
@@ -120,7 +120,7 @@ def test_a_job_is_watched_left_stopped_and_goes_on_when_it_is_submitted_again(
     assert len(head.processes("ray::_Shell")) == 3, "the control: sampler, learner and posterior are there"
     assert head.processes(str(out)), "the control: so is the run"
     logs, stopping = head.start_ray("logs", "--follow", job), head.start_ray("stop", job)
-    logs.until("stops after this round")
+    logs.until("stopping after this round")
     (gate / "open").touch()
     assert stopping.end().code == 0, stopping.printed()
     assert "round 3  " in logs.end().printed

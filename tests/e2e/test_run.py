@@ -2,14 +2,15 @@
 
 import json
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import yaml
 from safetensors.torch import load_file
 
 from oracle.base import bradley_terry
-from sea_agent.config import RunConfig, SelectionConfig
+from sea_agent.bandit import RULES
+from sea_agent.config import RunConfig
 from sea_agent.config.files import apply_settings, parse_config
 from sea_agent.errors import RunFailure
 from sea_agent.loop.selector import Selector
@@ -17,8 +18,6 @@ from sea_agent.persistence.ledger import Ledger
 from sea_agent.run.lifecycle import run
 from sea_agent.types import LabelSource
 from sea_agent.worlds import scorer
-
-RULES = get_args(SelectionConfig.model_fields["rule"].annotation)
 
 # A Python oracle that writes every duel it sees to a file beside it: the count that cannot be argued with.
 COUNTING_ORACLE = """

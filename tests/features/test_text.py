@@ -10,13 +10,13 @@ from run_parts import features as features_of
 from torch import Tensor
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from benchmarks.worlds import read_prompts, sample
 from sea_agent.bandit.laplace import Laplace
-from sea_agent.config import LaplaceConfig, PolicyConfig
+from sea_agent.config import PolicyConfig
 from sea_agent.config.files import load_config
 from sea_agent.features.text import TextFeatures
 from sea_agent.types import Prompt, Response
 from sea_agent.worlds import resolve, scorer
-from sea_agent.worlds.measure import read_prompts, sample
 
 END = 2
 
@@ -191,7 +191,7 @@ def pair_accuracy(world: str, kind: str, labels: int, without: str = "") -> floa
     rewards_P_M = torch.tensor(rewards).unflatten(0, (160, 8))
     first, second = features_P_M_D[:, ::2].flatten(0, 1), features_P_M_D[:, 1::2].flatten(0, 1)
     gap = rewards_P_M[:, ::2].flatten() - rewards_P_M[:, 1::2].flatten()
-    posterior = Laplace(LaplaceConfig(), 20, features.blocks)
+    posterior = Laplace(sum(features.blocks), blocks=features.blocks)
     posterior.add(first[:labels], second[:labels], (gap[:labels] > 0).float(), [str(row) for row in range(labels)])
     posterior.update(np.random.default_rng(0))
     held = posterior.mean(torch.stack([first[labels:], second[labels:]], 1))

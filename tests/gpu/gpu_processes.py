@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 import torch
-from run_parts import learner_group, sampler_pool
+from run_parts import actor_needs, learner_group, sampler_pool
 from safetensors.torch import load_file
 
 from actors.placement import Need
@@ -70,7 +70,7 @@ def three_rounds(config: RunConfig, directory: str) -> dict[str, Any]:
     Every publish raises unless each sampler holds the learner's weights bit by bit.
     """
     found: dict[str, Any] = {"checksums": [], "gaps": [], "versions": []}
-    with make_runtime(config) as runtime:
+    with make_runtime(config.runtime, config.compute, actor_needs(config)) as runtime:
         samplers = sampler_pool(runtime, config)
         learner = learner_group(runtime, config, total_steps=3)
         for number in range(3):
@@ -110,7 +110,7 @@ def run_with_deaths(config: RunConfig, out: str) -> list[str]:
 
 def gap_above(config: RunConfig) -> str:
     """What the learner says of a gap between the back ends above its limit."""
-    with make_runtime(config) as runtime:
+    with make_runtime(config.runtime, config.compute, actor_needs(config)) as runtime:
         samples = sampler_pool(runtime, config).samples(prompts(), 4, 1.0, "round", 0)
         try:
             learner_group(runtime, config, total_steps=1).step(pairs_of(samples))
@@ -126,7 +126,7 @@ def trained_weights(config: RunConfig, directory: str) -> dict[str, Any]:
         for index, prompt in enumerate(prompts())
     ]
     kind = "ray" if config.learner.ranks > 1 else "inline"
-    with make_runtime(config.model_copy(update={"runtime": kind})) as runtime:
+    with make_runtime(kind, config.compute, actor_needs(config)) as runtime:
         learner = learner_group(runtime, config, total_steps=2)
         first = learner.checksum()
         for _ in range(2):

@@ -2,8 +2,8 @@
 
 import asyncio
 import io
-import os
 import socket
+import subprocess
 import sys
 import zipfile
 from collections.abc import AsyncIterator, Callable
@@ -14,12 +14,11 @@ from typing import Any
 import pytest
 from aiohttp import ServerDisconnectedError
 
-from sea_agent.config import RunConfig
-from sea_agent.config.files import load_config
+from sea_agent.config import Compute
 from sea_agent.errors import RunFailure, UserError
-from sea_agent.jobs import packing, submit
+from sea_agent.jobs import submit
 from sea_agent.jobs.inside import IN_JOB, require_lasting, where_it_runs
-from sea_agent.jobs.packing import pack, write_archive
+from sea_agent.jobs.packing import pack
 from sea_agent.jobs.submit import Cluster, Job, prepare
 
 OUT = Path("/shared/runs/first")
@@ -55,17 +54,77 @@ def test_ignore_files_count_for_their_directory_and_below(tmp_path: Path) -> Non
     assert set(pack(tmp_path).sizes) == {".gitignore", "a/keep.txt", "b/keep.txt", "b/.rayignore", "only-here.txt"}
 
 
-def test_what_ray_itself_would_send_is_what_is_sent(tmp_path: Path) -> None:
-    """Its own packing, given our excludes, is the reference."""
-    from ray._private.runtime_env.packaging import create_package
+class Answer(SimpleNamespace):
+    """What Ray's job server answers to a request."""
 
-    lay(tmp_path / "w", "a.py", "x/y/z.py", "x/skip/z.py", "x/data.bin", ".venv/a", "deep/.git/a", "runs/r", "n/runs/r")
-    (tmp_path / "w" / ".gitignore").write_text("*.bin\n")
-    (tmp_path / "w" / "x" / ".rayignore").write_text("skip/\n!data.bin\n")
-    create_package(str(tmp_path / "w"), tmp_path / "ray.zip", include_gitignore=True, excludes=list(packing.EXCLUDES))
-    with zipfile.ZipFile(tmp_path / "ray.zip") as archive:
-        theirs = {name for name in archive.namelist() if not name.endswith("/")}
-    assert set(pack(tmp_path / "w").sizes) == theirs
+    status_code = 200
+    text = ""
+
+    def json(self) -> Any:
+        return self.body
+
+    def raise_for_status(self) -> None:
+        pass
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What Ray's own client sends to a job server: the names of the archive, and the job."""
+    from ray.dashboard.modules import dashboard_sdk
+
+    found: dict[str, Any] = {}
+
+    def request(method: str, url: str, *, data: Any, json: Any, **options: Any) -> Answer:
+        assert options["timeout"] == submit._ANSWER_SECONDS
+        if method == "PUT":
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                found["files"] = {name for name in archive.namelist() if not name.endswith("/")}
+        elif method == "POST":
+            found["job"] = json
+            return Answer(body={"job_id": None, "submission_id": json["submission_id"]})
+        elif "/packages/" in url:
+            return Answer(status_code=404)
+        elif "version" in url:
+            return Answer(body={"version": "4", "ray_version": "2", "ray_commit": "0"})
+        return Answer(body=[])
+
+    monkeypatch.setattr(dashboard_sdk.requests, "request", request)
+    for name in ("RAY_API_SERVER_ADDRESS", "RAY_OVERRIDE_RUNTIME_ENV_DEFAULT_EXCLUDES"):
+        monkeypatch.setenv(name, "venv")
+    monkeypatch.setenv("RAY_RUNTIME_ENV_IGNORE_GITIGNORE", "1")
+    return found
+
+
+def test_what_is_measured_is_what_ray_sends(tmp_path: Path, sent: dict[str, Any]) -> None:
+    """Also where the environment tells Ray to send what .gitignore names, and where links run in circles."""
+    root = tmp_path / "w"
+    lay(root, "a.py", "x/y/z.py", "n/runs/r", "n/venv/a")
+    lay(root, "x/skip/z.py", "x/data.bin", ".venv/a", "deep/.git/a", "runs/r")
+    (root / ".gitignore").write_text("*.bin\n!/keep.bin\n")
+    (root / "keep.bin").write_text("x")
+    (root / "x" / ".rayignore").write_text("skip/\n!data.bin\n")
+    (root / "loop").symlink_to(root)
+    (root / "x" / "a [link]*").symlink_to(tmp_path)
+    (root / "x" / "file").symlink_to(root / "a.py")
+    (root / "dangling").symlink_to(root / "nowhere")
+    packing = pack(root)
+    assert Cluster("http://head:8265").submit(Job("run x", packing, {"KEY": "v"}, "first-abc123")) == "first-abc123-1"
+    expected = {"x/file", ".gitignore", "a.py", "keep.bin", "n/runs/r", "n/venv/a", "x/.rayignore", "x/y/z.py"}
+    assert set(packing.sizes) == sent["files"] == expected
+    assert packing.links == ("loop", "x/a [link]*")
+    assert sent["job"]["entrypoint"] == "run x"
+    assert sent["job"]["runtime_env"]["env_vars"] == {"KEY": "v"}
+    assert sent["job"]["runtime_env"]["working_dir"].startswith("gcs://")
+
+
+def test_without_our_excludes_ray_would_send_more(tmp_path: Path, sent: dict[str, Any]) -> None:
+    """The control: it leaves out neither results nor what is behind a link."""
+    lay(tmp_path / "w", "a.py", "runs/r")
+    lay(tmp_path / "elsewhere", "large.bin")
+    (tmp_path / "w" / "data").symlink_to(tmp_path / "elsewhere")
+    packing = SimpleNamespace(root=tmp_path / "w", excludes=[])
+    Cluster("http://head:8265").submit(Job("run x", packing, {}, "first-abc123"))  # type: ignore[arg-type]
+    assert sent["files"] == {"a.py", "runs/r", "data/large.bin"}
 
 
 def test_a_large_directory_is_refused_with_its_largest_entries(tmp_path: Path) -> None:
@@ -82,28 +141,10 @@ def test_links_to_directories_stay_behind_and_are_named(tmp_path: Path) -> None:
     lay(tmp_path, "elsewhere/large.bin", "w/run.yaml")
     (tmp_path / "w" / "data").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "w" / "loop").symlink_to(tmp_path / "w")
-    (tmp_path / "w" / "unwanted").symlink_to(tmp_path / "elsewhere")
-    (tmp_path / "w" / ".rayignore").write_text("unwanted/\n")
+    (tmp_path / "w" / "venv").symlink_to(tmp_path / "elsewhere")
     found = pack(tmp_path / "w")
-    assert set(found.sizes) == {"run.yaml", ".rayignore"}
-    assert found.describe().endswith("2 files, 0.0 MiB, without the linked directories data, loop")
-
-
-def test_equal_files_give_equal_archives_and_scripts_stay_executable(tmp_path: Path) -> None:
-    archives = []
-    for time, name in enumerate(("one", "two")):
-        lay(tmp_path / name, "b.txt", "a/run.sh")
-        (tmp_path / name / "a" / "run.sh").chmod(0o755)
-        os.utime(tmp_path / name / "b.txt", (time, 10**9 + 60 * time))
-        write_archive(pack(tmp_path / name), tmp_path / f"{name}.zip")
-        archives.append((tmp_path / f"{name}.zip").read_bytes())
-    assert archives[0] == archives[1]
-    with zipfile.ZipFile(io.BytesIO(archives[0])) as archive:
-        assert archive.read("a/run.sh") == b"x"
-        assert archive.getinfo("a/run.sh").external_attr >> 16 == 0o755
-    lay(tmp_path / "two", "b.txt", text="y")
-    write_archive(pack(tmp_path / "two"), tmp_path / "two.zip")
-    assert (tmp_path / "two.zip").read_bytes() != archives[0], "the control"
+    assert set(found.sizes) == {"run.yaml"}
+    assert found.describe().endswith("1 files, 0.0 MiB, without the linked directories data, loop")
 
 
 # --- the job --------------------------------------------------------------------------------------------------------
@@ -167,7 +208,6 @@ class Server:
         ]
         self.refuses = refuses
         self.sent: dict[str, Any] = {}
-        self.files: list[str] = []
 
     def list_jobs(self) -> list[SimpleNamespace]:
         return self.jobs
@@ -176,7 +216,6 @@ class Server:
         if self.refuses:
             raise RuntimeError(self.refuses)
         self.sent = arguments
-        self.files = zipfile.ZipFile(arguments["runtime_env"]["working_dir"]).namelist()
         return arguments["submission_id"]
 
 
@@ -201,7 +240,6 @@ def test_a_run_is_submitted_under_its_next_number(cluster: Callable[[Server], Cl
     assert cluster(server).submit(job) == "first-abc123-3"
     assert server.sent["entrypoint"] == job.command
     assert server.sent["runtime_env"]["env_vars"] == {"KEY": "v"}
-    assert server.files == ["run.yaml"]
 
 
 def test_the_same_submission_twice_is_noticed(cluster: Callable[[Server], Cluster], job: Job) -> None:
@@ -309,15 +347,12 @@ WITH_FILES = {IN_JOB: '{"runtime_env": {"working_dir": "gcs://_ray_pkg_0.zip"}}'
 WITHOUT_FILES = {IN_JOB: '{"runtime_env": {}, "metadata": {}}'}
 
 
-def config(*overrides: str) -> RunConfig:
-    return load_config("passive", overrides)
-
-
 def test_a_run_in_a_job_uses_the_cluster_of_the_job() -> None:
-    assert where_it_runs(config("runtime=ray"), WITH_FILES).ray_address == "auto"
-    assert where_it_runs(config("runtime=ray"), {}).ray_address is None
-    assert where_it_runs(config("runtime=inline"), WITH_FILES).ray_address is None
-    assert where_it_runs(config("runtime=ray", "ray_address=head:6379"), WITH_FILES).ray_address == "head:6379"
+    here, there = Compute(seed=3), Compute(seed=3, ray_address="head:6379")
+    assert where_it_runs("ray", here, WITH_FILES) == Compute(seed=3, ray_address="auto")
+    assert where_it_runs("ray", here, {}) == here
+    assert where_it_runs("inline", here, WITH_FILES) == here
+    assert where_it_runs("ray", there, WITH_FILES) == there
 
 
 def test_a_run_in_a_job_is_not_left_in_the_jobs_own_copy() -> None:
@@ -327,9 +362,15 @@ def test_a_run_in_a_job_is_not_left_in_the_jobs_own_copy() -> None:
         require_lasting(out, environment)
 
 
-def test_the_packing_needs_neither_ray_nor_torch() -> None:
-    """What is wrong locally is told at once, without the seconds that these take to load."""
-    import subprocess
-
-    code = "import sys, sea_agent.jobs.submit; sys.exit(bool({'ray', 'torch'} & set(sys.modules)))"
+def test_bad_input_is_refused_before_ray_and_torch_are_loaded() -> None:
+    """They take seconds to load; Ray is needed first to look at the working directory."""
+    code = """
+import pathlib, sys
+from sea_agent.errors import UserError
+from sea_agent.jobs.submit import prepare
+try:
+    prepare("passive", pathlib.Path("/shared/out"), names=["NOT_THERE"], environment={})
+except UserError:
+    sys.exit(bool({"ray", "torch"} & set(sys.modules)))
+"""
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode == 0

@@ -1,6 +1,7 @@
 """Experiments do each cell once, go on after failures and kills, and leave no process behind.
 
-Most tests replace the processes by a host that writes down what a run would; those at the end start real ones.
+Most tests replace the processes by a host that writes down what a run would; those at the end start processes, with a
+run that trains nothing (``quick_worker.py``) but for the last.
 """
 
 import fcntl
@@ -250,40 +251,30 @@ def test_a_silent_ray_address_is_told_at_once() -> None:
         RayHost("127.0.0.1:1", None).__enter__()
 
 
-# --- real processes --------------------------------------------------------------------------------------------------
-
-# Raises while a file called `ill` is beside it.
-ILL = """
-import pathlib
-
-def compare(duels):
-    if pathlib.Path(__file__).with_name("ill").exists():
-        raise RuntimeError("no answer today")
-    return [0.6] * len(duels)
-"""
-
-# Waits for a writer while a pipe called `gate` is beside it.
-GATED = """
-import pathlib
-
-def compare(duels):
-    gate = pathlib.Path(__file__).with_name("gate")
-    if gate.exists():
-        gate.read_text()
-    return [0.6] * len(duels)
-"""
+# --- processes -------------------------------------------------------------------------------------------------------
 
 
-def with_oracle(target: str) -> dict[str, Any]:
-    return {"set": {"oracle.kind": "python", "oracle.target": target}}
+@pytest.fixture
+def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An interpreter that runs ``quick_worker.py`` in place of the module it is told to run."""
+    interpreter = tmp_path / "python"
+    interpreter.write_text(f'#!/bin/sh\nexec {sys.executable} {Path(__file__).with_name("quick_worker.py")} "$@"\n')
+    interpreter.chmod(0o755)
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{ROOT / 'tests'}")
+    return interpreter
 
 
-def test_a_real_run_fails_is_told_and_is_done_again(
-    write_spec: WriteSpec, tmp_path: Path, out: Path, sea_agent: Callable[..., Any]
+def test_a_process_that_fails_is_told_and_its_cell_is_done_again(
+    write_spec: WriteSpec,
+    tmp_path: Path,
+    out: Path,
+    quick: Path,
+    sea_agent: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    (tmp_path / "mine.py").write_text(ILL)
-    (tmp_path / "ill").touch()
-    spec = write_spec(methods={"passive": {}, "mine": with_oracle("mine.py:compare")}, seeds=[0])
+    monkeypatch.setattr(sys, "executable", str(quick))
+    (tmp_path / "ill-mine").touch()
+    spec = write_spec(methods={"passive": {}, "mine": {"set": {"learner.beta": 0.1}}}, seeds=[0])
     done = sea_agent("experiment", spec, "--out", out, "--jobs", "1")
     assert done.code == 1
     for word in ("1 of 2 runs failed", str(out / "mine" / "seed-0"), "RuntimeError: no answer today"):
@@ -293,32 +284,28 @@ def test_a_real_run_fails_is_told_and_is_done_again(
     assert before.keys() == {"passive/seed-0"}
     compared = sea_agent("compare", out)
     assert compared.code == 0
-    assert "left out" in compared.err
+    assert "skipped: " in compared.err
     assert "no answer today" in compared.err
 
-    (tmp_path / "ill").unlink()
+    (tmp_path / "ill-mine").unlink()
     done = sea_agent("experiment", spec, "--out", out)
     assert done.code == 0, done.err
     assert identities(out).keys() == {"passive/seed-0", "mine/seed-0"}
     assert identities(out)["passive/seed-0"] == before["passive/seed-0"]
     records = {record.method: record for record in load_records([out]).records}
-    assert records["passive"].curve.queries == (0, 8, 16)
-    assert records["passive"].curve.policy_samples == (0, 16, 32)
-    assert records["passive"].curve.gradient_steps == (0, 1, 2)
-    assert records["mine"].world == records["passive"].world == "lexicon"
+    assert records["mine"].curve.queries == records["passive"].curve.queries == (0, 8, 16)
 
 
-def start(spec: Path, out: Path, log: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "sea_agent", "experiment", str(spec), "--out", str(out), "--jobs", "1"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+def start(spec: Path, out: Path, log: Path, interpreter: Path) -> subprocess.Popen[bytes]:
+    """A runner of which ``interpreter`` runs the cells."""
+    cli = f"import sys; from sea_agent.cli import main; sys.executable = {str(interpreter)!r}; main()"
+    command = [sys.executable, "-c", cli, "experiment", str(spec), "--out", str(out), "--jobs", "1"]
     with log.open("wb") as file:
-        return subprocess.Popen(
-            command, stdout=file, stderr=subprocess.STDOUT, cwd=spec.parent, env=environment, start_new_session=True
-        )
+        return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, cwd=spec.parent, start_new_session=True)
 
 
 def wait_for_a_reader(gate: Path, runner: subprocess.Popen[bytes], log: Path) -> int:
-    """The open gate, as soon as an oracle waits at it; it waits on until the gate is closed."""
+    """The open gate, as soon as a run waits at it; it waits on until the gate is closed."""
     deadline = time.monotonic() + PATIENCE
     while True:
         try:
@@ -330,15 +317,19 @@ def wait_for_a_reader(gate: Path, runner: subprocess.Popen[bytes], log: Path) ->
 
 
 def test_a_stopped_and_a_killed_runner_leave_no_process_and_no_finished_cell_is_done_again(
-    write_spec: WriteSpec, tmp_path: Path, out: Path, sea_agent: Callable[..., Any]
+    write_spec: WriteSpec,
+    tmp_path: Path,
+    out: Path,
+    quick: Path,
+    sea_agent: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    (tmp_path / "gated.py").write_text(GATED)
-    gate, log = tmp_path / "gate", tmp_path / "log"
+    gate, log = tmp_path / "gate-gated", tmp_path / "log"
     os.mkfifo(gate)
-    spec = write_spec(methods={"passive": {}, "gated": with_oracle("gated.py:compare")}, seeds=[0])
+    spec = write_spec(methods={"passive": {}, "gated": {"set": {"learner.beta": 0.1}}}, seeds=[0])
     finished = []
     for stop in (signal.SIGTERM, signal.SIGKILL):
-        runner = start(spec, out, log)
+        runner = start(spec, out, log, quick)
         opened = wait_for_a_reader(gate, runner, log)
         finished.append(identities(out))
         family = [psutil.Process(runner.pid), *psutil.Process(runner.pid).children(recursive=True)]
@@ -352,6 +343,7 @@ def test_a_stopped_and_a_killed_runner_leave_no_process_and_no_finished_cell_is_
         assert "Traceback" not in log.read_text()
         os.close(opened)
     gate.unlink()
+    monkeypatch.setattr(sys, "executable", str(quick))
     done = sea_agent("experiment", spec, "--out", out)
     assert done.code == 0, done.err
     finished.append(identities(out))
@@ -362,12 +354,15 @@ def test_a_stopped_and_a_killed_runner_leave_no_process_and_no_finished_cell_is_
 @pytest.mark.ray
 def test_cells_are_run_as_tasks_of_a_ray_cluster(write_spec: WriteSpec, tmp_path: Path, out: Path) -> None:
     """The working directory of the user holds files that are called like our packages."""
-    (tmp_path / "oracle.py").write_text(ILL)
+    (tmp_path / "oracle.py").write_text("def compare(duels):\n    return [0.6] * len(duels)\n")
     (tmp_path / "learner.py").write_text("raise RuntimeError('the wrong module')\n")
-    spec = write_spec(methods={"mine": with_oracle("oracle.py:compare")}, seeds=[0])
+    settings = {"oracle.kind": "python", "oracle.target": "oracle.py:compare"}
+    spec = write_spec(methods={"mine": {"set": settings}}, seeds=[0])
     command = [sys.executable, "-m", "sea_agent", "experiment", str(spec), "--out", str(out), "--ray-address", "local"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stdout + done.stderr
     (record,) = load_records([out]).records
     assert record.curve.queries == (0, 8, 16)
+    assert record.curve.policy_samples == (0, 16, 32)
+    assert record.curve.gradient_steps == (0, 1, 2)

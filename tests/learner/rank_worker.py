@@ -1,9 +1,9 @@
-"""One of two ranks: ``python rank_worker.py RANK RENDEZVOUS POLICY OUT``.
+"""One of two ranks: ``python rank_worker.py RANK RENDEZVOUS POLICY OUT CASE...``.
 
-Trains every case of ``CASES`` in turn. Rank 0 leaves ``OUT/CASE.pt`` with metrics, published weights and state; each
-rank leaves the refusal of a sampler that disagrees in ``OUT/refusal-RANK.txt``. A learner that one process began, found
-in ``OUT/begun.pt``, goes on for a round under each of ``MOVED``. At last rank 1 ends, and rank 0 leaves what it says of
-that in ``OUT/alone.txt``.
+Trains the named cases of ``CASES`` in turn. Rank 0 leaves ``OUT/CASE.pt`` with metrics, published weights and state;
+each rank leaves the refusal of a sampler that disagrees in ``OUT/refusal-RANK.txt``. A learner that one process began,
+found in ``OUT/begun.pt``, goes on for a round under the named cases of ``MOVED``. At last rank 1 ends, and rank 0
+leaves what it says of that in ``OUT/alone.txt``.
 """
 
 import sys
@@ -53,16 +53,16 @@ def result(learner: PreferenceLearner, metrics: list[dict[str, float]]) -> dict[
     return {"metrics": metrics, "weights": update.tensors, "state": state, "reference": reference}
 
 
-def main(rank: int, rendezvous: str, policy: str, out: Path) -> None:
+def main(rank: int, rendezvous: str, policy: str, out: Path, names: list[str]) -> None:
     shared = {"engine": "deepspeed", "ranks": 2, "rendezvous": rendezvous, **SHARED}
-    for name, case in CASES.items():
-        learner = make_learner(policy, rank=rank, **shared, **case)
+    for name in filter(CASES.__contains__, names):
+        learner = make_learner(policy, rank=rank, **shared, **CASES[name])
         found = result(learner, rounds(learner))
         if found is not None:
             torch.save(found, out / f"{name}.pt")
         learner.save_policy(out / f"{name}-policy")
-    for name, case in MOVED.items():
-        learner = make_learner(policy, rank=rank, **shared, **case)
+    for name in filter(MOVED.__contains__, names):
+        learner = make_learner(policy, rank=rank, **shared, **MOVED[name])
         learner.load_state(torch.load(out / "begun.pt", weights_only=True))
         found = result(learner, [another_round(learner)])
         if found is not None:
@@ -84,4 +84,4 @@ def main(rank: int, rendezvous: str, policy: str, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], sys.argv[3], Path(sys.argv[4]))
+    main(int(sys.argv[1]), sys.argv[2], sys.argv[3], Path(sys.argv[4]), sys.argv[5:])

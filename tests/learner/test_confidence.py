@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny_learners import make_learner, preferences_of
 
-from learner.losses import Pairs, pair_loss
+from learner.losses import LOSSES, Pairs, PreferenceLoss
 from learner.objective import evaluate, micro_batch
 from sea_agent.config import LearnerConfig
 from sea_agent.pretrained import load_policy
@@ -24,7 +24,7 @@ def loss_of(policy: str, loss: str, confidence: float, swapped: bool = False) ->
     micro = micro_batch(rows, 0, 0, "cpu")
     sequences = len(micro.batch.lengths_N)
     micro = replace(micro, reference_N=torch.full((sequences,), -8.5))
-    return float(evaluate(load_policy(policy, "float32", "cpu"), micro, config, 6.0)[0])
+    return float(evaluate(load_policy(policy, "float32", "cpu"), micro, config, PreferenceLoss(config), 6.0)[0])
 
 
 @pytest.mark.parametrize("loss", ["dpo", "ipo", "slic"])
@@ -46,8 +46,8 @@ def test_training_ends_at_the_margin_that_the_confidence_asks_for(loss: str, mar
         def closure() -> torch.Tensor:
             optimiser.zero_grad()
             pairs = Pairs(gap, torch.zeros(1), torch.zeros(1), torch.zeros(1))
-            value = confidence * pair_loss(loss, pairs, beta=BETA)
-            value = value + (1 - confidence) * pair_loss(loss, pairs.swap(), beta=BETA)
+            value = confidence * LOSSES[loss](pairs, beta=BETA)
+            value = value + (1 - confidence) * LOSSES[loss](pairs.swap(), beta=BETA)
             value.sum().backward()
             return value.sum()
 

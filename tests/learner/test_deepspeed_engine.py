@@ -4,7 +4,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,8 @@ from sea_agent.weights import checksum
 LearnerOf = Callable[..., PreferenceLearner]
 ROOT = Path(__file__).parents[2]
 SHARED = rank_worker.SHARED
+SHORT = ("zero0", "zero3", "moved-zero0", "moved-zero3")
+"""Of two ranks, the cases outside `make soak`."""
 
 
 def assert_equal_rounds(found: list[dict[str, float]], expected: list[dict[str, float]]) -> None:
@@ -154,9 +156,17 @@ def free_port() -> int:
 # --- two ranks -------------------------------------------------------------------------------------------------------
 
 
+def cases(names: Iterable[str]) -> list[Any]:
+    """Parameters of a test; those of the long form are marked so."""
+    return [pytest.param(name, marks=[] if name in SHORT else pytest.mark.soak) for name in names]
+
+
 @pytest.fixture(scope="module")
-def two_ranks(policy_path: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What two real processes leave after training each case together, and going on with what one began."""
+def two_ranks(policy_path: str, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    """What two real processes leave after training together each case that a test asks for, and going on with what one
+    began."""
+    asked = {item.callspec.params.get("case") for item in request.session.items if hasattr(item, "callspec")}
+    names = [name for name in (*rank_worker.CASES, *rank_worker.MOVED) if name in asked.union(SHORT)]
     out = tmp_path_factory.mktemp("ranks")
     alone = make_learner(policy_path, **SHARED)
     rank_worker.rounds(alone)
@@ -165,7 +175,7 @@ def two_ranks(policy_path: str, tmp_path_factory: pytest.TempPathFactory) -> Pat
     places = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
     ranks = [
         subprocess.Popen(
-            [sys.executable, rank_worker.__file__, str(rank), rendezvous, policy_path, str(out)],
+            [sys.executable, rank_worker.__file__, str(rank), rendezvous, policy_path, str(out), *names],
             env=os.environ | {"PYTHONPATH": places, "OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -187,7 +197,7 @@ def reported(out: Path, case: str) -> dict[str, Any]:
     return torch.load(out / f"{case}.pt", weights_only=True)
 
 
-@pytest.mark.parametrize("case", list(rank_worker.CASES))
+@pytest.mark.parametrize("case", cases(rank_worker.CASES))
 def test_two_ranks_equal_torch(learner_of: LearnerOf, two_ranks: Path, case: str) -> None:
     found = reported(two_ranks, case)
     learner = learner_of(**SHARED, lora=rank_worker.CASES[case].get("lora"))
@@ -198,7 +208,7 @@ def test_two_ranks_equal_torch(learner_of: LearnerOf, two_ranks: Path, case: str
     assert found["reference"] == pytest.approx(expected, abs=1e-4)
 
 
-@pytest.mark.parametrize("case", list(rank_worker.CASES))
+@pytest.mark.parametrize("case", cases(rank_worker.CASES))
 def test_two_ranks_save_one_whole_policy(two_ranks: Path, case: str) -> None:
     model = load_policy(str(two_ranks / f"{case}-policy"), "float32", "cpu")
     assert checksum(dict(model.named_parameters())) == checksum(reported(two_ranks, case)["weights"])
@@ -223,27 +233,27 @@ def assert_goes_on(learner: PreferenceLearner, expected: PreferenceLearner) -> N
 
 
 @pytest.mark.parametrize("onto", [{"zero_stage": 2}, {"zero_stage": 3}, {"engine": "torch"}], ids=str)
-@pytest.mark.parametrize("begun", ["zero2", "zero3"])
+@pytest.mark.parametrize("case", cases(["zero2", "zero3"]))
 def test_what_two_ranks_began_goes_on_with_one(
-    learner_of: LearnerOf, two_ranks: Path, begun: str, onto: dict[str, Any]
+    learner_of: LearnerOf, two_ranks: Path, case: str, onto: dict[str, Any]
 ) -> None:
     learner = learner_of(**SHARED, **{"engine": "deepspeed"} | onto)
-    learner.load_state(reported(two_ranks, begun)["state"])
+    learner.load_state(reported(two_ranks, case)["state"])
     rank_worker.another_round(learner)
     assert_goes_on(learner, unbroken(learner_of))
 
 
-@pytest.mark.parametrize("case", list(rank_worker.MOVED))
+@pytest.mark.parametrize("case", cases(rank_worker.MOVED))
 def test_what_one_process_began_goes_on_with_two_ranks(learner_of: LearnerOf, two_ranks: Path, case: str) -> None:
     found, expected = reported(two_ranks, case), unbroken(learner_of)
     assert largest_difference(found["weights"], weights_of(expected)) < 1e-5
     assert_equal_states(found["state"], state_of(expected), tolerance=1e-5)
 
 
-@pytest.mark.parametrize("stage", [2, 3])
-def test_from_one_to_two_ranks_and_back(learner_of: LearnerOf, two_ranks: Path, stage: int) -> None:
-    learner = learner_of(**SHARED, engine="deepspeed", zero_stage=stage)
-    learner.load_state(reported(two_ranks, f"moved-zero{stage}")["state"])
+@pytest.mark.parametrize("case", cases(["moved-zero2", "moved-zero3"]))
+def test_from_one_to_two_ranks_and_back(learner_of: LearnerOf, two_ranks: Path, case: str) -> None:
+    learner = learner_of(**SHARED, engine="deepspeed", **rank_worker.MOVED[case])
+    learner.load_state(reported(two_ranks, case)["state"])
     rank_worker.another_round(learner, seed=10)
     assert_goes_on(learner, unbroken(learner_of, more=2))
 
@@ -260,11 +270,11 @@ def test_a_move_that_forgets_a_moment_is_seen(learner_of: LearnerOf, two_ranks: 
         assert_goes_on(learner, unbroken(learner_of))
 
 
-def test_a_state_of_other_parameters_is_refused_and_changes_nothing(learner_of: LearnerOf, two_ranks: Path) -> None:
+def test_a_state_of_other_parameters_is_refused_and_changes_nothing(learner_of: LearnerOf) -> None:
     learner = learner_of(**SHARED, engine="deepspeed", zero_stage=2)
     before = checksum(weights_of(learner))
     with pytest.raises(UnfitState, match=r"learner\.training\.weights: missing .*unknown .*lora_A"):
-        learner.load_state(reported(two_ranks, "zero3-lora")["state"])
+        learner.load_state(state_of(learner_of(**SHARED, engine="deepspeed", zero_stage=3, lora={"rank": 4})))
     assert checksum(weights_of(learner)) == before
 
 

@@ -12,7 +12,7 @@ from tiny_learners import END, FIRST_WORD, rows_of_preferences
 from trl import DPOConfig, DPOTrainer
 from trl.experimental.cpo import CPOTrainer
 
-from learner.losses import Pairs, pair_loss
+from learner.losses import LOSSES, Pairs, PreferenceLoss
 from learner.objective import evaluate, micro_batch
 from learner.sequences import token_logprobs
 from sea_agent.config import LearnerConfig
@@ -53,7 +53,7 @@ def test_value_and_gradient_of_each_pair_equal_trl(
         policy = [chosen.clone().requires_grad_(), rejected.clone().requires_grad_()]
         if ours:
             pairs = Pairs(policy[0], policy[1], reference_chosen, reference_rejected, *lengths)
-            loss = pair_loss(name, pairs, beta=beta, **options)
+            loss = LOSSES[name](pairs, beta=beta, **options)
         elif name == "simpo":
             loss = trl_pair_loss(policy[0] / lengths[0], policy[1] / lengths[1], beta=beta, **trl)
         else:
@@ -119,7 +119,8 @@ class Setting:
         with torch.no_grad():
             scores = token_logprobs(self.reference, micro.batch).sum(1)
         micro = type(micro)(**(vars(micro) | {"reference_N": scores}))
-        loss, _ = evaluate(self.policy, micro, LearnerConfig(**settings), total_weight=count)
+        config = LearnerConfig(**settings)
+        loss, _ = evaluate(self.policy, micro, config, PreferenceLoss(config), total_weight=count)
         return loss.detach(), self.gradients(loss)
 
 

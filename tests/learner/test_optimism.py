@@ -9,7 +9,7 @@ import torch
 from tiny_learners import largest_difference, preferences_of, reported_by, state_of, weights_of
 
 from learner.learner import PreferenceLearner
-from learner.losses import optimism
+from learner.losses import PreferenceLoss, optimism
 from learner.objective import evaluate, micro_batch
 from learner.sequences import token_logprobs
 from sea_agent.config import LearnerConfig
@@ -72,7 +72,7 @@ def test_the_objective_is_the_base_loss_plus_the_term(policy_path: str, loss: st
         config = LearnerConfig.model_validate(settings | {"optimism": optimism})
         micro = micro_batch(ROWS, 0, pad_id=1, device="cpu", explores=optimism != "none")
         micro = replace(micro, reference_N=token_logprobs(reference, micro.batch).sum(1))
-        return float(evaluate(policy, micro, config, total_weight=len(ROWS))[0])
+        return float(evaluate(policy, micro, config, PreferenceLoss(config), total_weight=len(ROWS))[0])
 
     def logprob(model: Any, row: Preference) -> float:
         assert row.explored is not None
@@ -102,7 +102,7 @@ def test_the_gradient_is_that_of_finite_differences(policy_path: str, loss: str,
         # A reference that is not the policy, so that no loss is at its kink.
         micro = replace(micro, reference_N=token_logprobs(model, micro.batch).sum(1) + torch.linspace(-1, 1, 18))
     parameters = list(model.parameters())
-    exact = torch.autograd.grad(evaluate(model, micro, config, len(ROWS))[0], parameters)
+    exact = torch.autograd.grad(evaluate(model, micro, config, PreferenceLoss(config), len(ROWS))[0], parameters)
     # Partly along the gradient: the log-probabilities are float32, and a small slope would drown in their rounding.
     size = torch.sqrt(sum((grad.square().sum() for grad in exact), torch.tensor(0.0)))
     generator = torch.manual_seed(3)
@@ -112,7 +112,7 @@ def test_the_gradient_is_that_of_finite_differences(policy_path: str, loss: str,
         with torch.no_grad():
             for value, along in zip(parameters, direction, strict=True):
                 value.add_(step * along)
-            loss = float(evaluate(model, micro, config, len(ROWS))[0])
+            loss = float(evaluate(model, micro, config, PreferenceLoss(config), len(ROWS))[0])
             for value, along in zip(parameters, direction, strict=True):
                 value.sub_(step * along)
         return loss
@@ -124,7 +124,7 @@ def test_the_gradient_is_that_of_finite_differences(policy_path: str, loss: str,
 
     assert slope == pytest.approx(along_direction(exact), rel=5e-3)
     plain = config.model_copy(update={"optimism_weight": 0.0})
-    without = torch.autograd.grad(evaluate(model, micro, plain, len(ROWS))[0], parameters)
+    without = torch.autograd.grad(evaluate(model, micro, plain, PreferenceLoss(plain), len(ROWS))[0], parameters)
     assert slope != pytest.approx(along_direction(without), rel=2e-2)
 
 

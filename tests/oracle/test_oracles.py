@@ -128,7 +128,7 @@ def test_python_oracle_sees_texts_and_ids_only(tmp_path: Path) -> None:
     )
     verdict, other = oracle.ask([duel("x"), dataclasses.replace(duel("y").swap(), id="y")])
     assert (verdict.outcome, other.outcome) == (Outcome.FIRST, Outcome.SECOND)
-    seen = oracle._compare.__globals__["seen"]  # type: ignore[attr-defined]
+    seen = oracle._compare.function.__globals__["seen"]  # type: ignore[attr-defined]
     assert seen[0] == {"id": "x", "prompt": "say w1", "first": "w1", "second": "w2"}
 
 

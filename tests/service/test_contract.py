@@ -7,18 +7,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx
+import pytest
 from service.processes import ALTERED, GIVEN_KEY, SECONDS, Process
 
-EXAMPLES = 5
-PERMITTED_SECONDS = 600
+PERMITTED_SECONDS = 3000
 
 
-def schemathesis(service: Process, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+def schemathesis(service: Process, folder: Path, examples: int, *options: str) -> subprocess.CompletedProcess[str]:
     """Every phase over the service's OpenAPI document, with the same examples every time."""
     command = [
         *(str(Path(sys.executable).with_name("st")), "run", f"{service.url}/v1/openapi.json"),
         *("--header", f"Authorization: Bearer {GIVEN_KEY}"),
-        *("--generation-deterministic", "--max-examples", str(EXAMPLES), "--request-timeout", str(SECONDS)),
+        *("--generation-deterministic", "--max-examples", str(examples), "--request-timeout", str(SECONDS)),
         *("--no-color", *options),
     ]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=PERMITTED_SECONDS)
@@ -56,10 +56,11 @@ def configure(folder: Path, ids: dict[str, list[str]]) -> None:
     (folder / "schemathesis.toml").write_text("\n".join(lines))
 
 
-def test_nothing_is_found_on_the_whole_contract(serve: Callable[..., Process], tmp_path: Path) -> None:
+@pytest.mark.parametrize("examples", [2, pytest.param(30, marks=[pytest.mark.soak, pytest.mark.timeout(3600)])])
+def test_nothing_is_found_on_the_whole_contract(serve: Callable[..., Process], tmp_path: Path, examples: int) -> None:
     service = serve(key=GIVEN_KEY, program=[*ALTERED, "impatient"])
     configure(tmp_path, filled(service))
-    done = schemathesis(service, tmp_path)
+    done = schemathesis(service, tmp_path, examples)
     assert done.returncode == 0, done.stdout + done.stderr
     with service.client(GIVEN_KEY) as client:
         operations = sum(len(item) for item in client.get("/v1/openapi.json").json()["paths"].values())
@@ -69,6 +70,6 @@ def test_nothing_is_found_on_the_whole_contract(serve: Callable[..., Process], t
 
 def test_an_answer_that_breaks_the_contract_is_found(serve: Callable[..., Process], tmp_path: Path) -> None:
     service = serve(key=GIVEN_KEY, program=[*ALTERED, "broken_contract"])
-    done = schemathesis(service, tmp_path, "--include-path", "/broken")
+    done = schemathesis(service, tmp_path, 2, "--include-path", "/broken")
     assert done.returncode == 1, done.stdout + done.stderr
     assert "Response violates schema" in done.stdout

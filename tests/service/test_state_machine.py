@@ -361,13 +361,17 @@ def run_until(everything: set[str], writer: Pool, reached: Counter[str], example
     raise AssertionError(f"never reached: {everything - set(+reached)}")
 
 
-def test_the_store_does_what_the_model_says(sqlite_writer: Pool, reached: Counter[str]) -> None:
-    run_until(EVERYTHING, sqlite_writer, reached, examples=80, steps=50)
+@pytest.mark.parametrize("examples", [30, pytest.param(500, marks=pytest.mark.soak)])
+def test_the_store_does_what_the_model_says(sqlite_writer: Pool, reached: Counter[str], examples: int) -> None:
+    run_until(EVERYTHING, sqlite_writer, reached, examples, steps=50)
 
 
-def test_the_store_does_what_the_model_says_on_postgresql(postgresql_writer: Pool, reached: Counter[str]) -> None:
+@pytest.mark.parametrize("examples", [8, pytest.param(100, marks=pytest.mark.soak)])
+def test_the_store_does_what_the_model_says_on_postgresql(
+    postgresql_writer: Pool, reached: Counter[str], examples: int
+) -> None:
     seen = {"vote", "again", "late", "other body", "revision"}
-    run_until(seen, postgresql_writer, reached, examples=15, steps=40)
+    run_until(seen, postgresql_writer, reached, examples, steps=40)
 
 
 def no_change(*_: object, **__: object) -> None:

@@ -7,12 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
+from worlds.conftest import Remake, digest, shapes
 
-from sea_agent.errors import UserError
-from sea_agent.worlds import lexicon, resolve
-from sea_agent.worlds.make import encoder_tokenizer, make_speed_setting, make_world, policy_tokenizer
-from sea_agent.worlds.measure import (
+from benchmarks.worlds import (
     encoder_features,
+    make_speed_setting,
     pair_accuracy,
     policy_features,
     read_prompts,
@@ -20,6 +19,9 @@ from sea_agent.worlds.measure import (
     scores,
     statistics,
 )
+from sea_agent.errors import UserError
+from sea_agent.worlds import lexicon, resolve
+from sea_agent.worlds.make import DEMONSTRATIONS, encoder_tokenizer, make_world, policy_tokenizer
 from sea_agent.worlds.train import held_out_loss, seeded, train_encoder, train_policy
 
 SHIPPED = Path(resolve("world://lexicon/prompts.jsonl")).parent
@@ -30,6 +32,8 @@ EXACT = (
     "policy/tokenizer.json",
     "encoder/tokenizer.json",
 )
+# Of the weights that training left when the world was made.
+WEIGHTS = {"policy": "3b14d441c5c2f0aa", "encoder": "bb604a7b50ae026b"}
 # Training on another CPU rounds differently and ends at other weights of the same quality.
 LOSS_TOLERANCE = 0.08  # nats per response token
 REWARD_TOLERANCE = 0.25
@@ -37,10 +41,13 @@ ACCURACY_TOLERANCE = 0.05
 
 
 @pytest.fixture(scope="module")
-def remade(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("remade")
-    make_world("lexicon", directory)
-    return directory
+def remade(remake: Remake) -> Path:
+    return remake("lexicon")
+
+
+@pytest.fixture(scope="module")
+def retrained(retrain: Remake) -> Path:
+    return retrain("lexicon")
 
 
 @pytest.fixture(scope="module")
@@ -70,30 +77,39 @@ def test_another_seed_makes_other_data() -> None:
     assert lexicon.make_prompts(8, seed=1) != read_prompts(SHIPPED / "prompts.jsonl")[:8]
 
 
-def test_the_remade_policy_behaves_like_the_shipped_one(
-    remade: Path, prompts: list[str], texts: list[list[str]], tmp_path: Path
+@pytest.mark.parametrize("model", ["policy", "encoder"])
+def test_the_shipped_weights_are_those_that_were_made(remade: Path, model: str) -> None:
+    assert digest(SHIPPED / model / "model.safetensors") == WEIGHTS[model]
+    assert digest(remade / model / "model.safetensors") != WEIGHTS[model]
+    assert shapes(remade / model) == shapes(SHIPPED / model)
+
+
+@pytest.mark.soak
+def test_the_retrained_policy_behaves_like_the_shipped_one(
+    retrained: Path, prompts: list[str], texts: list[list[str]]
 ) -> None:
-    again = sample(remade / "policy", prompts, seed=1)
+    assert all((retrained / name).read_bytes() == (SHIPPED / name).read_bytes() for name in EXACT)
+    again = sample(retrained / "policy", prompts, seed=1)
     gap = scores("lexicon", "reward", prompts, again).mean() - scores("lexicon", "reward", prompts, texts).mean()
     assert abs(gap) < REWARD_TOLERANCE
-    assert loss_of(remade / "policy") == pytest.approx(loss_of(SHIPPED / "policy"), abs=LOSS_TOLERANCE)
+    assert loss_of(retrained / "policy") == pytest.approx(loss_of(SHIPPED / "policy"), abs=LOSS_TOLERANCE)
 
 
-def test_a_policy_that_learnt_too_little_is_outside_the_tolerance() -> None:
-    tokenizer = policy_tokenizer(lexicon.WORDS)
-    hasty = train_policy(tokenizer, lexicon.make_demonstrations(1000, seed=0), seed=0, steps=50)
-    loss = held_out_loss(hasty, tokenizer, lexicon.make_demonstrations(512, seed=12345))
-    assert loss > loss_of(SHIPPED / "policy") + LOSS_TOLERANCE
+def test_a_policy_that_learnt_too_little_is_outside_the_tolerance(remade: Path) -> None:
+    assert loss_of(remade / "policy") > loss_of(SHIPPED / "policy") + LOSS_TOLERANCE
 
 
-def test_the_remade_encoder_predicts_the_reward_as_the_shipped_one_does(
-    remade: Path, prompts: list[str], texts: list[list[str]]
-) -> None:
+def encoder_accuracy(root: Path, prompts: list[str], texts: list[list[str]]) -> float:
     rewards = scores("lexicon", "reward", prompts, texts)
-    shipped, again = (
-        np.mean([pair_accuracy(encoder_features(root / "encoder", prompts, texts), rewards, 400, s) for s in range(5)])
-        for root in (SHIPPED, remade)
-    )
+    features = encoder_features(root / "encoder", prompts, texts)
+    return float(np.mean([pair_accuracy(features, rewards, 400, seed) for seed in range(5)]))
+
+
+@pytest.mark.soak
+def test_the_retrained_encoder_predicts_the_reward_as_the_shipped_one_does(
+    retrained: Path, prompts: list[str], texts: list[list[str]]
+) -> None:
+    shipped, again = (encoder_accuracy(root, prompts, texts) for root in (SHIPPED, retrained))
     assert again == pytest.approx(shipped, abs=ACCURACY_TOLERANCE)
 
 
@@ -129,7 +145,7 @@ def test_held_out_prompts_were_never_trained_on() -> None:
     held_out = set(read_prompts(SHIPPED / "heldout.jsonl"))
     assert len(held_out) >= 384
     assert held_out.isdisjoint(read_prompts(SHIPPED / "prompts.jsonl"))
-    assert held_out.isdisjoint(prompt for prompt, _ in lexicon.make_demonstrations(40_000, seed=0))
+    assert held_out.isdisjoint(prompt for prompt, _ in lexicon.make_demonstrations(DEMONSTRATIONS, seed=0))
 
 
 @pytest.mark.parametrize("model", ["policy", "encoder"])

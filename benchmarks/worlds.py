@@ -1,6 +1,8 @@
-"""Measuring a built-in world: how its samples score, and how well its features predict its hidden reward.
+"""The built-in worlds in figures: how their samples score, and how well features predict their hidden rewards.
 
-Run ``python -m sea_agent.worlds.measure [lexicon|kitchen]`` to print the figures of docs/world.md and docs/kitchen.md.
+    python -m benchmarks.worlds [lexicon|kitchen]
+
+prints the figures of docs/world.md and docs/kitchen.md.
 
 Dimension letters: P prompts, M candidates, D features, N labelled pairs.
 """
@@ -18,8 +20,9 @@ from numpy.typing import NDArray
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from sea_agent.seeding import generator_for
-from sea_agent.worlds import resolve, scorer, world
-from sea_agent.worlds.train import seeded
+from sea_agent.worlds import lexicon, resolve, scorer, world
+from sea_agent.worlds.make import policy_tokenizer, write_prompts
+from sea_agent.worlds.train import new_policy, seeded
 
 Array = NDArray[np.float64]
 CANDIDATES = 20
@@ -199,6 +202,28 @@ def _rows(
     with torch.inference_mode():
         stacked = torch.stack([row(prompt, answers) for prompt, answers in zip(prompts, texts, strict=True)])
     return stacked.double().numpy()
+
+
+def make_speed_setting(out_dir: Path, seed: int = 0) -> None:
+    """Write a larger setting for measuring speed: a random policy of about 3 M parameters and prompts of 40 words.
+
+    The policy is untrained; its responses are random words, 80 on average before one is the end token.
+    """
+    tokenizer = policy_tokenizer(lexicon.WORDS)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    write_prompts(out_dir / "prompts.jsonl", lexicon.make_prompts(512, seed, nouns=36))
+    tokenizer.save_pretrained(out_dir / "policy")
+    with seeded("speed setting", seed):
+        policy = new_policy(
+            tokenizer,
+            hidden_size=256,
+            intermediate_size=688,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            num_key_value_heads=4,
+            max_position_embeddings=512,
+        )
+    policy.save_pretrained(out_dir / "policy")
 
 
 def main(name: str = "lexicon") -> None:
