@@ -14,7 +14,7 @@ from sea_agent.dashboard.ledgers import Tally, open_ledger, tally
 from sea_agent.dashboard.run import Kept, Run
 from sea_agent.errors import UserError
 from sea_agent.lab import tables
-from sea_agent.lab.comparison import Comparison, Values, band_of, compare, shortfall
+from sea_agent.lab.comparison import Comparison, FinalColumn, Values, band_of, compare, shortfall
 from sea_agent.lab.records import Record
 from sea_agent.lab.statistics import LEAST_SEEDS
 
@@ -31,16 +31,7 @@ AXES: dict[Axis, str] = {
     "cpu": "cpu_seconds",
     "wall": "wall_seconds",
 }
-Column = Literal[
-    "win_rate",
-    "judge_win_rate",
-    "best_of_win_rate",
-    "best_of_judge_win_rate",
-    "distinct_share",
-    "response_tokens",
-    "kl_to_reference",
-    "shortfall",
-]
+Column = Literal[FinalColumn, "shortfall"]
 BELIEFS = ("disagreement", "typical_disagreement", "foresight_accuracy", "foresight_brier")
 
 Table = list[dict[str, Any]]
@@ -259,12 +250,12 @@ def _labels(method: str, members: Sequence[Member], tallies: Tallies) -> dict[st
         "per_minute": 60 * total.intervals / total.seconds if total.seconds else None,
         "calibration": [
             {"from": place / len(total.bins), "to": (place + 1) / len(total.bins), **_bin(*sums)}
-            for place, sums in enumerate(total.bins)
+            for place, sums in enumerate(total.bins.tolist())
         ],
     }
 
 
-def _bin(number: int, beliefs: float, wins: float) -> dict[str, Any]:
+def _bin(number: float, beliefs: float, wins: float) -> dict[str, Any]:
     """A bin's mean belief and share of wins, with the 95 % Wilson interval of that share.
 
     A tie is half a win, which ``scipy.stats.binomtest`` refuses.
@@ -275,7 +266,7 @@ def _bin(number: int, beliefs: float, wins: float) -> dict[str, Any]:
     centre = (share + z * z / (2 * number)) / (1 + z * z / number)
     half = z / (1 + z * z / number) * math.sqrt(share * (1 - share) / number + z * z / (4 * number**2))
     low, high = max(0.0, centre - half), min(1.0, centre + half)
-    return {"n": number, "belief": beliefs / number, "share": share, "low": low, "high": high}
+    return {"n": int(number), "belief": beliefs / number, "share": share, "low": low, "high": high}
 
 
 def _rounded(values: Sequence[float] | np.ndarray) -> list[float]:

@@ -2,12 +2,15 @@
 
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
+
+import numpy as np
 
 from sea_agent.dashboard.files import open_plain
 from sea_agent.errors import UserError
@@ -52,23 +55,15 @@ class Tally:
     the first.
     """
 
-    outcomes: dict[str, int] = field(default_factory=dict)
+    outcomes: Counter[str] = field(default_factory=Counter)
     waiting: int = 0
     posterior: int = 0
-    bins: list[tuple[int, float, float]] = field(default_factory=lambda: [(0, 0.0, 0.0)] * BINS)
+    bins: np.ndarray = field(default_factory=lambda: np.zeros((BINS, 3)))
     seconds: float = 0.0
     intervals: int = 0
 
     def __add__(self, other: "Tally") -> "Tally":
-        names = self.outcomes.keys() | other.outcomes.keys()
-        return Tally(
-            {name: self.outcomes.get(name, 0) + other.outcomes.get(name, 0) for name in names},
-            self.waiting + other.waiting,
-            self.posterior + other.posterior,
-            [(a + d, b + e, c + f) for (a, b, c), (d, e, f) in zip(self.bins, other.bins, strict=True)],
-            self.seconds + other.seconds,
-            self.intervals + other.intervals,
-        )
+        return Tally(**{name: value + getattr(other, name) for name, value in vars(self).items()})
 
     @property
     def answers(self) -> int:
@@ -156,7 +151,7 @@ def tally(ledger: sqlite3.Connection) -> Tally:
         f"SELECT min(cast(d.belief * {BINS} AS INTEGER), {BINS - 1}), count(*), sum(d.belief), sum({_WON}) {_DUELS} "
         f"WHERE {_ANSWERED} AND ({_WON}) IS NOT NULL AND d.belief BETWEEN 0 AND 1 GROUP BY 1"
     ):
-        counts.bins[place] = (sums[0], sums[1], sums[2])
+        counts.bins[place] = sums
     first, last, number = ledger.execute(f"SELECT min(v.at), max(v.at), count(*) {_DUELS} WHERE {_ANSWERED}").fetchone()
     if number > 1 and last > first:
         counts.seconds, counts.intervals = last - first, number - 1

@@ -16,6 +16,9 @@ from sea_agent.lab.records import four_digits
 BUCKETS = 120
 """Points that the rounds of a run are averaged into."""
 
+COUNTS = ("policy_samples", "oracle_queries", "posterior_labels", "imagined_pairs", "gradient_steps")
+"""What is shown of the last row of a run."""
+
 MOST_KEYS = 2000
 MOST_DUELS_OF_A_TABLE = 20_000
 
@@ -42,10 +45,7 @@ def throughput_view(run: Run) -> dict[str, Any]:
             for stage in totals
         },
         "totals": totals,
-        "counts": {
-            name: _last(rounds.get(name, []))
-            for name in ("policy_samples", "oracle_queries", "posterior_labels", "imagined_pairs", "gradient_steps")
-        },
+        "counts": {name: _last(rounds.get(name, [])) for name in COUNTS},
         # What the oracle itself counts, such as the requests, flips and money of a judge.
         "oracle": {
             name: _last(rounds[name]) for name in rounds if name.startswith("oracle_") and name != "oracle_queries"

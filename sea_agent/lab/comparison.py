@@ -6,7 +6,7 @@ Numbers only; ``tables`` and ``figures`` show them. Array names end in their dim
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -14,8 +14,7 @@ from sea_agent.errors import UserError
 from sea_agent.lab.records import Curve, Measurement, Record
 from sea_agent.lab.statistics import Estimate, Factor, Reach, bootstrap, estimate, label_saving
 
-# Columns of a curve that are told at its end, and those that are also told where the level was reached.
-FINAL = (
+FinalColumn = Literal[
     "win_rate",
     "judge_win_rate",
     "best_of_win_rate",
@@ -23,7 +22,9 @@ FINAL = (
     "distinct_share",
     "response_tokens",
     "kl_to_reference",
-)
+]
+# Columns of a curve that are told at its end, and those that are also told where the level was reached.
+FINAL = get_args(FinalColumn)
 SPENT = ("policy_samples", "gradient_steps", "cpu_seconds")
 
 Values = Sequence[float] | np.ndarray

@@ -207,9 +207,16 @@ class CurveColumns:
         if found.win_rate is None or found.win_rate_ci is None:
             return
         low, high = found.win_rate_ci
-        own = {"queries": row.oracle_queries, "low": low, "high": high}
-        own |= {"cpu_seconds": self._cpu_seconds, "wall_seconds": self._wall_seconds}
-        values = vars(row) | vars(found) | own
+        values = {
+            **vars(found),
+            "queries": row.oracle_queries,
+            "low": low,
+            "high": high,
+            "policy_samples": row.policy_samples,
+            "gradient_steps": row.gradient_steps,
+            "cpu_seconds": self._cpu_seconds,
+            "wall_seconds": self._wall_seconds,
+        }
         for name, column in self._columns.items():
             if values[name] is not None:
                 column.append(_rounded(values[name]))

@@ -20,7 +20,7 @@ from typing import Any, Self
 from sea_agent.errors import UserError
 from sea_agent.types import Duel, Hindsight, LabelSource, Outcome, Response, Verdict, prompt_from
 
-Row = tuple[Any, ...]
+SqlRow = tuple[Any, ...]
 
 _END = 2**62  # a round that no run comes to
 
@@ -170,7 +170,7 @@ class Ledger:
 
     def add_verdicts(self, duels: Iterable[Duel], verdicts: Sequence[Verdict], number: int) -> None:
         """Write verdicts on ``duels`` in round ``number`` before anybody trains on them, all of them or none."""
-        rows: list[Row] = [
+        rows: list[SqlRow] = [
             (v.duel_id, v.outcome.value, v.probability, v.annotator, v.votes, number, v.at) for v in verdicts
         ]
         self._write(("INSERT INTO verdicts VALUES (?, ?, ?, ?, ?, ?, ?)", rows))
@@ -180,7 +180,7 @@ class Ledger:
 
     def add_hindsight(self, beliefs: Iterable[Hindsight]) -> None:
         """Write what the posterior believes of duels after it has learnt from their answers; the latest stays."""
-        rows: list[Row] = [(one.duel_id, one.belief, one.disagreement) for one in beliefs]
+        rows: list[SqlRow] = [(one.duel_id, one.belief, one.disagreement) for one in beliefs]
         self._write(("INSERT OR REPLACE INTO hindsight VALUES (?, ?, ?)", rows))
 
     @property
@@ -224,7 +224,7 @@ class Ledger:
         if verdict.outcome is not Outcome.SKIP:
             self._answered[duel.label_source] += 1
 
-    def _write(self, *statements: tuple[str, list[Row]]) -> None:
+    def _write(self, *statements: tuple[str, list[SqlRow]]) -> None:
         self._db.execute("BEGIN IMMEDIATE")
         try:
             for sql, rows in statements:
@@ -254,7 +254,7 @@ def read_ledger(path: Path) -> Iterator[tuple[Duel, Verdict | None]]:
         raise UserError(f"{path}: cannot be read as the ledger of a run ({error})") from None
 
 
-def _duel_row(duel: Duel) -> Row:
+def _duel_row(duel: Duel) -> SqlRow:
     prompt = duel.prompt
     return (
         duel.id,
@@ -273,12 +273,12 @@ def _duel_row(duel: Duel) -> Row:
     )
 
 
-def _response_row(duel_id: str, side: str, response: Response) -> Row:
+def _response_row(duel_id: str, side: str, response: Response) -> SqlRow:
     tokens, logprobs = json.dumps(response.token_ids), json.dumps(response.logprobs)
     return (duel_id, side, response.id, response.text, tokens, logprobs, response.policy_version)
 
 
-def _parse(row: Row) -> tuple[Duel, Verdict | None, int | None]:
+def _parse(row: SqlRow) -> tuple[Duel, Verdict | None, int | None]:
     duel_id, number, prompt_id, text, tokens, messages, rule, policy_version, posterior_version, source = row[:10]
     said = None if messages is None else json.loads(messages)
     prompt = prompt_from({"id": prompt_id, "text": text, "token_ids": json.loads(tokens), "messages": said})

@@ -82,7 +82,7 @@ class RoundMetrics(_Row):
     gradient_steps: int | None = None
     """Optimiser steps of the policy."""
     oracle: dict[str, int | float] = Field(default_factory=dict)
-    """What the oracle counts beside its answers, such as requests and money of a judge; each is called oracle_NAME."""
+    """What the oracle counts beside its answers, such as the requests and the money of a judge."""
     pairs: float | None = None
     """Preferences that the round learnt from."""
     logprob_gap: float | None = None
@@ -90,21 +90,21 @@ class RoundMetrics(_Row):
     learning_rate: float | None = None
     """Learning rate of the last optimiser step."""
     loss: float | None = None
-    """Mean loss of the policy before the step."""
+    """Mean loss of the policy over the optimiser steps."""
     accuracy: float | None = None
-    """Share of preferences that the policy already ordered rightly."""
+    """Share of preferences with which the implicit rewards agree."""
     margin: float | None = None
-    """Mean difference of implicit rewards between preferred and rejected response."""
+    """Mean implicit reward of the preferred response above that of the rejected one."""
     grad_norm: float | None = None
     """Norm of the gradient before clipping."""
     posterior_loss: float | None = None
-    """Mean negative log-likelihood of the labels under the reward posterior."""
+    """Mean Bradley–Terry loss of the labels under the reward posterior."""
     posterior_anchor_energy: float | None = None
-    """How far the ensemble's heads have moved from their anchors."""
+    """Ensemble: mean negative log density of a head under the prior around its anchor."""
     posterior_log_evidence_per_label: float | None = None
-    """Log-evidence of the labels under the Laplace posterior, for each label."""
+    """Laplace: log-evidence for each label, nats."""
     posterior_prior_deviation: float | None = None
-    """Standard deviation of a reward under the prior that was fitted."""
+    """Laplace: standard deviation of a reward under the fitted prior."""
     foresight_accuracy: float | None = None
     """Share of answers on the side that the posterior believed in before."""
     foresight_brier: float | None = None
@@ -114,7 +114,7 @@ class RoundMetrics(_Row):
     typical_disagreement: float | None = None
     """The same about all pairs of the same candidates: what a random choice has in expectation."""
     distinct_candidates: float | None = None
-    """Share of the candidates that differ from those before them."""
+    """Distinct candidates, as a share of those that were sampled."""
     evaluation: Evaluation = Evaluation()
     """What was evaluated after the round; its fields stand among the others in the file."""
     seconds: dict[str, Seconds]
@@ -162,16 +162,15 @@ class RoundMetrics(_Row):
 
     def numbers(self) -> dict[str, float]:
         """Every number by name: ends of intervals as ``NAME/low`` and ``NAME/high``, and ``seconds/STAGE/CLOCK``."""
-        numbers: dict[str, float] = {}
-        for name, value in self.flat().items():
-            match value:
-                case dict():  # the seconds of stages
-                    for stage, clocks in value.items():
-                        numbers |= {f"{name}/{stage}/{clock}": amount for clock, amount in clocks.items()}
-                case (low, high):
-                    numbers |= {f"{name}/low": low, f"{name}/high": high}
-                case int() | float():
-                    numbers[name] = float(value)
+        numbers = {name: float(value) for name, value in vars(self).items() if isinstance(value, (int, float))}
+        numbers |= {f"{_ORACLE}{name}": float(count) for name, count in self.oracle.items()}
+        for name, value in vars(self.evaluation).items():
+            if isinstance(value, tuple):
+                numbers |= {f"{name}/low": value[0], f"{name}/high": value[1]}
+            elif value is not None:
+                numbers[name] = float(value)
+        for stage, seconds in self.seconds.items():
+            numbers |= {f"seconds/{stage}/wall": seconds.wall, f"seconds/{stage}/cpu": seconds.cpu}
         return numbers
 
     @property

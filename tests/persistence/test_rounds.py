@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from sea_agent.dashboard.comparing import BELIEFS
+from sea_agent.dashboard.single import COUNTS
 from sea_agent.errors import UserError
+from sea_agent.lab.comparison import FINAL, SPENT
 from sea_agent.persistence.rounds import Evaluation, RoundMetrics, Seconds, meanings
 
 FILE = Path("runs/a/metrics.jsonl")
@@ -82,6 +85,14 @@ def test_the_numbers_of_a_row_are_named() -> None:
         "seconds/learn/wall": 0.5,
         "seconds/learn/cpu": 0.25,
     }
+
+
+SHOWN = {*FINAL, *BELIEFS, *COUNTS, *SPENT} - {"cpu_seconds"}  # which is summed over rows
+
+
+def test_what_the_lab_and_the_dashboard_show_is_in_a_row() -> None:
+    assert meanings().keys() >= SHOWN
+    assert not SHOWN | {"winrate"} <= meanings().keys(), "the control: a name that no row has"
 
 
 # --- the documentation -----------------------------------------------------------------------------------------------
