@@ -1,27 +1,34 @@
-"""The report on sample efficiency tells what the records say, and nothing else; the experiments behind it are valid."""
+"""The page on sample efficiency says what the records say, and the experiments behind it are valid."""
 
+import csv
+import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import matplotlib.image
 import pytest
 
-from benchmarks import report
+from benchmarks import report, tables
+from benchmarks.report import Results
+from benchmarks.tables import Cell, cells, tuned, worlds
 from sea_agent.errors import UserError
 from sea_agent.lab.comparison import compare
-from sea_agent.lab.records import Record, write_records
-from sea_agent.lab.spec import Cell, plan, read_spec
+from sea_agent.lab.records import Record, read_json
+from sea_agent.lab.spec import Cell as Planned
+from sea_agent.lab.spec import plan, read_spec
 
 ROOT = Path(__file__).parent.parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+PAGE = ROOT / "docs" / report.PAGE
 SPECS = sorted((ROOT / "benchmarks" / "efficiency").glob("*.yaml"))
 MakeRuns = Callable[..., list[Record]]
-WriteResults = Callable[..., Path]
 
 METHODS = {
     "passive": (960.0, 1536),
@@ -31,42 +38,323 @@ METHODS = {
 }
 
 
-def page_of(results: Path) -> str:
-    return report.render(report.read_results(results))[0]
-
-
-def section(page: str, heading: str) -> str:
-    (found,) = (part for part in re.split(r"^## ", page, flags=re.MULTILINE) if part.startswith(heading + "\n"))
-    return found
-
-
-def factors_of(results: Path) -> dict[str, Any]:
-    return report.factors(report.read_results(results))["label_saving_factor"]
+@cache
+def results() -> Results:
+    return report.read_results(RESULTS)
 
 
 # --- what is in the repository ---------------------------------------------------------------------------------------
 
 
-def test_the_page_and_the_factors_are_made_from_the_records_of_the_repository() -> None:
-    results = report.read_results(RESULTS)
-    page, _ = report.render(results)
-    assert page == (ROOT / "docs" / report.PAGE).read_text(encoding="utf-8")
-    assert report.to_json(report.factors(results)) == (RESULTS / report.FACTORS).read_text(encoding="utf-8")
+def test_tables_factors_and_data_are_those_of_the_records() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    assert report.fill(page, report.tables(results())) == page
+    assert report.to_json(report.factors(results().first["main"])) == (RESULTS / report.FACTORS).read_text()
+    for name, rows in report.data(results()).items():
+        assert report.to_csv(rows) == (ROOT / "docs" / "data" / f"efficiency-{name}.csv").read_text(), name
 
 
-def test_every_figure_and_file_that_the_page_links_to_is_there() -> None:
-    page = (ROOT / "docs" / report.PAGE).read_text(encoding="utf-8")
-    links = re.findall(r"\]\(([^)]+)\)", page)
-    assert links
-    assert [link for link in links if not (ROOT / "docs" / link).exists()] == []
+def test_the_data_has_every_run_and_every_method() -> None:
+    found = {
+        name: list(csv.DictReader(io.StringIO(report.to_csv(rows)))) for name, rows in report.data(results()).items()
+    }
+    assert len(found["runs"]) == sum(len(runs) for kept in (results().first, results().again) for runs in kept.values())
+    for name, runs in results().first.items():
+        methods = {(run.world, run.loss, run.method, f"{level}") for run in runs for level in tables.LEVELS}
+        rows = [row for row in found["methods"] if row["experiment"] == name]
+        assert {(row["world"], row["loss"], row["method"], row["level"]) for row in rows} == methods
 
 
-# --- what the page and the factors say -------------------------------------------------------------------------------
+def test_every_file_that_the_page_links_to_is_there() -> None:
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", PAGE.read_text(encoding="utf-8")) if "://" not in link]
+    assert len(links) > 10
+    assert [link for link in links if not (PAGE.parent / link).exists()] == []
 
 
-def test_the_factors_are_the_ratios_of_the_queries(make_runs: MakeRuns, write_results: WriteResults) -> None:
+# --- what the page claims in words -----------------------------------------------------------------------------------
+
+
+def main_cells(results: Results, baseline: str | None = None) -> dict[tuple[str, str], Cell]:
+    """The main experiment's cells by world and method."""
+    found = worlds(results.first["main"]).items()
+    return {(world, cell.row.method): cell for world, runs in found for cell in cells(runs, baseline or tuned(runs))}
+
+
+def factor(cell: Cell) -> Any:
+    assert cell.row.factor is not None
+    return cell.row.factor
+
+
+def of_world(results: Results, method: str) -> list[Cell]:
+    return [cell for (_, name), cell in main_cells(results).items() if name == method]
+
+
+def active(results: Results, world: str) -> Any:
+    return factor(main_cells(results, tables.RANDOM)[world, "sea"])
+
+
+def active_again(results: Results, world: str) -> Any:
+    runs = worlds(results.repeated("main")[1])[world]
+    return factor(cells(runs, tables.RANDOM, ["sea"])[0])
+
+
+def first_seeds(results: Results) -> list[float]:
+    """The gain of active selection in the ten seeds that were run first."""
+    found = worlds([run for run in results.first["main"] if run.seed < 50]).values()
+    return [factor(cells(runs, tables.RANDOM, ["sea"])[0]).mean for runs in found]
+
+
+def tilted(results: Results, follows: bool = True) -> dict[str, dict[str, Any]]:
+    """Of the seeds that had no part in the question, by world: rules and their figures."""
+    settings = [one for one in results.selection["settings"] if one["seeds"][0] and one["follows"] == follows]
+    return {one["world"]: one["rules"] for one in settings}
+
+
+def answers_for(rules: dict[str, Any], rule: str) -> float:
+    """Answers after which a rule has learnt what random pairs teach in 160; rounds are of 16."""
+    target = rules["uniform"]["win_rate"][-1][0]
+    rates = [rate[0] for rate in rules[rule]["win_rate"]]
+    after = next(place for place, rate in enumerate(rates) if rate >= target)
+    return 16 * (after + (target - rates[after - 1]) / (rates[after] - rates[after - 1]))
+
+
+def leads(results: Results, follows: bool = True) -> dict[str, set[str]]:
+    """By rule, the worlds in which its lead over random pairs after 160 answers is above nought."""
+    found: dict[str, set[str]] = {}
+    for world, rules in tilted(results, follows).items():
+        for rule, row in rules.items():
+            found.setdefault(rule, set()).update({world} if row["ahead"][-1][1] > 0 else ())
+    return found
+
+
+def orders(results: Results) -> list[list[str]]:
+    """The methods of each other loss, by how many answers they need."""
+    groups = tables.groups(results.first["losses"])
+    found = [cells(group, "passive", level=tables.level_of(group)) for group in groups]
+    key: Callable[[Cell], Any] = lambda cell: (cell.row.censored == len(cell.runs), cell.row.queries.mean)  # noqa: E731
+    return [[cell.row.method for cell in sorted(group, key=key)] for group in found]
+
+
+def judged_above_half(cell: Cell) -> bool:
+    """Whether the whole interval of the judge is, for that which answers at the end."""
+    by_judge = cell.last("best_of_judge_win_rate") or cell.last("judge_win_rate")
+    return by_judge is not None and by_judge.low is not None and by_judge.low > 0.5
+
+
+def differences(results: Results) -> list[float]:
+    """How many times the answers to .80 of two runs with one seed differ, where imagined rounds were used."""
+    pairs = zip(*results.repeated("main"), strict=True)
+    reached = [[run.curve.queries_to(0.8) for run in pair] for pair in pairs if pair[0].method in tables.OURS]
+    return [max(pair) / min(pair) for pair in reached if None not in pair]  # type: ignore[type-var, operator]
+
+
+def mean(estimate: Any) -> float:
+    return float(estimate.mean)
+
+
+def bandits() -> list[dict[str, Any]]:
+    return list(read_json(RESULTS / "bandit.json")["settings"].values())
+
+
+BOTH = {"lexicon", "kitchen"}
+PUBLISHED = ("apl", "xpo", "selm", "offline", "uniform", "uncertainty", "best_worst", "sea_ee", "sea_bai")
+CLAIMS: dict[str, Callable[[Results], bool]] = {
+    "needs about a tenth of the answers of tuned passive online DPO, or fewer": lambda results: all(
+        factor(cell).mean > 10 and factor(cell).t_low > 9 for cell in of_world(results, "sea")
+    ),
+    "Every run of it reaches .80": lambda results: all(cell.row.censored == 0 for cell in of_world(results, "sea")),
+    "because half of the passive runs never do": lambda results: (
+        0.4
+        < sum(c.row.censored for c in of_world(results, "passive"))
+        / sum(len(c.runs) for c in of_world(results, "passive"))
+        < 0.6
+    ),
+    "it saves about a sixth on `lexicon`, and on `kitchen` nothing that trained runs can show": lambda results: (
+        1 / 7 < 1 - 1 / active(results, "lexicon").mean < 1 / 5 and active(results, "kitchen").t_low < 1
+    ),
+    "A second set of runs showed less": lambda results: all(
+        active_again(results, world).mean < active(results, world).mean for world in BOTH
+    ),
+    "Two runs of one seed differ by up to 1.4 times": lambda results: (
+        1.35 < max(differences(results), default=1) < 1.45
+    ),
+    "stay below .80 within 512 answers": lambda results: all(
+        cell.row.censored == len(cell.runs) and max(run.budget for run in cell.runs) <= 512
+        for method in PUBLISHED
+        for cell in of_world(results, method)
+    ),
+    "One response each to 256 held-out prompts at temperature 0.7": lambda results: (
+        {(run.measurement.prompts, run.measurement.temperature) for run in results.first["main"]} == {(256, 0.7)}
+    ),
+    "destroy the policy": lambda results: all(
+        mean(cell.last("judge_win_rate")) < 0.3 and mean(cell.last("distinct_share")) < 0.5
+        for cell in of_world(results, "passive-steps")
+    ),
+    "imagined rounds do not help": lambda results: all(
+        mean(cell.last("win_rate")) < 0.65 for cell in of_world(results, "sea-policy-features")
+    ),
+    "would save a further third": lambda results: (
+        0.3
+        < 1
+        - mean(main_cells(results)["lexicon", "sea-encoder"].row.queries)
+        / mean(main_cells(results)["lexicon", "sea"].row.queries)
+        < 0.45
+    ),
+    "would need little more than the warm-up": lambda results: all(
+        mean(cell.row.queries) < 40 for cell in of_world(results, "truth")
+    ),
+    "On `lexicon` both intervals are above 1. On `kitchen` they contain 1": lambda results: (
+        min(active(results, "lexicon").low, active(results, "lexicon").t_low) > 1
+        and max(active(results, "kitchen").low, active(results, "kitchen").t_low) < 1
+    ),
+    "The first ten seeds alone gave 1.23 and 1.15": lambda results: (
+        [f"{factor:.2f}" for factor in first_seeds(results)] == ["1.23", "1.15"]
+    ),
+    "and they gave less on both worlds": lambda results: all(
+        active(results, world).mean < before for world, before in zip(tables.WORLDS, first_seeds(results), strict=True)
+    ),
+    "The intervals of the factor contain 1 throughout": lambda results: all(
+        row["factor"][1] <= 1 <= row["factor"][2] for rules in tilted(results).values() for row in rules.values()
+    ),
+    "`sea_bai` is ahead on both worlds, `sea_ee` and `information` on `lexicon` only": lambda results: (
+        leads(results) == {"uniform": set(), "sea_bai": BOTH, "sea_ee": {"lexicon"}, "information": {"lexicon"}}
+    ),
+    "have learnt after about 140 to 150 answers what random pairs teach in 160": lambda results: all(
+        140 < answers_for(rules, rule) < 150 for rules in tilted(results).values() for rule in ("sea_ee", "sea_bai")
+    ),
+    "a fixed initial policy, both rules of SEA are ahead on both worlds": lambda results: all(
+        leads(results, follows=False)[rule] == BOTH for rule in ("sea_ee", "sea_bai")
+    ),
+    "`sea_ee` pays the least cumulative regret in every setting": lambda _: all(
+        min(one["rules"], key=lambda rule: one["rules"][rule]["regret"][-1][0]) == "sea_ee" for one in bandits()
+    ),
+    "in new contexts, `uncertainty` and `information` recommend best": lambda _: all(
+        set(sorted(one["rules"], key=lambda rule: one["rules"][rule]["simple"][-1][0])[:2])
+        == {"uncertainty", "information"}
+        for one in bandits()
+        if "linear" in one["title"] and "again" not in one["title"]
+    ),
+    "the judge rises to the end, further than passive DPO takes it with six times the answers": lambda results: all(
+        cell.fall is not None
+        and cell.fall < 0.005
+        and mean(cell.last("judge_win_rate")) > mean(main_cells(results)[world, "passive"].last("judge_win_rate"))
+        and main_cells(results)[world, "passive"].runs[0].budget > 6 * cell.runs[0].budget
+        for (world, method), cell in main_cells(results).items()
+        if method in ("sea", tables.RANDOM)
+    ),
+    "responses repeat more after .80": lambda results: (
+        mean(main_cells(results)["lexicon", "sea"].last("distinct_share"))
+        < mean(main_cells(results)["lexicon", "sea"].there("distinct_share")) - 0.1
+    ),
+    "their judge falls within the first few hundred answers": lambda results: all(
+        mean(main_cells(results)["lexicon", method].last("judge_win_rate")) < 0.4
+        for method in ("sea_ee", "passive-short")
+    ),
+    "The order of the methods is the same each time": lambda results: (
+        orders(results) == [["sea", "uniform-imagined", "passive"]] * 3
+    ),
+    "Variant 7 is the only one that the judge clearly prefers to the initial policy": lambda results: (
+        [cell.row.method for cell in cells(results.first["ablations"], None) if judged_above_half(cell)]
+        == ["variant-7"]
+    ),
+    "on `lexicon` it is smaller and the interval contains 1, on `kitchen` random pairs are ahead": lambda results: (
+        active_again(results, "lexicon").t_low < 1 and active_again(results, "kitchen").mean < 1
+    ),
+    "reach .80 a few answers earlier": lambda results: all(
+        0 < by_name["sea"] - by_name[other] < 20
+        for by_name in [{cell.row.method: mean(cell.row.queries) for cell in cells(results.first["tuning"], None)}]
+        for other in ("sea-beta.2-reference2", "sea-bai")
+    ),
+}
+DEFINED = (
+    "40 fixed responses",
+    "best of 20",
+    "after 160 answers",
+    "After 160 answers",
+    "the second interval touched 1",
+    "rounds of 4 are no better than rounds of 16",
+    "to within 3 %",
+    "Variants 1 to 3",
+    "Variants 4 to 6",
+    "Variant 7",
+    "seeds 100 and 101",
+    "seeds 0–3, 10, 11, 20, 21 and 30–34",
+    ".80, .75 and .70",
+)
+"""How something was done, withdrawn or named, and one comparison of two benches by eye."""
+
+
+def prose() -> str:
+    """The page without its tables, on one line; sections that define and list are left out, the claims are not."""
+    page = re.sub(r"<!-- table.*?<!-- end -->", "", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
+    sections = re.split(r"^## ", page, flags=re.MULTILINE)
+    defining = ("What was measured", "What was tried", "What this does not show", "How to reproduce")
+    return " ".join(" ".join(part for part in sections if not part.startswith(defining)).split())
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+def test_a_claim_of_the_page_holds(claim: str) -> None:
+    assert claim in " ".join(PAGE.read_text(encoding="utf-8").split())
+    assert CLAIMS[claim](results())
+
+
+def test_every_number_in_words_belongs_to_a_claim() -> None:
+    left = prose()
+    assert re.search(r"\d", left)
+    for known in sorted((*CLAIMS, *DEFINED), key=len, reverse=True):
+        left = left.replace(known, "")
+    left = re.sub(r"`[^`]*`|\]\([^)]*\)|\.80", "", left)
+    assert re.findall(r".{0,40}\d.{0,40}", left) == []
+
+
+def altered(**columns: float) -> Results:
+    """The records with constant columns, and benches whose figures are turned round."""
+
+    def changed(runs: list[Record]) -> list[Record]:
+        return [
+            run.model_copy(
+                update={
+                    "curve": run.curve.model_copy(
+                        update={name: (value,) * len(run.curve.queries) for name, value in columns.items()}
+                    )
+                }
+            )
+            for run in runs
+        ]
+
+    first, again = ({name: changed(runs) for name, runs in kept.items()} for kept in (results().first, results().again))
+    selection = json.loads(json.dumps(results().selection))
+    for setting in selection["settings"]:
+        for row in setting["rules"].values():
+            row["factor"], row["ahead"][-1] = [2.0, 2.0, 2.0], [-value for value in row["ahead"][-1][::-1]]
+            row["win_rate"] = [[0.5 + place / 1000] * 3 for place in range(len(row["win_rate"]))]
+    return Results(first, again, selection)
+
+
+def test_other_records_refute_each_claim(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control: with every policy as good as the initial one, or better at once, no claim stays true in both."""
+    turned = []
+    for one in bandits():
+        first, *others = one["rules"].values()
+        turned.append(one | {"rules": dict(zip(one["rules"], [*others, first], strict=True))})
+    monkeypatch.setitem(globals(), "bandits", lambda: turned)
+    same = altered(win_rate=0.5, judge_win_rate=0.5, best_of_judge_win_rate=0.5)
+    better = altered(win_rate=0.9, judge_win_rate=0.4, distinct_share=0.9)
+    conditions = "One response each to 256 held-out prompts at temperature 0.7"
+    assert [claim for claim, holds in CLAIMS.items() if holds(same) and holds(better)] == [conditions]
+
+
+# --- how the tables are made -----------------------------------------------------------------------------------------
+
+
+def of(runs: list[Record], method: str, baseline: str | None = None, level: float = tables.LEVEL) -> Cell:
+    (found,) = cells(runs, baseline or tuned(runs, level), [method], level)
+    return found
+
+
+def test_the_factors_are_the_ratios_of_the_queries(make_runs: MakeRuns) -> None:
     """Every run of passive needs 960 queries; of sea, 96."""
-    found = factors_of(write_results(main=make_runs(METHODS)))
+    found = report.factors(make_runs(METHODS))["label_saving_factor"]
     assert set(found) == {"lexicon"}
     assert set(found["lexicon"]) == {"passive-short", "uniform-imagined", "sea"}
     sea = found["lexicon"]["sea"]
@@ -76,13 +364,13 @@ def test_the_factors_are_the_ratios_of_the_queries(make_runs: MakeRuns, write_re
     assert found["lexicon"]["passive-short"] | {"bound": "<=", "never": 5} == found["lexicon"]["passive-short"]
 
 
-def test_the_factors_are_those_of_the_comparison(make_runs: MakeRuns, write_results: WriteResults) -> None:
+def test_the_factors_are_those_of_the_comparison(make_runs: MakeRuns) -> None:
     records = [
         record
         for seed in range(5)
         for record in make_runs({"passive": (800.0 + 50 * seed, 1536), "sea": (90.0 - 5 * seed, 224)}, seeds=[seed])
     ]
-    found = factors_of(write_results(main=records))["lexicon"]["sea"]
+    found = report.factors(records)["label_saving_factor"]["lexicon"]["sea"]
     (group,) = compare(records, level=0.8, baseline="passive").groups
     factor = group.methods[1].factor
     assert factor is not None
@@ -90,178 +378,115 @@ def test_the_factors_are_those_of_the_comparison(make_runs: MakeRuns, write_resu
         assert found[end] == pytest.approx(getattr(factor, end), rel=1e-3)
 
 
-def test_other_losses_and_labels_are_not_among_the_factors(make_runs: MakeRuns, write_results: WriteResults) -> None:
+def test_other_losses_and_labels_are_not_among_the_factors(make_runs: MakeRuns) -> None:
     others = make_runs(METHODS, loss="ipo") + make_runs(METHODS, labels="bernoulli")
-    assert factors_of(write_results(main=others)) == {}
-    assert set(factors_of(write_results(main=others + make_runs(METHODS, world="kitchen")))) == {"kitchen"}
+    assert report.factors(others) == {"label_saving_factor": {}}
+    both = report.factors(others + make_runs(METHODS, world="kitchen"))
+    assert set(both["label_saving_factor"]) == {"kitchen"}
 
 
 @pytest.mark.parametrize(
     ("long", "short", "baseline", "factor"),
     [
-        ((960.0, 1536), (640.0, 256), "passive", 10.0),  # the short horizon never reaches the level
-        ((960.0, 1536), (240.0, 256), "passive-short", 2.5),
-        ((960.0, 1536), (1200.0, 1536), "passive", 10.0),
-        ((3000.0, 1536), (640.0, 256), "passive", 16.0),  # neither does: the long one, as a lower bound
+        ((960.0, 1536), (640.0, 256), "passive", "10.00"),  # the short horizon never reaches the level
+        ((960.0, 1536), (240.0, 256), "passive-short", "2.50"),
+        ((960.0, 1536), (1200.0, 1536), "passive", "10.00"),
+        ((3000.0, 1536), (640.0, 256), "passive", "≥ 16.00"),  # neither does: the long one, as a lower bound
     ],
 )
 def test_the_baseline_is_the_better_horizon(
-    long: tuple[float, int],
-    short: tuple[float, int],
-    baseline: str,
-    factor: float,
-    make_runs: MakeRuns,
-    write_results: WriteResults,
+    long: tuple[float, int], short: tuple[float, int], baseline: str, factor: str, make_runs: MakeRuns
 ) -> None:
-    found = factors_of(write_results(main=make_runs(METHODS | {"passive": long, "passive-short": short})))
-    assert found["lexicon"]["sea"]["baseline"] == baseline
-    assert found["lexicon"]["sea"]["mean"] == pytest.approx(factor)
-    assert found["lexicon"]["sea"]["bound"] == (">=" if long[0] > long[1] else "")
+    found = of(make_runs(METHODS | {"passive": long, "passive-short": short}), "sea")
+    assert found.baseline == baseline
+    assert tables.times(found.row).split(" [")[0] == factor
 
 
-def test_a_changed_record_changes_the_page_and_the_factors(make_runs: MakeRuns, write_results: WriteResults) -> None:
-    records = make_runs(METHODS)
-    folder = write_results(main=records)
-    before = page_of(folder), factors_of(folder)
-    write_results(main=records)
-    assert (page_of(folder), factors_of(folder)) == before, "the control: the same records make the same page"
+def test_tables_show_answers_factors_and_censored_runs(make_runs: MakeRuns) -> None:
+    runs = make_runs(METHODS)
+    found = tables.main_tables(worlds(runs))
+    assert "| `passive` | 5 | 960 [960, 960] | 0 of 5 | – | – | 1,536 |" in found["methods-lexicon"]
+    assert "| `sea` | 5 | 96 [96, 96] | 0 of 5 | 10.00 [10.00, 10.00] | [10.00, 10.00] |" in found["methods-lexicon"]
+    assert "| `passive-short` | 5 | ≥ 256 | 5 of 5 | ≤ 3.75 | – | 256 |" in found["methods-lexicon"]
+    assert "| lexicon | `sea` | 5 | 96 [96, 96] | 1.25 [1.25, 1.25] |" in found["active"]
     (slower,) = make_runs({"sea": (144.0, 224)}, seeds=[4])
-    write_results(main=[*records[:-1], slower])
-    after = page_of(folder), factors_of(folder)
-    assert after[0] != before[0]
-    assert after[1]["lexicon"]["sea"] != before[1]["lexicon"]["sea"]
+    assert tables.main_tables(worlds([*runs[:-1], slower]))["headline"] != found["headline"]
 
 
-def test_tables_show_queries_factors_and_censored_runs(make_runs: MakeRuns, write_results: WriteResults) -> None:
-    methods = section(page_of(write_results(main=make_runs(METHODS))), "Methods")
-    assert "| `passive` | 5 | 960 [960, 960] | 0 of 5 | – | – | 1,536 |" in methods
-    assert "| `sea` | 5 | 96 [96, 96] | 0 of 5 | 10.00 [10.00, 10.00] | [10.00, 10.00] | 224 |" in methods
-    assert "| `passive-short` | 5 | ≥ 256 | 5 of 5 | ≤ 3.75 | – | 256 |" in methods
-
-
-def test_active_selection_is_compared_with_random_pairs(make_runs: MakeRuns, write_results: WriteResults) -> None:
-    found = section(page_of(write_results(main=make_runs(METHODS))), "Active selection against random pairs")
-    assert "| `sea` | 96 [96, 96] | 1.25 [1.25, 1.25] |" in found
-
-
-def test_runs_that_were_done_twice_stand_side_by_side(make_runs: MakeRuns, write_results: WriteResults) -> None:
+def test_runs_that_were_done_twice_stand_side_by_side(make_runs: MakeRuns) -> None:
     """On the other machine `sea` needs 120 queries instead of 96, and passive 1,080 instead of 960."""
-    folder = write_results(main=make_runs(METHODS))
-    assert "## The same runs on other machines" not in page_of(folder)
     elsewhere = {"passive": (1080.0, 1536), "uniform-imagined": (144.0, 224), "sea": (120.0, 224)}
-    (folder / report.AGAIN).mkdir()
-    write_records(make_runs(elsewhere, seeds=[1, 2, 3, 70]), folder / report.AGAIN / "main.json")
-    found = section(page_of(folder), "The same runs on other machines")
-    assert "| `passive` | 3 | 960 [960, 960] | 1,080 [1,080, 1,080] | – | – |" in found, "of the seeds that both have"
-    assert "| `sea` | 3 | 96 [96, 96] | 120 [120, 120] | 10.00 [10.00, 10.00] | 9.00 [9.00, 9.00] |" in found
-    assert "`passive-short`" not in found
-    assert "- `lexicon`: 1.25 [1.25, 1.25] times fewer, t interval [1.25, 1.25]; again 1.20 [1.20, 1.20]" in found
-    assert "- `lexicon`: judge .650 [.650, .650], again .650 [.650, .650]; distinct .90 [.90, .90], again" in found
+    both = {"main": make_runs(METHODS)}, {"main": make_runs(elsewhere, seeds=[1, 2, 3, 70])}
+    found = tables.again_table(*map(worlds, Results(*both, selection={}).repeated("main")))
+    assert "| lexicon | `sea` | `passive` | 3 | 10.00 [10.00, 10.00] | [10.00, 10.00] | 9.00 [9.00, 9.00] |" in found
+    assert "| lexicon | `sea` | `uniform-imagined` | 3 | 1.25 [1.25, 1.25] | [1.25, 1.25] | 1.20" in found
 
 
-def test_tuning_and_ablation_that_were_done_twice_stand_side_by_side(
-    make_runs: MakeRuns, write_results: WriteResults
-) -> None:
-    def runs(queries: float) -> dict[str, list[Record]]:
-        return {
-            "main": make_runs(METHODS),
-            "tuning": make_runs({"passive-beta.1-lr1e-3": (queries, 1536)}, [100, 101]),
-            "ablations": make_runs({"variant-1": (queries, 512)}, range(3)),
-        }
-
-    folder = write_results(**runs(960.0))
-    (folder / report.AGAIN).mkdir()
-    for name, records in runs(1080.0).items():
-        write_records(records, folder / report.AGAIN / f"{name}.json")
-    found = section(page_of(folder), "The same runs on other machines")
-    assert "| `passive-beta.1-lr1e-3` | 2 | 960 | 1,080 | .900 | .900 |" in found
-    assert "| `variant-1` | 3 | .660 [.660, .660] | .642 [.642, .642] |" in found
-
-
-def test_a_judge_that_falls_is_told(make_runs: MakeRuns) -> None:
+def test_a_judge_that_falls_is_shown(make_runs: MakeRuns) -> None:
     records = make_runs({"sea": (96.0, 192)}, seeds=range(3))
-    risen = report.Experiment(tuple(records)).groups[0].against().judged("sea")
+    risen = of(records, "sea")
     # The judge rises to .65 where the oracle reaches .8, at half of the queries, and is back at .55 at the end.
     half = len(records[0].curve.queries) // 2
+    judged = tuple(
+        0.65 - 0.1 * max(0, place - half) / half - 0.15 * max(0, half - place) / half for place in range(2 * half + 1)
+    )
     falling = [
-        record.model_copy(
-            update={
-                "curve": record.curve.model_copy(
-                    update={
-                        "judge_win_rate": tuple(
-                            0.65 - 0.1 * max(0, place - half) / half - 0.15 * max(0, half - place) / half
-                            for place in range(len(record.curve.queries))
-                        )
-                    }
-                )
-            }
-        )
-        for record in records
+        run.model_copy(update={"curve": run.curve.model_copy(update={"judge_win_rate": judged})}) for run in records
     ]
-    sheet = report.Experiment(tuple(falling)).groups[0].against()
-    fallen, at_level = sheet.judged("sea"), sheet.at_level("sea", "judge_win_rate")
-    assert risen is not None
-    assert fallen is not None
-    assert at_level is not None
+    fallen = of(falling, "sea")
     assert risen.fall == pytest.approx(0.0, abs=1e-9)
-    assert (fallen.start.mean, at_level.mean, fallen.end.mean) == pytest.approx((0.5, 0.65, 0.55))
     assert fallen.fall == pytest.approx(0.1)
+    assert (mean(fallen.there("judge_win_rate")), mean(fallen.last("judge_win_rate"))) == pytest.approx((0.65, 0.55))
 
 
-@pytest.mark.parametrize(("scale", "level"), [(960.0, ".80"), (1750.0, ".75"), (2200.0, ".70"), (9000.0, ".70")])
-def test_another_loss_is_told_at_a_level_that_passive_reaches(
-    scale: float, level: str, make_runs: MakeRuns, write_results: WriteResults
-) -> None:
+@pytest.mark.parametrize(("scale", "level"), [(960.0, 0.8), (1750.0, 0.75), (2200.0, 0.7), (9000.0, 0.7)])
+def test_another_loss_is_shown_at_a_level_that_passive_reaches(scale: float, level: float, make_runs: MakeRuns) -> None:
     """With a slope of .3 for ``scale`` queries, 1,536 of them come to .98, .76, .71 and .55."""
     records = make_runs({"passive": (scale, 1536), "sea": (96.0, 256)}, range(3), loss="ipo")
-    assert f"ipo, threshold answers, world `lexicon`: level {level}" in page_of(write_results(losses=records))
+    assert tables.level_of(records) == level
+    assert f"| ipo, threshold | {tables.rate(level, 2)} | `sea` |" in tables.loss_table(records)
 
 
-def test_what_was_not_run_is_said_to_be_missing(make_runs: MakeRuns, write_results: WriteResults) -> None:
-    folder = write_results()
-    assert factors_of(folder) == {}
-    missing = {"main": "Methods", "losses": "Other losses, and answers that err", "ablations": "SEA's ablation"}
-    missing |= {"tuning": "How the settings were picked", "bandit": "Selection without a language model"}
-    missing["selection"] = "Active selection against random pairs"
-    for name, heading in missing.items():
-        assert f"Not run: there is no `benchmarks/results/{name}.json`." in section(page_of(folder), heading)
-    page = page_of(write_results(main=make_runs(METHODS)))
-    assert "results/main.json`." not in page
-    assert "results/losses.json`." in page
+def test_markers_must_fit_the_tables() -> None:
+    page = "a\n<!-- table: one -->\nold\n<!-- end -->\nb\n"
+    assert report.fill(page, {"one": "new\n"}) == "a\n<!-- table: one -->\nnew\n<!-- end -->\nb\n"
+    for made in ({}, {"two": "new\n"}, {"one": "new\n", "two": "new\n"}):
+        with pytest.raises(UserError, match=r"each of these tables once: .*found one"):
+            report.fill(page, made)
 
 
-def test_ablation_and_tuning_show_every_run(make_runs: MakeRuns, write_results: WriteResults) -> None:
-    variants = {f"variant-{number}": (900.0, 512) for number in range(1, 8)}
-    settings = {"passive-beta.1-lr1e-3": (960.0, 1536), "sea-beta.5-rounds24": (96.0, 160)}
-    page = page_of(write_results(ablations=make_runs(variants, range(3)), tuning=make_runs(settings, [100, 101])))
-    for name in variants:
-        assert f"| `{name}` |" in section(page, "SEA's ablation")
-    for name in settings:
-        assert f"`{name}`" in section(page, "How the settings were picked")
-    assert "seeds 100 and 101" in page
-
-
-def test_the_command_writes_the_page_its_figures_and_the_factors(
-    make_runs: MakeRuns, write_results: WriteResults, tmp_path: Path
-) -> None:
-    results, docs = write_results(main=make_runs(METHODS, range(3))), tmp_path / "docs"
+def test_the_command_writes_the_page_its_figures_data_and_factors(tmp_path: Path) -> None:
+    docs, records = tmp_path / "docs", tmp_path / "results"
     (docs / "figures").mkdir(parents=True)
     for name in ("efficiency-gone.png", "other.png"):
         (docs / "figures" / name).write_text("an earlier figure")
-    command = [sys.executable, str(ROOT / "benchmarks" / "report.py"), "--results", str(results), "--docs", str(docs)]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    shutil.copytree(RESULTS, records)
+    (records / report.FACTORS).unlink()
+    page = PAGE.read_text(encoding="utf-8")
+    emptied = re.sub(r"(<!-- table: \S+ -->\n).*?(<!-- end -->)", r"\1\2", page, flags=re.DOTALL)
+    assert emptied != page
+    (docs / report.PAGE).write_text(emptied, encoding="utf-8")
+    command = [sys.executable, "-m", "benchmarks.report", "--results", str(records), "--docs", str(docs)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
-    page = (docs / report.PAGE).read_text(encoding="utf-8")
-    assert page == page_of(results)
-    assert json.loads((results / report.FACTORS).read_text()) == {"label_saving_factor": factors_of(results)}
+    assert (docs / report.PAGE).read_text(encoding="utf-8") == page
+    assert (records / report.FACTORS).read_text() == (RESULTS / report.FACTORS).read_text()
+    assert sorted(file.name for file in (docs / "data").iterdir()) == [
+        "efficiency-again.csv",
+        "efficiency-methods.csv",
+        "efficiency-runs.csv",
+    ]
     asked = re.findall(r"\(figures/(efficiency-[^)]+)\)", page)
-    assert len(asked) == 5
     assert sorted(file.name for file in (docs / "figures").iterdir()) == sorted([*asked, "other.png"])
     assert all(matplotlib.image.imread(docs / "figures" / name).std() > 0.01 for name in asked), "something is drawn"
 
 
-def test_a_broken_file_of_results_is_refused_by_name(write_results: WriteResults) -> None:
-    folder = write_results()
+def test_a_broken_or_missing_file_of_results_is_refused_by_name(tmp_path: Path) -> None:
+    folder = tmp_path / "results"
+    shutil.copytree(RESULTS, folder)
+    (folder / "again" / "losses.json").unlink()
+    with pytest.raises(UserError, match=r"again/losses\.json"):
+        report.read_results(folder)
     (folder / "main.json").write_text("{}")
     with pytest.raises(UserError, match=r"main\.json"):
         report.read_results(folder)
@@ -270,7 +495,7 @@ def test_a_broken_file_of_results_is_refused_by_name(write_results: WriteResults
 # --- the experiments -------------------------------------------------------------------------------------------------
 
 
-def cells(name: str) -> list[Cell]:
+def planned(name: str) -> list[Planned]:
     spec = ROOT / "benchmarks" / "efficiency" / f"{name}.yaml"
     return plan(read_spec(spec), spec.name)
 
@@ -278,7 +503,7 @@ def cells(name: str) -> list[Cell]:
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.stem)
 def test_experiments_are_valid_and_named_after_their_files(spec: Path) -> None:
     assert read_spec(spec).name == spec.stem
-    assert cells(spec.stem)
+    assert planned(spec.stem)
 
 
 def test_what_the_page_tells_has_its_experiment() -> None:
@@ -286,14 +511,14 @@ def test_what_the_page_tells_has_its_experiment() -> None:
 
 
 def test_settings_were_picked_on_seeds_that_report_nothing_and_on_one_world() -> None:
-    tuned = cells("tuning")
-    reported = {cell.seed for name in ("main", "losses", "ablations") for cell in cells(name)}
+    tuned = planned("tuning")
+    reported = {cell.seed for name in ("main", "losses", "ablations") for cell in planned(name)}
     assert {cell.seed for cell in tuned} & reported == set()
-    assert {cell.world for cell in tuned} == {report.WORLDS[0]}
+    assert {cell.world for cell in tuned} == {tables.WORLDS[0]}
 
 
 def test_no_fewer_settings_are_tried_of_passive_than_of_sea() -> None:
-    tuned = cells("tuning")
+    tuned = planned("tuning")
     assert len({str(cell.config) for cell in tuned}) == len(tuned), "no setting is tried twice"
     passive = {cell.method for cell in tuned if cell.config.selection.rule == "passive"}
     active = {cell.method for cell in tuned} - passive
@@ -301,22 +526,22 @@ def test_no_fewer_settings_are_tried_of_passive_than_of_sea() -> None:
 
 
 def test_the_settings_of_the_main_experiment_are_among_those_that_were_tried() -> None:
-    def settings(cell: Cell) -> tuple[Any, ...]:
+    def settings(cell: Planned) -> tuple[Any, ...]:
         config = cell.config
         learner = config.learner.beta, config.learner.learning_rate
         candidates = config.sampler.candidates, config.sampler.reference_candidates
         return config.selection.rule, *learner, *candidates, config.imagination.rounds, config.posterior.features
 
-    tried = {settings(cell) for cell in cells("tuning")}
-    chosen = [cell for cell in cells("main") if cell.method in ("passive", "passive-short", "sea", "sea-bai")]
+    tried = {settings(cell) for cell in planned("tuning")}
+    chosen = [cell for cell in planned("main") if cell.method in ("passive", "passive-short", "sea", "sea-bai")]
     assert {cell.method for cell in chosen if settings(cell) not in tried} == set()
 
 
 def test_each_loss_asks_as_much_as_it_says() -> None:
-    budgets = {(cell.loss, cell.method): cell.config.budget.oracle_queries for cell in cells("losses")}
+    budgets = {(cell.loss, cell.method): cell.config.budget.oracle_queries for cell in planned("losses")}
     for loss, active in (("ipo", 384), ("slic", 192), ("dpo-bernoulli", 256)):
         assert [budgets[loss, method] for method in ("passive", "uniform-imagined", "sea")] == [1536, active, active]
-    kinds = {(cell.loss, cell.config.learner.loss, cell.config.oracle.labels) for cell in cells("losses")}
+    kinds = {(cell.loss, cell.config.learner.loss, cell.config.oracle.labels) for cell in planned("losses")}
     assert kinds == {("ipo", "ipo", "threshold"), ("slic", "slic", "threshold"), ("dpo-bernoulli", "dpo", "bernoulli")}
 
 
