@@ -36,8 +36,6 @@ REPEATS = 20
 SECONDS = 60.0  # for any one answer
 READ_SECONDS = 5.0  # between the start of the server, which then reads ahead, and the first view
 
-Row = dict[str, Any]
-
 
 def main() -> None:
     """Measure, print and write."""
@@ -80,7 +78,7 @@ def make_run(root: Path, number: int, points: int) -> Path:
     return directory
 
 
-def row(number: int, rate: float) -> Row:
+def row(number: int, rate: float) -> dict[str, Any]:
     """A row with about as many numbers as the agent writes."""
     noise = dict.fromkeys(("loss", "accuracy", "margin", "grad_norm", "logprob_gap"), 0.123456789012345)
     stages = ("sample", "select", "ask", "learn", "publish", "update", "evaluate")

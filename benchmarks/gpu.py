@@ -50,7 +50,7 @@ SHAPES = {
     "6.9b": (4096, 32, 32, 50432, 2048, 4),
 }
 
-Row = dict[str, Any]
+Figures = dict[str, Any]
 
 
 def main() -> None:
@@ -92,13 +92,13 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def measured(shape: str, gpus: int, options: argparse.Namespace) -> list[Row]:
+def measured(shape: str, gpus: int, options: argparse.Namespace) -> list[Figures]:
     """The figures of one shape by each way that this machine has."""
-    rows: list[Row] = []
+    rows: list[Figures] = []
     with tempfile.TemporaryDirectory() as folder:
         make_policy(shape, Path(folder), "cuda" if gpus else "cpu")
         for way in options.ways:
-            row: Row = {"shape": shape, "way": way}
+            row: Figures = {"shape": shape, "way": way}
             if (missing := missing_for(way, gpus)) is not None:
                 row["left_out"] = missing
             else:
@@ -114,7 +114,7 @@ def missing_for(way: str, gpus: int) -> str | None:
     return None if gpus >= needed else f"GPUs needed: {needed}, found: {gpus}"
 
 
-def in_a_process(shape: str, way: str, policy: str) -> Row:
+def in_a_process(shape: str, way: str, policy: str) -> Figures:
     """The figures, or what went wrong; the GPU's memory is free afterwards."""
     command = [sys.executable, "-m", "benchmarks.gpu", *sys.argv[1:], "--measure", shape, way, policy]
     try:
@@ -123,11 +123,11 @@ def in_a_process(shape: str, way: str, policy: str) -> Row:
         return {"failed": f"no figures within {DEADLINE_SECONDS:g} s"}
     if done.returncode:
         return {"failed": done.stderr.strip()[-1000:] or f"ended with {done.returncode}"}
-    figures: Row = json.loads(done.stdout.splitlines()[-1])
+    figures: Figures = json.loads(done.stdout.splitlines()[-1])
     return figures
 
 
-def described(row: Row) -> str:
+def described(row: Figures) -> str:
     name = f"{row['shape']:>5} {row['way']:<12}"
     if "tokens_per_second" not in row:
         return f"{name} {row.get('left_out') or 'failed: ' + row['failed']}"
@@ -204,7 +204,7 @@ def configured(shape: str, way: str, policy: str, options: argparse.Namespace) -
     return load_config(str(file), options.set)
 
 
-def measure(config: RunConfig, options: argparse.Namespace) -> Row:
+def measure(config: RunConfig, options: argparse.Namespace) -> Figures:
     """The figures of one shape by one way: medians over repeats, the sampler's of one whole round."""
     prompts = random_prompts(config, options)
     needs = needs_of(config.learner, config.sampler, config.placement, config.compute, config.needs_posterior)

@@ -99,7 +99,7 @@ class Responses:
 
 
 @dataclass(frozen=True)
-class Trace:
+class LearningCurve:
     """A run: answers so far and the win rate after each round; and, in bits, what an answer told on average, and what
     the best pair of the same candidates would have told, by the posterior before it."""
 
@@ -146,7 +146,7 @@ def respond(world: str) -> Responses:
     )
 
 
-def play(world: Responses, rule: str, seed: int, batch: int, *, follows: bool = True) -> Trace:
+def play(world: Responses, rule: str, seed: int, batch: int, *, follows: bool = True) -> LearningCurve:
     """Ask for ``ANSWERS`` thresholded answers, ``batch`` at once, and see after every round what they have taught."""
     posterior = Laplace(sum(world.blocks), members=_DRAWS, blocks=world.blocks)
     joint = Laplace(sum(world.blocks), members=_JOINT_DRAWS, blocks=world.blocks)
@@ -177,7 +177,7 @@ def play(world: Responses, rule: str, seed: int, batch: int, *, follows: bool = 
         posterior.update(keyed(done, "update"))
         answers.append(done + batch)
         rates.append(_win_rate(posterior, world))
-    return Trace(tuple(answers), tuple(rates), float(np.mean(told)), float(np.mean(tellable)))
+    return LearningCurve(tuple(answers), tuple(rates), float(np.mean(told)), float(np.mean(tellable)))
 
 
 def divergence(answers: int) -> float:
@@ -276,9 +276,9 @@ def _measure(world: str, setting: Setting) -> dict[str, Any]:
     }
 
 
-def _figures(traces: list[Trace], random: list[Trace]) -> dict[str, Any]:
+def _figures(traces: list[LearningCurve], random: list[LearningCurve]) -> dict[str, Any]:
     """Each as [mean, low, high]: answers to the level, the factor against random pairs with its t interval, win rates
-    after each round and how far they are ahead of random pairs with the same seed, and the bits of ``Trace``."""
+    after each round and how far they are ahead of random pairs with the same seed, and its bits."""
     rates_C_R = np.array([trace.win_rate for trace in traces]).T
     factor = label_saving([(other.reach, trace.reach) for other, trace in zip(random, traces, strict=True)])
     return {

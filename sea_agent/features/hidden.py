@@ -17,7 +17,7 @@ from sea_agent.pretrained import load_model, load_policy, load_tokenizer
 from sea_agent.types import Prompt, Response
 
 
-class Batch:
+class PaddedSequences:
     """Sampled sequences for a causal language model, padded to one length.
 
     ``ids_B_T`` are the tokens; ``answered_B_T`` is 1 for tokens of the response.
@@ -60,7 +60,7 @@ class PolicyFeatures(FeatureMap):
         return sampled_tokens(prompt, response)
 
     def _encode(self, rows: list[Row], length: int) -> Tensor:
-        batch = Batch(rows, length, self._device)
+        batch = PaddedSequences(rows, length, self._device)
         return batch.mean_and_last(batch.through(self._model).last_hidden_state)
 
 

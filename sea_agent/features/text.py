@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 
 from sea_agent.config import PolicyConfig
 from sea_agent.features.base import FeatureMap, Row
-from sea_agent.features.hidden import Batch, sampled_tokens
+from sea_agent.features.hidden import PaddedSequences, sampled_tokens
 from sea_agent.pretrained import load_policy
 from sea_agent.types import Prompt, Response
 
@@ -164,7 +164,7 @@ class TextFeatures(FeatureMap):
 
     def _view(self, rows: list[Row], length: int) -> dict[str, Tensor]:
         """The blocks from the forward pass of the policy."""
-        batch = Batch(rows, length, self._device)
+        batch = PaddedSequences(rows, length, self._device)
         output = batch.through(self._model, output_hidden_states=True)
         logprobs_B_T = output.logits[:, :-1].float().log_softmax(-1).gather(-1, batch.ids_B_T[:, 1:, None])[..., 0]
         total_B = (logprobs_B_T * batch.answered_B_T[:, 1:]).sum(1)

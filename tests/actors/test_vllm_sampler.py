@@ -28,7 +28,7 @@ from actors.sampling import SampleRequest
 from sea_agent.config import PolicyConfig, SamplerConfig
 from sea_agent.errors import RunFailure, UserError
 from sea_agent.pretrained import load_policy, load_tokenizer
-from sea_agent.types import Response
+from sea_agent.types import Response, TokenRow
 from sea_agent.weights import WeightUpdate, checksum
 
 CONFIG = SamplerConfig(backend="vllm", kv_cache_gb=0.125)
@@ -37,7 +37,6 @@ DEADLINE_SECONDS = 240.0
 pytestmark = pytest.mark.vllm
 
 Policies = Callable[..., PolicyConfig]
-Row = tuple[Sequence[int], Sequence[int]]
 
 _current: list[Any] = []
 _started: list[PolicyConfig] = []
@@ -84,7 +83,7 @@ class Engine:
     def sample(self, requests: Sequence[SampleRequest]) -> dict[str, Response]:
         return by_id(self.run(child_call, "sample", requests))
 
-    def logprobs(self, rows: Sequence[Row]) -> list[list[float]]:
+    def logprobs(self, rows: Sequence[TokenRow]) -> list[list[float]]:
         return list(self.run(child_call, "logprobs", rows))
 
 

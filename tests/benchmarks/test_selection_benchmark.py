@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.special import expit
 
 from benchmarks import selection
-from benchmarks.selection import Responses, Trace
+from benchmarks.selection import LearningCurve, Responses
 from sea_agent.bandit.laplace import Laplace
 from sea_agent.config import LaplaceConfig
 from sea_agent.seeding import generator_for
@@ -128,7 +128,7 @@ def test_candidates_are_different_texts_and_two_at_least(repeated: int, sharp: b
 def test_answers_to_the_level_are_linear_between_rounds(
     rates: tuple[float, ...], queries: float, censored: bool
 ) -> None:
-    reach = Trace((16, 32, 48), rates, 0.0, 0.0).reach
+    reach = LearningCurve((16, 32, 48), rates, 0.0, 0.0).reach
     assert (reach.queries, reach.censored) == (pytest.approx(queries), censored)
 
 
