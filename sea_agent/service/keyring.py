@@ -25,13 +25,11 @@ class KeyRing:
 
     def find(self, secret: str) -> Key | None:
         """The valid key with this secret."""
-        key = self._by_digest.get(store.digest_of(secret))
-        return key if key is not None and key.parent is None and self._valid(key) else None
+        return self._find(secret, session=False)
 
     def find_session(self, token: str) -> Key | None:
         """The valid session with this token."""
-        key = self._by_digest.get(store.digest_of(token))
-        return key if key is not None and key.parent is not None and self._valid(key) else None
+        return self._find(token, session=True)
 
     def holds(self, key_id: str) -> bool:
         """Whether the key or session with this id is valid now."""
@@ -105,6 +103,10 @@ class KeyRing:
         digest, now = store.digest_of(token), self._clock()
         await self._database.write(lambda connection: store.remove_sessions(connection, now, digest))
         self._forget(lambda key: key.parent is not None and key.digest == digest)
+
+    def _find(self, secret: str, *, session: bool) -> Key | None:
+        key = self._by_digest.get(store.digest_of(secret))
+        return key if key is not None and (key.parent is not None) == session and self._valid(key) else None
 
     def _valid(self, key: Key) -> bool:
         now = self._clock()

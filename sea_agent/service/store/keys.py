@@ -28,7 +28,7 @@ class Key:
     revoked_at: float | None
 
     def valid(self, now: float) -> bool:
-        """Whether the key opens anything at a time; that of a session also hangs on its parent."""
+        """Whether the key is valid at a time; a session also needs a valid parent."""
         return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
 
 
