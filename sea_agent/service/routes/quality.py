@@ -63,8 +63,7 @@ async def export_parquet(
 
 async def _export(run: str, service: State, wanted: ExportIn, ending: str, encoder: type[Encoder]) -> StreamingResponse:
     up_to_seq = await service.database.read(partial(runs.last_seq, run=run))
-    chosen = export.Wanted(wanted.min_agreement, wanted.min_votes, undecided=wanted.ties == "keep")
-    content = export.export(service.database, run, up_to_seq, chosen, encoder(export.COLUMNS))
+    content = export.export(service.database, run, up_to_seq, wanted, encoder(export.COLUMNS))
     headers = {"Content-Disposition": f'attachment; filename="{run}.{ending}"'}
     return StreamingResponse(content, media_type=encoder.media_type, headers=headers)
 
