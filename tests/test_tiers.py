@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -68,15 +69,22 @@ def test_tests_are_marked_by_what_they_use() -> None:
 
 
 @pytest.mark.parametrize(
-    ("program", "markers"),
+    ("program", "marker", "passes"),
     [
-        ("/usr/bin/git", set()),
-        ("/x/ray/core/src/ray/gcs/gcs_server", {"ray"}),
-        ("/x/playwright/driver/node", {"browser"}),
+        (sys.executable, None, True),
+        ("/x/ray/gcs/gcs_server", None, False),
+        ("/x/ray/gcs/gcs_server", "postgresql", False),
+        ("/x/ray/gcs/gcs_server", "run", True),
+        ("/x/playwright/driver/node", None, False),
+        ("/x/playwright/driver/node", "browser", True),
     ],
 )
-def test_a_program_that_needs_a_marker_is_known(program: str, markers: set[str]) -> None:
-    assert tiers.needed_markers([program]) == markers
+def test_a_test_that_starts_ray_or_a_browser_without_a_marker_fails(
+    program: str, marker: str | None, passes: bool
+) -> None:
+    item = Item("tests/a.py::one", *([getattr(pytest.mark, marker)] if marker else []))
+    with nullcontext() if passes else pytest.raises(AssertionError, match="needs one of the markers"):
+        tiers.require_marker(item, [program])  # type: ignore[arg-type]
 
 
 def test_programs_that_a_test_starts_are_seen() -> None:
@@ -89,7 +97,7 @@ def test_quick_leaves_out_what_is_dear_by_markers_that_exist() -> None:
     lines = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True).stdout
     (left_out,) = re.findall(r"-m \"not \((.*)\)\"", lines)
     known = set(re.findall(r'^    "(\w+): ', (ROOT / "pyproject.toml").read_text(), re.MULTILINE))
-    assert set(left_out.split(" or ")) == {"ray", "vllm", "browser", "run", "dear", "soak", "gpu"} <= known
+    assert set(left_out.split(" or ")) == set(tiers.DEAR) <= known
 
 
 def unnamed(folder: Path, text: str) -> list[str]:

@@ -11,9 +11,10 @@ import pytest
 WHOLE_RUNS = "tests/e2e/"
 FIXTURES = {"browser": "browser", "postgres_url": "postgresql", "two_ranks": "dear", "traces": "dear"}
 """The marker that a test gets for a fixture it uses."""
-PROGRAMS = {"gcs_server": "ray", "raylet": "ray", "playwright/driver/node": "browser"}
-"""The marker that a test must have which starts a program."""
-DEAR = ("vllm", "ray", "run", "browser", "dear")
+DEAR = ("gpu", "soak", "vllm", "ray", "run", "browser", "dear")
+"""Markers of tests that `make quick` leaves out and whose groups come first."""
+PROGRAMS = ("gcs_server", "raylet", "playwright/driver/node")
+"""Programs that only such tests may start."""
 
 _started: list[str] = []
 
@@ -44,9 +45,10 @@ def is_cheap(group: list[pytest.Item]) -> bool:
     return not any(item.get_closest_marker(marker) for item in group for marker in DEAR)
 
 
-def needed_markers(started: Iterable[str]) -> set[str]:
-    """The markers of a test that starts these programs."""
-    return {marker for path in started for program, marker in PROGRAMS.items() if path.endswith(program)}
+def require_marker(item: pytest.Item, started: Iterable[str]) -> None:
+    """Fail a test that starts Ray or a browser unmarked: `make quick` would not leave it out."""
+    dear = [program for program in started if program.endswith(PROGRAMS)]
+    assert not (dear and is_cheap([item])), f"a test that starts {dear[0]} needs one of the markers {', '.join(DEAR)}"
 
 
 def _note(event: str, arguments: tuple[Any, ...]) -> None:
@@ -65,8 +67,6 @@ def pytest_runtest_protocol() -> Iterator[None]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    """A test that starts what `make quick` leaves out has its marker."""
     result = yield
-    for marker in needed_markers(_started):
-        assert item.get_closest_marker(marker), f"the test starts what only tests marked {marker} may start"
+    require_marker(item, _started)
     return result
