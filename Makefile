@@ -18,7 +18,7 @@ PYTEST_FLAGS ?= -n 2 --dist loadgroup --no-loadscope-reorder
 PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest
 DEMO_OUT ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
-NOT_QUICK := ray or vllm or browser or run or soak or gpu
+NOT_QUICK := ray or vllm or browser or run or dear or soak or gpu
 
 # On two cores, estimated; `make efficiency` and `make help` tell it.
 EFFICIENCY_HOURS := 4

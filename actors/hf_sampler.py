@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from actors.sampling import Sampler, SampleRequest, check_update, end_token_ids
 from learner.sequences import collate, rows_of
@@ -60,7 +60,6 @@ class HfSampler(Sampler):
                 attention_mask=attention_mask_R_L,
                 max_new_tokens=max(request.max_new_tokens for request in requests),
                 logits_processor=LogitsProcessorList([draw]),
-                stopping_criteria=StoppingCriteriaList([_OwnLimit(requests, input_ids_R_L.shape[1], self._device)]),
             )
         tokens_R_S = torch.stack(draw.tokens_S_R, dim=1).tolist()
         logprobs_R_S = torch.stack(draw.logprobs_S_R, dim=1).tolist()
@@ -133,14 +132,3 @@ class _KeyedDraw(LogitsProcessor):
         self.tokens_S_R.append(tokens_R_1[:, 0])
         self.logprobs_S_R.append(logprobs_R_1[:, 0])
         return torch.full_like(scores, -torch.inf).scatter_(1, tokens_R_1, 0.0)
-
-
-class _OwnLimit(StoppingCriteria):
-    """Ends each row at its own ``max_new_tokens``."""
-
-    def __init__(self, requests: Sequence[SampleRequest], prompt_length: int, device: str) -> None:
-        limits_R = [request.max_new_tokens for request in requests]
-        self._limits_R = torch.tensor(limits_R, device=device) + prompt_length
-
-    def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
-        return input_ids.shape[1] >= self._limits_R

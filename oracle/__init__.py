@@ -1,4 +1,4 @@
-"""Who answers duels: a world's hidden reward, a reward model, a language model, any Python function, or people."""
+"""Oracles, which answer duels: a world's hidden reward, a reward model, an LLM judge, a Python function, or people."""
 
 from oracle.base import Oracle
 from sea_agent.config import (
@@ -11,7 +11,7 @@ from sea_agent.config import (
 
 
 def make_oracle(config: OracleConfig, *, seed: int, device: str) -> Oracle:
-    """The oracle that ``config.kind`` names; heavy packages are imported only by the kinds that need them."""
+    """The oracle of ``config.kind``; imports the packages of that kind only."""
     if isinstance(config, WorldOracleConfig):
         from oracle.world import WorldOracle
 

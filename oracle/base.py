@@ -1,4 +1,4 @@
-"""What every oracle has in common: it refuses what must not be asked, checks what comes back, and counts."""
+"""The base classes of oracles: they reject invalid duels, check answers, and count queries."""
 
 import math
 import time
@@ -15,11 +15,11 @@ Question = Mapping[str, Any]
 
 
 class Oracle(ABC):
-    """Answers duels. An answer may take its time: a duel without one stays open, and is asked about again.
+    """Answers duels, now or later: a duel without an answer stays open and is asked again.
 
-    ``queries`` counts the duels answered for training, ``evaluation_queries`` those answered for evaluation; a skip is
-    no answer.
-    ``evaluates`` says whether win rates are asked of it: not where answers cost money or people's time.
+    ``queries`` counts the duels answered for training, ``evaluation_queries`` those answered for evaluation; skips do
+    not count. ``evaluates`` says whether it also measures win rates; it does not where answers cost money or people's
+    time.
     """
 
     evaluates = True
@@ -31,26 +31,26 @@ class Oracle(ABC):
 
     @abstractmethod
     def verdicts(self, duels: Sequence[Duel]) -> list[Verdict]:
-        """At most one verdict for each duel, in the order of the duels; none for those that have no answer yet.
+        """At most one verdict per duel, in the order of the duels; none for those without an answer yet.
 
-        It comes back within a minute or so. A duel that had no answer is given again; one that had is not.
+        Returns within about a minute. Only duels without a verdict are passed again.
         """
 
     @abstractmethod
     def evaluate(self, questions: Sequence[Question]) -> list[float]:
-        """The probability that ``first`` is preferred of each question, a mapping with ``id``, ``prompt``, ``first``
-        and ``second``; counted apart and never part of the budget."""
+        """The probability that ``first`` is preferred, for each question: a mapping with ``id``, ``prompt``, ``first``
+        and ``second``. Counted separately, outside the budget."""
 
     def metrics(self) -> dict[str, float]:
-        """What it took to answer so far, by name, such as requests and money; kept beside the metrics of each round."""
+        """The cost of answering so far, such as requests and money; recorded with the metrics of each round."""
         return {}
 
     def ask(self, duels: Sequence[Duel]) -> list[Verdict]:
-        """The verdicts that there are now on duels of the run, in their order.
+        """The verdicts available now, in the order of the duels.
 
         Raises:
-            ValueError: for a duel that must never reach an oracle.
-            UserError: when the oracle's answers cannot be used.
+            ValueError: a duel must not reach an oracle.
+            UserError: the oracle's answers are invalid.
         """
         for duel in duels:
             if duel.label_source is not LabelSource.ORACLE:
@@ -63,7 +63,7 @@ class Oracle(ABC):
 
 
 class ProbabilityOracle(Oracle):
-    """Answers at once, with the probability that the first response is preferred."""
+    """Answers immediately, with the probability that the first response is preferred."""
 
     def __init__(self, name: str, labels: Labels, seed: int) -> None:
         super().__init__(name)
@@ -83,7 +83,7 @@ class ProbabilityOracle(Oracle):
         ]
 
     def evaluate(self, questions: Sequence[Question]) -> list[float]:
-        """One probability for each question; counted apart and never part of the budget."""
+        """See ``Oracle.evaluate``."""
         probabilities = self._checked(questions)
         self.evaluation_queries += len(questions)
         return probabilities

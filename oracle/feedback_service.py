@@ -1,7 +1,7 @@
-"""People as the oracle: duels go to the feedback service, answers come out of its label log.
+"""People as the oracle: posts duels to the feedback service and reads votes from its label log.
 
-A duel's id is its key in the service, so that posting it again changes nothing, and a run that starts anew finds what
-was answered meanwhile. The log is read from its beginning by each process and by cursor after that.
+A duel's id is its key in the service, so posting is idempotent, and a resumed run finds the answers given meanwhile.
+Each process reads the log once from the start, then from its cursor.
 """
 
 import json
@@ -22,18 +22,18 @@ from sea_agent.types import Duel, Outcome, Verdict
 
 KEY = "SEA_AGENT_KEY"
 _POST_ITEMS = 500
-_POST_BYTES = 1_000_000  # half of what the service accepts
+_POST_BYTES = 1_000_000  # half of the service's limit
 _PAGE = 1000
 _POLL_SECONDS = 20
 _RETRY_SECONDS = 45
 
 
 class _Unavailable(Exception):
-    """The service does not answer, or says that it cannot now."""
+    """The service does not answer or is temporarily unable to."""
 
 
 class FeedbackServiceOracle(Oracle):
-    """Posts duels, and reads the votes on them. A duel with all its votes has a verdict: that of the majority."""
+    """Posts duels and reads votes. The majority decides a duel once it has all its votes."""
 
     evaluates = False
 
@@ -52,13 +52,13 @@ class FeedbackServiceOracle(Oracle):
             timeout=httpx.Timeout(10.0, read=_POLL_SECONDS + 10.0),
         )
         self._announced = False
-        self._posted: dict[str, str] = {}  # the service's id of a duel by ours
-        self._votes: dict[str, dict[str, dict[str, Any]]] = {}  # the latest entry of each annotator by duel
+        self._posted: dict[str, str] = {}  # our id of a duel: the service's
+        self._votes: dict[str, dict[str, dict[str, Any]]] = {}  # duel: annotator: the latest entry of the log
         self._seq = 0
         self._check()
 
     def verdicts(self, duels: Sequence[Duel]) -> list[Verdict]:
-        """Post what is new, wait a little for the log to grow, and say what is decided."""
+        """Post new duels, wait briefly for votes, and return the decided verdicts."""
         try:
             self._post(duels)
             self._read(wait_s=0)
@@ -67,15 +67,15 @@ class FeedbackServiceOracle(Oracle):
                 self._read(wait_s=_POLL_SECONDS)
                 decided = self._decided(duels) or self._withdrawn(duels)
         except _Unavailable:
-            return []  # the run decides how long it waits
+            return []  # the run decides how long to wait
         return decided
 
     def evaluate(self, questions: Sequence[Question]) -> list[float]:
-        """Never: people's time is for training. Raises: ValueError."""
+        """Raises ValueError: people's time is reserved for training."""
         raise ValueError("people are not asked to evaluate")
 
     def _check(self) -> None:
-        """Raises: UserError when the service cannot be reached, or does not know the key or the run's name."""
+        """Raises: UserError when the service cannot be reached or rejects the key."""
         try:
             response = self._client.get("/v1/runs")
         except httpx.HTTPError as error:
@@ -103,7 +103,7 @@ class FeedbackServiceOracle(Oracle):
             self._posted |= {row["client_key"]: row["id"] for row in answer["queries"]}
 
     def _read(self, wait_s: int) -> None:
-        """Take in the log from where it was read last, to its end."""
+        """Read the log from the cursor to its end."""
         while True:
             parameters = {"after_seq": self._seq, "limit": _PAGE, "wait_s": wait_s}
             page = self._call("GET", f"/v1/runs/{self._config.run}/labels", params=parameters)
@@ -120,22 +120,19 @@ class FeedbackServiceOracle(Oracle):
         return [_verdict(id_, given, self._config.min_agreement) for id_, given in votes if len(given) >= needed]
 
     def _withdrawn(self, duels: Sequence[Duel]) -> list[Verdict]:
-        """Skips for duels that somebody cancelled in the service: they would be waited for in vain."""
+        """Skips for duels that were cancelled or have expired in the service, and will never be answered."""
         if self._call("GET", f"/v1/runs/{self._config.run}/progress")["open"]:
             return []
-        skips = []
-        for duel in duels:
-            query = self._call("GET", f"/v1/queries/{self._posted[duel.id]}")
-            if query["state"] in ("cancelled", "expired"):
-                skips.append(Verdict(duel.id, Outcome.SKIP, self.name, time.time()))
-        return skips
+        states = ((duel, self._call("GET", f"/v1/queries/{self._posted[duel.id]}")["state"]) for duel in duels)
+        gone = [duel for duel, state in states if state in ("cancelled", "expired")]
+        return [Verdict(duel.id, Outcome.SKIP, self.name, time.time()) for duel in gone]
 
     def _call(self, method: str, path: str, **options: Any) -> Any:
-        """The JSON answer to a request.
+        """The JSON response to a request, with retries.
 
         Raises:
-            _Unavailable: when the service does not answer for a while.
-            RunFailure: when it refuses the key, or the run's duels clash with what it holds.
+            _Unavailable: the service stays unavailable.
+            RunFailure: it rejects the request, or holds other duels under the keys of this run.
         """
         return self._retrying(self._once, method, path, **options)
 
@@ -169,10 +166,8 @@ def _key(config: FeedbackServiceOracleConfig) -> str:
 def _query(duel: Duel) -> dict[str, Any]:
     public = duel.public()
     return {
-        "client_key": public["id"],
-        "prompt": public["prompt"],
-        "first": public["first"],
-        "second": public["second"],
+        "client_key": public.pop("id"),
+        **public,
         "rule": duel.rule,
         "policy_version": max(0, duel.policy_version),
         "score": duel.disagreement,
@@ -194,25 +189,20 @@ def _batches(queries: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]
 
 
 def _verdict(duel_id: str, votes: Sequence[dict[str, Any]], min_agreement: float) -> Verdict:
-    """What the votes say together: the one outcome with most of them, if enough agree on it, else a tie."""
-    counts = Counter(vote["outcome"] for vote in votes).most_common()
-    (leader, most), others = counts[0], counts[1:]
-    agreed = most / len(votes) >= min_agreement and not (others and others[0][1] == most)
+    """The most frequent outcome if it is unique and enough votes agree on it, else a tie."""
+    (leader, most), *others = Counter(vote["outcome"] for vote in votes).most_common(2)
+    agreed = most / len(votes) >= min_agreement and all(count < most for _, count in others)
     return Verdict(
         duel_id=duel_id,
         outcome=Outcome(leader) if agreed else Outcome.TIE,
         annotator=", ".join(sorted(vote["annotator"] for vote in votes)),
-        at=max(_seconds(vote["at"]) for vote in votes),
+        at=max(datetime.fromisoformat(vote["at"]).timestamp() for vote in votes),
         votes=len(votes),
     )
 
 
-def _seconds(moment: str) -> float:
-    return datetime.fromisoformat(moment).timestamp()
-
-
 def _detail(response: httpx.Response) -> str:
-    """What a problem document says."""
+    """The detail of a problem document, or the status."""
     try:
         return str(response.json()["detail"])
     except (ValueError, KeyError, TypeError):

@@ -1,8 +1,8 @@
-"""One model behind an OpenAI-compatible endpoint: sends a question, waits within limits, and counts what it cost.
+"""A client of one model behind an OpenAI-compatible endpoint: sends questions, retries within limits, counts the cost.
 
-The key is read from the environment and goes into the header of a request, nowhere else. What the endpoint writes is
-not trusted: it is checked against a schema, and no message or log line repeats it, but for the reason that an endpoint
-gives for refusing a request, which ``Unusable.detail`` holds.
+The key is read from the environment and used only in the request header. Responses are untrusted: they are validated
+against a schema, and no message or log line repeats them, except the reason for rejecting a request in
+``Rejected.detail``.
 """
 
 import asyncio
@@ -35,19 +35,19 @@ Complete = Callable[[Messages], Awaitable[str]]
 
 
 class Unavailable(Exception):
-    """The endpoint does not answer, or says that it cannot now."""
+    """The endpoint does not answer or is temporarily unable to."""
 
 
 class Late(Unavailable):
-    """There was no time left to ask."""
+    """No time was left to ask."""
 
 
 class Refused(Exception):
-    """Nothing that is asked will be answered until somebody acts. The message says what to do."""
+    """The endpoint will answer nothing until the user acts. The message gives the remedy."""
 
 
 class Rejected(Unusable):
-    """The endpoint does not accept this request. ``detail`` is what it says about that."""
+    """The endpoint rejected this request. ``detail`` is the reason it gives."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(reason)
@@ -75,8 +75,7 @@ class _Completion(BaseModel):
 
 
 class Endpoint:
-    """Counts ``requests``, those of them that are ``retries`` of one without a reply, and ``tokens_in`` and
-    ``tokens_out`` as the endpoint reports them."""
+    """Counts ``requests``, how many of them were ``retries``, and the reported ``tokens_in`` and ``tokens_out``."""
 
     def __init__(self, config: LlmJudgeOracleConfig) -> None:
         self._config = config
@@ -94,12 +93,12 @@ class Endpoint:
 
     @asynccontextmanager
     async def open(self, seconds: float) -> AsyncIterator[Complete]:
-        """A function that gives the model's reply to messages, and sends nothing when ``seconds`` are over.
+        """A function that returns the model's reply to messages and sends nothing after ``seconds``.
 
-        It raises ``Unavailable`` when the endpoint does not answer until then, ``Refused`` when waiting does not help,
-        and ``Unusable`` when the reply is none.
+        It raises ``Unavailable`` when the endpoint does not answer in time, ``Refused`` when waiting cannot help, and
+        ``Unusable`` when there is no valid reply.
         """
-        # Retries are ours: the client's own do not keep to the end, and each would honour Retry-After for itself alone.
+        # No client retries: they ignore our deadline, and each request would honour Retry-After for itself alone.
         client = AsyncOpenAI(
             api_key=self._key or "none",
             base_url=self._config.url,
@@ -123,7 +122,7 @@ class Endpoint:
         self.retries += next(attempts) > 0
         config = self._config
         try:
-            # The client's own limit starts anew with every byte that comes.
+            # The client's own timeout restarts with every byte received.
             async with asyncio.timeout(config.timeout_seconds):
                 raw = await client.chat.completions.with_raw_response.create(
                     model=config.model,
@@ -142,11 +141,11 @@ class Endpoint:
         return self._reply(raw.text)
 
     async def _rest(self, end: float) -> None:
-        """Wait as long as the endpoint asked for. Raises: Unavailable when that is too long, Late after ``end``."""
+        """Wait as long as the endpoint requested. Raises: Unavailable if that is too long, Late after ``end``."""
         while (now := time.monotonic()) < min(self._quiet_until, end):
             await asyncio.sleep(min(self._quiet_until, end) - now)
         if now < self._quiet_until:
-            raise Unavailable("it wants to be left alone for longer")
+            raise Unavailable("it asks to wait for longer")
         if now >= end:
             raise Late
 
@@ -154,17 +153,16 @@ class Endpoint:
         limit = self._config.spend_limit
         if limit is not None and self.spend is not None and self.spend >= limit:
             raise Refused(
-                f"oracle.spend_limit={limit:g}: the judge has cost {self.spend:.4g} since this start. Raise the limit, "
-                "or go on with the same one: it counts anew from each start."
+                f"oracle.spend_limit={limit:g}: the judge has cost {self.spend:.4g} since the start. Raise the limit, "
+                "or resume with the same one: it applies to each start separately."
             )
 
     def _complain(self, error: APIStatusError) -> NoReturn:
-        """Raise what a status means. Nothing that the endpoint wrote but its error code goes into a message."""
+        """Raise the exception for a status. Messages repeat nothing from the endpoint except its error code."""
         config, status = self._config, error.status_code
         if status in (401, 403):
             raise Refused(
-                f"{KEY}: the endpoint {config.url} refuses this key (status {status}). "
-                "Put one into the environment that may use the model."
+                f"{KEY}: the endpoint {config.url} refuses this key (status {status}). Set one that may use the model."
                 if self._key
                 else f"{KEY} is not set, and the endpoint {config.url} asks for a key (status {status})."
             ) from None
@@ -188,7 +186,7 @@ class Endpoint:
         try:
             completion = _Completion.model_validate_json(body)
         except ValidationError:
-            raise Unusable("it is no chat completion") from None
+            raise Unusable("it is not a chat completion") from None
         self._count(completion.usage)
         reply = completion.choices[0]
         if reply.finish_reason == "length":
@@ -203,8 +201,8 @@ class Endpoint:
             self.tokens_out += usage.completion_tokens
         elif self.spend is not None:
             raise Refused(
-                f"oracle.url={self._config.url}: the endpoint does not say how many tokens it used, so that what it "
-                "costs cannot be counted. Remove the prices and oracle.spend_limit."
+                f"oracle.url={self._config.url}: the endpoint does not say how many tokens it used, so the cost "
+                "cannot be counted. Remove the prices and oracle.spend_limit."
             )
 
 
@@ -213,10 +211,10 @@ def _key(config: LlmJudgeOracleConfig) -> str:
     if not key and not is_loopback(urlsplit(config.url).hostname or ""):
         raise UserError(
             f"oracle.kind=llm_judge: {KEY} is not set. Put the key of {config.url} into the environment; only an "
-            "endpoint on this machine is asked without one."
+            "endpoint on this machine may be used without one."
         )
     if not key.isascii() or not key.isprintable():
-        raise UserError(f"{KEY}: holds a line break or another character that no key has")
+        raise UserError(f"{KEY}: holds a line break or another invalid character")
     return key
 
 
@@ -225,6 +223,6 @@ def _is_late(end: float, state: RetryCallState) -> bool:
 
 
 def _retry_after(error: APIStatusError) -> float:
-    """Seconds until the endpoint wants to be asked again; 0 when it does not say it so."""
+    """The Retry-After header in seconds; 0 if there is none or it is a date."""
     text = error.response.headers.get("retry-after", "")
     return float(text) if re.fullmatch(r"\d{1,6}(\.\d+)?", text) else 0.0

@@ -1,7 +1,7 @@
-"""A language model as the judge. Each duel is asked in both orders, and counts only when the order changes nothing.
+"""A language model as the judge. Each duel is asked in both orders; replies that depend on the order make a tie.
 
-A judge that prefers what it reads first therefore says nothing but ties. A reply that is not exactly of the form asked
-for is asked for again, a few times, and never guessed at. What an endpoint did not answer stays open.
+A judge with a pure position bias thus yields only ties. A malformed reply is requested again a few times and never
+guessed at. Duels that the endpoint did not answer stay open.
 """
 
 import asyncio
@@ -9,7 +9,6 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from oracle.base import Oracle, Question
 from oracle.llm_endpoint import Complete, Endpoint, Late, Refused, Rejected, Unavailable
@@ -20,65 +19,56 @@ from sea_agent.types import Duel, Outcome, Verdict
 
 CALL_SECONDS = 45.0
 TRIAL_SECONDS = 10.0
-# A duel that found the endpoint well, but no usable reply, in so many calls will not find one in the next.
+# After this many calls with unusable replies a duel is given up.
 _CALLS_IN_VAIN = 3
-# With so many duels without a usable reply, and fewer with one, the fault is not the duels'.
+# With at least this many unusable duels, and fewer judged ones, the judge itself is at fault.
 _HOPELESS = 8
 
 _PROBABILITY = {Better.A: 1.0, Better.TIE: 0.5, Better.B: 0.0}
 _OUTCOME = {1.0: Outcome.FIRST, 0.5: Outcome.TIE, 0.0: Outcome.SECOND}
-_SEEN_FROM_BEHIND = {Better.A: Better.B, Better.B: Better.A, Better.TIE: Better.TIE}
+_SWAPPED = {Better.A: Better.B, Better.B: Better.A, Better.TIE: Better.TIE}
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass
-class _Call:
-    """One round of asking, and why questions stayed open in it."""
-
-    complete: Complete
-    slots: asyncio.Semaphore
-    failures: Counter[str]
 
 
 class LlmJudgeOracle(Oracle):
     """Asks a model behind an OpenAI-compatible endpoint.
 
-    Replies are remembered by what was asked while the process lives. ``metrics`` counts requests, tokens, money, and
-    how often the order of the answers decided.
+    Replies are cached by question within the process. ``metrics`` reports requests, tokens, money, and how often the
+    order of the answers changed the reply.
     """
 
     def __init__(self, config: LlmJudgeOracleConfig) -> None:
-        """Ask a trial question. Raises: UserError when the endpoint, the key, the model or its reply is no good."""
+        """Ask a trial question. Raises: UserError when the endpoint, the key, the model or its reply is invalid."""
         super().__init__(f"judge {config.model} at {config.url}")
         self.evaluates = config.evaluates
         self._config = config
         self._endpoint = Endpoint(config)
         self._replies: dict[str, Better] = {}
-        self._in_vain: Counter[str] = Counter()  # calls without a usable reply, by question
-        self._failed: Counter[str] = Counter()  # calls without any, or without a usable one
+        self._in_vain: Counter[str] = Counter()  # calls with unusable replies, by question
+        self._failed: Counter[str] = Counter()  # calls with no reply or an unusable one, by question
         self._ended: RunFailure | None = None
         self._malformed = self._judged = self._flips = self._given_up = 0
         self._try_out()
 
     def verdicts(self, duels: Sequence[Duel]) -> list[Verdict]:
-        """Those that both orders agree on within a minute or so, and ties where they do not; a skip where the judge
-        has none to give after several calls.
+        """The verdicts available within about a minute: the outcome on which both orders agree, otherwise a tie; a
+        skip after several calls with unusable replies.
 
-        Raises: RunFailure when the endpoint refuses all that is asked, the money is spent, or no reply can be used.
+        Raises: RunFailure when the endpoint refuses all requests, the budget is spent, or no reply is usable.
         """
         questions = [duel.public() for duel in duels]
         self._ask(questions)
         found = [verdict for question in questions if (verdict := self._verdict(question)) is not None]
         if self._ended is not None and questions and not found:
-            raise self._ended  # not before what was answered is kept
+            raise self._ended  # only once all verdicts have been returned
         return found
 
     def evaluate(self, questions: Sequence[Question]) -> list[float]:
-        """1, ½ or 0 for each question; ½ where the order decides.
+        """1, ½ or 0 for each question; ½ where the order changes the reply.
 
-        Raises: RunFailure as ``verdicts`` does, when one question finds no usable reply, and when nothing was answered
-            for ``oracle.wait_hours``. ValueError: when it is not to evaluate.
+        Raises: RunFailure as ``verdicts`` does, when a question gets no usable reply, and when nothing was answered for
+            ``oracle.wait_hours``. ValueError: ``oracle.evaluates`` is false.
         """
         if not self.evaluates:
             raise ValueError(f"{self.name} is not asked to evaluate")
@@ -94,7 +84,7 @@ class LlmJudgeOracle(Oracle):
         return [probability for question in questions if (probability := self._probability(question)) is not None]
 
     def metrics(self) -> dict[str, float]:
-        """Sums since this process started; the trial question is in them."""
+        """Totals since this process started, including the trial question."""
         endpoint = self._endpoint
         figures: dict[str, float] = {
             "requests": endpoint.requests,
@@ -124,7 +114,7 @@ class LlmJudgeOracle(Oracle):
             detail = f" ({error.detail})" if isinstance(error, Rejected) and error.detail else ""
             raise UserError(
                 f"oracle.model={config.model}: gives no usable reply to a trial question: {error}{detail}. Change "
-                "what is sent, oracle.response_format, max_tokens, temperature or seed, or name another model."
+                "oracle.response_format, max_tokens, temperature or seed, or choose another model."
             ) from None
         except Refused as error:
             raise UserError(str(error)) from None
@@ -134,47 +124,48 @@ class LlmJudgeOracle(Oracle):
             await self._better(complete, "What is two and two?", "It is four.", "It is five.")
 
     def _ask(self, questions: Sequence[Question]) -> None:
-        """Have as many questions answered as time allows, and tell once what went wrong with the others."""
+        """Ask as many questions as time allows, and log once why others stay open."""
         failures = asyncio.run(self._ask_all(questions))
         if failures:
             reasons = ", ".join(f"{reason} ({times})" for reason, times in failures.most_common())
-            open_, of = sum(failures.values()), len(questions)
-            _log.warning("%s: %d of %d duels stay open: %s", self.name, open_, of, reasons)
+            _log.warning("%s: %d of %d duels stay open: %s", self.name, failures.total(), len(questions), reasons)
 
     async def _ask_all(self, questions: Sequence[Question]) -> Counter[str]:
-        async with self._endpoint.open(CALL_SECONDS) as complete:
-            call = _Call(complete, asyncio.Semaphore(self._config.concurrency), Counter())
-            # What failed before comes last, so that it never keeps the others waiting.
-            ordered = sorted(questions, key=lambda question: self._failed[question["id"]])
-            await asyncio.gather(*(self._settle(question, call) for question in ordered))
-        return call.failures
+        slots, failures = asyncio.Semaphore(self._config.concurrency), Counter[str]()
 
-    async def _settle(self, question: Question, call: _Call) -> None:
-        """Ask in both orders, one after the other: an endpoint that fails is asked once."""
+        async def settle(question: Question) -> None:
+            async with slots:
+                if self._ended is None:
+                    await self._settle(complete, question, failures)
+
+        async with self._endpoint.open(CALL_SECONDS) as complete:
+            # Questions that failed before come last, so that they never delay the others.
+            await asyncio.gather(*map(settle, sorted(questions, key=lambda question: self._failed[question["id"]])))
+        return failures
+
+    async def _settle(self, complete: Complete, question: Question, failures: Counter[str]) -> None:
+        """Ask in both orders, sequentially, so that a failing endpoint is asked once. Counts ``failures`` by reason."""
         prompt, first, second = question["prompt"], question["first"], question["second"]
-        async with call.slots:
-            if self._ended is not None:
-                return
-            try:
-                straight = await self._better(call.complete, prompt, first, second)
-                reverse = await self._better(call.complete, prompt, second, first)
-            except Late:
-                return
-            except Refused as refused:
-                self._ended = RunFailure(f"{refused} The run can be resumed.")
-                return
-            except (Unavailable, Unusable) as failure:
-                call.failures[str(failure)] += 1
-                self._failed[question["id"]] += 1
-                if isinstance(failure, Unusable):
-                    self._note_vain(question, failure)
-                return
+        try:
+            straight = await self._better(complete, prompt, first, second)
+            reverse = await self._better(complete, prompt, second, first)
+        except Late:
+            return
+        except Refused as refused:
+            self._ended = RunFailure(f"{refused} The run can be resumed.")
+            return
+        except (Unavailable, Unusable) as failure:
+            failures[str(failure)] += 1
+            self._failed[question["id"]] += 1
+            if isinstance(failure, Unusable):
+                self._note_unusable(question, failure)
+            return
         self._in_vain.pop(question["id"], None)
         self._judged += 1
-        self._flips += reverse is not _SEEN_FROM_BEHIND[straight]
+        self._flips += reverse is not _SWAPPED[straight]
 
     async def _better(self, complete: Complete, prompt: str, a: str, b: str) -> Better:
-        """The reply to one order, asked for again while it cannot be used. Raises: as ``complete`` does."""
+        """The reply to one order, requested again while it is unusable. Raises: as ``complete`` does."""
         asked = digest(prompt, a, b)
         attempt = 0
         while asked not in self._replies:
@@ -188,7 +179,7 @@ class LlmJudgeOracle(Oracle):
                     raise
         return self._replies[asked]
 
-    def _note_vain(self, question: Question, failure: Unusable) -> None:
+    def _note_unusable(self, question: Question, failure: Unusable) -> None:
         self._in_vain[question["id"]] += 1
         vain = len(self._in_vain)
         if vain >= _HOPELESS and vain > self._judged:
@@ -199,13 +190,13 @@ class LlmJudgeOracle(Oracle):
             )
 
     def _probability(self, question: Question) -> float | None:
-        """That ``first`` is better, by both orders; None while one has no reply."""
+        """The probability that ``first`` is better, from both orders; None while a reply is missing."""
         prompt, first, second = question["prompt"], question["first"], question["second"]
         straight = self._replies.get(digest(prompt, first, second))
         reverse = self._replies.get(digest(prompt, second, first))
         if straight is None or reverse is None:
             return None
-        return _PROBABILITY[straight] if reverse is _SEEN_FROM_BEHIND[straight] else 0.5
+        return _PROBABILITY[straight] if reverse is _SWAPPED[straight] else 0.5
 
     def _verdict(self, question: Question) -> Verdict | None:
         name, probability = question["id"], self._probability(question)
@@ -214,11 +205,11 @@ class LlmJudgeOracle(Oracle):
         if self._in_vain[name] < _CALLS_IN_VAIN:
             return None
         self._given_up += 1
-        _log.warning("%s: duel %s is given up, as nothing that the judge replies can be used", self.name, name)
+        _log.warning("%s: duel %s is given up: the judge gives no usable reply", self.name, name)
         return Verdict(name, Outcome.SKIP, self._config.model, time.time())
 
     def _refuse_to_wait_on(self, left: Sequence[Question], progress: float) -> None:
-        """Evaluation is of all questions or none. Raises: RunFailure when ``left`` will not be answered."""
+        """Evaluation needs all questions. Raises: RunFailure when those ``left`` will not be answered."""
         if self._ended is not None and left:
             raise self._ended
         vain = sum(self._in_vain[question["id"]] >= _CALLS_IN_VAIN for question in left)

@@ -1,8 +1,7 @@
-"""How a language model is asked which of two answers is better, and how its answer is read. Nothing is sent from here.
+"""The prompt that asks a judge which of two answers is better, and the parsing of its reply. Performs no I/O.
 
-The texts under judgement come from a policy that is rewarded for winning, so they are data and never part of the
-question. Each stands between two lines that carry a mark which none of the texts contains: no text can end its own
-block and speak outside of it.
+The judged texts come from a policy that is rewarded for winning, so they are untrusted data. Each is enclosed by two
+lines with a mark that occurs in none of the texts, so no text can end its block and pose as instructions.
 """
 
 import hashlib
@@ -44,11 +43,11 @@ RESPONSE_FORMATS: dict[str, dict[str, Any]] = {
     "json_object": {"type": "json_object"},
     "text": {"type": "text"},
 }
-"""What the endpoint is told about the form of an answer, by ``oracle.response_format``."""
+"""The request's ``response_format``, by ``oracle.response_format``."""
 
 
 class Better(StrEnum):
-    """Which of the two answers, in the order in which they were shown."""
+    """The better of the two answers, in the order shown."""
 
     A = "A"
     B = "B"
@@ -56,11 +55,11 @@ class Better(StrEnum):
 
 
 class Unusable(Exception):
-    """A reply that does not answer the question. The message says why, and holds nothing of what was written."""
+    """A reply that does not answer the question. The message gives the reason and quotes nothing of the reply."""
 
 
 def messages(rubric: str, prompt: str, a: str, b: str, *, again: bool = False) -> Messages:
-    """The question; a pure function of its arguments. ``again``: an earlier reply could not be used."""
+    """The chat messages of the question; ``again`` adds that an earlier reply was unusable."""
     mark = mark_for(prompt, a, b)
     blocks = (_block(name, text, mark) for name, text in (("PROMPT", prompt), ("ANSWER A", a), ("ANSWER B", b)))
     instructions = _INSTRUCTIONS.format(rubric=rubric, mark=mark) + (_REMINDER if again else "")
@@ -68,7 +67,7 @@ def messages(rubric: str, prompt: str, a: str, b: str, *, again: bool = False) -
 
 
 def mark_for(*texts: str) -> str:
-    """A word that occurs in none of the texts, the same for the same texts."""
+    """A word that occurs in none of the texts, deterministic given the texts."""
     count = 0
     while any((mark := digest(*texts, str(count))[:_MARK_LETTERS]) in text for text in texts):
         count += 1
@@ -76,18 +75,18 @@ def mark_for(*texts: str) -> str:
 
 
 def digest(*texts: str) -> str:
-    """What stands for these texts, in this order."""
+    """A hash of the texts in this order."""
     return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
 
 
 def read(reply: str) -> Better:
-    """The verdict in a reply that is exactly one JSON object with exactly one key.
+    """The verdict of a reply, which must be exactly one JSON object with exactly one key.
 
     Raises:
-        Unusable: for anything else.
+        Unusable: the reply is anything else.
     """
     try:
-        pairs = json.loads(reply, object_pairs_hook=tuple)  # an object with a key given twice is none
+        pairs = json.loads(reply, object_pairs_hook=tuple)  # pairs reveal duplicate keys
     except (ValueError, RecursionError):
         raise Unusable("it is not JSON") from None
     for better in Better:

@@ -13,17 +13,19 @@ from sea_agent.pretrained import load_model, load_tokenizer
 
 
 class RewardModelOracle(ProbabilityOracle):
-    """Bradley–Terry over the model's one output.
+    """Bradley–Terry over the model's single output.
 
-    With a chat template the pair is read as a user's message and the assistant's answer; without one as the
-    tokenizer's pair encoding of prompt and response. Rewards are remembered, so a response that meets several
-    opponents is read once.
+    With a chat template, prompt and response are encoded as a user's message and the assistant's answer; without one,
+    as the tokenizer's pair encoding. Each distinct response is scored once per call.
     """
 
     def __init__(self, config: RewardModelOracleConfig, seed: int, device: str) -> None:
         super().__init__(f"oracle.path={config.path}", config.labels, seed)
         self._tokenizer = load_tokenizer(config.path, key="oracle.path")
-        self._model = _load(config.path).to(device).eval()
+        self._model = load_model(AutoModelForSequenceClassification, config.path, "oracle.path").to(device).eval()
+        outputs = self._model.config.num_labels
+        if outputs != 1:
+            raise UserError(f"oracle.path={config.path}: a reward model has one output, this one has {outputs}")
         self._model.config.pad_token_id = self._tokenizer.pad_token_id
         positions = getattr(self._model.config.get_text_config(), "max_position_embeddings", 2**31)
         self._longest = min(self._tokenizer.model_max_length, positions)
@@ -53,10 +55,3 @@ class RewardModelOracle(ProbabilityOracle):
         chats = [[{"role": "user", "content": p}, {"role": "assistant", "content": r}] for p, r in batch]
         texts = self._tokenizer.apply_chat_template(chats, tokenize=False)
         return self._tokenizer(texts, add_special_tokens=False, **options)
-
-
-def _load(path: str) -> Any:
-    model = load_model(AutoModelForSequenceClassification, path, "oracle.path")
-    if model.config.num_labels != 1:
-        raise UserError(f"oracle.path={path}: a reward model has one output, this one has {model.config.num_labels}")
-    return model

@@ -1,4 +1,4 @@
-"""The hidden reward of a built-in world, or its independent judge."""
+"""The hidden reward of a built-in world, or its independent judge, as the oracle."""
 
 from collections.abc import Sequence
 

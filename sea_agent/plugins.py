@@ -62,7 +62,7 @@ class Plugin:
             answer = self.function(*arguments, **options)
             if inspect.iscoroutine(answer):
                 answer.close()
-                raise self.refusal("is an async function")
+                raise self.refusal("is an async function; give a plain one")
             return list(answer) if isinstance(answer, Iterator) else answer
         except UserError:
             raise

@@ -12,36 +12,39 @@ class WorldOracleConfig(Section):
     """The hidden reward of a built-in world."""
 
     kind: Literal["world"] = "world"
-    """Selects this oracle."""
+    """Who answers: ``world``, ``python``, ``reward_model``, ``feedback_service`` or ``llm_judge``."""
     world: Literal["lexicon", "kitchen"] = "lexicon"
     """Name of the built-in world."""
     scorer: Literal["reward", "judge"] = "reward"
     """``reward``: the hidden reward. ``judge``: the independent judge, which uses other terms and weights."""
     labels: Literal["threshold", "bernoulli"] = "bernoulli"
-    """``threshold``: the better response always wins. ``bernoulli``: it wins with its Bradley–Terry probability."""
+    """``threshold``: the better response always wins; equally good ones tie. ``bernoulli``: sample the winner from the
+    Bradley–Terry or returned probability."""
 
 
 class PythonOracleConfig(Section):
     """A Python function ``compare(duels: list[dict]) -> list[float]``."""
 
     kind: Literal["python"]
-    """Selects this oracle."""
+    """Who answers: ``world``, ``python``, ``reward_model``, ``feedback_service`` or ``llm_judge``."""
     target: str
     """``path/to/file.py:function`` or ``module:function``. Each duel has ``id``, ``prompt``, ``first`` and ``second``.
     The function returns the probability that ``first`` is preferred, one per duel."""
     labels: Literal["threshold", "bernoulli"] = "threshold"
-    """``threshold``: the likelier response wins; .5 is a tie. ``bernoulli``: sample the winner from the probability."""
+    """``threshold``: the better response always wins; equally good ones tie. ``bernoulli``: sample the winner from the
+    Bradley–Terry or returned probability."""
 
 
 class RewardModelOracleConfig(Section):
     """A Hugging Face sequence-classification reward model with one output."""
 
     kind: Literal["reward_model"]
-    """Selects this oracle."""
+    """Who answers: ``world``, ``python``, ``reward_model``, ``feedback_service`` or ``llm_judge``."""
     path: str
     """Model directory or hub name. The chat template is used if the tokenizer has one."""
     labels: Literal["threshold", "bernoulli"] = "threshold"
-    """``threshold``: the higher reward always wins. ``bernoulli``: it wins with its Bradley–Terry probability."""
+    """``threshold``: the better response always wins; equally good ones tie. ``bernoulli``: sample the winner from the
+    Bradley–Terry or returned probability."""
     batch: PositiveInt = 16
     """Responses per forward pass."""
 
@@ -62,7 +65,7 @@ class FeedbackServiceOracleConfig(RemoteOracleConfig):
     """People, through the feedback service (``sea-agent serve``). The API key is read from ``SEA_AGENT_KEY``."""
 
     kind: Literal["feedback_service"]
-    """Selects this oracle."""
+    """Who answers: ``world``, ``python``, ``reward_model``, ``feedback_service`` or ``llm_judge``."""
     url: str
     """URL of the service, such as ``http://127.0.0.1:8400``."""
     run: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,100}$")]
@@ -90,9 +93,10 @@ class LlmJudgeOracleConfig(RemoteOracleConfig):
     """A language model behind any OpenAI-compatible endpoint. The API key is read from ``SEA_AGENT_JUDGE_KEY``."""
 
     kind: Literal["llm_judge"]
-    """Selects this oracle."""
+    """Who answers: ``world``, ``python``, ``reward_model``, ``feedback_service`` or ``llm_judge``."""
     url: Annotated[str, AfterValidator(_plain_url)] = "https://api.openai.com/v1"
-    """Base URL of the endpoint, including ``/v1``. A local endpoint may need no key."""
+    """Base URL of the OpenAI-compatible endpoint, including ``/v1``; for ``feedback_service``, the URL of the service.
+    A local endpoint may need no key."""
     model: Annotated[str, Field(min_length=1)]
     """Model name at the endpoint."""
     rubric: Annotated[str, Field(min_length=1)] = (

@@ -252,7 +252,7 @@ class LearnerConfig(Section):
     lora: LoraConfig | None = None
     """Train low-rank adapters instead of all weights."""
     max_staleness: NonNegativeInt = 0
-    """Most weight versions by which a response may lag behind the policy; older responses are rejected."""
+    """Most weight versions by which a response may lag behind the policy; the learner refuses older ones."""
     max_logprob_gap: PositiveFloat = 0.05
     """Largest mean absolute difference, in nats per token, between the log-probabilities of sampler and learner. The
     run stops above it."""

@@ -28,9 +28,11 @@ from sea_agent.web.signals import Signals
 
 _PACKAGE = Path(str(resources.files("sea_agent")))
 STATIC = _PACKAGE / "dashboard" / "static"
-FILES = {path.relative_to(STATIC).as_posix(): path for path in STATIC.rglob("*") if path.is_file()} | {
-    name: _PACKAGE / "service" / "static" / name
-    for name in ("diff.js", "icon.svg")  # of the label page
+FILES = {
+    path.relative_to(folder).as_posix(): path
+    for folder in (STATIC, _PACKAGE / "web" / "static")
+    for path in folder.rglob("*")
+    if path.is_file()
 }
 """What the page consists of, by name."""
 

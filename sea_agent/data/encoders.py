@@ -121,24 +121,11 @@ def _schema(columns: Columns, chat: bool) -> Any:
     return pyarrow.schema(own + [(name, kinds[kind]) for name, kind in columns.items()])
 
 
-class _Written(io.RawIOBase):
+class _Written(io.BytesIO):
     """A file object that keeps what was written since the last ``take``."""
 
-    def __init__(self) -> None:
-        self._bytes = bytearray()
-        self._length = 0
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:
-        self._bytes += data
-        self._length += len(data)
-        return len(data)
-
-    def tell(self) -> int:
-        return self._length
-
     def take(self) -> bytes:
-        taken, self._bytes = bytes(self._bytes), bytearray()
+        taken = self.getvalue()
+        self.seek(0)
+        self.truncate()
         return taken

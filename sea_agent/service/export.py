@@ -3,13 +3,12 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 from sea_agent.data.encoders import Columns, Encoder
 from sea_agent.data.rows import Record
 from sea_agent.service.quality import majority
-from sea_agent.service.schemas import iso
+from sea_agent.service.schemas import ExportIn, iso
 from sea_agent.service.store import answers
 from sea_agent.service.store.answers import Labelled
 from sea_agent.service.store.database import Database
@@ -35,17 +34,8 @@ COLUMNS: Columns = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """Which duels are exported; ``undecided`` ones have neither a chosen nor a rejected response."""
-
-    min_agreement: float = 0.0
-    min_votes: int = 1
-    undecided: bool = False
-
-
 async def export(
-    database: Database, run: str, up_to_seq: int, wanted: Wanted, encoder: Encoder
+    database: Database, run: str, up_to_seq: int, wanted: ExportIn, encoder: Encoder
 ) -> AsyncIterator[bytes]:
     """The bytes of an export, of the label log up to ``up_to_seq``. No page is read before the last one is sent."""
     after_seq = 0
@@ -59,7 +49,7 @@ async def export(
     yield encoder.close()
 
 
-def _encoded(page: Sequence[Labelled], wanted: Wanted, encoder: Encoder) -> bytes:
+def _encoded(page: Sequence[Labelled], wanted: ExportIn, encoder: Encoder) -> bytes:
     return encoder.encode([row for row in map(preference, page) if _is_wanted(row, wanted)])
 
 
@@ -90,9 +80,9 @@ def preference(duel: Labelled) -> Record:
     }
 
 
-def _is_wanted(row: Record, wanted: Wanted) -> bool:
+def _is_wanted(row: Record, wanted: ExportIn) -> bool:
     return (
-        (wanted.undecided or row["chosen"] is not None)
+        (wanted.ties == "keep" or row["chosen"] is not None)
         and row["agreement"] >= wanted.min_agreement
         and len(row["annotators"]) >= wanted.min_votes
     )

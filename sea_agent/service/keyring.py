@@ -1,5 +1,6 @@
 """The keys in memory: as one process writes them, what is here is what is stored."""
 
+import secrets
 from collections.abc import Callable
 from typing import Self
 
@@ -25,13 +26,11 @@ class KeyRing:
 
     def find(self, secret: str) -> Key | None:
         """The valid key with this secret."""
-        key = self._by_digest.get(store.digest_of(secret))
-        return key if key is not None and key.parent is None and self._valid(key) else None
+        return self._find(secret, session=False)
 
     def find_session(self, token: str) -> Key | None:
         """The valid session with this token."""
-        key = self._by_digest.get(store.digest_of(token))
-        return key if key is not None and key.parent is not None and self._valid(key) else None
+        return self._find(token, session=True)
 
     def holds(self, key_id: str) -> bool:
         """Whether the key or session with this id is valid now."""
@@ -49,7 +48,10 @@ class KeyRing:
 
     def has_admin(self) -> bool:
         """Whether some valid key may make others."""
-        return any("admin" in key.scopes and self._valid(key) for key in self.keys)
+        return bool(self._admins())
+
+    def _admins(self) -> list[Key]:
+        return [key for key in self.keys if "admin" in key.scopes and self._valid(key)]
 
     async def make(
         self,
@@ -61,7 +63,9 @@ class KeyRing:
         secret: str | None = None,
     ) -> tuple[Key, str]:
         """Store a new key; its secret is not kept anywhere."""
-        key, secret = store.make_key(name, scopes, self._clock(), annotator, runs, expires_at, secret)
+        secret, now = secret or "sea_" + secrets.token_urlsafe(32), self._clock()
+        digest = store.digest_of(secret)
+        key = Key(store.new_id(), name, annotator or name, scopes, runs, digest, None, now, expires_at, None)
         await self._add(key)
         return key, secret
 
@@ -76,8 +80,7 @@ class KeyRing:
             raise Problem(404, f"There is no key {key_id}.")
         if key.revoked_at is not None:
             return
-        others = [other for other in self.keys if other.id != key_id and "admin" in other.scopes and self._valid(other)]
-        if "admin" in key.scopes and self._valid(key) and not others:
+        if self._admins() == [key]:
             raise Problem(409, "This is the last admin key; make another one first.")
         now = self._clock()
         await self._database.write(lambda connection: store.revoke(connection, key_id, now))
@@ -105,6 +108,10 @@ class KeyRing:
         digest, now = store.digest_of(token), self._clock()
         await self._database.write(lambda connection: store.remove_sessions(connection, now, digest))
         self._forget(lambda key: key.parent is not None and key.digest == digest)
+
+    def _find(self, secret: str, *, session: bool) -> Key | None:
+        key = self._by_digest.get(store.digest_of(secret))
+        return key if key is not None and (key.parent is not None) == session and self._valid(key) else None
 
     def _valid(self, key: Key) -> bool:
         now = self._clock()

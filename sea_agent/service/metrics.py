@@ -1,4 +1,4 @@
-"""What Prometheus reads. Labels are routes, statuses, kinds and ids of runs, never a text or the name of a person."""
+"""Metrics for Prometheus. Labels are routes, statuses, kinds and ids of runs, never a text or the name of a person."""
 
 import time
 from collections.abc import Mapping

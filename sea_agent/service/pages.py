@@ -1,4 +1,4 @@
-"""What pages are made of: templates, static files, and how a page sends its reader to sign in."""
+"""Templates and static files of the pages, and the redirect to sign in."""
 
 import re
 from pathlib import Path
@@ -27,10 +27,11 @@ _OWN_PATH = re.compile(r"/(?!/)[!-\[\]-~]*")
 
 
 class Static(StaticFiles):
-    """The scripts and styles. A browser keeps them and asks each time whether they are still the same (ETag)."""
+    """The service's scripts and styles, and those that all pages share. A browser keeps them and asks each time whether
+    they have changed (ETag)."""
 
     def __init__(self) -> None:
-        super().__init__(directory=_HERE / "static")
+        super().__init__(directory=_HERE / "static", packages=[("sea_agent.web", "static")])
 
     def file_response(self, *args: Any, **options: Any) -> Response:
         """The file, or that it has not changed."""

@@ -1,6 +1,6 @@
 """How good labels are: agreement of annotators with each other, with themselves and with gold, and position bias.
 
-Everything here is a function of plain rows, ``Answer``. What cannot be told from the rows is None, never NaN. Outcomes
+Everything here is a function of plain rows, ``Answer``. A figure that cannot be computed is None, never NaN. Outcomes
 are in the query's own order, but for position bias, which asks what was shown first. Intervals cover 95 %.
 
 Array names end in their dimensions: D duels, V values (outcomes), P patterns of votes, R resamples.
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sea_agent.seeding import generator_for
+from sea_agent.service.schemas import AgreementOut, AnnotatorOut, RateOut
 from sea_agent.service.store.tables import OUTCOMES
 
 LEAST_DUELS = 20
@@ -27,7 +28,7 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What an annotator says about a duel in the end. ``elapsed_ms`` and ``late`` are those of the first answer."""
+    """An annotator's answer to a duel, corrections applied. ``elapsed_ms`` and ``late`` are the first answer's."""
 
     query: str
     annotator: str
@@ -39,62 +40,15 @@ class Answer:
     elapsed_ms: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Rate:
-    """A share of ``n`` with its Wilson interval, as if each of them were drawn independently."""
-
-    n: int
-    share: float | None
-    low: float | None
-    high: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Agreement:
-    """The labels of a run. Of ``duels`` with a vote, ``compared`` have two or more, which ``alpha`` is about."""
-
-    votes: int
-    duels: int
-    compared: int
-    annotators: int
-    alpha: float | None
-    alpha_low: float | None
-    alpha_high: float | None
-    self_agreement: Rate
-    gold_accuracy: Rate
-    gold_kappa: float | None
-    first_shown: Rate
-    ties: Rate
-    both_bad: Rate
-
-
-@dataclass(frozen=True, slots=True)
-class Annotator:
-    """One annotator's answers. ``with_others``: votes that the most frequent vote of the others agrees with."""
-
-    annotator: str
-    answers: int
-    votes: int
-    skips: int
-    median_s: float | None
-    p90_s: float | None
-    gold_accuracy: Rate
-    gold_kappa: float | None
-    self_agreement: Rate
-    with_others: Rate
-    first_shown: Rate
-    late: Rate
-
-
 # --- a run, and each annotator ---------------------------------------------------------------------------------------
 
 
-def agreement(answers: Sequence[Answer]) -> Agreement:
+def agreement(answers: Sequence[Answer]) -> AgreementOut:
     """How far the labels of a run can be trusted."""
     votes = [answer for answer in answers if answer.kind == "vote"]
     counts_D_V = _counts(votes)
     low, high = alpha_interval(counts_D_V) or (None, None)
-    return Agreement(
+    return AgreementOut(
         votes=len(votes),
         duels=len(counts_D_V),
         compared=int((counts_D_V.sum(1) >= 2).sum()),
@@ -111,7 +65,7 @@ def agreement(answers: Sequence[Answer]) -> Agreement:
     )
 
 
-def annotators(answers: Sequence[Answer], skips: Mapping[str, int]) -> list[Annotator]:
+def annotators(answers: Sequence[Answer], skips: Mapping[str, int]) -> list[AnnotatorOut]:
     """Everybody who answered or skipped, by name. ``skips`` counts the duels that somebody skipped."""
     own: dict[str, list[Answer]] = defaultdict(list)
     for answer in answers:
@@ -123,10 +77,10 @@ def annotators(answers: Sequence[Answer], skips: Mapping[str, int]) -> list[Anno
     ]
 
 
-def _annotator(name: str, answers: Sequence[Answer], skips: int, agreed: Sequence[bool]) -> Annotator:
+def _annotator(name: str, answers: Sequence[Answer], skips: int, agreed: Sequence[bool]) -> AnnotatorOut:
     seconds = [answer.elapsed_ms / 1000 for answer in answers if answer.elapsed_ms is not None]
     median, p90 = np.quantile(seconds, [0.5, 0.9]).tolist() if seconds else (None, None)
-    return Annotator(
+    return AnnotatorOut(
         annotator=name,
         answers=len(answers),
         votes=sum(answer.kind == "vote" for answer in answers),
@@ -145,15 +99,16 @@ def _annotator(name: str, answers: Sequence[Answer], skips: int, agreed: Sequenc
 # --- figures ---------------------------------------------------------------------------------------------------------
 
 
-def rate(hits: Iterable[bool]) -> Rate:
+def rate(hits: Iterable[bool]) -> RateOut:
     """The share of hits with its Wilson interval."""
     from scipy.stats import binomtest  # takes longer to import than a service may take to be ready
 
     found = list(hits)
     if not found:
-        return Rate(0, None, None, None)
+        return RateOut(n=0, share=None, low=None, high=None)
     interval = binomtest(sum(found), len(found)).proportion_ci(method="wilson")
-    return Rate(len(found), sum(found) / len(found), float(interval.low), float(interval.high))
+    share = sum(found) / len(found)
+    return RateOut(n=len(found), share=share, low=float(interval.low), high=float(interval.high))
 
 
 def majority(outcomes: Iterable[str]) -> str | None:
@@ -162,7 +117,7 @@ def majority(outcomes: Iterable[str]) -> str | None:
     return first if most > next_most else None
 
 
-def self_agreement(answers: Iterable[Answer]) -> Rate:
+def self_agreement(answers: Iterable[Answer]) -> RateOut:
     """How often an annotator who met a duel again said the same."""
     said: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
     for answer in answers:
@@ -185,7 +140,7 @@ def agreed_with_others(answers: Iterable[Answer]) -> dict[str, list[bool]]:
     return agreed
 
 
-def first_shown(answers: Iterable[Answer]) -> Rate:
+def first_shown(answers: Iterable[Answer]) -> RateOut:
     """How often the response that was shown first won, of the answers with a winner: ½ without position bias."""
     return rate(
         (answer.outcome == "second") == answer.swapped
@@ -255,7 +210,7 @@ def alphas(patterns_P_V: Counts, times_R_P: Counts) -> NDArray[np.float64]:
         return 1.0 - (n_R - 1) * disagreeing_R / by_chance_R
 
 
-def _gold_accuracy(answers: Iterable[Answer]) -> Rate:
+def _gold_accuracy(answers: Iterable[Answer]) -> RateOut:
     return rate(outcome == gold for outcome, gold in _with_gold(answers))
 
 

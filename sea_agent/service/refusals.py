@@ -1,4 +1,4 @@
-"""What the store refuses, as problem documents."""
+"""Refusals of the store as problem documents."""
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
@@ -7,21 +7,15 @@ from sea_agent.service.store.database import StoreUnavailable
 from sea_agent.service.store.faults import Conflict, Missing
 from sea_agent.web.problems import Problem, problem_response
 
+_STATUS = {Missing: 404, Conflict: 409, StoreUnavailable: 503}
+
 
 def install(app: FastAPI) -> None:
     """Answer the store's refusals with problem documents."""
-    app.exception_handler(Missing)(_missing)
-    app.exception_handler(Conflict)(_conflict)
-    app.exception_handler(StoreUnavailable)(_unavailable)
+    for refusal in _STATUS:
+        app.exception_handler(refusal)(_refused)
 
 
-async def _missing(request: Request, error: Missing) -> JSONResponse:
-    return problem_response(Problem(404, str(error)))
-
-
-async def _conflict(request: Request, error: Conflict) -> JSONResponse:
-    return problem_response(Problem(409, str(error)))
-
-
-async def _unavailable(request: Request, error: StoreUnavailable) -> JSONResponse:
-    return problem_response(Problem(503, str(error), headers={"Retry-After": "1"}))
+async def _refused(request: Request, error: Exception) -> JSONResponse:
+    status = _STATUS[type(error)]
+    return problem_response(Problem(status, str(error), headers={"Retry-After": "1"} if status == 503 else None))

@@ -1,4 +1,4 @@
-"""What comes in and what goes out. Field names are the contract; times are ISO 8601 UTC in JSON, seconds inside."""
+"""Request and response bodies. Field names are the contract; times are ISO 8601 UTC in JSON, seconds inside."""
 
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
@@ -275,7 +275,7 @@ class HeartbeatIn(In):
 
 
 class LeaseOut(Out):
-    """A duel to be answered, in presentation order. What made a response is not told."""
+    """A duel to be answered, in presentation order. It does not say which policy or rule produced a response."""
 
     lease_id: str
     query_id: str
@@ -305,7 +305,7 @@ class RateOut(Out):
 
 
 class AgreementOut(Out):
-    """What the labels of a run are worth. A figure that cannot be told is null.
+    """Quality of the labels of a run. A figure that cannot be computed is null.
 
     ``alpha`` is Krippendorff's, over the ``compared`` duels that have two votes or more; its 95 % bootstrap interval is
     over duels. ``first_shown`` is the share of answers with a winner that chose the response shown first.
@@ -373,7 +373,7 @@ class KeyIn(In):
 
 
 class KeyOut(Out):
-    """What is known about a key; never the key."""
+    """A key without its secret."""
 
     id: str
     name: str

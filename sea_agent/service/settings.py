@@ -1,4 +1,4 @@
-"""What an operator can set about the feedback service."""
+"""Settings of the feedback service."""
 
 import secrets
 import time
@@ -24,9 +24,9 @@ class Settings:
     body_bytes: int = 2_000_000
     """Largest request body."""
     requests_per_second: float = 600.0
-    """What one key may ask for, on average."""
+    """Requests a second of one key, on average."""
     burst: int = 1200
-    """What one key may ask for at once."""
+    """Requests of one key at once."""
     deadline_seconds: float = 20.0
     """Longest wait for the store before a request is answered with 503."""
     seed: int = field(default_factory=lambda: secrets.randbits(62))

@@ -1,4 +1,4 @@
-"""What one running service holds, and how a route gets it."""
+"""The parts of a running service, and how a route gets them."""
 
 from dataclasses import dataclass
 from typing import Annotated

@@ -1,1 +1,1 @@
-"""What every page of this project shares."""
+"""Shared by the service and the dashboard: errors, security headers, listening, signals, static files."""

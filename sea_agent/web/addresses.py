@@ -1,4 +1,4 @@
-"""What a host name says about who can listen."""
+"""Whether an address is reachable from other machines."""
 
 import ipaddress
 

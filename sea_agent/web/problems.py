@@ -106,10 +106,10 @@ async def _invalid(request: Request, error: RequestValidationError) -> JSONRespo
     if any(fault["type"] == "json_invalid" for fault in faults):
         return problem_response(Problem(400, "The body is not JSON."))
     errors = [(".".join(map(str, fault["loc"])), fault["msg"]) for fault in faults]
-    return problem_response(Problem(422, "The request does not have the right shape; errors tell where.", errors))
+    return problem_response(Problem(422, "The request is not valid; errors lists the fields.", errors))
 
 
 async def _unexpected(request: Request, error: Exception) -> JSONResponse:
-    # This answer is made outside every middleware, so it brings the security headers itself.
+    # This response is made outside every middleware, so it sets the security headers itself.
     detail = "The service failed; its log says more. Nothing was acknowledged."
     return problem_response(Problem(500, detail, headers=HEADERS))

@@ -169,22 +169,12 @@ def attributes(prompt: str, response: str) -> NDArray[np.float64]:
     The counts of ``Reading``, the length by style, and which nouns are named; no hidden value, weight or class.
     """
     seen = read(prompt, response)
-    counts = (
-        len(seen.named),
-        len(seen.invented),
-        seen.repeated,
-        seen.in_tone,
-        min(seen.in_tone, 1),
-        seen.off_tone,
-        seen.fillers,
-        seen.connectives,
-        seen.setbacks,
-        seen.words,
-        float(seen.ended),
-    )
+    nouns = (len(seen.named), len(seen.invented), seen.repeated)
+    tones = (seen.in_tone, min(seen.in_tone, 1), seen.off_tone)
+    others = (seen.fillers, seen.connectives, seen.setbacks, seen.words, seen.ended)
     length_by_style = [seen.words * (style == seen.style) for style in STYLES]
-    named = set(seen.named)
-    return np.array([*counts, *length_by_style, *(noun in named for noun in NOUNS)], dtype=np.float64)
+    named = [noun in seen.named for noun in NOUNS]
+    return np.array([*nouns, *tones, *others, *length_by_style, *named], dtype=np.float64)
 
 
 _CLASSES = hidden_classes("lexicon", NOUNS, len(_CLASS_VALUES))

@@ -143,11 +143,15 @@ with connected({nodes.address!r}):
 
 def test_ranks_are_together_samplers_are_spread_and_who_takes_nothing_is_in_no_bundle(nodes: Cluster) -> None:
     nodes.add_node(num_cpus=4)
-    ranks = [Need(f"learner-{index}", "learner", 1.0) for index in range(2)]
-    found = homes(Places([*THREE, *ranks, Need("posterior", "posterior")], PATIENCE))
-    assert len({found["learner-0"], found["learner-1"]}) == 1
+    ranks = [Need(f"learner-{index}", "learner", 1.0) for index in range(3)]
+    places = Places([*ranks, Need("posterior", "posterior")], PATIENCE)
+    found = homes(places)
+    assert found.keys() == {rank.actor for rank in ranks}
+    assert len({*found.values()}) == 1
+    assert "scheduling_strategy" not in places.options("posterior")
+    remove_placement_group(places._group)
+    found = homes(Places([*ranks[:1], *THREE], PATIENCE))
     assert len({found[need.actor] for need in THREE}) == 2
-    assert "posterior" not in found
 
 
 def test_ranks_that_others_left_no_room_together_are_apart(nodes: Cluster) -> None:

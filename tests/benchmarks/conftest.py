@@ -1,15 +1,13 @@
 """Invented records of every experiment, with curves whose queries to a level are known."""
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sea_agent.lab.records import Record, write_records
+from sea_agent.lab.records import Record
 
 MakeRuns = Callable[..., list[Record]]
-WriteResults = Callable[..., Path]
 
 STEP = 16
 
@@ -63,17 +61,3 @@ def make_runs() -> MakeRuns:
         ]
 
     return make
-
-
-@pytest.fixture
-def write_results(tmp_path: Path) -> WriteResults:
-    """``write_results(main=[…])``: a folder of results with the records of the experiments that are given."""
-
-    def write(**experiments: list[Record]) -> Path:
-        folder = tmp_path / "results"
-        folder.mkdir(exist_ok=True)
-        for name, records in experiments.items():
-            write_records(records, folder / f"{name}.json")
-        return folder
-
-    return write

@@ -164,6 +164,12 @@ def test_every_problem_is_reported_at_once_with_the_file() -> None:
         ({"sampler": {"reference_candidates": 1, "backend": "vllm"}}, "needs runtime=ray with vllm"),
         ({"selection": {"rule": "apl"}, "learner": {"loss": "simpo"}}, "selection.rule=apl needs .* a reference"),
         ({"learner": {"optimism": "selm", "loss": "simpo"}}, "learner.optimism=selm needs .* a reference"),
+        (
+            {"selection": {"rule": "sea_eee"}},
+            r"selection.rule: expected sea_ee, .*path/to/file.py:name .*got 'sea_eee'",
+        ),
+        ({"learner": {"loss": "mine.py:"}}, r"learner.loss: expected dpo, .*path/to/file.py:name"),
+        ({"posterior": {"features": "txt"}}, r"posterior.features: expected policy, .*path/to/file.py:name"),
         ({"learner": {"optimism": "xpo"}}, "learner.optimism=xpo needs sampler.reference_candidates"),
         ({"evaluation": {"judge": {"kind": "llm_judge", "model": "m"}}}, "set judge.evaluates=true"),
         (

@@ -87,7 +87,7 @@ def test_an_endpoint_that_wants_to_be_left_alone_for_longer_than_a_call_is(
         assert judge.requests == 2, "the trial, and the one that was refused"
     assert judge.requests == 4
     assert clock.monotonic() >= began + 100
-    assert "1 of 1 duels stay open: it wants to be left alone for longer" in caplog.text
+    assert "1 of 1 duels stay open: it asks to wait for longer" in caplog.text
 
 
 # --- what is refused at the start ------------------------------------------------------------------------------------

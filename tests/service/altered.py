@@ -52,8 +52,8 @@ def broken_contract() -> None:
 def acknowledge_first() -> None:
     """Answers leave before the commit, as from a store that only queues what it is told."""
 
-    def acknowledge_then_commit(self: Database, connection: Connection, outcomes: Sequence[Any]) -> None:
-        self._acknowledge(outcomes)
+    def acknowledge_then_commit(self: Database, connection: Connection, batch: Sequence[Any]) -> None:
+        self._acknowledge(batch)
         time.sleep(0.05)  # of a slow disk
         connection.commit()
 

@@ -14,7 +14,8 @@ from service.test_quality_routes import vote
 
 from sea_agent.data.encoders import JsonLines
 from sea_agent.service import export
-from sea_agent.service.export import COLUMNS, Wanted
+from sea_agent.service.export import COLUMNS
+from sea_agent.service.schemas import ExportIn
 from sea_agent.service.store import answers
 from sea_agent.service.store.database import StoreUnavailable
 
@@ -176,7 +177,7 @@ async def test_an_export_is_read_page_by_page_and_shows_one_moment(
     monkeypatch.setattr(answers, "page", lambda *args, **rest: reads.append(rest["at_most"]) or page(*args, **rest))
 
     def begin(up_to_seq: int) -> Any:
-        return export.export(service.state.database, "run", up_to_seq, Wanted(), JsonLines(COLUMNS))
+        return export.export(service.state.database, "run", up_to_seq, ExportIn(), JsonLines(COLUMNS))
 
     expected = [chunk async for chunk in begin(9)]
     assert [chunk.count(b"\n") for chunk in expected] == [4, 4, 1, 0]

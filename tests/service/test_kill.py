@@ -12,7 +12,7 @@ import pytest
 from service.conftest import seqs
 from service.processes import ALTERED, GIVEN_KEY, SERVE, Process
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.dear]
 
 PEOPLE = 20
 READY_SECONDS = 5.0

@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sea_agent.service import quality
-from sea_agent.service.quality import LEAST_DUELS, Answer, Rate
+from sea_agent.service.quality import LEAST_DUELS, Answer
+from sea_agent.service.schemas import RateOut
 from sea_agent.service.store.tables import OUTCOMES
 
-NO = Rate(0, None, None, None)
+NO = RateOut(n=0, share=None, low=None, high=None)
 
 
 def table(*units: str) -> Any:

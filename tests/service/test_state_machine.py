@@ -361,6 +361,7 @@ def run_until(everything: set[str], writer: Pool, reached: Counter[str], example
     raise AssertionError(f"never reached: {everything - set(+reached)}")
 
 
+@pytest.mark.dear
 @pytest.mark.parametrize("examples", [30, pytest.param(500, marks=pytest.mark.soak)])
 def test_the_store_does_what_the_model_says(sqlite_writer: Pool, reached: Counter[str], examples: int) -> None:
     run_until(EVERYTHING, sqlite_writer, reached, examples, steps=50)

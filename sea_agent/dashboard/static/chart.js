@@ -216,63 +216,33 @@ export function between(xs, ys, x) {
   return ys[k - 1] + share * (ys[k] - ys[k - 1]);
 }
 
-/** Canvases side by side under a heading, with a key and a note. */
-export function compose(parts, heading, note) {
+/** A PNG of charts, one below the other, with a heading, the key of their curves and a note. */
+export function toPng(charts, heading, note) {
   const scale = devicePixelRatio;
-  const [gap, line] = [12 * scale, 18 * scale];
-  const width = Math.max(640 * scale, parts.reduce((sum, { canvas }) => sum + canvas.width + gap, gap));
+  const line = 20 * scale;
+  const canvases = charts.map(({ plot }) => plot.ctx.canvas);
+  const names = new Map(charts.flatMap(({ drawing }) => drawing.curves).filter(({ name }) => name).map(({ name, colour }) => [name, colour]));
+  const sentences = note.split(/(?<=\.)\s+/);
   const target = document.createElement("canvas");
+  target.width = Math.max(640 * scale, ...canvases.map(({ width }) => width));
+  target.height = canvases.reduce((sum, { height }) => sum + height + line, (names.size + sentences.length + 2) * line);
   const ctx = target.getContext("2d");
-  const font = (size, weight = 400) => `${weight} ${size * scale}px system-ui, sans-serif`;
-  ctx.font = font(11);
-  const notes = wrapped(ctx, note, width - 2 * gap);
-  const named = [...new Map(parts.flatMap(({ curves }) => curves).filter((curve) => curve.name).map((curve) => [curve.name, curve])).values()];
-  const keys = [[]];
-  let along = gap;
-  ctx.font = font(12);
-  for (const curve of named) {
-    const wide = ctx.measureText(curve.name).width + 30 * scale;
-    if (along + wide > width - gap && keys.at(-1).length) [along, keys[keys.length]] = [gap, []];
-    keys.at(-1).push({ curve, along });
-    along += wide;
-  }
-  const top = gap + 22 * scale;
-  const body = top + keys.length * line + gap;
-  const tall = Math.max(...parts.map(({ canvas }) => canvas.height));
-  target.width = width;
-  target.height = body + tall + gap + notes.length * 15 * scale + gap;
   ctx.fillStyle = variable("--card");
   ctx.fillRect(0, 0, target.width, target.height);
-  ctx.fillStyle = variable("--ink");
-  ctx.font = font(15, 650);
-  ctx.fillText(heading, gap, gap + 14 * scale);
-  ctx.font = font(12);
-  keys.forEach((row, k) => {
-    for (const { curve, along: left } of row) {
-      ctx.fillStyle = curve.colour;
-      ctx.fillRect(left, top + k * line + 4 * scale, 14 * scale, 4 * scale);
-      ctx.fillStyle = variable("--ink");
-      ctx.fillText(curve.name, left + 19 * scale, top + k * line + 11 * scale);
-    }
+  ctx.font = `${13 * scale}px system-ui, sans-serif`;
+  let top = 0;
+  const write = (text, colour = variable("--ink")) => {
+    top += line;
+    ctx.fillStyle = colour;
+    ctx.fillText(text, line / 2, top, target.width - line); // squeezed when it is too long
+  };
+  write(heading);
+  names.forEach((colour, name) => write(`■ ${name}`, colour));
+  canvases.forEach((canvas, k) => {
+    write(charts.length > 1 ? charts[k].heading : "");
+    ctx.drawImage(canvas, 0, top);
+    top += canvas.height;
   });
-  let left = gap;
-  for (const { canvas, heading: part } of parts) {
-    ctx.drawImage(canvas, left, body);
-    if (parts.length > 1) ctx.fillText(part, left, body);
-    left += canvas.width + gap;
-  }
-  ctx.fillStyle = variable("--soft");
-  ctx.font = font(11);
-  notes.forEach((text, k) => ctx.fillText(text, gap, body + tall + gap + (k + 1) * 14 * scale));
+  sentences.forEach((sentence) => write(sentence, variable("--soft")));
   return new Promise((resolve) => target.toBlob(resolve, "image/png"));
-}
-
-function wrapped(ctx, text, width) {
-  const lines = [""];
-  for (const word of text.split(/\s+/)) {
-    const longer = `${lines.at(-1)} ${word}`.trim();
-    if (ctx.measureText(longer).width > width && lines.at(-1)) lines.push(word);
-    else lines[lines.length - 1] = longer;
-  }
-  return lines;
 }

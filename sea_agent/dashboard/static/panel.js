@@ -68,10 +68,10 @@ export class Panel {
   }
 
   async #savePng() {
-    const { compose } = await import("./chart.js");
-    const parts = this.charts.filter(({ plot }) => plot).map(({ heading, plot, drawing }) => ({ heading, canvas: plot.ctx.canvas, curves: drawing.curves }));
-    if (!parts.length) return;
-    const place = URL.createObjectURL(await compose(parts, this.title, this.note.textContent));
+    const { toPng } = await import("./chart.js");
+    const drawn = this.charts.filter(({ plot }) => plot);
+    if (!drawn.length) return;
+    const place = URL.createObjectURL(await toPng(drawn, this.title, this.note.textContent));
     h("a", { href: place, download: `${this.id}.png` }).click();
     setTimeout(() => URL.revokeObjectURL(place), 1000);
   }

@@ -13,7 +13,6 @@ from sea_agent.service.schemas import LARGEST_INTEGER, RunId
 from sea_agent.service.state import Service
 from sea_agent.service.store import runs as store
 from sea_agent.service.store.database import StoreUnavailable
-from sea_agent.service.store.faults import Missing
 from sea_agent.web.problems import documented
 from sea_agent.web.signals import log
 
@@ -28,8 +27,7 @@ LastEventId = Annotated[int, Header(alias="Last-Event-ID", ge=NONE_YET, le=LARGE
 
 async def _must_exist(run: RunId, service: Service, caller: Reader) -> None:
     """Looked up before the stream begins: afterwards its status can no longer tell that there is no such run."""
-    if await service.database.read(partial(store.last_seq, run=run)) is None:
-        raise Missing(f"There is no run {run}.")
+    await service.database.read(partial(store.last_seq, run=run))
 
 
 @router.get(

@@ -1,5 +1,6 @@
 """The pages on which people answer duels. What they do there goes through the REST routes, as for any client."""
 
+import contextlib
 import re
 from functools import partial
 
@@ -12,6 +13,7 @@ from sea_agent.service.pages import page, to_sign_in
 from sea_agent.service.schemas import RUN_ID
 from sea_agent.service.state import Service
 from sea_agent.service.store import runs
+from sea_agent.service.store.faults import Missing
 
 router = APIRouter(include_in_schema=False)
 
@@ -40,8 +42,11 @@ async def duel_page(request: Request, run: str, service: Service, caller: PageCa
         return to_sign_in(request)
     if not caller.may("annotate"):
         return _may_not_answer(request, caller)
-    found = await service.database.read(partial(runs.get, run=run)) if re.fullmatch(RUN_ID, run) else None
-    if found is None or not caller.sees(run):
+    found = None
+    if caller.sees(run) and re.fullmatch(RUN_ID, run):
+        with contextlib.suppress(Missing):
+            found = await service.database.read(partial(runs.get, run=run))
+    if found is None:
         detail = "There is no such run, or your key is not for it. Check the link, or ask who gave it to you."
         return page(request, "message.html", 404, caller=caller, title="No such run", detail=detail)
     return page(request, "duel.html", caller=caller, run=found)
@@ -54,9 +59,8 @@ def _may_not_answer(request: Request, caller: Caller) -> Response:
 
 def _with_progress(connection: Connection, caller: Caller, now: float) -> list[tuple[Row, dict[str, int]]]:
     """Each run that the caller sees, with its progress."""
-    found = []
-    for run in runs.everything(connection):
-        counts = runs.progress(connection, run.id, caller.annotator, now) if caller.sees(run.id) else None
-        if counts is not None:
-            found.append((run, counts))
-    return found
+    return [
+        (run, runs.progress(connection, run.id, caller.annotator, now))
+        for run in runs.everything(connection)
+        if caller.sees(run.id)
+    ]

@@ -22,7 +22,6 @@ from sea_agent.service.schemas import (
 )
 from sea_agent.service.state import Service, State
 from sea_agent.service.store import labels as store
-from sea_agent.service.store.faults import Missing
 from sea_agent.service.store.labels import Refused
 from sea_agent.web.problems import Problem, Responses, documented
 from sea_agent.web.signals import Topic, log
@@ -97,8 +96,6 @@ async def get_log(
     while True:
         grown = signals.event(log(run))
         rows = await service.database.read(partial(store.page, run=run, after_seq=after_seq, limit=limit))
-        if rows is None:
-            raise Missing(f"There is no run {run}.")
         left = deadline - clock()
         if rows or left <= 0 or signals.closed:
             entries = [LogEntryOut(**row._asdict()) for row in rows]

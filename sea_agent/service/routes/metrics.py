@@ -18,7 +18,7 @@ router = APIRouter(tags=["health"])
 async def metrics(service: Service, caller: Reader) -> Response:
     """Counts, latencies and the state of the store, in the text format of Prometheus."""
     if caller.runs is not None:
-        raise Problem(403, "Metrics tell of every run; this key is for some.")
+        raise Problem(403, "Metrics cover every run; this key is for some.")
     leases, waiting = await service.database.read(partial(store.load, now=service.now()))
     service.metrics.look(service.database.queued, leases, waiting)
     return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)

@@ -1,22 +1,22 @@
-"""What the labels of a run are worth, and the labels themselves as preference data."""
+"""Quality of the labels of a run, and their export as preference data."""
 
 import asyncio
-from dataclasses import asdict
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
+from sqlalchemy import Connection
 
 from sea_agent.data.encoders import Encoder, JsonLines, Parquet
 from sea_agent.service import export, quality
 from sea_agent.service.auth import Reader
 from sea_agent.service.quality import Answer
-from sea_agent.service.schemas import AgreementOut, AnnotatorOut, AnnotatorsOut, ExportIn, RunId
+from sea_agent.service.schemas import AgreementOut, AnnotatorsOut, ExportIn, RunId
 from sea_agent.service.state import Service, State
 from sea_agent.service.store import answers as store
+from sea_agent.service.store import runs
 from sea_agent.service.store.answers import Given
-from sea_agent.service.store.faults import Missing
 from sea_agent.web.problems import Responses, documented
 
 router = APIRouter(tags=["quality"])
@@ -26,7 +26,7 @@ router = APIRouter(tags=["quality"])
 async def get_agreement(run: RunId, service: Service, caller: Reader) -> AgreementOut:
     """How far annotators agree with each other, with themselves and with gold, corrections applied."""
     answers = await _answers(service, run)
-    return AgreementOut(**asdict(await asyncio.to_thread(quality.agreement, answers)))
+    return await asyncio.to_thread(quality.agreement, answers)
 
 
 @router.get("/runs/{run}/annotators", responses=documented(404))
@@ -34,8 +34,7 @@ async def get_annotators(run: RunId, service: Service, caller: Reader) -> Annota
     """Everybody who answered or skipped in a run: how much, how fast, how well."""
     answers = await _answers(service, run)
     skips = await service.database.read(partial(store.skips, run=run))
-    rows = await asyncio.to_thread(quality.annotators, answers, skips)
-    return AnnotatorsOut(annotators=[AnnotatorOut(**asdict(row)) for row in rows])
+    return AnnotatorsOut(annotators=await asyncio.to_thread(quality.annotators, answers, skips))
 
 
 def _file(encoder: type[Encoder]) -> Responses:
@@ -63,24 +62,18 @@ async def export_parquet(
 
 
 async def _export(run: str, service: State, wanted: ExportIn, ending: str, encoder: type[Encoder]) -> StreamingResponse:
-    up_to_seq = await service.database.read(partial(store.length, run=run))
-    if up_to_seq is None:
-        raise Missing(f"There is no run {run}.")
-    chosen = export.Wanted(wanted.min_agreement, wanted.min_votes, undecided=wanted.ties == "keep")
-    content = export.export(service.database, run, up_to_seq, chosen, encoder(export.COLUMNS))
+    up_to_seq = await service.database.read(partial(runs.last_seq, run=run))
+    content = export.export(service.database, run, up_to_seq, wanted, encoder(export.COLUMNS))
     headers = {"Content-Disposition": f'attachment; filename="{run}.{ending}"'}
     return StreamingResponse(content, media_type=encoder.media_type, headers=headers)
 
 
 async def _answers(service: State, run: str) -> list[Answer]:
-    def read(connection: Any) -> list[Answer] | None:
-        rows = store.of_run(connection, run)
-        return [_answer(given) for given in rows] if rows or store.length(connection, run) is not None else None
+    def read(connection: Connection) -> list[Answer]:
+        runs.last_seq(connection, run)
+        return [_answer(given) for given in store.of_run(connection, run)]
 
-    found = await service.database.read(read)
-    if found is None:
-        raise Missing(f"There is no run {run}.")
-    return found
+    return await service.database.read(read)
 
 
 def _answer(given: Given) -> Answer:

@@ -9,7 +9,6 @@ from sea_agent.service.schemas import LogEntryOut, ObjectId, PostedOut, QueriesI
 from sea_agent.service.state import Service
 from sea_agent.service.store import labels
 from sea_agent.service.store import queries as store
-from sea_agent.service.store.faults import Missing
 from sea_agent.web.problems import documented
 from sea_agent.web.signals import work
 
@@ -29,8 +28,6 @@ async def post_queries(run: RunId, body: QueriesIn, service: Service, caller: Ex
 async def get_query(query_id: ObjectId, service: Service, caller: Reader) -> QueryOut:
     """A duel with its votes."""
     query = await service.database.read(partial(store.get, query_id=query_id, now=service.now()))
-    if query is None:
-        raise Missing(f"There is no query {query_id}.")
     caller.require_run(query["run"])
     votes = await service.database.read(partial(labels.of_query, query_id=query_id))
     return QueryOut(**query | {"votes": [LogEntryOut(**vote._asdict()) for vote in votes]})
@@ -38,7 +35,7 @@ async def get_query(query_id: ObjectId, service: Service, caller: Reader) -> Que
 
 @router.post("/queries/{query_id}/cancel", responses=documented(404))
 async def cancel_query(query_id: ObjectId, service: Service, caller: Experiment) -> QueryOut:
-    """Ask nobody any more; the policy moved on. An answered duel stays answered."""
+    """Withdraw a duel. An answered duel stays answered."""
     query = await get_query(query_id, service, caller)
     await service.database.write(partial(store.cancel, query_id=query_id), wake=lambda _: [work(query.run)])
     return await get_query(query_id, service, caller)

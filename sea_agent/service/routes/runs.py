@@ -8,7 +8,6 @@ from sea_agent.service.auth import Anyone, Experiment
 from sea_agent.service.schemas import ProgressOut, RunId, RunIn, RunOut, RunsOut
 from sea_agent.service.state import Service
 from sea_agent.service.store import runs as store
-from sea_agent.service.store.faults import Missing
 from sea_agent.web.problems import documented
 from sea_agent.web.signals import work
 
@@ -26,14 +25,12 @@ async def list_runs(service: Service, caller: Anyone) -> RunsOut:
 async def get_run(run: RunId, service: Service, caller: Anyone) -> RunOut:
     """One run with its counts."""
     row = await service.database.read(partial(store.get, run=run))
-    if row is None:
-        raise Missing(f"There is no run {run}.")
     return RunOut(**row._asdict())
 
 
 @router.put("/runs/{run}")
 async def put_run(run: RunId, body: RunIn, service: Service, caller: Experiment) -> RunOut:
-    """Create a run, or change the fields that are given. What posted duels need stays as it was."""
+    """Create a run, or change the fields that are given. Duels that were posted before keep their number of votes."""
     given = body.model_dump(exclude_none=True)
     put = partial(store.put, run=run, given=given, now=service.now())
     await service.database.write(put, wake=lambda _: [work(run)])
@@ -44,7 +41,4 @@ async def put_run(run: RunId, body: RunIn, service: Service, caller: Experiment)
 async def progress(run: RunId, service: Service, caller: Anyone) -> ProgressOut:
     """How far a run is, and how many labels the caller gave."""
     read = partial(store.progress, run=run, annotator=caller.annotator, now=service.now())
-    counts = await service.database.read(read)
-    if counts is None:
-        raise Missing(f"There is no run {run}.")
-    return ProgressOut(**counts)
+    return ProgressOut(**await service.database.read(read))

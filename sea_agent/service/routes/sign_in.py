@@ -21,7 +21,7 @@ async def sign_in_page(request: Request, next: str = "/label") -> Response:
 
 @router.post("/sign-in")
 async def sign_in(request: Request, key: Annotated[str, Form()] = "", next: Annotated[str, Form()] = "") -> Response:
-    """Start a session and go on to the page that was wanted. The session before it, if any, is over."""
+    """Start a session, end the previous one if there is one, and redirect to the requested page."""
     auth.check_origin(request)
     try:
         token = await auth.sign_in(request, key.strip())

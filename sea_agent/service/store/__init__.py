@@ -1,1 +1,1 @@
-"""What the service keeps: functions from a connection to plain rows, and the database that runs them."""
+"""Storage: functions from a connection to plain rows, and the database that runs them."""

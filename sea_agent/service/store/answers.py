@@ -1,6 +1,6 @@
-"""What holds now: the label log with every correction applied. Nothing here writes.
+"""The label log with every correction applied. Nothing here writes.
 
-The log is append-only, so what held when it was ``seq`` entries long can be read at any later time.
+The log is append-only, so its state at any earlier length can be read later.
 """
 
 from collections import defaultdict
@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import BindParameter, Connection, Integer, Row, bindparam, func, select
 
-from sea_agent.service.store.tables import labels, leases, queries, runs
+from sea_agent.service.store.tables import labels, leases, queries
 
 _RUN: BindParameter[str] = bindparam("of_run")
 _UP_TO: BindParameter[int] = bindparam("up_to_seq")
@@ -57,7 +57,6 @@ _SKIPS = (
     .where(leases.c.run == _RUN, leases.c.state == "skipped")
     .group_by(leases.c.annotator)
 )
-_LENGTH = select(runs.c.last_seq).where(runs.c.id == _RUN)
 
 _vote = labels.alias("vote")
 _IS_VOTE = (labels.c.kind == "vote", labels.c.revises.is_(None))
@@ -96,11 +95,6 @@ def of_run(connection: Connection, run: str) -> list[Given]:
 def skips(connection: Connection, run: str) -> dict[str, int]:
     """By annotator: how many duels they skipped."""
     return {row.annotator: row.skips for row in connection.execute(_SKIPS, {"of_run": run})}
-
-
-def length(connection: Connection, run: str) -> int | None:
-    """How many entries the label log of a run has; None for an unknown run."""
-    return connection.execute(_LENGTH, {"of_run": run}).scalar()
 
 
 def page(connection: Connection, run: str, after_seq: int, up_to_seq: int, at_most: int) -> list[Labelled]:

@@ -1,8 +1,9 @@
-"""The database: readers in a small pool, and one thread that writes.
+"""The database: a small pool of readers, and one thread that writes in groups.
 
-The writer takes everything that is queued, runs each function, commits once and only then answers: what was
-acknowledged is on disk, and the cost of a commit is shared. When a function refuses, all are run again, each in its own
-savepoint: so it undoes its own work only, and savepoints, which cost as much as the work, are made only then.
+The writer runs every function that is queued, commits once, and only then answers: an acknowledged write is on disk,
+and the requests share the cost of the commit. If a function raises, the transaction is rolled back and all functions
+run again, each in a savepoint, so that the failed one undoes only its own work. Savepoints cost as much as the work
+itself, which is why they are not used from the start.
 """
 
 import asyncio
@@ -12,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -40,11 +41,11 @@ LONGEST_QUEUE = 10_000
 ADVISORY_LOCK = 0x5EA_A6E27
 STATEMENT_MS = 30_000
 NOTHING_SAVED = "The store cannot write now. Nothing was saved; try again."
-COMMIT_FAILED = "The store failed while it saved this. Send the same again: it tells whether it is there."
+COMMIT_FAILED = "The store failed during the commit. Send the same request again to learn whether this was saved."
 """A commit whose answer is lost, or whose last write failed, may have happened all the same."""
 
 _FAULTS = (OperationalError, InterfaceError, InternalError)
-"""What the database itself does wrong, not the caller."""
+"""Faults of the database itself, not of the caller."""
 
 logger = logging.getLogger(__name__)
 
@@ -61,18 +62,25 @@ class StoreUnavailable(Exception):
     """The store cannot answer now; nothing of the request was written unless the message says otherwise."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Job:
+    """A function to run, who waits for it, and how it ended."""
+
     function: Callable[[Connection], Any]
     future: asyncio.Future[Any]
     wake: Callable[[Any], Sequence[Topic]]
-
-
-@dataclass(frozen=True, slots=True)
-class _Outcome:
-    job: _Job
     value: Any = None
     error: Exception | None = None
+
+    def settle(self) -> Sequence[Topic]:
+        """Answer whoever still waits; the topics to wake."""
+        if self.error is not None:
+            if not self.future.done():
+                self.future.set_exception(self.error)
+            return ()
+        if not self.future.done():
+            self.future.set_result(self.value)
+        return self.wake(self.value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +109,7 @@ class Pool:
 class Database:
     """An open database, bound to the event loop that opened it.
 
-    ``committed`` is told of each batch, by the writer's thread: how many requests it had, and how long its commit took.
+    The writer's thread calls ``committed`` after each commit, with the number of requests in it and its seconds.
 
     Raises:
         UserError: when the URL is none of SQLite or PostgreSQL, when SQLite is too old, when the database cannot be
@@ -159,9 +167,9 @@ class Database:
     async def write(self, function: Callable[[Connection], T], wake: Callable[[T], Sequence[Topic]] = _nothing) -> T:
         """Run a function in the writer's next transaction; return when that is committed.
 
-        An exception of the function undoes what it wrote, nothing else, and comes out here. The function may run
-        twice, the first time undone, so it must do nothing but read and write here. ``wake`` tells from its result
-        which topics are to be woken after the commit.
+        An exception of the function rolls back its own writes only, and is raised here. The function may run
+        twice, the first time rolled back, so it must have no other effect than on the database. ``wake`` returns the
+        topics to wake after the commit, given the function's result.
 
         Raises:
             StoreUnavailable: when the commit fails or the deadline passes.
@@ -199,66 +207,61 @@ class Database:
             raise StoreUnavailable("The store cannot be read now.") from None
 
     def _write_until_closed(self) -> None:
-        while (batch := self._next_batch()) is not None:
-            self._write(batch)
-
-    def _next_batch(self) -> list[_Job] | None:
-        job = self._queue.get()
-        if job is None:
-            return None
-        batch = [job]
-        while len(batch) < LARGEST_BATCH:
-            try:
-                job = self._queue.get_nowait()
-            except Empty:
-                break
-            if job is None:
-                self._queue.put(None)
-                break
-            batch.append(job)
-        return batch
+        closing = False
+        while not closing:
+            queued = [self._queue.get()]
+            with suppress(Empty):
+                while len(queued) < LARGEST_BATCH:
+                    queued.append(self._queue.get_nowait())
+            batch = [job for job in queued if job is not None]
+            closing = len(batch) < len(queued)
+            if batch:
+                self._write(batch)
 
     def _write(self, batch: Sequence[_Job]) -> None:
-        outcomes: list[_Outcome] = []
+        message = NOTHING_SAVED
         try:
             with self._writer.transaction() as connection:
-                outcomes = self._run(connection, batch)
-                self._commit_then_acknowledge(connection, outcomes)
+                self._run(connection, batch)
+                message = COMMIT_FAILED
+                self._commit_then_acknowledge(connection, batch)
         except (SQLAlchemyError, UserError, OSError) as error:
             logger.error("a batch of %d could not be written: %s", len(batch), _reason(error))
-            message = COMMIT_FAILED if outcomes else NOTHING_SAVED
-            self._acknowledge([_Outcome(job, error=StoreUnavailable(message)) for job in batch])
+            for job in batch:
+                job.error = StoreUnavailable(message)
+            self._acknowledge(batch)
 
-    def _run(self, connection: Connection, batch: Sequence[_Job]) -> list[_Outcome]:
-        """Run every function. A fault of the database itself goes up: it concerns the whole batch."""
+    def _run(self, connection: Connection, batch: Sequence[_Job]) -> None:
+        """Run every function. A fault of the database itself is raised: it concerns the whole batch."""
         try:
-            return [_Outcome(job, job.function(connection)) for job in batch]
+            for job in batch:
+                job.value = job.function(connection)
+            return
         except _FAULTS:
             raise
-        except Exception:  # the caller's, whoever that is
+        except Exception:  # of one function, found below
             connection.rollback()
             self._writer.start(connection)
-            return [_attempt(connection, job) for job in batch]
+        for job in batch:
+            try:
+                with connection.begin_nested():
+                    job.value = job.function(connection)
+            except _FAULTS:
+                raise
+            except Exception as error:
+                job.error = error
 
-    def _commit_then_acknowledge(self, connection: Connection, outcomes: Sequence[_Outcome]) -> None:
+    def _commit_then_acknowledge(self, connection: Connection, batch: Sequence[_Job]) -> None:
         started = time.perf_counter()
         connection.commit()
-        self._committed(len(outcomes), time.perf_counter() - started)
-        self._acknowledge(outcomes)
+        self._committed(len(batch), time.perf_counter() - started)
+        self._acknowledge(batch)
 
-    def _acknowledge(self, outcomes: Sequence[_Outcome]) -> None:
-        self._loop.call_soon_threadsafe(self._settle, outcomes)
+    def _acknowledge(self, batch: Sequence[_Job]) -> None:
+        self._loop.call_soon_threadsafe(self._settle, batch)
 
-    def _settle(self, outcomes: Sequence[_Outcome]) -> None:
-        for outcome in outcomes:
-            if not outcome.job.future.done():
-                if outcome.error is None:
-                    outcome.job.future.set_result(outcome.value)
-                else:
-                    outcome.job.future.set_exception(outcome.error)
-        for topic in {
-            topic for outcome in outcomes if outcome.error is None for topic in outcome.job.wake(outcome.value)
-        }:
+    def _settle(self, batch: Sequence[_Job]) -> None:
+        for topic in {topic for job in batch for topic in job.settle()}:
             self.signals.wake(topic)
 
     def _release(self) -> None:
@@ -266,17 +269,6 @@ class Database:
         self._reader.engine.dispose()
         if self._lock_file is not None:
             self._lock_file.close()
-
-
-def _attempt(connection: Connection, job: _Job) -> _Outcome:
-    """Run one function in a savepoint."""
-    try:
-        with connection.begin_nested():
-            return _Outcome(job, job.function(connection))
-    except _FAULTS:
-        raise
-    except Exception as error:
-        return _Outcome(job, error=error)
 
 
 def _parse(url: str) -> URL:

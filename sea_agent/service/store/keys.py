@@ -28,7 +28,7 @@ class Key:
     revoked_at: float | None
 
     def valid(self, now: float) -> bool:
-        """Whether the key opens anything at a time; that of a session also hangs on its parent."""
+        """Whether the key is valid at a time; a session also needs a valid parent."""
         return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
 
 
@@ -37,27 +37,12 @@ def digest_of(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-def make_key(
-    name: str,
-    scopes: frozenset[str],
-    now: float,
-    annotator: str | None = None,
-    runs: frozenset[str] | None = None,
-    expires_at: float | None = None,
-    secret: str | None = None,
-) -> tuple[Key, str]:
-    """A new key, not stored yet, and its secret."""
-    secret = secret or "sea_" + secrets.token_urlsafe(32)
-    made = _id()
-    return Key(made, name, annotator or name, scopes, runs, digest_of(secret), None, now, expires_at, None), secret
-
-
 def make_session(parent: Key, now: float) -> tuple[Key, str]:
     """A child of a key for the page, not stored yet, and its token."""
     token = secrets.token_urlsafe(32)
     child = replace(
         parent,
-        id=_id(),
+        id=new_id(),
         digest=digest_of(token),
         parent=parent.id,
         created_at=now,
@@ -90,7 +75,8 @@ def remove_sessions(connection: Connection, ended_before: float, token_digest: s
     connection.execute(delete(keys).where(keys.c.parent.is_not(None), over))
 
 
-def _id() -> str:
+def new_id() -> str:
+    """A fresh id."""
     return f"key-{secrets.token_hex(10)}"
 
 

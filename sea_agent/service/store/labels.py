@@ -15,13 +15,14 @@ from sea_agent.service.store import queries as duels
 from sea_agent.service.store.faults import Conflict, Missing
 from sea_agent.service.store.leases import Author, own, sweep
 from sea_agent.service.store.queries import digest_of
-from sea_agent.service.store.runs import exists
+from sea_agent.service.store.runs import last_seq
 from sea_agent.service.store.tables import OPEN, labels, leases, own_answer, queries, requests, runs
 
 Values = dict[str, Any]
 
 _OTHER_SIDE = {"first": "second", "second": "first"}
-
+_NOTHING_ELSE: Values = {"strength": None, "comment": None, "elapsed_ms": None}
+"""What an imported answer does not have."""
 
 _ID: BindParameter[str] = bindparam("which")
 _NEXT_SEQ = update(runs).where(runs.c.id == _ID).values(last_seq=runs.c.last_seq + 1).returning(runs.c.last_seq)
@@ -67,18 +68,8 @@ def put(connection: Connection, lease_id: str, author: Author, body: Values, now
         lease = own(connection, lease_id, author)
     if lease.kind != "repeat" and lease.answered:
         raise Conflict("This annotator has answered the query already, in an import.")
-    entry = _entry(lease.run, lease.query_id, author, _own_order(body["outcome"], lease.swapped), now)
-    entry |= {
-        "lease_id": lease_id,
-        "kind": lease.kind,
-        "swapped": lease.swapped,
-        "strength": body["strength"],
-        "comment": body["comment"],
-        "elapsed_ms": body["elapsed_ms"],
-        "late": lease.state != "live",
-        "body_digest": digest_of(body),
-    }
-    entry["seq"] = _append(connection, entry)
+    shown = {"lease_id": lease_id, "swapped": lease.swapped, "late": lease.state != "live"}
+    entry = _append(connection, lease.run, lease.query_id, lease.kind, author, body, now, **shown)
     connection.execute(_SET_LABELLED, {"which": lease_id})
     if lease.kind == "vote":
         _count_vote(connection, lease.query_id, held_place=lease.state == "live")
@@ -100,19 +91,8 @@ def revise(connection: Connection, label_id: str, author: Author, body: Values, 
     if latest.body_digest == digest_of(body):
         return _answer(latest._asdict()), False
     of_annotator = Author(given.annotator, author.entered_by)
-    entry = _entry(given.run, given.query_id, of_annotator, _own_order(body["outcome"], given.swapped), now)
-    entry |= {
-        "lease_id": given.lease_id,
-        "kind": given.kind,
-        "swapped": given.swapped,
-        "strength": body["strength"],
-        "comment": body["comment"],
-        "elapsed_ms": body["elapsed_ms"],
-        "late": given.late,
-        "revises": root,
-        "body_digest": digest_of(body),
-    }
-    entry["seq"] = _append(connection, entry)
+    shown = {"lease_id": given.lease_id, "swapped": given.swapped, "late": given.late}
+    entry = _append(connection, given.run, given.query_id, given.kind, of_annotator, body, now, **shown, revises=root)
     return _answer(entry), True
 
 
@@ -135,8 +115,7 @@ def import_batch(
         if before.body_digest != digest:
             raise Conflict(f"Idempotency-Key {key!r} came with another body before.")
         return list(json.loads(before.answer)), False
-    if not exists(connection, run):
-        raise Missing(f"There is no run {run}.")
+    last_seq(connection, run)
     answers = _import(connection, run, author, _resolved(connection, run, items), now)
     connection.execute(
         insert(requests),
@@ -152,10 +131,12 @@ def import_batch(
     return answers, True
 
 
-def page(connection: Connection, run: str, after_seq: int, limit: int) -> list[Row] | None:
-    """Entries of a run's log after ``seq``, in order; None for an unknown run."""
+def page(connection: Connection, run: str, after_seq: int, limit: int) -> list[Row]:
+    """Entries of a run's log after ``seq``, in order. Raises: Missing for an unknown run."""
     entries = list(connection.execute(_log(labels.c.run == run, labels.c.seq > after_seq).limit(limit)))
-    return entries if entries or exists(connection, run) else None
+    if not entries:
+        last_seq(connection, run)
+    return entries
 
 
 def of_query(connection: Connection, query_id: str) -> list[Row]:
@@ -193,17 +174,16 @@ def _import(
         given = _vote_of(connection, query.id, annotator)
         if given is not None and given.outcome != item["outcome"]:
             raise Conflict(f"{annotator} has answered {query.client_key!r} with {given.outcome} already.")
-        kind, created = "vote" if query.gold is None else "gold", given is None
+        kind = "vote" if query.gold is None else "gold"
         if given is None:
-            entry = _entry(run, query.id, Author(annotator, author.entered_by), item["outcome"], item["at"] or now)
-            entry["kind"] = kind
-            entry["seq"] = _append(connection, entry)
-            if query.gold is None:
+            by, body = Author(annotator, author.entered_by), _NOTHING_ELSE | {"outcome": item["outcome"]}
+            entry = _append(connection, run, query.id, kind, by, body, item["at"] or now)
+            if kind == "vote":
                 _count_vote(connection, query.id, held_place=False)
-            given_id, seq = entry["id"], entry["seq"]
         else:
-            given_id, seq = given.id, given.seq
-        answers.append({"label_id": given_id, "seq": seq, "query_id": query.id, "kind": kind, "created": created})
+            entry = given._asdict()
+        answer = {"label_id": entry["id"], "seq": entry["seq"], "query_id": query.id}
+        answers.append(answer | {"kind": kind, "created": given is None})
     return answers
 
 
@@ -230,31 +210,39 @@ def _vote_of(connection: Connection, query_id: str, annotator: str) -> Row | Non
     return connection.execute(_VOTE_OF, {"which": query_id, "who": annotator}).first()
 
 
-def _entry(run: str, query_id: str, author: Author, outcome: str, at: float) -> Values:
-    return {
+def _append(
+    connection: Connection,
+    run: str,
+    query_id: str,
+    kind: str,
+    author: Author,
+    body: Values,
+    at: float,
+    *,
+    lease_id: str | None = None,
+    swapped: bool | None = None,
+    late: bool = False,
+    revises: str | None = None,
+) -> Values:
+    """Append an entry to the log of a run: ``body`` in presentation order, with which responses were ``swapped``."""
+    entry = body | {
         "run": run,
+        "seq": int(connection.execute(_NEXT_SEQ, {"which": run}).scalar_one()),
         "id": f"label-{secrets.token_hex(10)}",
         "query_id": query_id,
-        "lease_id": None,
+        "lease_id": lease_id,
         "annotator": author.annotator,
         "entered_by": author.entered_by,
-        "outcome": outcome,
-        "swapped": None,
-        "strength": None,
-        "comment": None,
-        "elapsed_ms": None,
-        "late": False,
-        "revises": None,
-        "body_digest": digest_of({"outcome": outcome, "strength": None, "comment": None, "elapsed_ms": None}),
+        "kind": kind,
+        "outcome": _own_order(body["outcome"], swapped),
+        "swapped": swapped,
+        "late": late,
+        "revises": revises,
+        "body_digest": digest_of(body),
         "at": at,
     }
-
-
-def _append(connection: Connection, entry: Values) -> int:
-    """Append an entry to its run's log; its ``seq``."""
-    seq = int(connection.execute(_NEXT_SEQ, {"which": entry["run"]}).scalar_one())
-    connection.execute(_INSERT, entry | {"seq": seq})
-    return seq
+    connection.execute(_INSERT, entry)
+    return entry
 
 
 def _count_vote(connection: Connection, query_id: str, held_place: bool) -> None:

@@ -30,7 +30,7 @@ from sqlalchemy import (
 )
 
 from sea_agent.seeding import seed_for
-from sea_agent.service.store.faults import Conflict, Missing
+from sea_agent.service.store.faults import Conflict, Missing, found
 from sea_agent.service.store.tables import LIVE, OPEN, leases, own_answer, queries, runs
 
 Values = dict[str, Any]
@@ -161,9 +161,7 @@ def claim(connection: Connection, wanted: Claim, now: float) -> Values | None:
         Missing: for an unknown run.
     """
     known = {"of_run": wanted.run, "who": wanted.annotator, "now": now}
-    situation = connection.execute(_SITUATION, known).first()
-    if situation is None:
-        raise Missing(f"There is no run {wanted.run}.")
+    situation = found(connection.execute(_SITUATION, known).first(), f"run {wanted.run}")
     if situation.due:
         sweep(connection, wanted.run, now)
         situation = connection.execute(_SITUATION, known).one()
@@ -177,7 +175,7 @@ def claim(connection: Connection, wanted: Claim, now: float) -> Values | None:
 
 
 def sweep(connection: Connection, run: str, now: float) -> None:
-    """Write down which leases and duels of a run have passed their time, so that no clock brings them back."""
+    """Mark the leases and duels of a run that have expired, so that a clock set back cannot revive them."""
     for lease in connection.execute(_END_LEASES, {"of_run": run, "now": now}).all():
         if lease.state == "expired" and lease.kind == "vote":
             connection.execute(_PLACE_BACK, {"which": lease.query_id})
@@ -250,7 +248,7 @@ def _again(connection: Connection, lease_id: str, expires_at: float) -> Values |
 
 
 def _choose(connection: Connection, run: Row, wanted: Claim, number: int) -> tuple[Row | None, str]:
-    """A duel and how it is shown. The draw hangs on the number of the lease, so asking again draws nothing new."""
+    """A duel and how it is shown. The draw depends on the number of the lease, so asking again gives the same."""
     known = {"of_run": wanted.run, "who": wanted.annotator}
     drawn = _draw(wanted, "kind", number).random()
     if drawn < run.gold_share:

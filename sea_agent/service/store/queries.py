@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, insert, select, update
 
 from sea_agent.seeding import id_for
-from sea_agent.service.store.faults import Conflict, Missing
+from sea_agent.service.store.faults import Conflict, found
 from sea_agent.service.store.tables import LIVE, leases, queries, runs
 
 Values = dict[str, Any]
@@ -26,9 +26,7 @@ def post(connection: Connection, run: str, items: Sequence[Values], now: float) 
         Missing: for an unknown run.
         Conflict: for a ``client_key`` that is there with another body.
     """
-    default = connection.execute(select(runs.c.votes_needed).where(runs.c.id == run)).scalar()
-    if default is None:
-        raise Missing(f"There is no run {run}.")
+    default = found(connection.execute(select(runs.c.votes_needed).where(runs.c.id == run)).scalar(), f"run {run}")
     known = _digests(connection, run, [item["client_key"] for item in items])
     answers, new = [], []
     for item in items:
@@ -45,10 +43,10 @@ def post(connection: Connection, run: str, items: Sequence[Values], now: float) 
     return answers
 
 
-def get(connection: Connection, query_id: str, now: float) -> Values | None:
-    """A duel, with its state at a time."""
-    row = connection.execute(select(queries).where(queries.c.id == query_id)).first()
-    return None if row is None else {**row._asdict(), "state": state_at(row, now)}
+def get(connection: Connection, query_id: str, now: float) -> Values:
+    """A duel, with its state at a time. Raises: Missing."""
+    row = found(connection.execute(select(queries).where(queries.c.id == query_id)).first(), f"query {query_id}")
+    return {**row._asdict(), "state": state_at(row, now)}
 
 
 def state_at(query: Row, now: float) -> str:
@@ -63,9 +61,9 @@ def cancel(connection: Connection, query_id: str) -> None:
     Raises:
         Missing: for an unknown duel.
     """
-    state = connection.execute(select(queries.c.state).where(queries.c.id == query_id)).scalar()
-    if state is None:
-        raise Missing(f"There is no query {query_id}.")
+    state = found(
+        connection.execute(select(queries.c.state).where(queries.c.id == query_id)).scalar(), f"query {query_id}"
+    )
     if state != "open":
         return
     connection.execute(update(queries).where(queries.c.id == query_id).values(state="cancelled"))

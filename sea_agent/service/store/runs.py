@@ -1,9 +1,10 @@
-"""Runs: what annotators are told, how many votes a duel needs, and how far a run is."""
+"""Runs: instructions for annotators, votes that a duel needs, and progress."""
 
 from typing import Any
 
 from sqlalchemy import Connection, Row, func, insert, select, update
 
+from sea_agent.service.store.faults import found
 from sea_agent.service.store.tables import LIVE, OPEN, labels, leases, queries, runs
 
 DEFAULTS: dict[str, Any] = {
@@ -41,14 +42,14 @@ def exists(connection: Connection, run: str) -> bool:
     return connection.execute(select(runs.c.id).where(runs.c.id == run)).first() is not None
 
 
-def get(connection: Connection, run: str) -> Row | None:
-    """A run with its counts."""
-    return connection.execute(_RUNS.where(runs.c.id == run)).first()
+def get(connection: Connection, run: str) -> Row:
+    """A run with its counts. Raises: Missing."""
+    return found(connection.execute(_RUNS.where(runs.c.id == run)).first(), f"run {run}")
 
 
-def last_seq(connection: Connection, run: str) -> int | None:
-    """The length of a run's label log."""
-    return connection.execute(select(runs.c.last_seq).where(runs.c.id == run)).scalar()
+def last_seq(connection: Connection, run: str) -> int:
+    """The length of a run's label log. Raises: Missing."""
+    return found(connection.execute(select(runs.c.last_seq).where(runs.c.id == run)).scalar(), f"run {run}")
 
 
 def everything(connection: Connection) -> list[Row]:
@@ -73,11 +74,13 @@ def load(connection: Connection, now: float) -> tuple[int, dict[str, int]]:
     return live.scalar_one(), named
 
 
-def progress(connection: Connection, run: str, annotator: str, now: float) -> dict[str, int] | None:
-    """How many duels are open, answered, and ended without their answers; how many labels there are, and whose."""
+def progress(connection: Connection, run: str, annotator: str, now: float) -> dict[str, int]:
+    """How many duels are open, answered, and ended without their answers; how many labels there are, and whose.
+
+    Raises:
+        Missing: for an unknown run.
+    """
     length = last_seq(connection, run)
-    if length is None:
-        return None
     over = queries.c.state.in_(("cancelled", "expired")) | ((queries.c.state == "open") & (queries.c.expires_at <= now))
     counts = connection.execute(
         select(

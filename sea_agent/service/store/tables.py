@@ -3,6 +3,8 @@
 ``labels`` is the append-only log: ``seq`` counts the entries of a run without gaps, in the order of their commits.
 """
 
+from typing import Any
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -40,6 +42,11 @@ LEASE_STATES = ("live", "labelled", "skipped", "released", "expired")
 # Written into the statement, not bound to it: only then is a partial index seen to fit.
 OPEN: ColumnElement[str] = literal_column("'open'")
 LIVE: ColumnElement[str] = literal_column("'live'")
+
+
+def _where(condition: str) -> dict[str, Any]:
+    """Makes an index partial, on both databases."""
+    return {"sqlite_where": text(condition), "postgresql_where": text(condition)}
 
 
 def _one_of(column: str, values: tuple[str, ...]) -> CheckConstraint:
@@ -107,22 +114,19 @@ Index(
     queries.c.priority.desc(),
     queries.c.places,
     queries.c.number,
-    sqlite_where=text("state = 'open' AND gold IS NULL"),
-    postgresql_where=text("state = 'open' AND gold IS NULL"),
+    **_where("state = 'open' AND gold IS NULL"),
 )
 Index(
     "ix_queries_passing",
     queries.c.run,
     queries.c.expires_at,
-    sqlite_where=text("state = 'open' AND expires_at IS NOT NULL"),
-    postgresql_where=text("state = 'open' AND expires_at IS NOT NULL"),
+    **_where("state = 'open' AND expires_at IS NOT NULL"),
 )
 Index(
     "ix_queries_gold",
     queries.c.run,
     queries.c.number,
-    sqlite_where=text("gold IS NOT NULL"),
-    postgresql_where=text("gold IS NOT NULL"),
+    **_where("gold IS NOT NULL"),
 )
 
 leases = Table(
@@ -149,15 +153,13 @@ Index(
     leases.c.run,
     leases.c.annotator,
     unique=True,
-    sqlite_where=text("state = 'live'"),
-    postgresql_where=text("state = 'live'"),
+    **_where("state = 'live'"),
 )
 Index(
     "ix_leases_ending",
     leases.c.run,
     leases.c.expires_at,
-    sqlite_where=text("state = 'live'"),
-    postgresql_where=text("state = 'live'"),
+    **_where("state = 'live'"),
 )
 
 labels = Table(
@@ -189,23 +191,20 @@ Index(
     labels.c.annotator,
     labels.c.kind,
     unique=True,
-    sqlite_where=text("revises IS NULL"),
-    postgresql_where=text("revises IS NULL"),
+    **_where("revises IS NULL"),
 )
 Index(
     "uq_labels_lease",
     labels.c.lease_id,
     unique=True,
-    sqlite_where=text("revises IS NULL"),
-    postgresql_where=text("revises IS NULL"),
+    **_where("revises IS NULL"),
 )
 Index("ix_labels_annotator", labels.c.run, labels.c.annotator)
 # Partial, so that nobody takes it for a way to what revises nothing, which is nearly everything.
 Index(
     "ix_labels_revises",
     labels.c.revises,
-    sqlite_where=text("revises IS NOT NULL"),
-    postgresql_where=text("revises IS NOT NULL"),
+    **_where("revises IS NOT NULL"),
 )
 
 requests = Table(

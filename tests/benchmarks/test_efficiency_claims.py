@@ -1,0 +1,294 @@
+"""What the page on sample efficiency claims in words is what the records say."""
+
+import json
+import re
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import report, tables
+from benchmarks.report import Results
+from benchmarks.tables import Cell, cells, tuned, worlds
+from sea_agent.lab.records import Record, read_json
+
+ROOT = Path(__file__).parent.parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+PAGE = ROOT / "docs" / report.PAGE
+
+
+@cache
+def results() -> Results:
+    return report.read_results(RESULTS)
+
+
+def main_cells(results: Results, baseline: str | None = None) -> dict[tuple[str, str], Cell]:
+    """The main experiment's cells by world and method."""
+    found = worlds(results.first["main"]).items()
+    return {(world, cell.row.method): cell for world, runs in found for cell in cells(runs, baseline or tuned(runs))}
+
+
+def factor(cell: Cell) -> Any:
+    assert cell.row.factor is not None
+    return cell.row.factor
+
+
+def of_world(results: Results, method: str) -> list[Cell]:
+    return [cell for (_, name), cell in main_cells(results).items() if name == method]
+
+
+def active(results: Results, world: str) -> Any:
+    return factor(main_cells(results, tables.RANDOM)[world, "sea"])
+
+
+def active_again(results: Results, world: str) -> Any:
+    runs = worlds(results.repeated("main")[1])[world]
+    return factor(cells(runs, tables.RANDOM, ["sea"])[0])
+
+
+def first_seeds(results: Results) -> list[float]:
+    """The gain of active selection in the ten seeds that were run first."""
+    found = worlds([run for run in results.first["main"] if run.seed < 50]).values()
+    return [factor(cells(runs, tables.RANDOM, ["sea"])[0]).mean for runs in found]
+
+
+def tilted(results: Results, follows: bool = True) -> dict[str, dict[str, Any]]:
+    """Of the seeds that had no part in the question, by world: rules and their figures."""
+    settings = [one for one in results.selection["settings"] if one["seeds"][0] and one["follows"] == follows]
+    return {one["world"]: one["rules"] for one in settings}
+
+
+def answers_for(rules: dict[str, Any], rule: str) -> float:
+    """Answers after which a rule has learnt what random pairs teach in 160; rounds are of 16."""
+    target = rules["uniform"]["win_rate"][-1][0]
+    rates = [rate[0] for rate in rules[rule]["win_rate"]]
+    after = next(place for place, rate in enumerate(rates) if rate >= target)
+    return 16 * (after + (target - rates[after - 1]) / (rates[after] - rates[after - 1]))
+
+
+def leads(results: Results, follows: bool = True) -> dict[str, set[str]]:
+    """By rule, the worlds in which its lead over random pairs after 160 answers is above nought."""
+    found: dict[str, set[str]] = {}
+    for world, rules in tilted(results, follows).items():
+        for rule, row in rules.items():
+            found.setdefault(rule, set()).update({world} if row["ahead"][-1][1] > 0 else ())
+    return found
+
+
+def orders(results: Results) -> list[list[str]]:
+    """The methods of each other loss, by how many answers they need."""
+    groups = tables.groups(results.first["losses"])
+    found = [cells(group, "passive", level=tables.level_of(group)) for group in groups]
+    key: Callable[[Cell], Any] = lambda cell: (cell.row.censored == len(cell.runs), cell.row.queries.mean)  # noqa: E731
+    return [[cell.row.method for cell in sorted(group, key=key)] for group in found]
+
+
+def judged_above_half(cell: Cell) -> bool:
+    """Whether the whole interval of the judge is, for that which answers at the end."""
+    by_judge = cell.last("best_of_judge_win_rate") or cell.last("judge_win_rate")
+    return by_judge is not None and by_judge.low is not None and by_judge.low > 0.5
+
+
+def differences(results: Results) -> list[float]:
+    """How many times the answers to .80 of two runs with one seed differ, where imagined rounds were used."""
+    pairs = zip(*results.repeated("main"), strict=True)
+    reached = [[run.curve.queries_to(0.8) for run in pair] for pair in pairs if pair[0].method in tables.OURS]
+    return [max(pair) / min(pair) for pair in reached if None not in pair]  # type: ignore[type-var, operator]
+
+
+def mean(estimate: Any) -> float:
+    return float(estimate.mean)
+
+
+def bandits() -> list[dict[str, Any]]:
+    return list(read_json(RESULTS / "bandit.json")["settings"].values())
+
+
+BOTH = {"lexicon", "kitchen"}
+PUBLISHED = ("apl", "xpo", "selm", "offline", "uniform", "uncertainty", "best_worst", "sea_ee", "sea_bai")
+CLAIMS: dict[str, Callable[[Results], bool]] = {
+    "needs about a tenth of the answers of tuned passive online DPO, or fewer": lambda results: all(
+        factor(cell).mean > 10 and factor(cell).t_low > 9 for cell in of_world(results, "sea")
+    ),
+    "Every run of it reaches .80": lambda results: all(cell.row.censored == 0 for cell in of_world(results, "sea")),
+    "because half of the passive runs never do": lambda results: (
+        0.4
+        < sum(c.row.censored for c in of_world(results, "passive"))
+        / sum(len(c.runs) for c in of_world(results, "passive"))
+        < 0.6
+    ),
+    "it saves about a sixth on `lexicon`, and on `kitchen` nothing that trained runs can show": lambda results: (
+        1 / 7 < 1 - 1 / active(results, "lexicon").mean < 1 / 5 and active(results, "kitchen").t_low < 1
+    ),
+    "A second set of runs showed less": lambda results: all(
+        active_again(results, world).mean < active(results, world).mean for world in BOTH
+    ),
+    "Two runs of one seed differ by up to 1.4 times": lambda results: (
+        1.35 < max(differences(results), default=1) < 1.45
+    ),
+    "stay below .80 within 512 answers": lambda results: all(
+        cell.row.censored == len(cell.runs) and max(run.budget for run in cell.runs) <= 512
+        for method in PUBLISHED
+        for cell in of_world(results, method)
+    ),
+    "One response each to 256 held-out prompts at temperature 0.7": lambda results: (
+        {(run.measurement.prompts, run.measurement.temperature) for run in results.first["main"]} == {(256, 0.7)}
+    ),
+    "destroy the policy": lambda results: all(
+        mean(cell.last("judge_win_rate")) < 0.3 and mean(cell.last("distinct_share")) < 0.5
+        for cell in of_world(results, "passive-steps")
+    ),
+    "imagined rounds do not help": lambda results: all(
+        mean(cell.last("win_rate")) < 0.65 for cell in of_world(results, "sea-policy-features")
+    ),
+    "would save a further third": lambda results: (
+        0.3
+        < 1
+        - mean(main_cells(results)["lexicon", "sea-encoder"].row.queries)
+        / mean(main_cells(results)["lexicon", "sea"].row.queries)
+        < 0.45
+    ),
+    "would need little more than the warm-up": lambda results: all(
+        mean(cell.row.queries) < 40 for cell in of_world(results, "truth")
+    ),
+    "On `lexicon` both intervals are above 1. On `kitchen` they contain 1": lambda results: (
+        min(active(results, "lexicon").low, active(results, "lexicon").t_low) > 1
+        and max(active(results, "kitchen").low, active(results, "kitchen").t_low) < 1
+    ),
+    "The first ten seeds alone gave 1.23 and 1.15": lambda results: (
+        [f"{factor:.2f}" for factor in first_seeds(results)] == ["1.23", "1.15"]
+    ),
+    "and they gave less on both worlds": lambda results: all(
+        active(results, world).mean < before for world, before in zip(tables.WORLDS, first_seeds(results), strict=True)
+    ),
+    "The intervals of the factor contain 1 throughout": lambda results: all(
+        row["factor"][1] <= 1 <= row["factor"][2] for rules in tilted(results).values() for row in rules.values()
+    ),
+    "`sea_bai` is ahead on both worlds, `sea_ee` and `information` on `lexicon` only": lambda results: (
+        leads(results) == {"uniform": set(), "sea_bai": BOTH, "sea_ee": {"lexicon"}, "information": {"lexicon"}}
+    ),
+    "have learnt after about 140 to 150 answers what random pairs teach in 160": lambda results: all(
+        140 < answers_for(rules, rule) < 150 for rules in tilted(results).values() for rule in ("sea_ee", "sea_bai")
+    ),
+    "a fixed initial policy, both rules of SEA are ahead on both worlds": lambda results: all(
+        leads(results, follows=False)[rule] == BOTH for rule in ("sea_ee", "sea_bai")
+    ),
+    "`sea_ee` pays the least cumulative regret in every setting": lambda _: all(
+        min(one["rules"], key=lambda rule: one["rules"][rule]["regret"][-1][0]) == "sea_ee" for one in bandits()
+    ),
+    "in new contexts, `uncertainty` and `information` recommend best": lambda _: all(
+        set(sorted(one["rules"], key=lambda rule: one["rules"][rule]["simple"][-1][0])[:2])
+        == {"uncertainty", "information"}
+        for one in bandits()
+        if "linear" in one["title"] and "again" not in one["title"]
+    ),
+    "the judge rises to the end, further than passive DPO takes it with six times the answers": lambda results: all(
+        cell.fall is not None
+        and cell.fall < 0.005
+        and mean(cell.last("judge_win_rate")) > mean(main_cells(results)[world, "passive"].last("judge_win_rate"))
+        and main_cells(results)[world, "passive"].runs[0].budget > 6 * cell.runs[0].budget
+        for (world, method), cell in main_cells(results).items()
+        if method in ("sea", tables.RANDOM)
+    ),
+    "responses repeat more after .80": lambda results: (
+        mean(main_cells(results)["lexicon", "sea"].last("distinct_share"))
+        < mean(main_cells(results)["lexicon", "sea"].there("distinct_share")) - 0.1
+    ),
+    "their judge falls within the first few hundred answers": lambda results: all(
+        mean(main_cells(results)["lexicon", method].last("judge_win_rate")) < 0.4
+        for method in ("sea_ee", "passive-short")
+    ),
+    "The order of the methods is the same each time": lambda results: (
+        orders(results) == [["sea", "uniform-imagined", "passive"]] * 3
+    ),
+    "Variant 7 is the only one that the judge clearly prefers to the initial policy": lambda results: (
+        [cell.row.method for cell in cells(results.first["ablations"], None) if judged_above_half(cell)]
+        == ["variant-7"]
+    ),
+    "on `lexicon` it is smaller and the interval contains 1, on `kitchen` random pairs are ahead": lambda results: (
+        active_again(results, "lexicon").t_low < 1 and active_again(results, "kitchen").mean < 1
+    ),
+    "reach .80 a few answers earlier": lambda results: all(
+        0 < by_name["sea"] - by_name[other] < 20
+        for by_name in [{cell.row.method: mean(cell.row.queries) for cell in cells(results.first["tuning"], None)}]
+        for other in ("sea-beta.2-reference2", "sea-bai")
+    ),
+}
+DEFINED = (
+    "40 fixed responses",
+    "best of 20",
+    "after 160 answers",
+    "After 160 answers",
+    "the second interval touched 1",
+    "rounds of 4 are no better than rounds of 16",
+    "to within 3 %",
+    "Variants 1 to 3",
+    "Variants 4 to 6",
+    "Variant 7",
+    "seeds 100 and 101",
+    "seeds 0–3, 10, 11, 20, 21 and 30–34",
+    ".80, .75 and .70",
+)
+"""How something was done, withdrawn or named, and one comparison of two benches by eye."""
+
+
+def prose() -> str:
+    """The page without its tables, on one line; sections that define and list are left out, the claims are not."""
+    page = re.sub(r"<!-- table.*?<!-- end -->", "", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
+    sections = re.split(r"^## ", page, flags=re.MULTILINE)
+    defining = ("What was measured", "What was tried", "What this does not show", "How to reproduce")
+    return " ".join(" ".join(part for part in sections if not part.startswith(defining)).split())
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+def test_a_claim_of_the_page_holds(claim: str) -> None:
+    assert claim in " ".join(PAGE.read_text(encoding="utf-8").split())
+    assert CLAIMS[claim](results())
+
+
+def test_every_number_in_words_belongs_to_a_claim() -> None:
+    left = prose()
+    assert re.search(r"\d", left)
+    for known in sorted((*CLAIMS, *DEFINED), key=len, reverse=True):
+        left = left.replace(known, "")
+    left = re.sub(r"`[^`]*`|\]\([^)]*\)|\.80", "", left)
+    assert re.findall(r".{0,40}\d.{0,40}", left) == []
+
+
+def altered(**columns: float) -> Results:
+    """The records with constant columns, and benches whose figures are turned round."""
+
+    def changed(runs: list[Record]) -> list[Record]:
+        return [
+            run.model_copy(
+                update={
+                    "curve": run.curve.model_copy(
+                        update={name: (value,) * len(run.curve.queries) for name, value in columns.items()}
+                    )
+                }
+            )
+            for run in runs
+        ]
+
+    first, again = ({name: changed(runs) for name, runs in kept.items()} for kept in (results().first, results().again))
+    selection = json.loads(json.dumps(results().selection))
+    for setting in selection["settings"]:
+        for row in setting["rules"].values():
+            row["factor"], row["ahead"][-1] = [2.0, 2.0, 2.0], [-value for value in row["ahead"][-1][::-1]]
+            row["win_rate"] = [[0.5 + place / 1000] * 3 for place in range(len(row["win_rate"]))]
+    return Results(first, again, selection)
+
+
+def test_other_records_refute_each_claim(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control: with every policy as good as the initial one, or better at once, no claim stays true in both."""
+    turned = []
+    for one in bandits():
+        first, *others = one["rules"].values()
+        turned.append(one | {"rules": dict(zip(one["rules"], [*others, first], strict=True))})
+    monkeypatch.setitem(globals(), "bandits", lambda: turned)
+    same = altered(win_rate=0.5, judge_win_rate=0.5, best_of_judge_win_rate=0.5)
+    better = altered(win_rate=0.9, judge_win_rate=0.4, distinct_share=0.9)
+    conditions = "One response each to 256 held-out prompts at temperature 0.7"
+    assert [claim for claim, holds in CLAIMS.items() if holds(same) and holds(better)] == [conditions]

@@ -1,0 +1,72 @@
+"""Which tests belong to `make quick`, which process runs them, and which come first: a plugin of pytest."""
+
+import os
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import pytest
+
+WHOLE_RUNS = "tests/e2e/"
+FIXTURES = {"browser": "browser", "postgres_url": "postgresql", "two_ranks": "dear", "traces": "dear"}
+"""The marker that a test gets for a fixture it uses."""
+PROGRAMS = {"gcs_server": "ray", "raylet": "ray", "playwright/driver/node": "browser"}
+"""The marker that a test must have which starts a program."""
+DEAR = ("vllm", "ray", "run", "browser", "dear")
+
+_started: list[str] = []
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by marker and the groups are read
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by what they start, keep those of a file together, and put the groups with dear tests first."""
+    groups: dict[str, list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        for marker in given_markers(item.nodeid, item.fixturenames):
+            item.add_marker(marker)
+        group = item.get_closest_marker("xdist_group")
+        name = group.args[0] if group else item.nodeid.partition("::")[0]
+        if group is None:
+            item.add_marker(pytest.mark.xdist_group(name))
+        groups[name].append(item)
+    items[:] = [item for group in sorted(groups.values(), key=is_cheap) for item in group]
+
+
+def given_markers(nodeid: str, fixtures: Iterable[str]) -> list[str]:
+    """The markers that a test gets for where it is and for its fixtures."""
+    whole = ["run"] if nodeid.startswith(WHOLE_RUNS) else []
+    return whole + [marker for fixture, marker in FIXTURES.items() if fixture in fixtures]
+
+
+def is_cheap(group: list[pytest.Item]) -> bool:
+    """Whether no test of the group takes long."""
+    return not any(item.get_closest_marker(marker) for item in group for marker in DEAR)
+
+
+def needed_markers(started: Iterable[str]) -> set[str]:
+    """The markers of a test that starts these programs."""
+    return {marker for path in started for program, marker in PROGRAMS.items() if path.endswith(program)}
+
+
+def _note(event: str, arguments: tuple[Any, ...]) -> None:
+    if event == "subprocess.Popen":
+        _started.append(os.fsdecode(arguments[0]))
+
+
+sys.addaudithook(_note)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol() -> Iterator[None]:
+    _started.clear()
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """A test that starts what `make quick` leaves out has its marker."""
+    result = yield
+    for marker in needed_markers(_started):
+        assert item.get_closest_marker(marker), f"the test starts what only tests marked {marker} may start"
+    return result
