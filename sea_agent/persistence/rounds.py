@@ -61,7 +61,7 @@ class Evaluation(_Row):
 
     def measured(self) -> dict[str, Any]:
         """What was measured, by name, as JSON holds it."""
-        return self.model_dump(exclude_unset=True)
+        return self.model_dump(mode="json", exclude_unset=True)
 
 
 class RoundMetrics(_Row):

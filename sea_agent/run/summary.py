@@ -20,7 +20,7 @@ def summarise(agent: Agent, inputs: Inputs) -> dict[str, Any]:
     Raises:
         RunFailure: when ledger and oracle do not count the same answers.
     """
-    config, ledger, latest = agent.config, agent.ledger, agent.evaluator.latest
+    config, ledger, measured = agent.config, agent.ledger, agent.evaluator.latest.measured()
     if inputs.oracle.queries != ledger.oracle_queries:
         raise RunFailure(
             f"the oracle answered {inputs.oracle.queries} duels but the ledger counts {ledger.oracle_queries}; "
@@ -35,13 +35,9 @@ def summarise(agent: Agent, inputs: Inputs) -> dict[str, Any]:
         "imagined_pairs": agent.imagined_pairs,
         "evaluation_queries": agent.evaluator.queries,
         "rounds": agent.rounds,
-        "win_rate": latest.win_rate,
-        "win_rate_ci": latest.win_rate_ci,
-        "judge_win_rate": latest.judge_win_rate,
-        "judge_win_rate_ci": latest.judge_win_rate_ci,
-        **{key: value for key, value in latest.measured().items() if key.startswith("best_of_")},
-        "distinct_share": latest.distinct_share,
-        "kl_to_reference": latest.kl_to_reference,
+        **{name: measured.get(name) for name in ("win_rate", "win_rate_ci", "judge_win_rate", "judge_win_rate_ci")},
+        **{name: value for name, value in measured.items() if name.startswith("best_of_")},
+        **{name: measured.get(name) for name in ("distinct_share", "kl_to_reference")},
         "policy_version": agent.rounds,
         "policy_checksum": agent.learner.checksum(),
         "ledger_digest": ledger.digest(),

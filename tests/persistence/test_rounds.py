@@ -87,6 +87,11 @@ def test_the_numbers_of_a_row_are_named() -> None:
     }
 
 
+def test_an_evaluation_is_told_as_json_holds_it() -> None:
+    told = Evaluation(win_rate_ci=(0.25, 0.5), kl_to_reference=None).measured()
+    assert told == json.loads(json.dumps(told)) == {"win_rate_ci": [0.25, 0.5], "kl_to_reference": None}
+
+
 SHOWN = {*FINAL, *BELIEFS, *COUNTS, *SPENT} - {"cpu_seconds"}  # which is summed over rows
 
 
