@@ -7,39 +7,41 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import LoraConfig as PeftConfig
-from peft import PeftModel, get_peft_model
 
 from sea_agent.errors import UserError
 from sea_agent.seeding import seed_for
 
 if TYPE_CHECKING:
+    from peft import PeftModel
+
     from sea_agent.config import LoraConfig
 
 Tensor = torch.Tensor
 _ADAPTER = "default"
 
 
-def add_adapters(model: Any, config: "LoraConfig", seed: int) -> PeftModel:
+def add_adapters(model: Any, config: "LoraConfig", seed: int) -> "PeftModel":
     """The model with fresh adapters, which change nothing until they are trained; all other weights are frozen.
 
     Raises:
         UserError: when ``learner.lora.targets`` names no module of the model.
     """
+    import peft  # a second of every start, which runs without adapters do not wait for
+
     targets = config.targets if isinstance(config.targets, str) else list(config.targets)
-    settings = PeftConfig(
+    settings = peft.LoraConfig(
         r=config.rank, lora_alpha=config.alpha, target_modules=targets, lora_dropout=0.0, task_type="CAUSAL_LM"
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(seed, "lora"))
         try:
-            return get_peft_model(model, settings, autocast_adapter_dtype=False).eval()
+            return peft.get_peft_model(model, settings, autocast_adapter_dtype=False).eval()
         except ValueError as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"learner.lora.targets={config.targets!r} does not fit the policy: {reason}") from None
 
 
-def merged_parameters(model: PeftModel, gathered: Callable[..., Any]) -> Iterator[tuple[str, Tensor]]:
+def merged_parameters(model: "PeftModel", gathered: Callable[..., Any]) -> Iterator[tuple[str, Tensor]]:
     """Each weight of the policy under its Hugging Face name, adapters merged in, one at a time.
 
     ``gathered(parameters)`` is the engine's context in which parameters hold their full values.

@@ -1,21 +1,26 @@
 """Loading language models and tokenizers from Hugging Face directories, with errors a user can act on."""
 
 import os
+from functools import cache
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging as transformers_logging
 
 from sea_agent.errors import UserError
 from sea_agent.worlds import resolve
 
-# The run has a progress display of its own.
-transformers_logging.disable_progress_bar()
-
 # A wrong, broken or foreign path or file is reported by transformers as one of these.
 _LOAD_ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
+
+
+@cache
+def _transformers() -> Any:
+    """The library, which takes seconds to import: a part that loads no model starts without it."""
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()  # the run has a display of its own
+    return transformers
 
 
 def load_tokenizer(path: str, key: str = "policy.path") -> Any:
@@ -26,7 +31,7 @@ def load_tokenizer(path: str, key: str = "policy.path") -> Any:
     """
     directory = resolve(path)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+        tokenizer = _transformers().AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
     except _LOAD_ERRORS as error:
         raise UserError(
             f"{key}={path}: no tokenizer could be loaded ({_first_line(error)}). "
@@ -43,7 +48,7 @@ def load_policy(path: str, dtype: str, device: str) -> Any:
     Raises:
         UserError: when the directory holds no loadable causal language model.
     """
-    return load_model(AutoModelForCausalLM, path, "policy.path", dtype=dtype).to(device).eval()
+    return load_model(_transformers().AutoModelForCausalLM, path, "policy.path", dtype=dtype).to(device).eval()
 
 
 def load_model(auto_class: Any, path: str, key: str, *, dtype: str = "float32", unused: str | None = None) -> Any:
@@ -83,7 +88,7 @@ def model_config(path: str) -> Any:
     """
     directory = resolve(path)
     try:
-        config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
+        config = _transformers().AutoConfig.from_pretrained(directory, trust_remote_code=False)
     except _LOAD_ERRORS as error:
         raise UserError(
             f"policy.path={path}: no model configuration could be read ({_first_line(error)}). "
