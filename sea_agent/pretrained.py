@@ -1,21 +1,26 @@
 """Loading language models and tokenizers from Hugging Face directories, with actionable errors."""
 
 import os
+from functools import cache
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging as transformers_logging
 
 from sea_agent.errors import UserError, first_line
 from sea_agent.worlds import resolve
 
-# The run shows its own progress.
-transformers_logging.disable_progress_bar()
-
 # transformers raises one of these for a path or file that is wrong, broken or not a model.
 _LOAD_ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
+
+
+@cache
+def _transformers() -> Any:
+    """The library, imported late because that takes seconds: a part that loads no model starts without it."""
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()  # the run shows its own progress
+    return transformers
 
 
 def load_tokenizer(path: str, key: str = "policy.path") -> Any:
@@ -26,7 +31,7 @@ def load_tokenizer(path: str, key: str = "policy.path") -> Any:
     """
     directory = resolve(path)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+        tokenizer = _transformers().AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
     except _LOAD_ERRORS as error:
         raise UserError(
             f"{key}={path}: no tokenizer could be loaded ({first_line(error)}). "
@@ -43,7 +48,7 @@ def load_policy(path: str, dtype: str, device: str) -> Any:
     Raises:
         UserError: if the directory holds no loadable causal language model.
     """
-    return load_model(AutoModelForCausalLM, path, "policy.path", dtype=dtype).to(device).eval()
+    return load_model(_transformers().AutoModelForCausalLM, path, "policy.path", dtype=dtype).to(device).eval()
 
 
 def load_model(auto_class: Any, path: str, key: str, *, dtype: str = "float32", unused: str | None = None) -> Any:
@@ -83,7 +88,7 @@ def model_config(path: str) -> Any:
     """
     directory = resolve(path)
     try:
-        config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
+        config = _transformers().AutoConfig.from_pretrained(directory, trust_remote_code=False)
     except _LOAD_ERRORS as error:
         raise UserError(
             f"policy.path={path}: no model configuration could be read ({first_line(error)}). "

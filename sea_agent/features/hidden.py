@@ -4,17 +4,19 @@ Dimension legend: B rows of a batch, T tokens, D features, H hidden units of the
 """
 
 from collections.abc import Hashable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModel, PreTrainedModel
 
 from sea_agent.config import PolicyConfig
 from sea_agent.errors import UserError
 from sea_agent.features.base import FeatureMap, Row, masked_mean, padded
 from sea_agent.pretrained import load_model, load_policy, load_tokenizer
 from sea_agent.types import Prompt, Response
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class PaddedSequences:
@@ -28,7 +30,7 @@ class PaddedSequences:
         self.answered_B_T = padded([row["answered"] for row in rows], length, device)
         self._lengths_B = torch.tensor([len(row["input_ids"]) for row in rows], device=device)
 
-    def through(self, model: PreTrainedModel, **options: bool) -> Any:
+    def through(self, model: "PreTrainedModel", **options: bool) -> Any:
         """The output of the model for this batch."""
         mask_B_T = torch.arange(self.ids_B_T.shape[1], device=self.ids_B_T.device) < self._lengths_B[:, None]
         return model(input_ids=self.ids_B_T, attention_mask=mask_B_T.long(), use_cache=False, **options)
@@ -72,6 +74,8 @@ class EncoderFeatures(FeatureMap):
     """
 
     def __init__(self, path: str, batch: int, device: str) -> None:
+        from transformers import AutoModel
+
         self._tokenizer = load_tokenizer(path, key="posterior.encoder_path")
         # The pooler comes after the hidden states used here, and files often lack its weights.
         model = load_model(AutoModel, path, "posterior.encoder_path", unused="pooler")

@@ -13,20 +13,22 @@ T padded tokens, V vocabulary, L landmarks, H hidden units, K buckets, E princip
 """
 
 from collections.abc import Hashable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedModel
 
 from sea_agent.config import PolicyConfig
 from sea_agent.features.base import FeatureMap, Row
 from sea_agent.features.hidden import PaddedSequences, sampled_tokens
 from sea_agent.pretrained import load_policy
 from sea_agent.types import Prompt, Response
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _TOKEN_BUCKETS = 1024
 _PROMPT_BUCKETS = 128
@@ -177,7 +179,7 @@ def _embeddings(layer: torch.nn.Module) -> Tensor:
     return layer.get_parameter("weight").detach().float().cpu()
 
 
-def _kinds(model: PreTrainedModel) -> Tensor:
+def _kinds(model: "PreTrainedModel") -> Tensor:
     """kinds_V_E: coordinates of each token in a space of token kinds; each axis has unit variance.
 
     Kernel PCA (Schölkopf, Smola and Müller 1998) with a narrow Gaussian kernel, using landmarks if the vocabulary is

@@ -112,7 +112,7 @@ class Session:
         self._go_on_from(latest)
 
     def _go_on_from(self, found: Checkpoint) -> None:
-        self._watch.tell(f"going on from {found.name}")
+        self._watch.tell(f"resuming from {found.name}")
         try:
             require(found.state, _FORM, "state")
             self._agent.load_state(found.state["agent"])

@@ -7,11 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 import ray
-import torch
 
 from actors.placement import Need
 from actors.runtime import InlineRuntime, RayRuntime, Runtime
-from sea_agent.errors import RunFailure, UserError
+from sea_agent.errors import RunFailure, UnfitState, UserError
 
 pytestmark = pytest.mark.ray
 
@@ -33,6 +32,9 @@ class Part:
     def refuse(self) -> None:
         raise UserError("the file is broken; mend it")
 
+    def misfit(self) -> None:
+        raise UnfitState("a weight is missing")
+
     def give_up(self) -> None:
         raise RunFailure("nothing left")
 
@@ -40,6 +42,8 @@ class Part:
         raise ZeroDivisionError("by nought")
 
     def devour(self) -> None:
+        import torch  # with the module it would be imported in every actor
+
         torch.empty(2**60, dtype=torch.uint8)
 
     def sleep(self) -> None:
@@ -73,10 +77,11 @@ def test_a_part_answers_and_takes_the_answer_of_another_as_its_argument(runtime:
     assert two.call("add", one.call("add", 2)).result() == 13
 
 
-@pytest.mark.parametrize(("method", "kind"), [("refuse", UserError), ("give_up", RunFailure)])
+@pytest.mark.parametrize(("method", "kind"), [("refuse", UserError), ("misfit", UnfitState), ("give_up", RunFailure)])
 def test_errors_for_the_user_arrive_as_they_were_raised(runtime: Runtime, method: str, kind: type[Exception]) -> None:
-    with pytest.raises(kind, match=r"^(the file is broken; mend it|nothing left)$"):
+    with pytest.raises(kind, match=r"^(the file is broken; mend it|a weight is missing|nothing left)$") as caught:
         runtime.spawn("part", Part, 1).call(method).result()
+    assert type(caught.value) is kind
 
 
 def test_any_other_error_of_an_actor_names_it_and_keeps_the_first_traceback(ray_runtime: RayRuntime) -> None:

@@ -49,10 +49,13 @@ def child_start(policy: PolicyConfig, config: SamplerConfig = CONFIG, device: st
     return int(_current[0].version)
 
 
-def child_start_fresh(policy: PolicyConfig) -> None:
-    """As ``child_start``, unless this very engine still holds its initial weights."""
-    if not (_current and _started[-1] == policy and _current[0].version == 0):
-        child_start(policy)
+def child_hold(policy: PolicyConfig, initial: WeightUpdate) -> int:
+    """As ``child_start``, but an engine of this policy that is there gets its initial weights back."""
+    if not (_current and _started[-1] == policy):
+        return child_start(policy)
+    if _current[0].version != 0:
+        _current[0].load_weights(initial)
+    return int(_current[0].version)
 
 
 def child_call(method: str, *arguments: Any) -> Any:
@@ -80,6 +83,10 @@ class Engine:
     def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return self._pool.submit(function, *arguments).result(timeout=DEADLINE_SECONDS)
 
+    def hold(self, policy: PolicyConfig) -> int:
+        """Have the policy in its initial weights; the version of what is held."""
+        return int(self.run(child_hold, policy, perturbed(policy, version=0, scale=0.0)[0]))
+
     def sample(self, requests: Sequence[SampleRequest]) -> dict[str, Response]:
         return by_id(self.run(child_call, "sample", requests))
 
@@ -96,7 +103,7 @@ def engine() -> Iterator[Engine]:
 @pytest.fixture
 def llama(engine: Engine, tiny_policy: Policies) -> Engine:
     """Holds the initial weights of the Llama policy."""
-    engine.run(child_start_fresh, tiny_policy("llama"))
+    engine.hold(tiny_policy("llama"))
     return engine
 
 
@@ -158,12 +165,35 @@ def test_a_full_context_is_sampled_and_scored(tiny_policy: Policies, llama: Engi
         llama.sample([request("a", prompt=range(2, 40), max_new_tokens=27)])
 
 
-@pytest.mark.parametrize(("architecture", "tied"), [("llama", False), ("llama", True), ("gpt_neox", False)])
+def test_the_checksum_is_of_what_the_engine_computes_with(tiny_policy: Policies, llama: Engine) -> None:
+    update, _ = perturbed(tiny_policy("llama"), version=1)
+    assert llama.run(child_load_with_broken, "reload", update) != update.checksum
+    assert llama.run(child_call, "load_weights", update) == update.checksum
+    update.tensors["model.layers.0.self_attn.k_proj.weight"][3, 4] += 1e-6
+    assert llama.run(child_call, "load_weights", update) != update.checksum
+
+
+def test_the_sign_of_a_zero_does_not_change_the_checksum(tiny_policy: Policies, llama: Engine) -> None:
+    _, model = perturbed(tiny_policy("llama"), version=1)
+    tensors = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    tensors["model.layers.0.mlp.down_proj.weight"][0, :5] = -0.0
+    update = WeightUpdate(1, tensors, "")
+    assert llama.run(child_call, "load_weights", update) == checksum(tensors)
+
+
+def test_weights_of_another_policy_are_refused(tiny_policy: Policies, llama: Engine) -> None:
+    update, _ = perturbed(tiny_policy("llama"), version=1)
+    update.tensors["typo"] = update.tensors.pop("model.norm.weight")
+    with pytest.raises(RunFailure, match=r"model\.norm\.weight is missing; typo is not a weight"):
+        llama.run(child_call, "load_weights", update)
+
+
+@pytest.mark.parametrize(("architecture", "tied"), [("llama", False), ("gpt_neox", False), ("llama", True)])
 def test_logprobs_equal_transformers_before_and_after_three_updates(
     tiny_policy: Policies, engine: Engine, architecture: str, tied: bool
 ) -> None:
     policy = tiny_policy(architecture, tied=tied)
-    assert engine.run(child_start, policy) == 0
+    assert engine.hold(policy) == 0
     requests = varied_requests(6)
 
     def gap(model: torch.nn.Module, version: int) -> float:
@@ -184,36 +214,13 @@ def test_logprobs_equal_transformers_before_and_after_three_updates(
         assert gap(model, version) < 1e-4
 
 
-def test_the_checksum_is_of_what_the_engine_computes_with(tiny_policy: Policies, llama: Engine) -> None:
-    update, _ = perturbed(tiny_policy("llama"), version=1)
-    assert llama.run(child_load_with_broken, "reload", update) != update.checksum
-    assert llama.run(child_call, "load_weights", update) == update.checksum
-    update.tensors["model.layers.0.self_attn.k_proj.weight"][3, 4] += 1e-6
-    assert llama.run(child_call, "load_weights", update) != update.checksum
-
-
-def test_the_sign_of_a_zero_does_not_change_the_checksum(tiny_policy: Policies, llama: Engine) -> None:
-    _, model = perturbed(tiny_policy("llama"), version=1)
-    tensors = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    tensors["model.layers.0.mlp.down_proj.weight"][0, :5] = -0.0
-    update = WeightUpdate(1, tensors, "")
-    assert llama.run(child_call, "load_weights", update) == checksum(tensors)
-
-
 def test_a_tied_head_that_keeps_old_weights_is_noticed(tiny_policy: Policies, engine: Engine) -> None:
     policy = tiny_policy("llama", tied=True)
-    engine.run(child_start, policy)
+    engine.hold(policy)
     update, _ = perturbed(policy, version=1)
     assert "lm_head.weight" not in update.tensors
     with pytest.raises(RunFailure, match=r"model\.embed_tokens\.weight and lm_head\.weight"):
         engine.run(child_load_with_broken, "repack", update)
-
-
-def test_weights_of_another_policy_are_refused(tiny_policy: Policies, llama: Engine) -> None:
-    update, _ = perturbed(tiny_policy("llama"), version=1)
-    update.tensors["typo"] = update.tensors.pop("model.norm.weight")
-    with pytest.raises(RunFailure, match=r"model\.norm\.weight is missing; typo is not a weight"):
-        llama.run(child_call, "load_weights", update)
 
 
 def test_an_engine_that_cannot_start_names_the_remedy(tiny_policy: Policies, engine: Engine) -> None:

@@ -60,24 +60,6 @@ def deliver(learner: Process, sampler: Process, version: int, broken: str | None
     return held, offer
 
 
-@pytest.mark.parametrize(("way", "architecture"), [("ipc", "gpt_neox"), ("nccl", "llama")])
-def test_the_sampler_holds_what_the_learner_offered(
-    pair: tuple[Process, Process], tiny_policy: Policies, way: str, architecture: str
-) -> None:
-    learner, sampler = started(pair, tiny_policy(architecture), way)
-    requests = varied_requests(3)
-    for version in (1, 2):
-        held, offer = deliver(learner, sampler, version)
-        assert held == offer.checksum
-        responses = sampler.run(processes.sampler_sample, requests)
-        assert {response.policy_version for response in responses} == {version}
-        prompts = {one.id: one.prompt.token_ids for one in requests}
-        rows = [(prompts[response.id], response.token_ids) for response in responses]
-        for response, expected in zip(responses, learner.run(processes.learner_logprobs, rows), strict=True):
-            assert response.logprobs == pytest.approx(expected, abs=1e-4)
-    assert all(tensor.is_meta for tensor in offer.tensors.values()), "no value travels with the offer"
-
-
 def test_a_bit_lost_on_the_way_shows_in_the_checksum(pair: tuple[Process, Process], tiny_policy: Policies) -> None:
     learner, sampler = started(pair, tiny_policy("llama"), "nccl")
     held, offer = deliver(learner, sampler, 1, broken="model.layers.1.self_attn.v_proj.weight")
@@ -99,6 +81,24 @@ def test_the_engine_is_joined_once_and_fetches_between_start_and_finish(
     assert joined["rank_offset"] == 1
     assert joined["world_size"] == 2
     assert fetched["names"] == list(offer.tensors)
+
+
+@pytest.mark.parametrize(("way", "architecture"), [("nccl", "llama"), ("ipc", "gpt_neox")])
+def test_the_sampler_holds_what_the_learner_offered(
+    pair: tuple[Process, Process], tiny_policy: Policies, way: str, architecture: str
+) -> None:
+    learner, sampler = started(pair, tiny_policy(architecture), way)
+    requests = varied_requests(3)
+    for version in (1, 2):
+        held, offer = deliver(learner, sampler, version)
+        assert held == offer.checksum
+        responses = sampler.run(processes.sampler_sample, requests)
+        assert {response.policy_version for response in responses} == {version}
+        prompts = {one.id: one.prompt.token_ids for one in requests}
+        rows = [(prompts[response.id], response.token_ids) for response in responses]
+        for response, expected in zip(responses, learner.run(processes.learner_logprobs, rows), strict=True):
+            assert response.logprobs == pytest.approx(expected, abs=1e-4)
+    assert all(tensor.is_meta for tensor in offer.tensors.values()), "no value travels with the offer"
 
 
 def test_an_offer_that_cannot_be_fetched_or_does_not_fit_is_refused_by_name(

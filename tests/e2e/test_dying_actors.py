@@ -1,90 +1,90 @@
-"""Every part of a run on Ray is killed once, and the run ends bit for bit as one in which nothing died."""
+"""Samplers of a run on Ray are killed, then a node, then every part, and it ends bit for bit as if none had died."""
 
-import os
-import signal
+import json
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
-from e2e.test_run import assert_same_run, world_config
+from e2e.test_chaos import Chaos, assert_survives
+from e2e.test_run import COUNTING_ORACLE, assert_same_run, world_config
+from e2e.two_nodes import TwoNodes, kill, parts
 
-from actors.samplers import SamplerPool
-from sea_agent.errors import ActorDied, RunFailure
 from sea_agent.persistence.ledger import Ledger
 from sea_agent.persistence.rounds import RoundMetrics
 from sea_agent.run.lifecycle import run
 from sea_agent.run.session import Watch
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("nodes")]
 
-ROUNDS = 6
+BUDGET = 24
 SETTINGS: dict[str, Any] = {
     "mixing": {"oracle_share": 0.7},
-    "budget__oracle_queries": 40,
+    "imagination": {"rounds": 1, "start": 8},
+    "sampler__ahead": 1,
+    "sampler__reference_candidates": 2,
+    "learner__max_staleness": 1,
+    "budget__oracle_queries": BUDGET,
     "checkpoint": {"every": 2},
-    "evaluation__every": 100,
+    "evaluation": {},
 }
 
 
-def parts() -> list[int]:
-    """Process ids of the actors of this process's Ray instance, the oldest first."""
-    family = psutil.Process().children(recursive=True)
-    shells = [member for member in family if member.name().startswith("ray::_Shell")]
-    return [member.pid for member in sorted(shells, key=lambda member: (member.create_time(), member.pid))]
+class Deaths:
+    """After round 1 both samplers are killed, after round 3 the worker is lost with what is on it, after round 5 every
+    part is killed."""
 
-
-def kill(pid: int) -> None:
-    os.kill(pid, signal.SIGKILL)
-
-
-class Killer:
-    """After some rounds kills the next of the parts that the run began with."""
-
-    def __init__(self) -> None:
+    def __init__(self, nodes: TwoNodes) -> None:
+        self._nodes = nodes
         self.victims: list[int] = []
-        self.killed = 0
+        self.before: dict[str, int] = {}
+        self.after: dict[str, int] = {}
 
     def __call__(self, row: RoundMetrics) -> None:
-        if not self.victims:
-            self.victims = parts()
-        if row.round > self.killed and self.killed < len(self.victims):
-            kill(self.victims[self.killed])
-            self.killed += 1
+        match row.round:
+            case 1 if not self.victims:
+                self.victims = parts()
+                for sampler in self.victims[:2]:
+                    kill(sampler)
+            case 3 if not self.before:
+                self.before = self._nodes.spread()
+                self._nodes.lose_the_worker()
+            case 5 if not self.after:
+                self.after = self._nodes.spread()
+                for part in parts():
+                    kill(part)
 
 
-def test_each_part_dies_once_and_nothing_changes(tmp_path: Path) -> None:
-    killer, lines = Killer(), []
-    run(world_config(**SETTINGS), tmp_path / "quiet")
-    disturbed = world_config(**SETTINGS, runtime="ray", sampler__actors=2)
-    run(disturbed, tmp_path / "out", Watch(on_round=killer, tell=lines.append))
-    assert len(killer.victims) == killer.killed == 4  # two samplers, the learner, the posterior
-    assert sum(line.startswith("going on from round-") for line in lines) == 2
+def test_samplers_die_then_a_node_then_every_part_and_nothing_changes(nodes: TwoNodes, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(COUNTING_ORACLE)
+    settings = SETTINGS | {"oracle": {"kind": "python", "target": f"{tmp_path / 'mine.py'}:compare"}}
+
+    def asked_by(out: str, watch: Watch, **changes: Any) -> list[str]:
+        run(world_config(**settings, **changes), tmp_path / out, watch)
+        rows = (tmp_path / "mine.seen").read_text().splitlines()
+        (tmp_path / "mine.seen").unlink()
+        return [json.loads(row)["id"] for row in rows]
+
+    quiet = asked_by("quiet", Watch())
+    deaths, lines = Deaths(nodes), []
+    asked = asked_by("out", Watch(deaths, lines.append), runtime="ray", ray_address=nodes.address)
+    assert len(deaths.victims) == 4  # the sampler, the one of the reference, the learner, the posterior
+    assert sum(deaths.before.values()) == 4
+    assert deaths.before["worker"] > 0
+    assert deaths.after == {"head": 4}
+    assert [line for line in lines if line.startswith("resuming from round-")][-1] == "going on from round-000004"
     assert_same_run(tmp_path / "quiet", tmp_path / "out")
+    assert asked == quiet
+    assert len(asked) == len(set(asked)) == BUDGET
     with Ledger(tmp_path / "out" / "ledger.sqlite") as ledger:
-        assert ledger.oracle_queries == 40
+        assert ledger.oracle_queries == BUDGET
 
 
-def test_a_new_sampler_without_the_weights_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def forgetful(self: SamplerPool, index: int) -> None:
-        self._samplers[index].restart()
-
-    monkeypatch.setattr(SamplerPool, "_restart", forgetful)
-    with pytest.raises(RunFailure):
-        run(world_config(**SETTINGS, runtime="ray"), tmp_path / "out", Watch(on_round=Killer()))
-
-
-def test_a_round_that_kills_again_and_again_ends_the_run(tmp_path: Path) -> None:
-    """The posterior dies whenever it comes back."""
-    first: list[int] = []
-
-    def newest_dies(row: RoundMetrics) -> None:
-        if not first:
-            first.extend(parts())
-        if row.round >= 2:
-            kill(parts()[-1])
-
-    with pytest.raises(ActorDied) as caught:
-        run(world_config(**SETTINGS, runtime="ray"), tmp_path / "out", Watch(on_round=newest_dies))
-    assert "posterior" in str(caught.value)
-    assert (tmp_path / "out" / "checkpoints").is_dir()
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_a_hundred_rounds_in_which_a_part_dies_every_fourth(tmp_path: Path) -> None:
+    chaos = Chaos(4, 100, parts, kill)
+    assert_survives(tmp_path, 100, chaos)
+    recoveries = sorted(chaos.recoveries)
+    assert len(recoveries) == 24
+    median = recoveries[len(recoveries) // 2]
+    print(f"\na new round after a kill: {median:.1f} s in the median, {recoveries[-1]:.1f} s at most")

@@ -1,20 +1,26 @@
 """Sampling ahead of the learner: the same wherever the parts live, as old as allowed, and really at the same time."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from e2e.killed_runs import Lives
 from e2e.test_run import assert_same_run, metrics, world_config
+from mortal_parts import MortalRuntime
 
 from actors import samplers as samplers_module
 from actors.hf_sampler import HfSampler
 from actors.runtime import InlineRuntime
 from sea_agent.errors import RunFailure, UserError
+from sea_agent.loop.candidates import CandidateSource
 from sea_agent.persistence.ledger import Ledger
+from sea_agent.persistence.rounds import RoundMetrics
+from sea_agent.run import assembly
 from sea_agent.run import lifecycle as run_module
-from sea_agent.run.lifecycle import run
+from sea_agent.run.lifecycle import resume, run
+from sea_agent.run.resumption import resumed_config
+from sea_agent.run.session import Watch
 
 
 def ahead(rounds: int, **changes: Any) -> Any:
@@ -28,20 +34,30 @@ def ahead(rounds: int, **changes: Any) -> Any:
     return world_config(**settings | changes)
 
 
+@pytest.fixture(scope="module")
+def inline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the runs that sample 0, 1 and 2 rounds ahead."""
+    folder = tmp_path_factory.mktemp("inline")
+    for rounds in range(3):
+        run(ahead(rounds), folder / str(rounds))
+    return folder
+
+
 @pytest.mark.parametrize("rounds", [1, 2])
-def test_ray_and_any_number_of_samplers_give_the_inline_run(rounds: int, tmp_path: Path) -> None:
-    run(ahead(rounds), tmp_path / "inline")
-    run(ahead(rounds, runtime="ray", sampler__actors=2), tmp_path / "ray")
-    assert_same_run(tmp_path / "inline", tmp_path / "ray")
-    run(ahead(0), tmp_path / "synchronous")
+def test_any_number_of_samplers_gives_the_inline_run(
+    rounds: int, inline: Path, tmp_path: Path, mortal: MortalRuntime
+) -> None:
+    """On Ray, too: ``test_dying_actors``."""
+    run(ahead(rounds, runtime="ray", sampler__actors=2), tmp_path / "two")
+    assert "sampler-1" in mortal.parts
+    assert_same_run(inline / str(rounds), tmp_path / "two")
     with pytest.raises(AssertionError):
-        assert_same_run(tmp_path / "inline", tmp_path / "synchronous")
+        assert_same_run(inline / "0", tmp_path / "two")
 
 
 @pytest.mark.parametrize("rounds", [0, 1, 2])
-def test_responses_are_learnt_from_exactly_as_many_versions_later(rounds: int, tmp_path: Path) -> None:
-    run(ahead(rounds), tmp_path / "out")
-    with Ledger(tmp_path / "out" / "ledger.sqlite") as ledger:
+def test_responses_are_learnt_from_exactly_as_many_versions_later(rounds: int, inline: Path) -> None:
+    with Ledger(inline / str(rounds) / "ledger.sqlite") as ledger:
         versions = {
             (duel.round, side.policy_version) for duel, _ in ledger.rows() for side in (duel.first, duel.second)
         }
@@ -49,12 +65,11 @@ def test_responses_are_learnt_from_exactly_as_many_versions_later(rounds: int, t
     assert len(versions) >= 4
 
 
-def test_what_is_sampled_ahead_does_not_change_which_prompts_a_round_has(tmp_path: Path) -> None:
+def test_what_is_sampled_ahead_does_not_change_which_prompts_a_round_has(inline: Path) -> None:
     """Rounds that imagine and rounds that ask come as they do without, and so do their prompts."""
     prompts = []
     for rounds in (0, 2):
-        run(ahead(rounds), tmp_path / str(rounds))
-        with Ledger(tmp_path / str(rounds) / "ledger.sqlite") as ledger:
+        with Ledger(inline / str(rounds) / "ledger.sqlite") as ledger:
             prompts.append([(duel.round, duel.prompt.id) for duel, _ in ledger.rows()])
     common = [[one for one in rows if one in prompts[1 - place]] for place, rows in enumerate(prompts)]
     assert common[0] == common[1]
@@ -67,15 +82,14 @@ def test_a_learner_that_may_not_be_so_stale_is_refused_before_the_start() -> Non
 
 
 def test_a_learner_refuses_responses_that_are_too_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_module, "CandidateSource", one_round_too_early(run_module.CandidateSource))
+    monkeypatch.setattr(assembly, "CandidateSource", one_round_too_early(assembly.CandidateSource))
     with pytest.raises(RunFailure, match=r"learner\.max_staleness=1 allows no more than 1 versions"):
         run(ahead(1), tmp_path / "out")
 
 
 def one_round_too_early(source: Any) -> Any:
-    def make(config: Any, *parts: Any) -> Any:
-        early = config.sampler.model_copy(update={"ahead": 2})
-        return source(config.model_copy(update={"sampler": early}), *parts)
+    def make(sampler: Any, *parts: Any, **options: Any) -> Any:
+        return source(sampler.model_copy(update={"ahead": 2}), *parts, **options)
 
     return make
 
@@ -128,23 +142,36 @@ def test_a_sampler_that_disagrees_about_the_present_policy_stops_the_run(
         run(ahead(1, budget__oracle_queries=16), tmp_path / "unsound")
 
 
-def test_a_run_that_died_goes_on_with_what_was_sampled_ahead(tmp_path: Path) -> None:
-    lives = Lives()
-    tree = ahead(2, checkpoint={"every": 2}).model_dump(mode="json")
-    assert lives.end(lives.begin(tree, tmp_path / "whole")) == 0
+class Death(Exception):
+    """Ends a run between a round and its checkpoint."""
+
+
+def dies_after(rounds: int) -> Watch:
+    """A run that dies when it has lived so many rounds."""
+    lived: list[int] = []
+
+    def on_round(row: RoundMetrics) -> None:
+        lived.append(row.round)
+        if len(lived) == rounds:
+            raise Death
+
+    return Watch(on_round=on_round)
+
+
+def test_a_run_that_died_goes_on_with_what_was_sampled_ahead(
+    inline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "out"
-    for call in (5, 4, 3):
-        assert lives.end(lives.begin(tree, out, ("metrics", call, True))) < 0
-    assert lives.end(lives.begin(tree, out)) == 0
-    assert_same_run(tmp_path / "whole", out)
-    assert lives.end(lives.begin(tree, tmp_path / "again", ("metrics", 5, True))) < 0
-    assert lives.end(lives.begin(tree, tmp_path / "again", None, forget_what_is_ahead)) == 0
-    with pytest.raises(AssertionError):
-        assert_same_run(tmp_path / "whole", tmp_path / "again")
-
-
-def forget_what_is_ahead() -> None:
-    from sea_agent.loop.candidates import CandidateSource
+    with pytest.raises(Death):
+        run(ahead(2, checkpoint={"every": 2}), out, dies_after(5))
+    shutil.copytree(out, tmp_path / "again")
+    with pytest.raises(Death):
+        resume(resumed_config(out), out, watch=dies_after(4))
+    resume(resumed_config(out), out)
+    assert_same_run(inline / "2", out)
 
     load = CandidateSource.load_state
-    CandidateSource.load_state = lambda self, state: load(self, {**state, "ahead": []})  # type: ignore[method-assign]
+    monkeypatch.setattr(CandidateSource, "load_state", lambda self, state: load(self, {**state, "ahead": []}))
+    resume(resumed_config(tmp_path / "again"), tmp_path / "again")
+    with pytest.raises(AssertionError):
+        assert_same_run(inline / "2", tmp_path / "again")

@@ -129,18 +129,18 @@ def test_a_job_is_watched_left_stopped_and_goes_on_when_it_is_submitted_again(
     last = rows(out)[-1]
     assert checkpoints(out)[-1] == last["round"] == 3
 
-    more = ("--set", f"budget.oracle_queries={last['oracle_queries'] + 8}")
+    more = ("--set", f"budget.oracle_queries={last['oracle_queries'] + 8}", "--set", "runtime=inline")
     code, printed = head.do(*command, *more, cwd=clean, environment=environment)
     assert code == 0, printed
     assert id_of(printed) == job.removesuffix("1") + "2"
-    assert "going on from round-000003" in printed
+    assert "resuming from round-000003" in printed
     asked = (gate / "asked").read_text().split()
     found = json.loads((out / "summary.json").read_text())
     assert len(asked) == len(set(asked)) == found["oracle_queries"] == last["oracle_queries"] + 8
     # Compared with the run that nobody stopped, in one process.
     monkeypatch.setenv("GATE", str(gate))
     monkeypatch.chdir(clean)
-    expected = run(load_config("run.yaml", [more[1], "runtime=inline"]), tmp_path / "whole")
+    expected = run(load_config("run.yaml", [more[1], more[3]]), tmp_path / "whole")
     for key in ("oracle_queries", "rounds", "ledger_digest", "policy_checksum"):
         assert found[key] == expected[key], key
 

@@ -36,7 +36,7 @@ def test_the_same_command_begins_a_run_and_goes_on_with_it(source: Path, tmp_pat
     assert sea_agent("run", source, "--out", "whole", "--resume").code == 0
     done = sea_agent("run", source, "--out", "out", "--resume")
     assert done.code == 0, done.err
-    assert "going on from round-000002" in done.out
+    assert "resuming from round-000002" in done.out
     assert_same_run(tmp_path / "whole", tmp_path / "out")
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
+from mortal_parts import MortalRuntime
 from safetensors.torch import load_file
 
 from oracle.base import bradley_terry
@@ -123,12 +124,13 @@ def test_one_seed_gives_one_run_and_another_seed_another(tmp_path: Path) -> None
         assert_same_run(tmp_path / "one", tmp_path / "other")
 
 
-def test_ray_and_any_number_of_samplers_give_the_inline_run(tmp_path: Path) -> None:
-    inline = world_config(mixing={"oracle_share": 0.7})
-    run(inline, tmp_path / "inline")
-    for samplers in (1, 2):
-        out = tmp_path / f"ray-{samplers}"
+def test_any_number_of_samplers_gives_the_inline_run(tmp_path: Path, mortal: MortalRuntime) -> None:
+    """On Ray, too: ``test_dying_actors``."""
+    run(world_config(mixing={"oracle_share": 0.7}), tmp_path / "inline")
+    for samplers in (1, 3):
+        out = tmp_path / str(samplers)
         run(world_config(mixing={"oracle_share": 0.7}, runtime="ray", sampler__actors=samplers), out)
+        assert f"sampler-{samplers - 1}" in mortal.parts
         assert_same_run(tmp_path / "inline", out)
 
 

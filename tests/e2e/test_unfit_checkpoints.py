@@ -140,19 +140,6 @@ def test_a_checkpoint_of_other_settings_is_refused_and_the_one_before_goes_on(wh
     assert_same_run(whole, out)
 
 
-@pytest.mark.ray
-def test_what_a_part_on_ray_refuses_is_told_alike_and_the_one_before_goes_on(whole: Path, out: Path) -> None:
-    derange, complaint = DERANGED["a weight is missing"]
-    deranged(out, derange)
-    on_ray = resumed_config(out, ["runtime=ray"])
-    with pytest.raises(UserError) as caught:
-        resume(on_ray, out)
-    assert complaint in str(caught.value)
-    assert str(caught.value).endswith("add --checkpoint round-000001.")
-    resume(on_ray, out, "round-000001")
-    assert_same_run(whole, out)
-
-
 def test_a_checkpoint_that_was_written_anew_as_it_was_goes_on(whole: Path, out: Path) -> None:
     deranged(out, lambda state: None)
     resume(resumed_config(out), out)
