@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import transformers.models.auto.tokenization_auto
+import transformers.models.llama.modeling_llama  # noqa: F401  (the built-in policy's, which a life would import late)
 
 from sea_agent.config.files import parse_config
 from sea_agent.persistence import checkpoint

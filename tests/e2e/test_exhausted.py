@@ -36,8 +36,7 @@ def configured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with the configuration, and the run as it ends where nothing is short."""
     folder = tmp_path_factory.mktemp("exhausted")
     (folder / "config.yaml").write_text(yaml.safe_dump(world_config(**SETTINGS).model_dump(mode="json")))
-    log = folder / "log"
-    assert finish(start("run", folder / "config.yaml", "--out", folder / "whole", log=log), log) == 0, log.read_text()
+    run(world_config(**SETTINGS), folder / "whole")
     return folder
 
 
@@ -56,11 +55,12 @@ def test_a_run_on_a_full_disk_says_so_and_goes_on_later(
     assert "Traceback" not in said
     assert not list(out.rglob("*.part"))
     settings = (out / "config.yaml").read_bytes()
-    still_full(monkeypatch)
-    with pytest.raises(RunFailure, match=r"No space left.*make room, then go on with"):
-        resume(resumed_config(out), out)
+    with monkeypatch.context() as patch:
+        still_full(patch)
+        with pytest.raises(RunFailure, match=r"No space left.*make room, then go on with"):
+            resume(resumed_config(out), out)
     assert (out / "config.yaml").read_bytes() == settings
-    assert finish(start("resume", out, log=log), log) == 0, log.read_text()
+    resume(resumed_config(out), out)
     assert_same_run(configured / "whole", out)
 
 

@@ -4,14 +4,13 @@ import json
 import random
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import pytest
 from e2e.killed_runs import PLACES, Lives
-from e2e.test_ray_processes import finish, start
 from e2e.test_run import COUNTING_ORACLE, assert_same_run, metrics, world_config
 
 from sea_agent.config.files import load_config
@@ -240,20 +239,24 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / "0" / "ledger.sqlite").exists()
 
 
-def test_a_damaged_checkpoint_is_told_in_one_line_and_the_one_before_goes_on(tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_told_in_one_line_and_the_one_before_goes_on(
+    tmp_path: Path, sea_agent: Callable[..., Any]
+) -> None:
     config = world_config(checkpoint={"every": 1})
     run(config, tmp_path / "whole")
-    out, log = tmp_path / "out", tmp_path / "log"
+    out = tmp_path / "out"
     with pytest.raises(Stopped):
         run(config, out, stop_after(2))
     tensors = out / "checkpoints" / "round-000002" / "tensors.safetensors"
     tensors.write_bytes(tensors.read_bytes()[:-1])
-    assert finish(start("resume", out, log=log), log) == 2
-    assert "Traceback" not in log.read_text()
-    line = log.read_text().splitlines()[-1]
+    refused = sea_agent("resume", out)
+    assert refused.code == 2
+    assert "Traceback" not in refused.err
+    line = refused.err.splitlines()[-1]
     assert "round-000002: tensors.safetensors is damaged" in line
     assert line.endswith("add --checkpoint round-000001.")
-    assert finish(start("resume", out, "--checkpoint", "round-000001", log=log), log) == 0, log.read_text()
+    done = sea_agent("resume", out, "--checkpoint", "round-000001")
+    assert done.code == 0, done.err
     assert_same_run(tmp_path / "whole", out)
 
 
