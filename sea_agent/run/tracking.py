@@ -45,7 +45,7 @@ def require_packages(config: TrackingConfig) -> None:
     """
     for name in config.to:
         if name in _PACKAGES and importlib.util.find_spec(name) is None:
-            raise UserError(f"tracking.to={name}: {name} is not installed; install it with: pip install {name}")
+            raise UserError(f"tracking.to={name}: {name} is not installed: pip install 'sea-agent[trackers]'")
 
 
 @contextmanager

@@ -71,7 +71,7 @@ def test_samplers_die_then_a_node_then_every_part_and_nothing_changes(nodes: Two
     assert sum(deaths.before.values()) == 4
     assert deaths.before["worker"] > 0
     assert deaths.after == {"head": 4}
-    assert [line for line in lines if line.startswith("resuming from round-")][-1] == "going on from round-000004"
+    assert [line for line in lines if line.startswith("resuming from round-")][-1] == "resuming from round-000004"
     assert_same_run(tmp_path / "quiet", tmp_path / "out")
     assert asked == quiet
     assert len(asked) == len(set(asked)) == BUDGET

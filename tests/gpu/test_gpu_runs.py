@@ -70,7 +70,7 @@ def test_a_run_goes_on_when_its_sampler_or_learner_dies(tmp_path: Path) -> None:
     )
     lines = in_a_process(run_with_deaths, config, str(tmp_path / "out"))
     # The sampler is missed in round 2, the learner when the checkpoint after it is due.
-    assert [line for line in lines if line.startswith("resuming from")] == ["going on from round-000001"] * 2
+    assert [line for line in lines if line.startswith("resuming from")] == ["resuming from round-000001"] * 2
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["oracle_queries"] == 32
 
 

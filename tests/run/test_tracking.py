@@ -263,7 +263,7 @@ def test_a_missing_package_is_told_with_the_command_that_installs_it(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda package: None)
-    with pytest.raises(UserError, match=f"tracking.to={name}: {name} is not installed; install it with: pip install"):
+    with pytest.raises(UserError, match=f"tracking.to={name}: {name} is not installed: pip install"):
         check(configured(name))
 
 
