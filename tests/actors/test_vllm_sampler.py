@@ -218,7 +218,7 @@ def test_weights_of_another_policy_are_refused(tiny_policy: Policies, llama: Eng
 
 
 def test_an_engine_that_cannot_start_names_the_remedy(tiny_policy: Policies, engine: Engine) -> None:
-    with pytest.raises(UserError, match=r"computes on cpu, but device=cuda.*\[vllm\]"):
+    with pytest.raises(UserError, match=r"computes on cpu, but device=cuda.*\[agent,vllm\]"):
         engine.run(child_start, tiny_policy("llama"), CONFIG, "cuda")
     with pytest.raises(UserError, match="kv_cache_gb"):
         engine.run(child_start, tiny_policy("llama"), SamplerConfig(backend="vllm", kv_cache_gb=1e6))
