@@ -17,7 +17,7 @@ from e2e.test_run import COUNTING_ORACLE, assert_same_run, world_config
 from mortal_parts import MortalRuntime
 
 from actors.samplers import SamplerPool
-from sea_agent.errors import RunFailure
+from sea_agent.errors import ActorDied, RunFailure
 from sea_agent.persistence.ledger import Ledger
 from sea_agent.persistence.rounds import RoundMetrics
 from sea_agent.run.lifecycle import run
@@ -84,10 +84,10 @@ def test_parts_die_every_few_rounds_and_nothing_changes(every: int, tmp_path: Pa
 def test_a_new_sampler_without_the_weights_is_seen(
     tmp_path: Path, mortal: MortalRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def forgetful(self: SamplerPool, index: int) -> None:
+    def forgetful(self: SamplerPool, index: int, death: ActorDied) -> None:
         self._samplers[index].restart()
 
-    monkeypatch.setattr(SamplerPool, "_restart", forgetful)
+    monkeypatch.setattr(SamplerPool, "_replace", forgetful)
     with pytest.raises(RunFailure, match="was sampled by policy version 0"):
         assert_survives(tmp_path, 4, Chaos(3, 4, lambda: ["sampler-0"], mortal.kill))
 

@@ -159,7 +159,7 @@ def test_a_run_that_has_spent_its_money_goes_on_with_more(
     with JudgeServer(Judge(prefer=prefer)) as server:
         stopped = sea_agent("run", "sea", "--out", "out", *settings(server, **prices, **limit))
         assert stopped.code == 1
-        assert "oracle.spend_limit=0.0135: the judge has cost 0.014 since this start" in stopped.err
+        assert "oracle.spend_limit=0.0135: the judge has cost 0.014 since the start" in stopped.err
         assert not (tmp_path / "out" / "summary.json").exists()
         more = sea_agent("resume", "out", "--set", "oracle.spend_limit=1.0")
         assert more.code == 0, more.err

@@ -101,7 +101,7 @@ def test_what_is_unfinished_is_not_taken_for_finished(tmp_path: Path) -> None:
     out, config = tmp_path / "out", world_config()
     with pytest.raises(Stopped):
         run(config, out, stop_after(1))
-    assert finished(config, out) is None
+    assert finished(config.budget, out) is None
     resume(config, out)
-    assert finished(config, out) is not None
-    assert finished(world_config(budget__oracle_queries=28), out) is None
+    assert finished(config.budget, out) is not None
+    assert finished(world_config(budget__oracle_queries=28).budget, out) is None
