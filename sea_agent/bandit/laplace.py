@@ -108,7 +108,7 @@ class Laplace:
         return (self._scaled(features_P_M_D) @ (self._basis_D_R @ self._mode_R)).to(torch.float32)
 
     def _joint(self, features_P_M_D: Tensor) -> tuple[Tensor, Tensor]:
-        """mean_P_M, and deviation_P_M_M with deviation · deviationᵀ the covariance of a prompt's candidates.
+        """mean_P_M, and deviation_P_M_M, the symmetric root of the covariance of a prompt's candidates.
 
         The covariance is A Aᵀ within the labels' span and that of the prior across it.
         """
@@ -118,9 +118,7 @@ class Laplace:
         covariance_P_M_M = known_P_M_R @ known_P_M_R.mT
         if self._basis_D_R.shape[1] < self._dimension:
             covariance_P_M_M += scaled_P_M_D @ scaled_P_M_D.mT - inner_P_M_R @ inner_P_M_R.mT
-        values_P_M, vectors_P_M_M = torch.linalg.eigh(covariance_P_M_M)
-        # Equal candidates make the covariance singular, and rounding may then leave it an eigenvalue below zero.
-        return inner_P_M_R @ self._mode_R, vectors_P_M_M * values_P_M.clamp_min(0.0).sqrt()[:, None, :]
+        return inner_P_M_R @ self._mode_R, _symmetric_root(covariance_P_M_M)
 
     def _scaled(self, features_X_D: Tensor) -> Tensor:
         """Features in coordinates whose weights have the prior N(0, 1)."""
@@ -152,7 +150,7 @@ class Laplace:
         start_R = torch.zeros(difference_N_R.shape[1], dtype=torch.float64)
         fit = fit_mode(difference_N_R, wins_N, 1.0, start_R, weights_N)
         identity_R_R = torch.eye(len(fit.mode_R), dtype=torch.float64)
-        self._factor_R_R = torch.linalg.solve_triangular(fit.cholesky_R_R, identity_R_R, upper=False).T
+        self._factor_R_R = torch.linalg.solve_triangular(fit.cholesky_R_R, identity_R_R, upper=False).T.contiguous()
         self._mode_R = fit.mode_R
         return {
             "loss": fit.loss,
@@ -259,4 +257,16 @@ def _span(difference_N_D: Tensor) -> Tensor:
     labels, dimension = difference_N_D.shape
     if labels >= dimension:
         return torch.eye(dimension, dtype=difference_N_D.dtype)
-    return torch.linalg.qr(difference_N_D.T)[0]
+    # A checkpoint keeps values and no memory layout, on which the last bits of a product depend.
+    return torch.linalg.qr(difference_N_D.T)[0].contiguous()
+
+
+def _symmetric_root(covariance_P_M_M: Tensor) -> Tensor:
+    """The one positive root V √λ Vᵀ of each covariance.
+
+    It is continuous in the covariance. V √λ is a root as well, but rounding decides the signs of its columns and, where
+    eigenvalues are equal, their directions: the same noise would then give another draw.
+    """
+    values_P_M, vectors_P_M_M = torch.linalg.eigh(covariance_P_M_M)
+    # Equal candidates make the covariance singular, and rounding may then leave it an eigenvalue below zero.
+    return (vectors_P_M_M * values_P_M.clamp_min(0.0).sqrt()[:, None, :]) @ vectors_P_M_M.mT

@@ -31,6 +31,11 @@ class Features:
         """Standardised features_N_D of the pairs; see ``Standardised.features``."""
         return torch.cat([part.features(pairs) for part in self._maps], dim=1)
 
+    def forget(self) -> None:
+        """Empty the caches, as they are in a resumed run."""
+        for part in self._maps:
+            part.forget()
+
     def state(self) -> list[dict[str, Tensor]]:
         """The frozen scales of each feature map."""
         return [part.state() for part in self._maps]

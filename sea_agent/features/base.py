@@ -1,8 +1,10 @@
 """Base classes of feature maps: batching, caching and standardisation.
 
-A map computes features in batches sorted by length, caches them, and standardises them by the mean and standard
-deviation of the first rows it computes. Sequences are padded on the right to a multiple of ``_BUCKET`` tokens, and a
-batch holds a single padded length, so the features of a row depend on the rest of its batch only by float rounding.
+A map computes features in batches sorted by length, caches them for one round, and standardises them by the mean and
+standard deviation of the first rows it computes. Sequences are padded on the right to a multiple of ``_BUCKET`` tokens,
+and a batch holds a single padded length, so the features of a row depend on the rest of its batch only by float rounding.
+Because of that rounding the cache does not outlast a round: a resumed run starts without it, and would otherwise compute
+other batches than an uninterrupted run.
 
 Dimension legend: N rows, B rows of a batch, T tokens, D features, H hidden units of the model.
 """
@@ -61,6 +63,9 @@ class Standardised(ABC):
             self._deviation_D = torch.cat(list(map(_deviation, variances, self._shared)))
         return (raw_N_D - self._mean_D) / self._deviation_D
 
+    def forget(self) -> None:
+        """Empty the cache."""
+
     def state(self) -> dict[str, Tensor]:
         """The fixed mean and deviation; empty before the first call."""
         if self._mean_D is None or self._deviation_D is None:
@@ -91,6 +96,10 @@ class FeatureMap(Standardised):
         self._batch = batch
         self._capacity = max(1, _CACHE_BYTES // (4 * self.dimension))
         self._cache: OrderedDict[Hashable, Tensor] = OrderedDict()
+
+    def forget(self) -> None:
+        """Empty the cache."""
+        self._cache.clear()
 
     def _raw(self, pairs: Sequence[Pair]) -> Tensor:
         keys = [self._key(*pair) for pair in pairs]

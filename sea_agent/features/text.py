@@ -199,11 +199,16 @@ def _kinds(model: "PreTrainedModel") -> Tensor:
 
 
 def _principal_places(vectors_V_H: Tensor) -> Array:
-    """places_V_E: coordinates of each token on the top principal axes of the vectors; each axis has unit variance."""
+    """places_V_E: coordinates of each token on the top principal axes of the vectors; each axis has unit variance.
+
+    The token farthest from the origin of an axis is on its positive side. Rounding would otherwise choose the sign, and
+    a run resumed on another machine would see its own features with other signs.
+    """
     centred_V_H = (vectors_V_H - vectors_V_H.mean(0)).double()
     _, axes_H_H = torch.linalg.eigh(centred_V_H.T @ centred_V_H)
     places_V_E = centred_V_H @ axes_H_H[:, -_AXES:].flip(1)
-    return (places_V_E / places_V_E.std(0)).float().numpy()
+    farthest_1_E = places_V_E.abs().argmax(0, keepdim=True)
+    return (places_V_E * places_V_E.gather(0, farthest_1_E).sign() / places_V_E.std(0)).float().numpy()
 
 
 def _hash(values: Array, buckets: int) -> Array:

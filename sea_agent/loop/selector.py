@@ -67,6 +67,7 @@ class Selector:
         distinct candidates are skipped. If ``implicit_rewards`` of the policy are given, by response id, the rule uses
         them instead of the posterior.
         """
+        self._begin_round()
         contested = [group for group in candidates if len(group.responses) >= 2]
         if not contested:
             return []
@@ -90,6 +91,7 @@ class Selector:
 
     def imagine(self, candidates: Sequence[Candidates], number: int) -> list[Preference]:
         """Pairs of the candidates of each prompt, ordered by the posterior, with the probability of that order."""
+        self._begin_round()
         contested = [group for group in candidates if len(group.responses) >= 2]
         if not contested:
             return []
@@ -196,6 +198,10 @@ class Selector:
         if state["posterior"] is not None:
             self._posterior = self._new_posterior()
             self._posterior.load_state(state["posterior"])
+
+    def _begin_round(self) -> None:
+        if self._features is not None:
+            self._features.forget()
 
     def _hindsight(self, duels: Sequence[Duel], rows_N_2_D: torch.Tensor, number: int) -> list[Hindsight]:
         rewards_S_N_2 = self._posterior.draw(rows_N_2_D, self._generator("hindsight", number))
