@@ -2,9 +2,9 @@
 
 A map computes features in batches sorted by length, caches them for one round, and standardises them by the mean and
 standard deviation of the first rows it computes. Sequences are padded on the right to a multiple of ``_BUCKET`` tokens,
-and a batch holds a single padded length, so the features of a row depend on the rest of its batch only by float rounding.
-Because of that rounding the cache does not outlast a round: a resumed run starts without it, and would otherwise compute
-other batches than an uninterrupted run.
+and a batch holds a single padded length, so the features of a row depend on the rest of its batch only by rounding.
+Because of that rounding the cache does not outlast a round: a resumed run starts without it, and would compute other
+batches than an uninterrupted run.
 
 Dimension legend: N rows, B rows of a batch, T tokens, D features, H hidden units of the model.
 """
@@ -63,7 +63,7 @@ class Standardised(ABC):
             self._deviation_D = torch.cat(list(map(_deviation, variances, self._shared)))
         return (raw_N_D - self._mean_D) / self._deviation_D
 
-    def forget(self) -> None:
+    def forget(self) -> None:  # noqa: B027 (a map without a cache has nothing to do)
         """Empty the cache."""
 
     def state(self) -> dict[str, Tensor]:
