@@ -20,6 +20,7 @@ from sea_agent.config import (
     RewardModelOracleConfig,
     RunConfig,
     SamplerConfig,
+    WorldOracleConfig,
 )
 from sea_agent.data.imported import ImportedPreferences, load_imported
 from sea_agent.data.prompts import PromptSource
@@ -29,6 +30,7 @@ from sea_agent.jobs.inside import where_it_runs
 from sea_agent.plugins import is_own
 from sea_agent.pretrained import context_length, load_tokenizer, model_config
 from sea_agent.run.tracking import require_packages
+from sea_agent.worlds import scorer
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,13 @@ def check(config: RunConfig) -> Inputs:
     training = prompts(config.prompts, "prompts.path")
     if config.needs_posterior and is_own(config.posterior.features):
         OwnFeatures(config.posterior.features).try_on([prompt.text for prompt in training.first(2)])
+    for key, answers, asked in (
+        ("oracle", config.oracle, training),
+        ("oracle", config.oracle, heldout),
+        ("evaluation.judge", judge, heldout),
+    ):
+        if isinstance(answers, WorldOracleConfig) and asked is not None:
+            _require_world_prompts(key, answers, asked)
     imported = None
     if config.posterior.preferences_path is not None:
         length = context_length(config.policy.path)
@@ -120,6 +129,16 @@ def _try_own_parts(config: RunConfig) -> None:
     for key, value in (("learner.optimism", config.learner.optimism), ("selection.rule", config.selection.rule)):
         if value in ("selm", "apl") and not loss.uses_reference:
             raise UserError(f"{key}={value} needs a learner.loss with a reference; {config.learner.loss} has none")
+
+
+def _require_world_prompts(key: str, oracle: WorldOracleConfig, source: PromptSource) -> None:
+    """Refuse a world as the oracle of prompts that do not follow its grammar."""
+    score = scorer(oracle.world, oracle.scorer)
+    try:
+        for prompt in source.first(len(source)):
+            score(prompt.text, "")
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from None
 
 
 def _require_gpu(oracles: Mapping[str, OracleConfig | None], compute: Compute) -> None:

@@ -81,6 +81,20 @@ def test_a_bad_value_is_named_with_its_remedy(change: str, words: list[str], com
 
 
 @pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        (["oracle={kind: world}"], "oracle"),
+        (["evaluation={prompts_path: prompts.jsonl, judge: {kind: world}}"], "evaluation.judge"),
+    ],
+)
+def test_a_world_that_cannot_read_the_prompts_is_named_by_its_key(
+    changes: list[str], key: str, complain: Callable[..., str]
+) -> None:
+    message = complain(*changes)
+    assert f"{key}: 'w1 w2' is not a prompt of the world lexicon" in message
+
+
+@pytest.mark.parametrize(
     ("content", "words"),
     [
         ('{"prompt": "w1"}\n{"prompt": \n', ["prompts.jsonl:2"]),

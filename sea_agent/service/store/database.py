@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import IO, Any, Self, TypeVar
@@ -73,7 +73,7 @@ class _Job:
     error: Exception | None = None
 
     def settle(self) -> Sequence[Topic]:
-        """Answer whoever still waits; the topics to wake."""
+        """Answer the caller if it still waits; returns the topics to wake."""
         if self.error is not None:
             if not self.future.done():
                 self.future.set_exception(self.error)
@@ -258,7 +258,8 @@ class Database:
         self._acknowledge(batch)
 
     def _acknowledge(self, batch: Sequence[_Job]) -> None:
-        self._loop.call_soon_threadsafe(self._settle, batch)
+        # Copies: the loop answers later, and by what was known now.
+        self._loop.call_soon_threadsafe(self._settle, [replace(job) for job in batch])
 
     def _settle(self, batch: Sequence[_Job]) -> None:
         for topic in {topic for job in batch for topic in job.settle()}:
