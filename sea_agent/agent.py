@@ -13,6 +13,7 @@ from sea_agent.errors import RunFailure
 from sea_agent.loop.candidates import CandidateSource, Draw
 from sea_agent.loop.evaluation import Evaluator
 from sea_agent.loop.open_duels import OpenDuels
+from sea_agent.loop.relived import as_of_now
 from sea_agent.loop.stopwatch import Stopwatch
 from sea_agent.persistence.ledger import Ledger
 from sea_agent.persistence.rounds import Evaluation, RoundMetrics
@@ -24,7 +25,10 @@ Measured = dict[str, Any]
 
 _MAX_SILENT_ROUNDS = 20
 _COMPARED = 8  # responses whose log-probabilities are compared after a publish
-_COUNTERS = ("begun", "rounds", "imagined_pairs", "policy_samples", "imagined_rounds_due", "silent_rounds")
+_COUNTERS = (
+    *("begun", "rounds", "imagined_pairs", "policy_samples", "imagined_rounds_due", "silent_rounds"),
+    "relived_rounds",  # with the answers to duels that other weights sampled, in an earlier life of the run
+)
 
 
 class Agent:
@@ -48,12 +52,14 @@ class Agent:
         self.learner, self.evaluator, self.ledger, self.stopwatch = learner, evaluator, ledger, stopwatch
         self.begun = False
         self.rounds = self.imagined_pairs = self.policy_samples = 0
-        self.imagined_rounds_due = self.silent_rounds = 0
+        self.imagined_rounds_due = self.silent_rounds = self.relived_rounds = 0
+        self.published = ""  # the checksum of the weights that the samplers have
 
     def run(self, after_round: Callable[[RoundMetrics], None]) -> None:
         """Spend the budget; the row of every round goes to ``after_round``."""
         if not self.begun:
             self.begun = True
+            self.published = self.learner.checksum()
             self.evaluator.fix_reference()
             after_round(self._row({}, evaluate=True))
         while self.imagined_rounds_due or self.ledger.oracle_queries < self.config.budget.oracle_queries:
@@ -70,7 +76,7 @@ class Agent:
         with stage("select"):
             room, implicit = left - len(self.open_duels), self._implicit_rewards(draw.candidates)
             duels: list[Duel] = self.selector.call("select", draw.candidates, number, asked, room, implicit).result()
-            duels = self.ledger.add_duels(duels, number)
+            duels = self.ledger.add_duels(duels, number, self.published)
         with stage("ask"):
             answers = self.open_duels.ask(duels, number, left)
         with stage("label"):
@@ -119,7 +125,7 @@ class Agent:
         self.learner.load_state(state["learner"])
         self.selector.call("load_state", state["selector"]).result()
         self.evaluator.load_state(state["evaluator"])
-        self.samplers.load_weights(*self.learner.weights())
+        self._publish()
         self.open_duels.restore(self.ledger.rewind(self.rounds))
 
     def revive(self) -> None:
@@ -168,26 +174,37 @@ class Agent:
     def _preferences(
         self, answers: list[tuple[Duel, Verdict]], duels: list[Duel], explored: Mapping[str, Response]
     ) -> list[Preference]:
-        """What the answers say, each with the explored response to its prompt: first those to earlier duels, as long as
-        the policy has not moved on too far, then those to the round's ``duels`` in their order."""
+        """What the answers say, each with the explored response to its prompt: first those to earlier duels, then those
+        to the round's ``duels`` in their order; without those whose policy is too far behind the present one."""
         place = {duel.id: index for index, duel in enumerate(duels)}
+        now = {duel.id: duel for duel in self._as_of_now(duels)}
         oldest = self.rounds - (self.config.learner.max_staleness - self.config.sampler.ahead)
-        ordered = sorted(
-            (one for one in answers if one[0].id in place or one[0].round >= oldest),
-            key=lambda one: place.get(one[0].id, -1),
-        )
-        found = (preference_from(duel, verdict) for duel, verdict in ordered)
+        answered = [(now.get(duel.id, duel), verdict) for duel, verdict in answers]
+        answered.sort(key=lambda one: place.get(one[0].id, -1))
+        found = (preference_from(duel, verdict) for duel, verdict in answered if duel.round >= oldest)
         return [replace(one, explored=explored.get(one.prompt.id)) for one in found if one is not None]
+
+    def _as_of_now(self, duels: list[Duel]) -> list[Duel]:
+        """The round's duels; older where other weights sampled them, in a life of the run that computed otherwise."""
+        if not duels or self.ledger.weights_behind(duels[0].round) == self.published:
+            return duels
+        self.relived_rounds += 1
+        tolerance = self.config.learner.max_logprob_gap
+        return as_of_now(duels, self.rounds, self.samplers.logprobs, tolerance=tolerance)
 
     def _learn(self, preferences: list[Preference]) -> Measured:
         with self.stopwatch("learn"):
             metrics = self.learner.step(preferences)
         with self.stopwatch("publish"):
-            self.samplers.load_weights(*self.learner.weights())
+            self._publish()
             if self.config.sampler.ahead and preferences:  # no response that was learnt from is of a present version
                 rows = [(one.prompt.token_ids, one.chosen.token_ids) for one in preferences[:_COMPARED]]
                 metrics["logprob_gap"] = self.learner.logprob_gap(rows, self.samplers.logprobs(rows))
         return metrics
+
+    def _publish(self) -> None:
+        update, self.published = self.learner.weights()
+        self.samplers.load_weights(update, self.published)
 
     def _spent(self, draw: Draw) -> Measured:
         self.policy_samples += draw.sampled

@@ -4,7 +4,8 @@ One SQLite file with a rollback journal and full synchronisation, written by one
 queries that a run reports is the count of rows in here, nothing else.
 
 A run that is resumed goes back to its checkpoint and lives the rounds after it again. The ledger does not go back: it
-hands out what these rounds asked and were answered the first time, so that nobody is asked twice.
+hands out what these rounds asked and were answered the first time, so that nobody is asked twice. It also keeps the
+checksum of the weights behind a round, by which a life that computes otherwise is told.
 """
 
 import hashlib
@@ -58,6 +59,10 @@ CREATE TABLE IF NOT EXISTS verdicts (
     votes INTEGER NOT NULL,
     round INTEGER NOT NULL,
     at REAL NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS rounds (
+    round INTEGER PRIMARY KEY,
+    weights TEXT NOT NULL
 ) STRICT;
 CREATE TABLE IF NOT EXISTS hindsight (
     duel_id TEXT PRIMARY KEY REFERENCES duels (id),
@@ -134,15 +139,19 @@ class Ledger:
                     self._verdicts_to_come.setdefault(answered_in, {})[duel.id] = verdict
         return waiting
 
-    def add_duels(self, duels: Sequence[Duel], number: int) -> list[Duel]:
+    def add_duels(self, duels: Sequence[Duel], number: int, weights: str | None = None) -> list[Duel]:
         """Write the duels of round ``number`` before anybody is asked, all of them or none.
 
-        Returns the round's duels: those that were written the first time, where it is lived again.
+        ``weights`` is the checksum of the policy that is asked about.
+
+        Returns the round's duels: those that were written the first time, where it is lived again. A round that did not
+        ask the first time gets the duels of the next one that did: they are paid for.
         """
-        recorded = self._duels_to_come.pop(number, None)
-        if recorded is not None:
-            return recorded
+        coming = sorted(self._duels_to_come)
+        if coming and (coming[0] <= number or self.weights_behind(number) is None):
+            return self._duels_to_come.pop(coming[0])
         self._write(
+            ("INSERT OR REPLACE INTO rounds VALUES (?, ?)", [] if weights is None else [(number, weights)]),
             ("INSERT INTO duels VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", [_duel_row(duel) for duel in duels]),
             (
                 "INSERT INTO responses VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -155,10 +164,22 @@ class Ledger:
         )
         return list(duels)
 
+    def weights_behind(self, number: int) -> str | None:
+        """The checksum of the weights that round ``number`` asked about; None if it did not ask."""
+        found = self._db.execute("SELECT weights FROM rounds WHERE round = ?", (number,)).fetchone()
+        return None if found is None else str(found[0])
+
     def recorded(self, duels: Iterable[Duel], number: int) -> list[Verdict]:
-        """The verdicts on these duels that round ``number`` was given the first time; they count from now on."""
-        waiting = self._verdicts_to_come.get(number, {})
-        found = [(duel, waiting.pop(duel.id)) for duel in duels if duel.id in waiting]
+        """The verdicts on these duels that round ``number`` was given the first time, or before; they count from now on.
+
+        Duels that came early bring those of their own round.
+        """
+        found = [
+            (duel, waiting.pop(duel.id))
+            for duel in duels
+            for given_in, waiting in self._verdicts_to_come.items()
+            if given_in <= max(number, duel.round) and duel.id in waiting
+        ]
         for duel, verdict in found:
             self._count(duel, verdict)
         return [verdict for _, verdict in found]
@@ -212,8 +233,9 @@ class Ledger:
         digest = hashlib.blake2b(digest_size=16)
         for row in self._db.execute(_ROWS):
             digest.update(json.dumps(row[:-1]).encode())
-        for row in self._db.execute("SELECT * FROM hindsight ORDER BY duel_id"):
-            digest.update(json.dumps(row).encode())
+        for table in ("hindsight ORDER BY duel_id", "rounds ORDER BY round"):
+            for row in self._db.execute(f"SELECT * FROM {table}"):
+                digest.update(json.dumps(row).encode())
         return digest.hexdigest()
 
     def _entries(self) -> Iterator[tuple[Duel, Verdict | None, int | None]]:

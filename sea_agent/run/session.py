@@ -14,6 +14,12 @@ from sea_agent.persistence.rounds import RoundMetrics
 from sea_agent.saved_state import require
 
 _MOST_DEATHS = 3
+_LIVED_OTHERWISE = (
+    "rounds after the checkpoint came to other weights than the first time (another machine, version of a library or "
+    "number of threads rounds otherwise). No answer is lost or asked for again. Where the present policy gives a "
+    "response other log-probabilities than learner.max_logprob_gap allows, its answer counts as a late one: the posterior "
+    "learns from it, the policy only if learner.max_staleness allows that."
+)
 _FORM = {"agent": dict, "spent": {"wall_seconds": float, "cpu_seconds": float}, "metrics_bytes": int}
 
 
@@ -44,6 +50,7 @@ class Session:
         self._cpu_seconds = cpu_seconds
         self._began = time.monotonic()
         self._before = {"wall_seconds": 0.0, "cpu_seconds": 0.0}  # of earlier lives
+        self._lived_otherwise = False
 
     def run(self, found: Checkpoint | None) -> None:
         """The rounds after ``found``.
@@ -86,6 +93,9 @@ class Session:
     def _after_round(self, row: RoundMetrics) -> None:
         self._metrics.add(row)
         self._watch.on_round(row)
+        if self._agent.relived_rounds and not self._lived_otherwise:
+            self._lived_otherwise = True
+            self._watch.tell(_LIVED_OTHERWISE)
         stopping = self._watch.stopping()
         if stopping or self._checkpoints.is_due(self._agent.rounds):
             self._save()

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ def summarise(agent: Agent, inputs: Inputs) -> dict[str, Any]:
         "imagined_pairs": agent.imagined_pairs,
         "evaluation_queries": agent.evaluator.queries,
         "rounds": agent.rounds,
+        "relived_rounds": agent.relived_rounds,
         **{name: measured.get(name) for name in ("win_rate", "win_rate_ci", "judge_win_rate", "judge_win_rate_ci")},
         **{name: value for name, value in measured.items() if name.startswith("best_of_")},
         **{name: measured.get(name) for name in ("distinct_share", "kl_to_reference")},
@@ -48,10 +50,11 @@ def summarise(agent: Agent, inputs: Inputs) -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    installed = {
-        dist.metadata["Name"].lower(): dist.version for dist in metadata.distributions() if dist.metadata["Name"]
-    }
-    return {name: installed[name] for name in _PACKAGES if name in installed}
+    found = {}
+    for name in _PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def _git_commit() -> str | None:

@@ -157,14 +157,14 @@ def write_verdicts_with_the_next_duels() -> None:
         for verdict in verdicts:
             self._count(next(duel for duel in waiting[-1][0] if duel.id == verdict.duel_id), verdict)
 
-    def flushing(self: Ledger, duels: Any, number: int) -> Any:
+    def flushing(self: Ledger, duels: Any, number: int, weights: Any = None) -> Any:
         for arguments in waiting:
             counted = dict(self._answered)
             add_verdicts(self, *arguments)
             self._answered.clear()
             self._answered.update(counted)
         waiting.clear()
-        return add_duels(self, duels, number)
+        return add_duels(self, duels, number, weights)
 
     def forgetful(self: Ledger, number: int) -> Any:
         waiting.clear()

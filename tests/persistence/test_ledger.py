@@ -99,3 +99,46 @@ def test_a_rewound_ledger_hands_out_what_the_later_rounds_asked_and_were_answere
         again.add_verdicts(new, [verdict("x5")], 5)
         assert again.oracle_queries == again.oracle_answers_written == 4
         assert len(again.rows()) == 8
+
+
+def test_a_round_keeps_the_checksum_of_the_weights_that_it_asked_about(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        ledger.add_duels([duel("x", number=2)], 2, "abc")
+        ledger.add_duels([], 4, "def")
+        digest = ledger.digest()
+    with Ledger(tmp_path / "ledger.sqlite") as again:
+        again.rewind(0)
+        again.add_duels([duel("other", number=2)], 2, "of another life")
+        assert [again.weights_behind(number) for number in (2, 3, 4)] == ["abc", None, "def"]
+        assert again.digest() == digest
+        again.add_duels([duel("y", number=5)], 5, "ghi")
+        assert again.digest() != digest
+
+
+def test_a_round_that_asked_nothing_asks_nothing_when_it_is_lived_again(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        ledger.add_duels([], 2, "abc")
+        ledger.add_duels([duel("x", number=3)], 3, "abc")
+        ledger.rewind(0)
+        assert ledger.add_duels([], 2, "abc") == []
+        assert ledger.add_duels([], 3, "abc") == [duel("x", number=3)]
+
+
+def test_a_round_that_did_not_ask_the_first_time_gets_what_the_next_one_asked_and_was_answered(tmp_path: Path) -> None:
+    """The first life imagined in round 2 and asked in 3 and 4; the second asks in 2, imagines in 3, and asks in 4."""
+    asked, free = duel("x", number=3), duel("free", LabelSource.POSTERIOR, number=3)
+    late = duel("y", number=4)
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        ledger.add_duels([asked, free], 3, "abc")
+        ledger.add_verdicts([asked, free], [verdict("x"), verdict("free")], 3)
+        ledger.add_verdicts(ledger.add_duels([late], 4, "abc"), [verdict("y")], 4)
+        ledger.rewind(1)
+        assert ledger.add_duels([duel("new", number=2)], 2, "def") == [asked, free]
+        assert ledger.recorded([asked], 2) == [verdict("x")]
+        assert ledger.recorded([free], 2) == [verdict("free")]
+        assert ledger.add_duels([duel("new", number=4)], 4, "def") == [late]
+        assert ledger.recorded([late], 4) == [verdict("y")]
+        assert ledger.oracle_queries == ledger.oracle_answers_written == 2
+        assert ledger.weights_behind(2) is None
+        new = [duel("new", number=5)]
+        assert ledger.add_duels(new, 5, "def") == new
