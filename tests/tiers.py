@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-WHOLE_RUNS = "tests/e2e/"
+PLACES = {"tests/e2e/": "run", "tests/benchmarks/": "dear", "tests/learner/test_deepspeed_engine.py": "dear"}
+"""The marker that a test gets for where it is."""
 FIXTURES = {"browser": "browser", "postgres_url": "postgresql", "two_ranks": "dear", "traces": "dear"}
 """The marker that a test gets for a fixture it uses."""
 DEAR = ("gpu", "soak", "vllm", "ray", "run", "browser", "dear")
@@ -36,8 +37,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def given_markers(nodeid: str, fixtures: Iterable[str]) -> list[str]:
     """The markers that a test gets for where it is and for its fixtures."""
-    whole = ["run"] if nodeid.startswith(WHOLE_RUNS) else []
-    return whole + [marker for fixture, marker in FIXTURES.items() if fixture in fixtures]
+    placed = [marker for place, marker in PLACES.items() if nodeid.startswith(place)]
+    return placed + [marker for fixture, marker in FIXTURES.items() if fixture in fixtures]
 
 
 def is_cheap(group: list[pytest.Item]) -> bool:

@@ -170,7 +170,7 @@ class Ledger:
         return None if found is None else str(found[0])
 
     def recorded(self, duels: Iterable[Duel], number: int) -> list[Verdict]:
-        """The verdicts on these duels that round ``number`` was given the first time, or before; they count from now on.
+        """The verdicts on these duels that rounds up to ``number`` were given the first time; they count from now on.
 
         Duels that came early bring those of their own round.
         """

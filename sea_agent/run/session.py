@@ -17,8 +17,8 @@ _MOST_DEATHS = 3
 _LIVED_OTHERWISE = (
     "rounds after the checkpoint came to other weights than the first time (another machine, version of a library or "
     "number of threads rounds otherwise). No answer is lost or asked for again. Where the present policy gives a "
-    "response other log-probabilities than learner.max_logprob_gap allows, its answer counts as a late one: the posterior "
-    "learns from it, the policy only if learner.max_staleness allows that."
+    "response other log-probabilities than learner.max_logprob_gap allows, its answer counts as a late one: the "
+    "posterior learns from it, the policy only if learner.max_staleness allows that."
 )
 _FORM = {"agent": dict, "spent": {"wall_seconds": float, "cpu_seconds": float}, "metrics_bytes": int}
 

@@ -18,6 +18,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("nodes")]
 
 BUDGET = 24
 SETTINGS: dict[str, Any] = {
+    "posterior": {"family": "laplace", "features": "text"},
     "mixing": {"oracle_share": 0.7},
     "imagination": {"rounds": 1, "start": 8},
     "sampler__ahead": 1,

@@ -20,15 +20,15 @@ IMAGINED = ["imagination.rounds=12", "budget.oracle_queries=96", *SMALL]
 """At the scale of the preset: 96 labels, batches of 16, 64 rounds."""
 PRESETS: dict[str, list[str]] = {
     "sea": IMAGINED,
-    "sea with sea_bai": ["selection.rule=sea_bai", *IMAGINED],
-    "sea with an encoder": ["posterior.encoder_path=world://lexicon/encoder", *IMAGINED],
-    "sea_ee": ["budget.oracle_queries=800", *SMALL],
+    "sea, sea_bai": ["selection.rule=sea_bai", *IMAGINED],
+    "sea, encoder": ["posterior.encoder_path=world://lexicon/encoder", *IMAGINED],
+    "sea_ee, reference candidates": ["sampler.reference_candidates=4", "budget.oracle_queries=800", *SMALL],
 }
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_killed_twenty_times_ends_bit_for_bit_as_one_that_was_not(name: str, tmp_path: Path) -> None:
-    tree: dict[str, Any] = load_config(name.split()[0], PRESETS[name]).model_dump(mode="json")
+    tree: dict[str, Any] = load_config(name.partition(",")[0], PRESETS[name]).model_dump(mode="json")
     lives, draw, killed = Lives(), random.Random(name), Counter[str]()
     whole, out = tmp_path / "whole", tmp_path / "out"
     assert lives.end(lives.begin(tree, whole)) == 0

@@ -37,30 +37,37 @@ def win_rates(out: Path, **settings: Any) -> list[float]:
     return [row["win_rate"] for row in rows if "win_rate" in row]
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"learner.loss": "dpo"},
-        {"learner.loss": "ipo", "learner.beta": 0.1},
-        {"learner.loss": "slic"},
-    ],
-    ids=["dpo", "ipo", "slic"],
-)
-def test_passive_learning_reaches_three_quarters_within_1536_answers(settings: dict, tmp_path: Path) -> None:
-    rates = win_rates(tmp_path / "out", **settings, **{"evaluation.every": 256})
+LOSSES = {
+    "dpo": {"learner.loss": "dpo"},
+    "ipo": {"learner.loss": "ipo", "learner.beta": 0.1},
+    "slic": {"learner.loss": "slic"},
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_passive_learning_rises_within_512_answers(loss: str, tmp_path: Path) -> None:
+    rates = win_rates(tmp_path / "out", **LOSSES[loss], **{"budget.oracle_queries": 512, "evaluation.every": 128})
     assert rates[0] == pytest.approx(0.5, abs=0.05)
-    assert max(rates) >= 0.75
+    assert rates[-1] >= 0.65
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("loss", LOSSES)
+def test_passive_learning_reaches_three_quarters_within_1536_answers(loss: str, tmp_path: Path) -> None:
+    assert max(win_rates(tmp_path / "out", **LOSSES[loss], **{"evaluation.every": 256})) >= 0.75
 
 
 # Small steps and a strong pull to the reference: with large ones a policy that is pushed about at random sharpens and
 # drifts, in single runs to .6 and more, without having learnt anything.
-CALM = {"learner.beta": 1.0, "learner.learning_rate": 1e-3, "evaluation.prompts": 512, "evaluation.every": 512}
+CALM = {"learner.beta": 1.0, "learner.learning_rate": 1e-3, "evaluation.prompts": 512}
 
 
-def test_nothing_is_learnt_from_shuffled_answers(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("answers", "true"), [(512, 0.62), pytest.param(1536, 0.70, marks=pytest.mark.soak)])
+def test_nothing_is_learnt_from_shuffled_answers(answers: int, true: float, tmp_path: Path) -> None:
     """The mean over three seeds never rises above .55; the same settings with true answers do, so they can learn."""
     (tmp_path / "shuffled.py").write_text(SHUFFLED_ORACLE)
-    shuffled = CALM | {"oracle.kind": "python", "oracle.target": f"{tmp_path / 'shuffled.py'}:compare"}
+    calm = CALM | {"budget.oracle_queries": answers, "evaluation.every": answers // 2}
+    shuffled = calm | {"oracle.kind": "python", "oracle.target": f"{tmp_path / 'shuffled.py'}:compare"}
     runs = [win_rates(tmp_path / f"shuffled-{seed}", seed=seed, **shuffled) for seed in range(3)]
     assert max(map(mean, zip(*runs, strict=True))) <= 0.55
-    assert max(win_rates(tmp_path / "true", **CALM)) >= 0.70
+    assert max(win_rates(tmp_path / "true", **calm)) >= true

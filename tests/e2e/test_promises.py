@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from e2e.test_killed_presets import PRESETS
 from e2e.test_run import COUNTING_ORACLE, assert_same_run
 from mortal_parts import MortalRuntime
 
@@ -34,7 +35,6 @@ RECOMMENDED: dict[str, list[str]] = {
 }
 """What the README recommends beside the presets themselves."""
 CASES = {**{name: [] for name in presets()}, **RECOMMENDED}
-ON_RAY_IN_TEST = ("sea",)
 BUDGET, BATCH, EVERY = 12, 3, 2
 
 SMALL = [f"batch_size={BATCH}", f"budget.oracle_queries={BUDGET}", f"checkpoint.every={EVERY}"]
@@ -100,24 +100,14 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return get
 
 
-def each(*, soak: bool = False) -> pytest.MarkDecorator:
-    """Every case, in a group of its own so that processes share the work; with ``soak`` most of them only there."""
-    return pytest.mark.parametrize(
-        "case",
-        [
-            pytest.param(
-                case,
-                marks=[
-                    pytest.mark.xdist_group(f"promises {case}"),
-                    *([pytest.mark.soak] if soak and case not in ON_RAY_IN_TEST else []),
-                ],
-            )
-            for case in CASES
-        ],
-    )
+each = pytest.mark.parametrize(
+    "case",
+    # In groups of their own, so that processes share the work.
+    [pytest.param(case, marks=pytest.mark.xdist_group(f"promises {case}")) for case in CASES],
+)
 
 
-@each()
+@each
 def test_ledger_oracle_and_summary_count_the_same(case: str, whole: Callable[[str], Path]) -> None:
     out = whole(case) / "out"
     lines = [json.loads(line)["id"] for line in (out.parent / "whole.seen").read_text().splitlines()]
@@ -133,7 +123,7 @@ def test_ledger_oracle_and_summary_count_the_same(case: str, whole: Callable[[st
     assert (len(rows) > BUDGET) == (summary["posterior_labels"] > 0) == mixes
 
 
-@each()
+@each
 def test_it_repeats_itself_on_two_samplers_with_its_parts_elsewhere(
     case: str, whole: Callable[[str], Path], tmp_path: Path, mortal: MortalRuntime
 ) -> None:
@@ -142,7 +132,7 @@ def test_it_repeats_itself_on_two_samplers_with_its_parts_elsewhere(
     assert_same_run(whole(case) / "out", tmp_path / "out")
 
 
-@each()
+@each
 def test_it_goes_on_bit_for_bit_after_its_death_and_asks_nothing_twice(
     case: str, whole: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -163,8 +153,55 @@ def assert_survives(config: RunConfig, folder: Path, out: Path, otherwise: Calla
     assert set(asked(folder).values()) == {1}
 
 
+def test_a_resume_that_forgets_the_posterior_is_seen(
+    whole: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, load = whole("sea"), Selector.load_state
+
+    def forget() -> None:
+        monkeypatch.setattr(Selector, "load_state", lambda self, state: load(self, {**state, "posterior": None}))
+
+    with pytest.raises(AssertionError):
+        assert_survives(cut_down("sea", folder / "mine.py"), folder, tmp_path / "out", forget)
+
+
 @pytest.mark.ray
-@each(soak=True)
+@pytest.mark.soak
+@each
 def test_it_is_the_same_run_on_ray(case: str, whole: Callable[[str], Path], tmp_path: Path) -> None:
     run(cut_down(case, whole(case) / "mine.py", "runtime=ray"), tmp_path / "out")
     assert_same_run(whole(case) / "out", tmp_path / "out")
+
+
+# --- the table in docs/surviving.md ----------------------------------------------------------------------------------
+
+PROMISES = {
+    "counts agree": test_ledger_oracle_and_summary_count_the_same,
+    "same run on two samplers": test_it_repeats_itself_on_two_samplers_with_its_parts_elsewhere,
+    "dies and goes on": test_it_goes_on_bit_for_bit_after_its_death_and_asks_nothing_twice,
+    "same run on Ray": test_it_is_the_same_run_on_ray,
+}
+KILLED = "killed 20 times"
+SHARES = "its parts, above"  # why a preset is not killed at its own size
+
+
+def tier(test: Callable[..., None]) -> str:
+    marks: list[pytest.Mark] = test.pytestmark  # type: ignore[attr-defined]
+    return "soak" if "soak" in {mark.name for mark in marks} else "test"
+
+
+def table() -> str:
+    """Which promise each case is held to, by ``make test`` or ``make soak``."""
+    columns = [*PROMISES, KILLED]
+    lines = [f"| preset | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    for case in sorted(CASES, key=lambda case: case not in RECOMMENDED):
+        killed = "soak" if case in RECOMMENDED else SHARES
+        name, *own = case.split(", ")
+        lines.append(f"| {', '.join([f'`{name}`', *own])} | {' | '.join([*map(tier, PROMISES.values()), killed])} |")
+    return "\n".join(lines)
+
+
+def test_the_table_of_promises_is_the_one_in_the_docs() -> None:
+    """The page has the cases and tiers of the tests above, and the presets that ``test_killed_presets`` kills."""
+    assert table() in DOCS.read_text(encoding="utf-8"), f"{DOCS.name} needs this table:\n{table()}"
+    assert {*RECOMMENDED} == {*PRESETS}

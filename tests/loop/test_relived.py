@@ -18,7 +18,9 @@ def moved_by(*distances: float) -> list[Duel]:
     before = [list(side.logprobs) for one in duels for side in (one.first, one.second)]
 
     def score(rows: Sequence[TokenRow]) -> list[list[float]]:
-        assert list(rows) == [(one.prompt.token_ids, side.token_ids) for one in duels for side in (one.first, one.second)]
+        assert list(rows) == [
+            (one.prompt.token_ids, side.token_ids) for one in duels for side in (one.first, one.second)
+        ]
         return [[value + by for value in row] for row, by in zip(before, distances, strict=True)]
 
     return as_of_now(duels, NUMBER, score, tolerance=0.05)
