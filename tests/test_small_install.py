@@ -6,13 +6,16 @@ import re
 import subprocess
 import sys
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
-EXTRA = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["agent"]
-PACKAGES = [re.match(r"[\w.-]+", line).group() for line in EXTRA]  # type: ignore[union-attr]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PACKAGES = [Requirement(line).name for line in PROJECT["optional-dependencies"]["agent"]]
 
 # A fresh interpreter in which nothing of the extra can be imported, and nothing says that it is installed.
 WITHOUT = f"""
@@ -118,3 +121,30 @@ def test_service_and_dashboard_can_be_imported(tmp_path: Path, module: str) -> N
 
 def test_the_hidden_packages_are_hidden(tmp_path: Path) -> None:
     assert "No module named 'torch'" in without_extra("import torch", tmp_path).stderr
+
+
+def installed_with(requirements: list[str]) -> set[str]:
+    """Every package that an installation of ``requirements`` brings, by what the packages here say they need."""
+    found: set[str] = set()
+    waiting = [Requirement(line) for line in requirements]
+    while waiting:
+        one = waiting.pop()
+        name = canonicalize_name(one.name)
+        if name in found:
+            continue
+        found.add(name)
+        for line in metadata.requires(name) or []:
+            needed = Requirement(line)
+            if needed.marker is None or any(needed.marker.evaluate({"extra": extra}) for extra in one.extras | {""}):
+                waiting.append(Requirement(line.partition(";")[0]))
+    return found
+
+
+HEAVY = {"torch", "ray", "transformers", "deepspeed", "vllm"}
+
+
+def test_no_package_of_the_small_install_brings_a_heavy_one() -> None:
+    base = installed_with(PROJECT["dependencies"])
+    assert base & HEAVY == set()
+    assert {"numpy", "pydantic-core", "starlette"} <= base, "the walk goes through what packages need"
+    assert "torch" in installed_with([*PROJECT["dependencies"], "accelerate"]), "the control"
