@@ -5,7 +5,7 @@ by little or by much, or computes features and samples in other batches.
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,13 +54,15 @@ def perturbed(monkeypatch: pytest.MonkeyPatch, by: float) -> None:
     monkeypatch.setattr(PreferenceLearner, "load_state", load_otherwise)
 
 
-def lives(config: Any, folder: Path, otherwise: Callable[[], None]) -> tuple[dict[str, Any], list[str]]:
+def lives(
+    config: Any, folder: Path, otherwise: Callable[[], None], overrides: Sequence[str] = ()
+) -> tuple[dict[str, Any], list[str]]:
     """The summary of a run that died and was resumed ``otherwise``, and what it told."""
     with pytest.raises(Dead):
         run(config, folder / "out", die_after(DEAD_AFTER))
     otherwise()
     told: list[str] = []
-    summary = resume(resumed_config(folder / "out"), folder / "out", watch=Watch(tell=told.append))
+    summary = resume(resumed_config(folder / "out", overrides), folder / "out", watch=Watch(tell=told.append))
     return summary, [line for line in told if OTHERWISE in line]
 
 
@@ -89,6 +91,15 @@ def test_a_run_that_computes_otherwise_ends_and_asks_nothing_twice(
     for number in relived:  # a late answer teaches the policy where staleness allows
         assert trained[number] == (labels[number] if by == CLOSE or staleness else 0)
     assert trained[DEAD_AFTER + 1] == labels[DEAD_AFTER + 1] == BATCH
+
+
+def test_another_engine_rounds_otherwise_and_the_policy_learns_from_every_answer_all_the_same(tmp_path: Path) -> None:
+    summary, told = lives(config_in(tmp_path), tmp_path, lambda: None, ["learner.engine=deepspeed"])
+    assert summary["relived_rounds"] > 0
+    assert len(told) == 1
+    assert set(asked(tmp_path).values()) == {1}
+    trained = pairs_of(tmp_path)
+    assert sum(trained.values()) == summary["oracle_queries"] + summary["posterior_labels"]
 
 
 def test_the_recommended_preset_survives_it_between_imagined_rounds(
