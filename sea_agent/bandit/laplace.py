@@ -2,8 +2,9 @@
 
 Rewards are linear, r = φ·w, and a duel is won with probability σ((φ₁ − φ₂)·w). Features come in blocks; the weights
 of a block of D_b features have the prior N(0, s_b²/D_b), so that s_b is the standard deviation of what the block adds
-to the reward of a standardised row. The scales s_b maximise the evidence (``evidence.py``), the mode is found by
-Newton's method, and the covariance is the inverse Hessian there. All float64.
+to the reward of a standardised row. A block of one feature may be expected to be right: its weight then has the prior
+N(m_b s_b, s_b²), so that a small scale withdraws the expectation with the block. The scales s_b maximise the evidence
+(``evidence.py``), the mode is found by Newton's method, and the covariance is the inverse Hessian there. All float64.
 
 With fewer labels than features the labels only speak about their own span; the fit then runs in coordinates
 of that span (R of them) and the prior stays as it was across it, which is exact.
@@ -56,10 +57,12 @@ class Laplace:
         config: settings; the defaults when not given.
         members: S, the draws.
         blocks: sizes of the blocks of features; one block when not given.
+        deviations: the scales that are expected before any label; 1/√B for each block when not given.
+        means: m_b, the expected weight of each block in units of its scale; 0 when not given.
         seed: of the draws that are given no generator.
 
     Raises:
-        ValueError: when the blocks are not D features together.
+        ValueError: when the blocks are not D features together, or a block of several features has a mean.
     """
 
     def __init__(
@@ -69,6 +72,8 @@ class Laplace:
         *,
         members: int = 20,
         blocks: Sequence[int] | None = None,
+        deviations: Sequence[float] | None = None,
+        means: Sequence[float] | None = None,
         seed: int = 0,
     ) -> None:
         config, blocks = config or LaplaceConfig(), blocks or (dimension,)
@@ -78,8 +83,14 @@ class Laplace:
         self._members, self._seed, self._dimension = members, seed, dimension
         self._sizes_B = torch.tensor(blocks)
         self._fixed = config.prior_deviation is not None
-        start = config.prior_deviation if config.prior_deviation is not None else 1.0 / math.sqrt(len(blocks))
-        self._scales_B = torch.full((len(blocks),), start, dtype=torch.float64)
+        expected = deviations or [1.0 / math.sqrt(len(blocks))] * len(blocks)
+        self._expected_B = torch.tensor(expected, dtype=torch.float64)
+        self._scales_B = self._expected_B.clone()
+        if config.prior_deviation is not None:
+            self._scales_B.fill_(config.prior_deviation)
+        self._means_B = torch.tensor(means or [0.0] * len(blocks), dtype=torch.float64)
+        if (self._means_B != 0).logical_and(self._sizes_B != 1).any():
+            raise ValueError(f"of blocks of {list(blocks)} features only those of one may have a mean, not {means}")
         self._replay = Replay(self._dimension)
         self._basis_D_R = torch.zeros(self._dimension, 0, dtype=torch.float64)
         self._mode_R = torch.zeros(0, dtype=torch.float64)
@@ -105,7 +116,7 @@ class Laplace:
 
     def mean(self, features_P_M_D: Tensor) -> Tensor:
         """rewards_P_M under the mode."""
-        return (self._scaled(features_P_M_D) @ (self._basis_D_R @ self._mode_R)).to(torch.float32)
+        return (self._scaled(features_P_M_D) @ (self._means_D + self._basis_D_R @ self._mode_R)).to(torch.float32)
 
     def _joint(self, features_P_M_D: Tensor) -> tuple[Tensor, Tensor]:
         """mean_P_M, and deviation_P_M_M, the symmetric root of the covariance of a prompt's candidates.
@@ -118,10 +129,14 @@ class Laplace:
         covariance_P_M_M = known_P_M_R @ known_P_M_R.mT
         if self._basis_D_R.shape[1] < self._dimension:
             covariance_P_M_M += scaled_P_M_D @ scaled_P_M_D.mT - inner_P_M_R @ inner_P_M_R.mT
-        return inner_P_M_R @ self._mode_R, _symmetric_root(covariance_P_M_M)
+        return inner_P_M_R @ self._mode_R + scaled_P_M_D @ self._means_D, _symmetric_root(covariance_P_M_M)
+
+    @property
+    def _means_D(self) -> Tensor:
+        return self._means_B.repeat_interleave(self._sizes_B)
 
     def _scaled(self, features_X_D: Tensor) -> Tensor:
-        """Features in coordinates whose weights have the prior N(0, 1)."""
+        """Features in coordinates whose weights have the prior N(m_b, 1)."""
         weights_D = (self._scales_B / self._sizes_B.sqrt()).repeat_interleave(self._sizes_B)
         return features_X_D.to(torch.float64) * weights_D
 
@@ -148,7 +163,7 @@ class Laplace:
         self._basis_D_R = _span(scaled_N_D)
         difference_N_R = scaled_N_D @ self._basis_D_R
         start_R = torch.zeros(difference_N_R.shape[1], dtype=torch.float64)
-        fit = fit_mode(difference_N_R, wins_N, 1.0, start_R, weights_N)
+        fit = fit_mode(difference_N_R, wins_N, 1.0, start_R, weights_N, scaled_N_D @ self._means_D)
         identity_R_R = torch.eye(len(fit.mode_R), dtype=torch.float64)
         self._factor_R_R = torch.linalg.solve_triangular(fit.cholesky_R_R, identity_R_R, upper=False).T.contiguous()
         self._mode_R = fit.mode_R
@@ -162,7 +177,15 @@ class Laplace:
         rows = torch.linspace(0, len(wins_N) - 1, min(len(wins_N), _EVIDENCE_LABELS)).round().long()
         parts = difference_N_D[rows].split(self._sizes_B.tolist(), dim=1)
         grams_B_N_N = torch.stack([part @ part.T / part.shape[1] for part in parts])
-        self._scales_B = fit_scales(grams_B_N_N, wins_N[rows], self._scales_B, weights_N[rows])
+        expected_B_N = torch.stack([mean * part[:, 0] for mean, part in zip(self._means_B, parts, strict=True)])
+        self._scales_B = fit_scales(
+            grams_B_N_N,
+            wins_N[rows],
+            self._scales_B,
+            weights_N[rows],
+            expected_B=self._expected_B,
+            shifts_B_N=expected_B_N,
+        )
 
     def state(self) -> dict[str, Any]:
         return {
@@ -191,7 +214,12 @@ class Laplace:
 
 
 def fit_mode(
-    difference_N_R: Tensor, wins_N: Tensor, scale: float, start_R: Tensor, weights_N: Tensor | None = None
+    difference_N_R: Tensor,
+    wins_N: Tensor,
+    scale: float,
+    start_R: Tensor,
+    weights_N: Tensor | None = None,
+    shift_N: Tensor | None = None,
 ) -> Fit:
     """Mode, posterior precision and Laplace evidence of logistic regression under the prior w ~ N(0, scale² I).
 
@@ -199,15 +227,18 @@ def fit_mode(
         difference_N_R: features of the first response minus those of the second, float64.
         wins_N: probability that the first response wins, in [0, 1].
         weights_N: how often each label counts; once when not given.
+        shift_N: what is added to the logit of each label; nothing when not given.
 
     Raises:
         RunFailure: when Newton's method does not converge.
     """
     precision = scale**-2
     weights_N = torch.ones_like(wins_N) if weights_N is None else weights_N
+    shift_N = torch.zeros_like(wins_N) if shift_N is None else shift_N
+    problem = (difference_N_R, shift_N, wins_N, weights_N, precision)
     mode_R = start_R
     for _ in range(_NEWTON_LIMIT):
-        chance_N = torch.sigmoid(difference_N_R @ mode_R)
+        chance_N = torch.sigmoid(difference_N_R @ mode_R + shift_N)
         gradient_R = difference_N_R.T @ (weights_N * (chance_N - wins_N)) + precision * mode_R
         weighted_N_R = difference_N_R * (weights_N * chance_N * (1 - chance_N)).sqrt()[:, None]
         hessian_R_R = weighted_N_R.T @ weighted_N_R
@@ -215,38 +246,36 @@ def fit_mode(
         cholesky_R_R = torch.linalg.cholesky(hessian_R_R)
         step_R = torch.cholesky_solve(gradient_R[:, None], cholesky_R_R)[:, 0]
         decrement = float(gradient_R @ step_R) / 2
-        objective = _objective(difference_N_R, wins_N, weights_N, precision, mode_R)
+        objective = _objective(*problem, mode_R)
         if decrement < _TOLERANCE:
             mode_R = mode_R - step_R
             break
-        mode_R = _shortened(difference_N_R, wins_N, weights_N, precision, mode_R, step_R, objective)
+        mode_R = _shortened(problem, mode_R, step_R, objective)
     else:
         raise RunFailure("posterior.family=laplace: Newton's method did not converge; set laplace.prior_deviation")
     log_determinant = 2 * float(cholesky_R_R.diagonal().log().sum()) + 2 * len(mode_R) * math.log(scale)
-    loss = functional.binary_cross_entropy_with_logits(difference_N_R @ mode_R, wins_N)
+    loss = functional.binary_cross_entropy_with_logits(difference_N_R @ mode_R + shift_N, wins_N)
     return Fit(mode_R, cholesky_R_R, -objective - log_determinant / 2, float(loss))
 
 
-def _objective(difference_N_R: Tensor, wins_N: Tensor, weights_N: Tensor, precision: float, mode_R: Tensor) -> float:
+_Problem = tuple[Tensor, Tensor, Tensor, Tensor, float]
+"""difference_N_R, shift_N, wins_N, weights_N and the precision of the prior."""
+
+
+def _objective(
+    difference_N_R: Tensor, shift_N: Tensor, wins_N: Tensor, weights_N: Tensor, precision: float, mode_R: Tensor
+) -> float:
     """Negative log posterior in nats, without the prior's normaliser."""
-    logits_N = difference_N_R @ mode_R
+    logits_N = difference_N_R @ mode_R + shift_N
     likelihood = functional.binary_cross_entropy_with_logits(logits_N, wins_N, weights_N, reduction="sum")
     return float(likelihood + precision / 2 * mode_R.square().sum())
 
 
-def _shortened(
-    difference_N_R: Tensor,
-    wins_N: Tensor,
-    weights_N: Tensor,
-    precision: float,
-    mode_R: Tensor,
-    step_R: Tensor,
-    objective: float,
-) -> Tensor:
+def _shortened(problem: _Problem, mode_R: Tensor, step_R: Tensor, objective: float) -> Tensor:
     """``mode_R`` after a Newton step, which is halved until the objective falls below ``objective``."""
     for _ in range(_HALVINGS_LIMIT):
         candidate_R = mode_R - step_R
-        if _objective(difference_N_R, wins_N, weights_N, precision, candidate_R) < objective:
+        if _objective(*problem, candidate_R) < objective:
             return candidate_R
         step_R = step_R / 2
     return mode_R

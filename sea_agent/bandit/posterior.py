@@ -74,11 +74,27 @@ class Posterior(Protocol):
         """
 
 
-def make_posterior(config: PosteriorConfig, blocks: Sequence[int], seed: int) -> Posterior:
+def make_posterior(
+    config: PosteriorConfig,
+    blocks: Sequence[int],
+    seed: int,
+    *,
+    deviations: Sequence[float] | None = None,
+    means: Sequence[float] | None = None,
+) -> Posterior:
     """A posterior over rewards of standardised features, before any label; ``blocks`` are the sizes of their blocks.
 
-    ``seed`` keys the prior draws of the heads and their bootstrap weights.
+    ``seed`` keys the prior draws of the heads and their bootstrap weights. ``deviations`` and ``means`` of the blocks
+    are as in ``Laplace``; an ensemble has no use for them.
     """
     if config.family == "ensemble":
         return Ensemble(sum(blocks), config.ensemble, members=config.members, seed=seed)
-    return Laplace(sum(blocks), config.laplace, members=config.members, blocks=blocks, seed=seed)
+    return Laplace(
+        sum(blocks),
+        config.laplace,
+        members=config.members,
+        blocks=blocks,
+        deviations=deviations,
+        means=means,
+        seed=seed,
+    )

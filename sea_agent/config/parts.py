@@ -154,6 +154,11 @@ class PosteriorConfig(Section):
     list of (prompt, response) texts to features_N_D; they are standardised."""
     encoder_path: str | None = None
     """Hugging Face encoder directory, or ``world://lexicon/encoder``. It encodes prompt and response as a pair."""
+    prior: tuple[str, ...] = ()
+    """Scores of a response from elsewhere that the posterior begins with: ``path/to/file.py:function`` or
+    ``module:function``, from a list of (prompt, response) texts to a number for each, higher is better, or a scorer of
+    a built-in world, ``world://lexicon/judge``. The posterior expects each to be right; the labels tell how far. Needs
+    ``family: laplace``."""
     feature_batch: PositiveInt = 256
     """Sequences per forward pass of the feature model."""
     ensemble: EnsembleConfig = EnsembleConfig()
@@ -169,6 +174,12 @@ class PosteriorConfig(Section):
     def _encoder_has_a_path(self) -> "PosteriorConfig":
         if self.features == "encoder" and self.encoder_path is None:
             raise ValueError("posterior.features=encoder needs posterior.encoder_path, an encoder directory")
+        return self
+
+    @model_validator(mode="after")
+    def _a_prior_has_a_mean(self) -> "PosteriorConfig":
+        if self.prior and self.family != "laplace":
+            raise ValueError("posterior.prior needs posterior.family=laplace: heads cannot be told what to expect")
         return self
 
 

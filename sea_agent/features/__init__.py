@@ -1,5 +1,6 @@
 """Features of (prompt, response) pairs, the input of the reward posterior."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -10,6 +11,7 @@ from sea_agent.features.base import Pair, Standardised
 from sea_agent.features.control import RewardFeatures
 from sea_agent.features.hidden import EncoderFeatures, PolicyFeatures
 from sea_agent.features.own import OwnFeatures
+from sea_agent.features.prior import PriorScore
 from sea_agent.features.text import TextFeatures
 from sea_agent.plugins import is_own
 from sea_agent.pretrained import use_threads
@@ -26,6 +28,25 @@ class Features:
     def blocks(self) -> tuple[int, ...]:
         """Sizes of the blocks, known after the first call; D is their sum."""
         return tuple(size for part in self._maps for size in part.blocks)
+
+    @property
+    def deviations(self) -> list[float]:
+        """What each block is expected to add to a reward, as a standard deviation in logits.
+
+        The maps share a variance of 1 equally, and so do the blocks of a map, so that a map of many blocks does not
+        drown one of a single block. A prior score adds 1 of its own.
+        """
+        shares = sum(not isinstance(part, PriorScore) for part in self._maps)
+        return [
+            1.0 if isinstance(part, PriorScore) else 1.0 / math.sqrt(shares * len(part.blocks))
+            for part in self._maps
+            for _ in part.blocks
+        ]
+
+    @property
+    def means(self) -> list[float]:
+        """The expected weight of each block, in units of its deviation: 1 for a prior score, 0 for all others."""
+        return [float(isinstance(part, PriorScore)) for part in self._maps for _ in part.blocks]
 
     def features(self, pairs: Sequence[Pair]) -> Tensor:
         """Standardised features_N_D of the pairs; see ``Standardised.features``."""
@@ -59,7 +80,7 @@ def make_features(config: PosteriorConfig, policy: PolicyConfig, world: str | No
         world: the built-in world whose hidden reward ``features: reward`` uses.
 
     Raises:
-        UserError: if one of their models, or a user's own map, cannot be loaded.
+        UserError: if one of their models, a user's own map or a prior score cannot be loaded.
     """
     use_threads(compute.threads)
     maps: list[Standardised] = []
@@ -74,4 +95,5 @@ def make_features(config: PosteriorConfig, policy: PolicyConfig, world: str | No
     if config.features == "reward":
         assert world is not None  # the configuration was checked
         maps.append(RewardFeatures(world))
+    maps += [PriorScore(source) for source in config.prior]
     return Features(maps)

@@ -59,9 +59,13 @@ class Standardised(ABC):
             if len(raw_N_D) < 2:
                 raise ValueError("the first features call sets the scale of every feature and needs two rows or more")
             self._mean_D = raw_N_D.mean(0)
-            variances = raw_N_D.var(0, correction=0).split(self.blocks)
-            self._deviation_D = torch.cat(list(map(_deviation, variances, self._shared)))
+            self._deviation_D = self._spread(raw_N_D, pairs)
         return (raw_N_D - self._mean_D) / self._deviation_D
+
+    def _spread(self, raw_N_D: Tensor, pairs: Sequence[Pair]) -> Tensor:
+        """The divisor of each feature, from the first rows."""
+        variances = raw_N_D.var(0, correction=0).split(self.blocks)
+        return torch.cat(list(map(_deviation, variances, self._shared)))
 
     def forget(self) -> None:  # noqa: B027 (a map without a cache has nothing to do)
         """Empty the cache."""

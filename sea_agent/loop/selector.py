@@ -213,7 +213,14 @@ class Selector:
 
     def _new_posterior(self) -> Any:
         assert self._features is not None  # only a selector with features has a posterior
-        return make_posterior(self._posterior_config, self._features.blocks, seed_for(self._seed, "posterior"))
+        features = self._features
+        return make_posterior(
+            self._posterior_config,
+            features.blocks,
+            seed_for(self._seed, "posterior"),
+            deviations=features.deviations,
+            means=features.means,
+        )
 
     def _draw(
         self, groups: Sequence[Candidates], purpose: str, number: int

@@ -26,6 +26,7 @@ from sea_agent.data.imported import ImportedPreferences, load_imported
 from sea_agent.data.prompts import PromptSource
 from sea_agent.errors import UserError
 from sea_agent.features.own import OwnFeatures
+from sea_agent.features.prior import PriorScore
 from sea_agent.jobs.inside import where_it_runs
 from sea_agent.plugins import is_own
 from sea_agent.pretrained import context_length, load_tokenizer, model_config
@@ -93,6 +94,8 @@ def check(config: RunConfig) -> Inputs:
     training = prompts(config.prompts, "prompts.path")
     if config.needs_posterior and is_own(config.posterior.features):
         OwnFeatures(config.posterior.features).try_on([prompt.text for prompt in training.first(2)])
+    for score in config.posterior.prior if config.needs_posterior else ():
+        PriorScore(score).try_on([prompt.text for prompt in training.first(2)])
     for key, answers, asked in (
         ("oracle", config.oracle, training),
         ("oracle", config.oracle, heldout),
