@@ -92,20 +92,22 @@ class PreferenceLearner:
         if self._reference is not None:
             self._reference = self._engine.share(self._reference)
 
-    def step(self, preferences: Sequence[Preference]) -> dict[str, float]:
+    def step(self, preferences: Sequence[Preference], rate: float = 1.0) -> dict[str, float]:
         """One round: ``steps_per_round`` optimiser steps on the weighted mean loss, then one version more.
 
         The loss is Σ wᵢlᵢ / Σ wᵢ over all preferences, so ranks and micro-batches change rounding only.
         lᵢ is the preference loss and, with ``optimism``, the exploration term of the explored response.
-        Preferences of weight 0 are left out; with none left, or no step to take, nothing is trained and only ``pairs``
-        is returned.
+        ``rate`` multiplies the learning rate: Adam hardly notices a smaller loss. Preferences of weight 0 are left out;
+        with none left, or no step to take, nothing is trained and only ``pairs`` is returned.
 
         Returns:
             ``pairs``; means over the round's optimiser steps of ``loss``, ``accuracy`` (share of pairs whose implicit
             reward agrees with the label, by weight), ``margin`` (of the implicit reward) and ``grad_norm`` (before
             clipping); ``learning_rate`` of the last one; and ``logprob_gap``, the mean absolute difference per token
             between the sampler's log-probabilities and this policy's before the round (nats), over responses of the
-            present version, left out where there are none.
+            present version, left out where there are none; and ``kl``, the mean of log π(y|x) − log π_ref(y|x) over the
+            policy's own responses before the round (nats), left out without a reference: where all that the policy
+            sampled is learnt from, an estimate of the KL divergence.
 
         Raises:
             RunFailure: when a response, unless it is the reference's, is older than ``max_staleness`` versions, or when
@@ -118,7 +120,7 @@ class PreferenceLearner:
         metrics = {"pairs": float(len(rows))}
         if rows and self._config.steps_per_round:
             with self._engine.answers():
-                metrics |= self._train(rows)
+                metrics |= self._train(rows, rate)
         self.version += 1
         return metrics
 
@@ -199,7 +201,7 @@ class PreferenceLearner:
                 "between them. Publish the weights before sampling, or raise learner.max_staleness."
             )
 
-    def _train(self, rows: list[Preference]) -> dict[str, float]:
+    def _train(self, rows: list[Preference], rate: float) -> dict[str, float]:
         total_weight = sum(row.weight for row in rows)
         micros = self._micro_batches(rows)
         steps = self._config.steps_per_round
@@ -208,10 +210,12 @@ class PreferenceLearner:
         metrics = {}
         for index in range(steps):
             sums = self._engine.sum_over_ranks(self._accumulate(micros, total_weight))
-            gap, compared_tokens = sums[3:].tolist()
+            gap, compared_tokens, ratio, own_responses = sums[3:].tolist()
             if index == 0 and compared_tokens:
                 metrics["logprob_gap"] = self._accepted_gap(gap / compared_tokens)
-            metrics["learning_rate"] = self._learning_rate()
+            if index == 0 and own_responses:
+                metrics["kl"] = ratio / own_responses
+            metrics["learning_rate"] = rate * self._learning_rate()
             mean_norm += self._engine.step(metrics["learning_rate"]) / steps
             means += sums[:3] / steps
             self._optimizer_steps += 1
@@ -228,7 +232,7 @@ class PreferenceLearner:
             return [replace(micro, reference_N=token_logprobs(reference, micro.batch).sum(1)) for micro in micros]
 
     def _accumulate(self, micros: list[MicroBatch], total_weight: float) -> Tensor:
-        sums = torch.zeros(5, dtype=torch.float64)
+        sums = torch.zeros(7, dtype=torch.float64)
         for micro in micros:
             loss, addends = evaluate(self._engine.module, micro, self._config, self._loss, total_weight)
             self._engine.backward(loss)

@@ -14,7 +14,7 @@ from learner.losses import Pairs, PreferenceLoss, optimism
 from learner.sequences import Batch, collate, token_logprobs
 from sea_agent.config import LearnerConfig
 from sea_agent.errors import RunFailure
-from sea_agent.types import Preference, Response
+from sea_agent.types import REFERENCE_VERSION, Preference, Response
 
 Tensor = torch.Tensor
 
@@ -24,8 +24,9 @@ class MicroBatch:
     """P pairs as tensors.
 
     ``reference_N`` are the summed log-probabilities under the reference, None for losses without one.
-    ``sampled_N_L`` are what the sampler reported and ``compared_N_L`` marks where that can be compared: responses of
-    the present version. ``explores_P`` marks the pairs with an explored response; None without optimism.
+    ``own_N`` marks the responses that the policy sampled, of any version. ``sampled_N_L`` are what the sampler reported
+    and ``compared_N_L`` marks where that can be compared: responses of the present version. ``explores_P`` marks the
+    pairs with an explored response; None without optimism.
     """
 
     batch: Batch
@@ -33,6 +34,7 @@ class MicroBatch:
     confidence_P: Tensor
     sampled_N_L: Tensor
     compared_N_L: Tensor
+    own_N: Tensor
     explores_P: Tensor | None = None
     reference_N: Tensor | None = None
 
@@ -66,9 +68,12 @@ def micro_batch(
         if row.weight > 0 and response.policy_version == version:
             sampled[index, mask[index]] = torch.tensor(_reported(response), device=device)
             compared[index] = mask[index]
+    # Not the explored responses, which may be greedy ones.
+    counted = [row.weight > 0 and one.policy_version != REFERENCE_VERSION for row, one in sides[: 2 * len(rows)]]
+    own = torch.tensor(counted + [False] * (len(sides) - len(counted)), device=device)
     weights = torch.tensor([row.weight for row in rows], dtype=torch.float64, device=device)
     confidence = torch.tensor([row.confidence for row in rows], device=device)
-    return MicroBatch(batch, weights, confidence, sampled, compared, explores_P)
+    return MicroBatch(batch, weights, confidence, sampled, compared, own, explores_P)
 
 
 def _reported(response: Response) -> tuple[float, ...]:
@@ -85,8 +90,9 @@ def evaluate(
 ) -> tuple[Tensor, Tensor]:
     """This micro-batch's share of the loss Σ wᵢlᵢ / Σ wᵢ, and what is measured, to be summed like it.
 
-    The second, float64 of shape (5,), holds loss, accuracy and margin, each weighted and divided by the total weight,
-    the summed absolute difference of sampler and learner, and over how many tokens.
+    The second, float64 of shape (7,), holds loss, accuracy and margin, each weighted and divided by the total weight,
+    the summed absolute difference of sampler and learner, and over how many tokens; and the summed log-ratio of policy
+    and reference, and over how many responses.
     """
     logprobs_N_L = token_logprobs(model, micro.batch)
     pairs = _pairs(logprobs_N_L.sum(1), micro)
@@ -103,7 +109,11 @@ def evaluate(
         margin_P = preference_loss.margin(pairs)
         gap_N_L = (logprobs_N_L - micro.sampled_N_L).abs()[micro.compared_N_L]
         addends = [loss, (shares_P * (margin_P > 0)).sum(), (shares_P * margin_P).sum(), gap_N_L.sum()]
-        sums = torch.tensor([*(float(value) for value in addends), gap_N_L.numel()], dtype=torch.float64)
+        ratios = [0.0, 0.0]
+        if micro.reference_N is not None:
+            ratio_N = (logprobs_N_L.sum(1) - micro.reference_N)[micro.own_N]
+            ratios = [float(ratio_N.sum()), ratio_N.numel()]
+        sums = torch.tensor([*(float(value) for value in addends), gap_N_L.numel(), *ratios], dtype=torch.float64)
     return loss, sums
 
 

@@ -1,5 +1,6 @@
 """The loop: sample, select, ask, learn, publish, until the budget of oracle answers is spent."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -87,7 +88,9 @@ class Agent:
             self.ledger.add_hindsight(hindsight)
         if room > 0:
             self._refuse_silence(len(duels))
-        self.imagined_rounds_due = imagined_rounds(config.imagination, self.ledger.oracle_queries)
+        self.imagined_rounds_due = imagined_rounds(
+            config.imagination, self.ledger.oracle_queries, found.get("posterior_trust", 1.0)
+        )
         return metrics | found | self._spent(draw)
 
     def imagine(self) -> Measured:
@@ -96,9 +99,12 @@ class Agent:
         self.imagined_rounds_due -= 1
         draw = self._draw(asks=False)
         with self.stopwatch("imagine"):
-            preferences: list[Preference] = self.selector.call("imagine", draw.candidates, self.rounds).result()
+            preferences, trust = self.selector.call("imagine", draw.candidates, self.rounds).result()
         self.imagined_pairs += len(preferences)
-        return self._learn(preferences) | self._spent(draw)
+        metrics = self._learn(preferences, rate=trust)
+        if metrics.get("kl", 0.0) > (self.config.imagination.max_kl or math.inf):
+            self.imagined_rounds_due = 0
+        return metrics | self._spent(draw)
 
     def state(self) -> dict[str, Any]:
         """Everything that a later agent needs to go on from the end of this round, as tensors and plain values."""
@@ -192,9 +198,9 @@ class Agent:
         tolerance = self.config.learner.max_logprob_gap
         return as_of_now(duels, self.rounds, self.samplers.logprobs, tolerance=tolerance)
 
-    def _learn(self, preferences: list[Preference]) -> Measured:
+    def _learn(self, preferences: list[Preference], rate: float = 1.0) -> Measured:
         with self.stopwatch("learn"):
-            metrics = self.learner.step(preferences)
+            metrics = self.learner.step(preferences, rate)
         with self.stopwatch("publish"):
             self._publish()
             if self.config.sampler.ahead and preferences:  # no response that was learnt from is of a present version

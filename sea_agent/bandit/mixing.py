@@ -22,9 +22,13 @@ def label_source(config: MixingConfig, oracle_labels: int, seed: int, duel_id: s
     return LabelSource.ORACLE if asks else LabelSource.POSTERIOR
 
 
-def imagined_rounds(config: ImaginationConfig, oracle_labels: int) -> int:
+LEAST_TRUST = 0.05
+"""Trust in the posterior below which nothing is imagined."""
+
+
+def imagined_rounds(config: ImaginationConfig, oracle_labels: int, trust: float = 1.0) -> int:
     """How many imagined rounds follow a round after which there are so many oracle labels."""
-    return config.rounds if oracle_labels >= config.start else 0
+    return config.rounds if oracle_labels >= config.start and trust >= LEAST_TRUST else 0
 
 
 def folded_pairs(rewards_S_P_M: Tensor, valid_P_M: Tensor) -> tuple[Tensor, Tensor, Tensor]:

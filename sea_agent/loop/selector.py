@@ -65,7 +65,8 @@ class Selector:
 
         ``number`` is the round and ``oracle_labels`` the number of oracle labels before it. Prompts without two
         distinct candidates are skipped. If ``implicit_rewards`` of the policy are given, by response id, the rule uses
-        them instead of the posterior.
+        them instead of the posterior. As far as the posterior is not to be trusted, duels are between the first two
+        responses of the policy instead of those that the rule chooses.
         """
         self._begin_round()
         contested = [group for group in candidates if len(group.responses) >= 2]
@@ -81,23 +82,32 @@ class Selector:
                 dtype=torch.float64,
             )
         pairs_P_2 = select_pairs(self._rule, seen_S_P_M, valid_P_M, generator, variance=self._selection.variance)
+        own_P = torch.from_numpy(self._generator("trust", number).random(len(contested)) >= self.trust)
+        pairs_P_2 = torch.where(own_P[:, None], RULES["passive"](seen_S_P_M, valid_P_M, generator), pairs_P_2)
         sources = [self._source(group, number, oracle_labels) for group in contested]
         if self._mixing.pair == "best_worst" and LabelSource.POSTERIOR in sources:
             extremes_P_2 = RULES["best_worst"](rewards_S_P_M, valid_P_M, generator)
             imagined_P = torch.tensor([source is LabelSource.POSTERIOR for source in sources])
             pairs_P_2 = torch.where(imagined_P[:, None], extremes_P_2, pairs_P_2)
-        duels = self._duels(contested, pairs_P_2, sources, rewards_S_P_M, valid_P_M, number)
+        rules = ["passive" if own else self._selection.rule for own in own_P.tolist()]
+        duels = self._duels(contested, pairs_P_2, rules, sources, rewards_S_P_M, valid_P_M, number)
         return _within_budget(duels, budget_left)
 
-    def imagine(self, candidates: Sequence[Candidates], number: int) -> list[Preference]:
-        """Pairs of the candidates of each prompt, ordered by the posterior, with the probability of that order."""
+    @property
+    def trust(self) -> float:
+        """How far the posterior's beliefs are acted on, from 0 to 1; 0 before the first label."""
+        return 1.0 if self._features is None else 0.0 if self._posterior is None else self._posterior.trust
+
+    def imagine(self, candidates: Sequence[Candidates], number: int) -> tuple[list[Preference], float]:
+        """Pairs of the candidates of each prompt, ordered by the posterior, with the probability of that order; and how
+        far the posterior is to be trusted."""
         self._begin_round()
         contested = [group for group in candidates if len(group.responses) >= 2]
         if not contested:
-            return []
+            return [], self.trust
         rewards_S_P_M, valid_P_M = self._draw(contested, "imagine", number)
         assert rewards_S_P_M is not None  # a configuration with imagined rounds has a posterior
-        return [
+        preferences = [
             Preference(
                 id=id_for("imagined", self._seed, number, contested[row].prompt.id, better),
                 prompt=contested[row].prompt,
@@ -110,6 +120,7 @@ class Selector:
                 *(tensor.tolist() for tensor in folded_pairs(rewards_S_P_M, valid_P_M)), strict=True
             )
         ]
+        return preferences, self.trust
 
     def best(self, candidates: Sequence[Candidates]) -> list[Response]:
         """Best-of-N inference: the response to each prompt with the highest posterior mean reward.
@@ -252,6 +263,7 @@ class Selector:
         self,
         groups: Sequence[Candidates],
         pairs_P_2: torch.Tensor,
+        rules: Sequence[str],
         sources: Sequence[LabelSource],
         rewards_S_P_M: torch.Tensor | None,
         valid_P_M: torch.Tensor,
@@ -270,7 +282,7 @@ class Selector:
                 prompt=group.prompt,
                 first=group.responses[first],
                 second=group.responses[second],
-                rule=self._selection.rule,
+                rule=rule,
                 policy_version=group.responses[first].policy_version,
                 posterior_version=0 if self._posterior is None else self._posterior.version,
                 label_source=source,
@@ -278,8 +290,8 @@ class Selector:
                 disagreement=deviation,
                 typical_disagreement=typical,
             )
-            for group, (first, second), source, (mean, deviation, typical) in zip(
-                groups, pairs_P_2.tolist(), sources, beliefs, strict=True
+            for group, (first, second), rule, source, (mean, deviation, typical) in zip(
+                groups, pairs_P_2.tolist(), rules, sources, beliefs, strict=True
             )
         ]
 

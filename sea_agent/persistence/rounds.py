@@ -85,6 +85,8 @@ class RoundMetrics(_Row):
     """What the oracle counts beside its answers, such as the requests and the money of a judge."""
     pairs: float | None = None
     """Preferences that the round learnt from."""
+    kl: float | None = None
+    """Mean log π/π_ref of the policy's responses that the round learnt from, nats; the KL if those are all."""
     logprob_gap: float | None = None
     """Mean absolute difference between the log-probabilities of sampler and learner, nats per token."""
     learning_rate: float | None = None
@@ -105,6 +107,8 @@ class RoundMetrics(_Row):
     """Laplace: log-evidence for each label, nats."""
     posterior_prior_deviation: float | None = None
     """Laplace: standard deviation of a reward under the fitted prior."""
+    posterior_trust: float | None = None
+    """How much of what the posterior claims to know of labels it has not seen they bear out, from 0 to 1."""
     foresight_accuracy: float | None = None
     """Share of answers on the side that the posterior believed in before."""
     foresight_brier: float | None = None

@@ -54,3 +54,4 @@ def test_each_valid_candidate_is_in_at_most_one_pair_and_never_with_itself(
 def test_imagined_rounds_wait_for_the_first_labels() -> None:
     config = ImaginationConfig(rounds=7, start=32)
     assert [imagined_rounds(config, labels) for labels in (0, 31, 32, 500)] == [0, 0, 7, 7]
+    assert [imagined_rounds(config, 32, trust) for trust in (0.0, 0.049, 0.05, 1.0)] == [0, 0, 7, 7]

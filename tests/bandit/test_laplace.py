@@ -198,3 +198,70 @@ def test_intervals_hold_the_truth_as_often_as_they_claim(linear_bandit: Callable
     assert 0.72 < inside / total < 0.88
     # Intervals of a third of the width fail the same check.
     assert overconfident / total < 0.5
+
+
+# --- a block that is expected to be right ----------------------------------------------------------------------------
+
+
+def expecting(mean: float = 1.0, members: int = 20_000) -> Laplace:
+    """Three features of a block, and one that is expected to be right."""
+    return Laplace(4, members=members, blocks=(3, 1), deviations=(0.5, 1.5), means=(0.0, mean))
+
+
+def test_before_any_label_rewards_are_what_the_prior_expects() -> None:
+    rows_M_D = torch.tensor([[0.0, 0.0, 0.0, 2.0], [0.0, 0.0, 0.0, -1.0], [1.0, 1.0, 1.0, 0.0]])
+    posterior = expecting()
+    assert posterior.mean(rows_M_D[None])[0].tolist() == pytest.approx([3.0, -1.5, 0.0])
+    rewards_S_M = posterior.draw(rows_M_D[None], np.random.default_rng(0))[:, 0]
+    assert rewards_S_M.mean(0).tolist() == pytest.approx([3.0, -1.5, 0.0], abs=0.06)
+    assert rewards_S_M.std(0).tolist() == pytest.approx([3.0, 1.5, 0.5], rel=0.03)
+
+
+def taught(posterior: Laplace, labels: int, sign: float, seed: int = 0) -> Laplace:
+    """Labels of random duels: sign 1 as the expected feature says, -1 the reverse, 0 as a coin says."""
+    generator = np.random.default_rng(seed)
+    rows_N_D = torch.from_numpy(generator.normal(size=(labels, 4))).float()
+    logits_N = 2.0 * sign * rows_N_D[:, 3]
+    wins_N = (torch.from_numpy(generator.random(labels)).float() < logits_N.sigmoid()).float()
+    posterior.add(rows_N_D, torch.zeros_like(rows_N_D), wins_N)
+    posterior.update()
+    return posterior
+
+
+def weight(posterior: Laplace) -> float:
+    return float(posterior.mean(torch.eye(4)[None])[0, 3])
+
+
+def test_labels_bear_the_expectation_out_or_withdraw_it() -> None:
+    right = weight(taught(expecting(), 64, 1.0))
+    coin = [weight(taught(expecting(), 64, 0.0, seed)) for seed in range(5)]
+    wrong = weight(taught(expecting(), 64, -1.0))
+    assert right > 1.0
+    assert sum(coin) / 5 < 0.35
+    assert wrong < -1.0
+    few = 4
+    assert weight(taught(expecting(), few, 1.0)) > weight(taught(expecting(mean=0.0), few, 1.0)), (
+        "it needs fewer labels"
+    )
+
+
+def test_the_mode_with_a_mean_is_that_of_scipy() -> None:
+    posterior = Laplace(4, LaplaceConfig(prior_deviation=1.5), blocks=(3, 1), means=(0.0, 1.0))
+    taught(posterior, 30, 1.0)
+    z_N_D = posterior._replay.first_N_D.double().numpy()
+    wins_N = posterior._replay.wins_N.double().numpy()
+    scale_D = np.array([1.5 / math.sqrt(3)] * 3 + [1.5])
+
+    def energy(v_D: np.ndarray) -> float:
+        logits_N = z_N_D @ (scale_D * v_D)
+        likelihood = np.logaddexp(0.0, logits_N) - wins_N * logits_N
+        return float(likelihood.sum() + ((v_D - np.array([0, 0, 0, 1.0])) ** 2).sum() / 2)
+
+    best = optimize.minimize(energy, np.zeros(4), method="BFGS", options={"gtol": 1e-8})
+    found = posterior.mean(torch.eye(4)[None])[0].numpy()
+    np.testing.assert_allclose(found, scale_D * best.x, atol=1e-4)
+
+
+def test_only_a_block_of_one_feature_may_have_a_mean() -> None:
+    with pytest.raises(ValueError, match="only those of one may have a mean"):
+        Laplace(4, blocks=(3, 1), means=(1.0, 0.0))

@@ -23,7 +23,7 @@ from learner.learner import PreferenceLearner
 from sea_agent.config import LearnerConfig, PolicyConfig
 from sea_agent.errors import RunFailure, UnfitState
 from sea_agent.pretrained import load_policy, load_tokenizer
-from sea_agent.types import Preference
+from sea_agent.types import REFERENCE_VERSION, Preference
 from sea_agent.weights import checksum
 
 LearnerOf = Callable[..., PreferenceLearner]
@@ -378,3 +378,38 @@ def test_the_torch_engine_does_not_load_deepspeed(policy_path: str) -> None:
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_the_rate_multiplies_the_learning_rate_of_the_round_alone(stale_learner_of: LearnerOf) -> None:
+    """The first step of Adam is as long as its learning rate, whatever the size of the loss."""
+    moved = []
+    for rate in (1.0, 0.25, 0.0):
+        learner = stale_learner_of()
+        before = learner.weights()
+        assert learner.step(ROWS, rate)["learning_rate"] == pytest.approx(rate * 1e-3)
+        after = learner.weights()
+        assert before is not None
+        assert after is not None
+        moved.append(
+            sum(float((after.tensors[name] - before.tensors[name]).norm()) ** 2 for name in after.tensors) ** 0.5
+        )
+    assert moved[1] == pytest.approx(moved[0] / 4, rel=1e-3)
+    assert moved[2] == 0.0
+    assert learner.step(ROWS)["learning_rate"] == pytest.approx(1e-3)
+
+
+def test_kl_is_the_mean_log_ratio_of_the_policys_own_responses_before_the_round(learner_of: LearnerOf) -> None:
+    learner = learner_of(max_staleness=9)
+    own = [replace_version(row, 1) for row in ROWS]
+    frozen = replace(own[0], rejected=replace(own[0].rejected, policy_version=REFERENCE_VERSION))
+    learner.step(ROWS)
+    rows = [frozen, *own[1:]]
+    sides = [row.chosen for row in rows] + [row.rejected for row in rows[1:]]
+    tokens = [(row.prompt.token_ids, row.chosen.token_ids) for row in rows]
+    tokens += [(row.prompt.token_ids, row.rejected.token_ids) for row in rows[1:]]
+    policy = [sum(row) for row in learner.policy_logprobs(tokens)]
+    ratios = [now - before for now, before in zip(policy, learner.reference_logprobs(tokens), strict=True)]
+    assert len(ratios) == len(sides) == 2 * len(ROWS) - 1
+    assert learner.step(rows)["kl"] == pytest.approx(sum(ratios) / len(ratios), abs=1e-4)
+    assert abs(sum(ratios)) > 1e-3, "the control: the policy has moved"
+    assert "kl" not in learner_of(loss="simpo", max_staleness=9).step(own)

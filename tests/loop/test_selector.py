@@ -174,3 +174,42 @@ def test_best_of_n_goes_by_what_the_oracle_taught(config: Callable[..., RunConfi
     assert [response.prompt_id for response in best] == [one.prompt.id for one in fresh]
     assert [response.text for response in best] == ["w2 w3"] * 5
     assert selector.best(fresh) == best
+
+
+def laplace(config: Callable[..., RunConfig], **sections: Any) -> Any:
+    return make_selector(
+        config(posterior={"family": "laplace", "members": 4}, selection={"rule": "best_worst"}, **sections)
+    )
+
+
+@pytest.mark.parametrize("trust", [0.0, 0.5, 1.0])
+def test_as_far_as_the_posterior_is_not_trusted_the_policys_own_pairs_are_asked(
+    trust: float, config: Callable[..., RunConfig]
+) -> None:
+    selector = laplace(config)
+    assert selector.trust == 0.0, "before the first label"
+    first = selector.select(many(40), 1, 0, 100)
+    assert {duel.rule for duel in first} == {"passive"}
+    selector._posterior.trust = trust
+    duels = selector.select(many(400), 2, 0, 1000)
+    own = [duel for duel in duels if duel.rule == "passive"]
+    assert binomtest(len(own), 400, 1 - trust).pvalue > 0.001 if 0 < trust < 1 else len(own) == 400 * (1 - trust)
+    assert {(duel.first.text, duel.second.text) for duel in own} <= {("w1", "w2 w3")}
+    active = [duel for duel in duels if duel.rule == "best_worst"]
+    assert len(own) + len(active) == 400
+    assert all(duel.belief is not None and duel.belief >= 0 for duel in duels), "what the posterior believes is kept"
+
+
+def test_the_published_ensemble_is_trusted_from_the_start(config: Callable[..., RunConfig]) -> None:
+    selector = make_selector(config(selection={"rule": "best_worst"}))
+    assert {duel.rule for duel in selector.select(many(40), 1, 0, 100)} == {"best_worst"}
+    assert selector.trust == 1.0
+
+
+def test_imagined_pairs_come_with_the_trust(config: Callable[..., RunConfig]) -> None:
+    selector = laplace(config)
+    selector.select(many(4), 1, 0, 100)
+    selector._posterior.trust = 0.3
+    preferences, trust = selector.imagine(many(3), 2)
+    assert (len(preferences), trust) == (6, 0.3)
+    assert selector.imagine([group("sure", "w1")], 3) == ([], 0.3)
