@@ -135,8 +135,8 @@ class RewardModelOracle(ProbabilityOracle):
         if len(row["input_ids"]) > self._limit:
             raise UserError(
                 f"{self.name}: a response to the prompt {_quoted(prompt)} has {len(row['input_ids'])} tokens together "
-                f"with it, and the model reads at most {self._limit}. Remove long prompts, lower "
-                "sampler.max_new_tokens, or give a model that reads more."
+                f"with it, and the model reads at most {self._limit}. Start a run without long prompts, with a lower "
+                "sampler.max_new_tokens, or with a model that reads more."
             )
         return row
 
