@@ -10,8 +10,8 @@ from sea_agent.config import (
 )
 
 
-def make_oracle(config: OracleConfig, *, seed: int, device: str) -> Oracle:
-    """The oracle of ``config.kind``; imports the packages of that kind only."""
+def make_oracle(config: OracleConfig, *, seed: int, device: str, key: str = "oracle") -> Oracle:
+    """The oracle of ``config.kind``; imports the packages of that kind only. ``key`` is the configuration's section."""
     if isinstance(config, WorldOracleConfig):
         from oracle.world import WorldOracle
 
@@ -30,4 +30,4 @@ def make_oracle(config: OracleConfig, *, seed: int, device: str) -> Oracle:
         return LlmJudgeOracle(config)
     from oracle.reward_model import RewardModelOracle
 
-    return RewardModelOracle(config, seed, device)
+    return RewardModelOracle(config, seed, device, key)

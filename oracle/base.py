@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from sea_agent.errors import UserError
 from sea_agent.seeding import generator_for
-from sea_agent.types import Duel, LabelSource, Outcome, Verdict
+from sea_agent.types import Duel, LabelSource, Outcome, Prompt, Verdict
 
 Labels = Literal["threshold", "bernoulli"]
 Question = Mapping[str, Any]
@@ -38,8 +38,19 @@ class Oracle(ABC):
 
     @abstractmethod
     def evaluate(self, questions: Sequence[Question]) -> list[float]:
-        """The probability that ``first`` is preferred, for each question: a mapping with ``id``, ``prompt``, ``first``
-        and ``second``. Counted separately, outside the budget."""
+        """The probability that ``first`` is preferred, for each question (``sea_agent.types.question``). Counted
+        separately, outside the budget."""
+
+    def try_on(self, prompts: Sequence[Prompt], max_new_tokens: int) -> None:  # noqa: B027 (not all can be tried)
+        """Try what costs nothing and needs nobody, before anything is sampled: by default nothing.
+
+        Args:
+            prompts: at least one, of the run; the longest among them.
+            max_new_tokens: of a response, in tokens of the policy.
+
+        Raises:
+            UserError: the oracle cannot answer duels of these prompts.
+        """
 
     def metrics(self) -> dict[str, float]:
         """The cost of answering so far, such as requests and money; recorded with the metrics of each round."""
@@ -64,6 +75,9 @@ class Oracle(ABC):
 
 class ProbabilityOracle(Oracle):
     """Answers immediately, with the probability that the first response is preferred."""
+
+    contract = "return the probability, between 0 and 1, that `first` is preferred"
+    """What an answer has to be; part of every refusal of one."""
 
     def __init__(self, name: str, labels: Labels, seed: int) -> None:
         super().__init__(name)
@@ -113,10 +127,7 @@ class ProbabilityOracle(Oracle):
         except (TypeError, ValueError, OverflowError, RuntimeError):
             probability = math.nan
         if not 0.0 <= probability <= 1.0:
-            raise UserError(
-                f"{self.name}: answered {answer!r} to duel {question['id']}; "
-                "return the probability, between 0 and 1, that `first` is preferred"
-            )
+            raise UserError(f"{self.name}: answered {answer!r} to duel {question['id']}; {self.contract}")
         return probability
 
 

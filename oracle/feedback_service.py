@@ -18,7 +18,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_e
 from oracle.base import Oracle, Question
 from sea_agent.config import FeedbackServiceOracleConfig
 from sea_agent.errors import RunFailure, UserError
-from sea_agent.types import Duel, Outcome, Verdict
+from sea_agent.types import QUESTION_TEXTS, Duel, Outcome, Verdict
 
 KEY = "SEA_AGENT_KEY"
 _POST_ITEMS = 500
@@ -165,9 +165,10 @@ def _key(config: FeedbackServiceOracleConfig) -> str:
 
 def _query(duel: Duel) -> dict[str, Any]:
     public = duel.public()
+    shown = {name: public[name] for name in QUESTION_TEXTS}
     return {
-        "client_key": public.pop("id"),
-        **public,
+        "client_key": shown.pop("id"),
+        **shown,
         "rule": duel.rule,
         "policy_version": max(0, duel.policy_version),
         "score": duel.disagreement,

@@ -174,7 +174,7 @@ def check(
     overrides: Overrides = None,
     keys: Annotated[bool, typer.Option("--keys", help="List every configuration key with its meaning.")] = False,
 ) -> None:
-    """Check a configuration and its inputs without starting a run."""
+    """Check a configuration and its inputs without starting a run; loads reward models and the posterior's encoder."""
     if keys:
         table = Table("key", "default", "meaning")
         for row in describe_keys():

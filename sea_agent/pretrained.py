@@ -1,6 +1,8 @@
 """Loading language models and tokenizers from Hugging Face directories, with actionable errors."""
 
+import inspect
 import os
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -100,6 +102,42 @@ def model_config(path: str) -> Any:
 def context_length(path: str) -> int:
     """Context length of the policy, in tokens: the longest prompt and response together."""
     return int(getattr(model_config(path), "max_position_embeddings", 2**31))
+
+
+def input_limit(model: Any, tokenizer: Any) -> int:
+    """The most tokens that a model reads at once, as its tokenizer, its configuration and its positions say."""
+    limits = [tokenizer.model_max_length, getattr(model.config.get_text_config(), "max_position_embeddings", None)]
+    for name, layer in model.named_modules():
+        # RoBERTa and its kin count positions from the one after the padding's.
+        if name.endswith("position_embeddings") and getattr(layer, "padding_idx", None) is not None:
+            limits.append(layer.num_embeddings - layer.padding_idx - 1)
+    return min((limit for limit in limits if limit is not None and limit > 0), default=2**31)
+
+
+def require_own_tokenizer(model: Any, tokenizer: Any, name: str) -> None:
+    """Refuse the tokenizer of another model, which has more words than the model. ``name`` is ``key=path``."""
+    known = model.get_input_embeddings().num_embeddings
+    if tokenizer.vocab_size > known:
+        raise UserError(
+            f"{name}: the tokenizer has {tokenizer.vocab_size} tokens, but the model has only {known}. Save the "
+            "tokenizer that belongs to the model beside it."
+        )
+
+
+def require_embedded(model: Any, tokens: Sequence[int], name: str) -> None:
+    """Refuse tokens that the model does not have, such as those added to a tokenizer only. ``name`` is ``key=path``."""
+    known, largest = model.get_input_embeddings().num_embeddings, max(tokens, default=0)
+    if largest >= known:
+        raise UserError(
+            f"{name}: the tokenizer makes token {largest}, but the model has only {known} tokens. Save the tokenizer "
+            "that belongs to the model beside it."
+        )
+
+
+def model_inputs(model: Any, encoding: Mapping[str, list[int]]) -> dict[str, list[int]]:
+    """What the model takes of a tokenizer's encoding: a generic tokenizer also gives types of tokens."""
+    taken = inspect.signature(model.forward).parameters
+    return {name: values for name, values in encoding.items() if name in taken}
 
 
 def use_threads(count: int) -> None:

@@ -10,12 +10,14 @@ from typing import Any, Self
 
 __all__ = [
     "PROMPT_FORM",
+    "QUESTION_TEXTS",
     "REFERENCE_VERSION",
     "RESPONSE_FORM",
     "Candidates",
     "Duel",
     "Hindsight",
     "LabelSource",
+    "Messages",
     "Outcome",
     "Preference",
     "Prompt",
@@ -24,12 +26,16 @@ __all__ = [
     "Verdict",
     "preference_from",
     "prompt_from",
+    "question",
     "response_from",
 ]
 
 REFERENCE_VERSION = -1
 """Policy version of responses from the frozen reference, which are deliberately off-policy throughout the run."""
 
+
+Messages = tuple[tuple[str, str], ...]
+"""(role, content) pairs of a chat."""
 
 TokenRow = tuple[Sequence[int], Sequence[int]]
 """Token ids of a prompt and of a response to it."""
@@ -74,7 +80,7 @@ class Prompt:
     id: str
     text: str
     token_ids: tuple[int, ...]
-    messages: tuple[tuple[str, str], ...] | None = None
+    messages: Messages | None = None
 
 
 PROMPT_FORM = {"id": str, "text": str, "token_ids": tuple, "messages": tuple | None}
@@ -165,13 +171,20 @@ class Duel:
         return replace(self, first=self.second, second=self.first, belief=belief)
 
     def public(self) -> dict[str, Any]:
-        """The fields that an oracle may see: texts and an id, but not which model or rule produced them."""
-        return {
-            "id": self.id,
-            "prompt": self.prompt.text,
-            "first": self.first.text,
-            "second": self.second.text,
-        }
+        """What an oracle may see of it, as a ``question``."""
+        return question(self.id, self.prompt, self.first.text, self.second.text)
+
+
+QUESTION_TEXTS = ("id", "prompt", "first", "second")
+"""The fields of a question that are texts: what people and a user's function are shown."""
+
+
+def question(name: str, prompt: Prompt, first: str, second: str) -> dict[str, Any]:
+    """What an oracle may see: texts and an id, but not which model or rule produced them.
+
+    ``messages`` are those of a chat prompt, for models with a chat template; None for a plain text.
+    """
+    return {"id": name, "prompt": prompt.text, "first": first, "second": second, "messages": prompt.messages}
 
 
 @dataclass(frozen=True, slots=True)

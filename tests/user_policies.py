@@ -1,12 +1,15 @@
-"""Tiny random policies of several architectures, with tokenizers whose words are w0, w1, …"""
+"""Tiny random policies and reward models of several architectures, with tokenizers whose words are w0, w1, …"""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import ByteLevel, WhitespaceSplit
 from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
     LlamaConfig,
@@ -52,5 +55,38 @@ def make_policy(architecture: str, directory: Path, seed: int = 0) -> Path:
     # Larger initial weights than usual, so that different prompts give visibly different distributions.
     model = model_class(config_class(**size, **common, **ends, initializer_range=0.3))
     model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory
+
+
+DECODERS = ("llama", "qwen2", "qwen3", "gemma", "gpt_neox", "mistral", "gpt2", "opt", "modernbert-decoder")
+ENCODERS = ("bert", "roberta", "deberta-v2", "modernbert")
+CONTEXT = 64
+
+CHAT_TEMPLATE = (
+    "{% for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('tools are not known') }}{% endif %}"
+    "w{{ {'system': 26, 'user': 27, 'assistant': 28}[m.role] }} {{ m.content }} <end>{% endfor %}"
+)
+"""A word for the role, and the end token after every turn; no tools."""
+
+
+def make_reward_model(
+    architecture: str, directory: Path, tokenizer: Any = None, *, seed: int = 0, outputs: int = 1, **settings: Any
+) -> Path:
+    """A random classifier of one small layer, saved with a tokenizer. ``settings`` are of its configuration."""
+    torch.manual_seed(seed)
+    if tokenizer is None:
+        tokenizer = make_byte_tokenizer() if architecture == "qwen2" else make_tokenizer()
+    size = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    grouped = architecture in ("llama", "qwen2", "qwen3", "gemma", "mistral")
+    size |= {"num_key_value_heads": 1, "head_dim": 16} if grouped else {}
+    size |= {"word_embed_proj_dim": 32, "ffn_dim": 32} if architecture == "opt" else {}
+    common = {"vocab_size": len(tokenizer), "num_labels": outputs}
+    common |= {} if architecture == "xlnet" else {"max_position_embeddings": CONTEXT}
+    special = dict.fromkeys(("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"), 0)
+    tokens = {"pad_token_id": tokenizer.pad_token_id, **special}
+    # Larger initial weights than usual, so that different texts get visibly different rewards.
+    config = AutoConfig.for_model(architecture, **size | common | tokens | {"initializer_range": 0.5} | settings)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     return directory

@@ -23,13 +23,17 @@ class WorldOracleConfig(Section):
 
 
 class PythonOracleConfig(Section):
-    """A Python function ``compare(duels: list[dict]) -> list[float]``."""
+    """A Python function ``compare(duels: list[dict]) -> list[float]``, or ``list[int]`` with ``returns: winner``."""
 
     kind: Literal["python"]
     """Who answers: ``world``, ``python``, ``reward_model``, ``feedback_service`` or ``llm_judge``."""
     target: str
     """``path/to/file.py:function`` or ``module:function``. Each duel has ``id``, ``prompt``, ``first`` and ``second``.
-    The function returns the probability that ``first`` is preferred, one per duel."""
+    The function returns one answer per duel, of the kind that ``returns`` says."""
+    returns: Literal["probability", "winner"] = "probability"
+    """What the function returns. ``probability``: that ``first`` is preferred, from 0 to 1. ``winner``: the index of
+    the preferred response, 0 for ``first`` and 1 for ``second``, or -1 if undecided, as TRL's judges do. Beware: a 0
+    means the opposite in the other kind."""
     labels: Literal["threshold", "bernoulli"] = "threshold"
     """``threshold``: the better response always wins; equally good ones tie. ``bernoulli``: sample the winner from the
     Bradley–Terry or returned probability."""
@@ -41,7 +45,8 @@ class RewardModelOracleConfig(Section):
     kind: Literal["reward_model"]
     """Who answers: ``world``, ``python``, ``reward_model``, ``feedback_service`` or ``llm_judge``."""
     path: str
-    """Model directory or hub name. The chat template is used if the tokenizer has one."""
+    """Model directory or hub name. If the tokenizer has a chat template, it shows the model the prompt's messages and
+    the response as the assistant's turn; else the texts are encoded as a pair."""
     labels: Literal["threshold", "bernoulli"] = "threshold"
     """``threshold``: the better response always wins; equally good ones tie. ``bernoulli``: sample the winner from the
     Bradley–Terry or returned probability."""

@@ -18,13 +18,13 @@ from sea_agent.data.rows import ENDINGS, Layout, json_type, missing_field, numbe
 from sea_agent.errors import UserError, first_line
 from sea_agent.saved_state import require
 from sea_agent.seeding import generator_for, id_for
-from sea_agent.types import Prompt
+from sea_agent.types import Messages, Prompt
 from sea_agent.worlds import resolve
-
-Messages = tuple[tuple[str, str], ...]
 
 # Prompts per tokenizer call; tokenizers process a batch in parallel.
 _TOKENIZER_BATCH = 1024
+# The longest text need not have the most tokens for every tokenizer.
+_LONGEST = 32
 _OTHER_FIELD = "Set prompts.field to the one that holds it."
 
 
@@ -102,6 +102,16 @@ class PromptSource:
     def first(self, count: int) -> list[Prompt]:
         """The first ``count`` prompts of the file, or all if there are fewer; does not move the position."""
         return [self._prompt(index) for index in range(min(count, len(self)))]
+
+    def telling(self, among: int | None = None) -> list[Prompt]:
+        """The longest prompts and one of each order of roles, of the first ``among``; at least one.
+
+        What is too long for a model, or refused by its chat template, is among them if there is any.
+        """
+        rows = self._rows[:among]
+        longest = sorted(range(len(rows)), key=lambda index: -len(rows[index].text))[:_LONGEST]
+        orders = {tuple(role for role, _ in row.messages or ()): index for index, row in enumerate(rows)}
+        return [self._prompt(index) for index in sorted({*longest, *orders.values()})]
 
     def state(self) -> dict[str, Any]:
         """The position as JSON: prompts taken of this epoch, how many each epoch deferred, and a fingerprint of all."""

@@ -3,7 +3,7 @@
 Dimension legend: B rows of a batch, T tokens, D features, H hidden units of the model.
 """
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,11 +12,21 @@ from torch import Tensor
 from sea_agent.config import PolicyConfig
 from sea_agent.errors import UserError
 from sea_agent.features.base import FeatureMap, Row, masked_mean, padded
-from sea_agent.pretrained import load_model, load_policy, load_tokenizer
+from sea_agent.pretrained import (
+    input_limit,
+    load_model,
+    load_policy,
+    load_tokenizer,
+    model_inputs,
+    require_embedded,
+    require_own_tokenizer,
+)
 from sea_agent.types import Prompt, Response
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+_TRIAL = "a response"
 
 
 class PaddedSequences:
@@ -84,19 +94,40 @@ class EncoderFeatures(FeatureMap):
         super().__init__((model.config.get_text_config().hidden_size,), batch)
         self._model = model.to(device).eval()
         self._device = device
-        longest = getattr(model.config.get_text_config(), "max_position_embeddings", self._tokenizer.model_max_length)
-        self._limit = min(longest, self._tokenizer.model_max_length)
+        self._name = f"posterior.encoder_path={path}"
+        require_own_tokenizer(model, self._tokenizer, self._name)
+        self._limit = input_limit(model, self._tokenizer)
+
+    def try_on(self, prompts: Sequence[Prompt]) -> None:
+        """Encode these prompts with an empty and a short response.
+
+        Raises:
+            UserError: what comes out is not finite, or the tokenizer is not the encoder's.
+        """
+        rows = [self._read(prompt.text, response) for prompt in prompts for response in ("", _TRIAL)]
+        with torch.inference_mode():
+            features_N_D = self._encode(rows, max(len(row["input_ids"]) for row in rows))
+        if not features_N_D.isfinite().all():
+            raise UserError(
+                f"{self._name}: gives values that are not finite. The weights of the encoder are damaged; save it "
+                "again, or give another one."
+            )
 
     def _key(self, prompt: Prompt, response: Response) -> Hashable:
         return prompt.text, response.text
 
     def _tokens(self, prompt: Prompt, response: Response) -> Row:
-        encoding = self._tokenizer(prompt.text, response.text)
+        return self._read(prompt.text, response.text)
+
+    def _read(self, prompt: str, response: str) -> Row:
+        encoding = self._tokenizer(prompt, response, verbose=False)
         if len(encoding["input_ids"]) > self._limit:
             encoding = self._tokenizer(
-                *self._shortened(prompt.text, response.text), truncation="longest_first", max_length=self._limit
+                *self._shortened(prompt, response), truncation="longest_first", max_length=self._limit
             )
-        return dict(encoding)
+        row = model_inputs(self._model, encoding)
+        require_embedded(self._model, row["input_ids"], self._name)
+        return row
 
     def _shortened(self, prompt: str, response: str) -> tuple[str, str]:
         """The prompt without its start and the response without its end, such that both fit."""

@@ -16,7 +16,7 @@ from sea_agent.errors import UnfitState
 from sea_agent.persistence.rounds import Evaluation, Interval
 from sea_agent.saved_state import require
 from sea_agent.seeding import generator_for, id_for
-from sea_agent.types import RESPONSE_FORM, Candidates, Prompt, Response, TokenRow, response_from
+from sea_agent.types import RESPONSE_FORM, Candidates, Prompt, Response, TokenRow, question, response_from
 
 # Samples per prompt, at least: the first is judged, the first two serve the distinct share.
 _SAMPLES = 2
@@ -151,9 +151,9 @@ class Evaluator:
         return float(sample.mean()), _interval(sample, self._seed)
 
 
-def _question(prompt: Prompt, first: Response, second: Response) -> dict[str, str]:
+def _question(prompt: Prompt, first: Response, second: Response) -> dict[str, Any]:
     name = id_for("evaluation", prompt.id, first.id, second.id)
-    return {"id": name, "prompt": prompt.text, "first": first.text, "second": second.text}
+    return question(name, prompt, first.text, second.text)
 
 
 def _latest(figures: Mapping[str, Any]) -> Evaluation:

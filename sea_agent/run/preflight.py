@@ -16,6 +16,7 @@ from sea_agent.config import (
     Compute,
     LearnerConfig,
     OracleConfig,
+    PosteriorConfig,
     PromptsConfig,
     RewardModelOracleConfig,
     RunConfig,
@@ -25,6 +26,7 @@ from sea_agent.config import (
 from sea_agent.data.imported import ImportedPreferences, load_imported
 from sea_agent.data.prompts import PromptSource
 from sea_agent.errors import UserError
+from sea_agent.features.hidden import EncoderFeatures
 from sea_agent.features.own import OwnFeatures
 from sea_agent.features.prior import PriorScore
 from sea_agent.jobs.inside import where_it_runs
@@ -50,7 +52,10 @@ class Inputs:
 
 
 def check(config: RunConfig) -> Inputs:
-    """Open every input of ``config``; no model weights are loaded.
+    """Open and try every input of ``config``, before anything is sampled.
+
+    Of the models, a reward model (oracle or judge) and the posterior's encoder are loaded and asked about prompts of
+    the run; policy and samplers load theirs when the run starts.
 
     Raises:
         UserError: naming the place and the remedy of the first problem.
@@ -70,8 +75,6 @@ def check(config: RunConfig) -> Inputs:
             f"policy.path={config.policy.path}: the tokenizer has no end-of-sequence token, so responses would never "
             "end; set eos_token in its tokenizer_config.json"
         )
-    if config.needs_posterior and config.posterior.encoder_path is not None:
-        load_tokenizer(config.posterior.encoder_path, key="posterior.encoder_path")
     text_config = model_config(config.policy.path)
 
     def prompts(section: PromptsConfig, key: str) -> PromptSource:
@@ -96,29 +99,41 @@ def check(config: RunConfig) -> Inputs:
         OwnFeatures(config.posterior.features).try_on([prompt.text for prompt in training.first(2)])
     for score in config.posterior.prior if config.needs_posterior else ():
         PriorScore(score).try_on([prompt.text for prompt in training.first(2)])
-    for key, answers, asked in (
+    if config.needs_posterior and config.posterior.features in ("text", "encoder"):
+        _try_encoder(config.posterior, training)
+    for key, answers, source in (
         ("oracle", config.oracle, training),
         ("oracle", config.oracle, heldout),
         ("evaluation.judge", judge, heldout),
     ):
-        if isinstance(answers, WorldOracleConfig) and asked is not None:
-            _require_world_prompts(key, answers, asked)
+        if isinstance(answers, WorldOracleConfig) and source is not None:
+            _require_world_prompts(key, answers, source)
     imported = None
     if config.posterior.preferences_path is not None:
         length = context_length(config.policy.path)
         imported = load_imported(config.posterior.preferences_path, tokenizer, length)
     tokenised: tuple[PromptSource | ImportedPreferences | None, ...] = (training, heldout, imported)
-    for source in tokenised:
-        if source is not None and source.largest_token >= text_config.vocab_size:
+    for rows in tokenised:
+        if rows is not None and rows.largest_token >= text_config.vocab_size:
             raise UserError(
-                f"policy.path={config.policy.path}: the tokenizer makes token {source.largest_token}, but the model "
+                f"policy.path={config.policy.path}: the tokenizer makes token {rows.largest_token}, but the model "
                 f"has only {text_config.vocab_size} tokens. Save the tokenizer that belongs to the model beside it."
             )
+    asked = training.telling()
+    compared = [] if heldout is None else heldout.telling(config.evaluation.prompts)
+    longest = config.sampler.max_new_tokens
+    oracle = make_oracle(config.oracle, seed=config.seed, device=config.device)
+    oracle.try_on([*asked, *(compared if oracle.evaluates else ())], longest)
+    judging = None
+    if judge is not None:
+        judging = make_oracle(judge, seed=config.seed, device=config.device, key="evaluation.judge")
+        if compared:
+            judging.try_on(compared, longest)
     return Inputs(
         prompts=training,
         heldout=heldout,
-        oracle=make_oracle(config.oracle, seed=config.seed, device=config.device),
-        judge=None if judge is None else make_oracle(judge, seed=config.seed, device=config.device),
+        oracle=oracle,
+        judge=judging,
         imported=imported,
         compute=compute,
         needs=needs,
@@ -132,6 +147,12 @@ def _try_own_parts(config: RunConfig) -> None:
     for key, value in (("learner.optimism", config.learner.optimism), ("selection.rule", config.selection.rule)):
         if value in ("selm", "apl") and not loss.uses_reference:
             raise UserError(f"{key}={value} needs a learner.loss with a reference; {config.learner.loss} has none")
+
+
+def _try_encoder(posterior: PosteriorConfig, prompts: PromptSource) -> None:
+    """Load the encoder on the CPU, where it has room beside everything else, and let it read two prompts."""
+    if posterior.encoder_path is not None:
+        EncoderFeatures(posterior.encoder_path, posterior.feature_batch, "cpu").try_on(prompts.first(2))
 
 
 def _require_world_prompts(key: str, oracle: WorldOracleConfig, source: PromptSource) -> None:

@@ -239,7 +239,8 @@ def test_switching_the_kind_of_a_section_drops_the_other_kinds_keys(file: Path, 
     tree = minimal() | {"oracle": {"kind": "world", "scorer": "judge"}}
     file.write_text(yaml.safe_dump(tree))
     config = load_config(str(file), overrides[::-1] if reverse else overrides)
-    assert config.oracle.model_dump() == {"kind": "python", "target": "judge.py:compare", "labels": "threshold"}
+    others = {"returns": "probability", "labels": "threshold"}
+    assert config.oracle.model_dump() == {"kind": "python", "target": "judge.py:compare"} | others
 
 
 def test_without_the_switch_a_key_of_another_kind_is_refused(file: Path) -> None:
@@ -304,7 +305,7 @@ def test_what_a_preset_extends_comes_with_it(tmp_path: Path) -> None:
 def test_a_section_of_another_kind_takes_nothing_over(tmp_path: Path) -> None:
     oracle = {"kind": "python", "target": "mine.py:compare"}
     config = load_config(extending(tmp_path, {"extends": "lab", "oracle": oracle}))
-    assert config.oracle.model_dump() == oracle | {"labels": "threshold"}
+    assert config.oracle.model_dump() == oracle | {"returns": "probability", "labels": "threshold"}
     same_kind = load_config(extending(tmp_path, {"extends": "lab", "oracle": {"kind": "world", "scorer": "judge"}}))
     assert same_kind.oracle.model_dump()["labels"] == "threshold", "lab's; the default is bernoulli"
 

@@ -122,6 +122,19 @@ def test_plain_texts_and_chats_in_one_file_keep_their_own_tokens(tmp_path: Path)
     ]
 
 
+def test_the_telling_prompts_are_the_longest_and_one_of_each_order_of_roles(tmp_path: Path) -> None:
+    chat = [{"role": "system", "content": "blue"}, {"role": "user", "content": "red"}]
+    texts = [f"{'red ' * (1 + number % 50)}blue" for number in range(100)]
+    prompts = source(write_lines(tmp_path / "p.jsonl", [*texts, chat[1:], chat, "green"]), context=64)
+    telling = prompts.telling()
+    assert {len(prompt.token_ids) for prompt in telling if prompt.messages is None} >= set(range(36, 52))
+    assert (("user", "red"),) in [prompt.messages for prompt in telling]
+    assert (("system", "blue"), ("user", "red")) in [prompt.messages for prompt in telling]
+    assert len(telling) < 40
+    assert all(prompt in prompts.first(50) for prompt in prompts.telling(among=50))
+    assert prompts.telling(among=1) == prompts.first(1)
+
+
 def test_more_prompts_than_a_tokenizer_batch_keep_their_own_tokens(tmp_path: Path) -> None:
     texts = ["red " * (1 + number % 7) + "blue" for number in range(2500)]
     prompts = source(write_lines(tmp_path / "p.jsonl", texts)).first(2500)

@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
-from user_policies import make_tokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from user_policies import CHAT_TEMPLATE, make_reward_model, make_tokenizer
+
+from sea_agent.persistence.ledger import Ledger
+from sea_agent.types import Duel
 
 ORACLE = """
 def compare(duels):
@@ -125,6 +128,45 @@ def test_chat_prompts_go_through_the_template_and_the_oracle_reads_plain_text(
     )
     summary, _ = run_and_load(config_for(directory, evaluation={"prompts_path": None}))
     assert summary["oracle_queries"] == 24
+
+
+def test_a_users_reward_model_judges_a_chat_as_plain_transformers_does(
+    run_and_load: Callable,
+    policy_dir: Callable[[str], Path],
+    workplace: Path,
+    write_jsonl: Callable[..., Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """Its tokenizer has no padding, and its template ends with the end token."""
+    policy, judge = tmp_path_factory.mktemp("policy"), tmp_path_factory.mktemp("judge")
+    AutoModelForCausalLM.from_pretrained(policy_dir("llama")).save_pretrained(policy)
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.save_pretrained(policy)
+    tokenizer.pad_token = None
+    make_reward_model("qwen3", judge, tokenizer, pad_token_id=None)
+    roles = ("system", "user", "assistant", "user")
+    chats = [[{"role": role, "content": f"w{a} w{index}"} for index, role in enumerate(roles)] for a in range(8)]
+    write_jsonl([{"prompt": chat} for chat in chats])
+    config = config_for(policy, selection={"rule": "passive"}, evaluation={"prompts_path": None})
+    run_and_load(config | {"oracle": {"kind": "reward_model", "path": str(judge)}})
+
+    model = AutoModelForSequenceClassification.from_pretrained(judge).eval()
+
+    def reward(duel: Duel, response: str) -> float:
+        turns = [{"role": role, "content": content} for role, content in duel.prompt.messages or ()]
+        chat = [*turns, {"role": "assistant", "content": response}]
+        ids = tokenizer(tokenizer.apply_chat_template(chat, tokenize=False)).input_ids
+        with torch.no_grad():
+            return model(input_ids=torch.tensor([ids])).logits.item()
+
+    with Ledger(workplace / "out" / "ledger.sqlite") as ledger:
+        rows = ledger.rows()
+    assert len(rows) == 24
+    for duel, verdict in rows:
+        gap = torch.tensor(reward(duel, duel.first.text) - reward(duel, duel.second.text))
+        assert verdict is not None
+        assert verdict.probability == pytest.approx(torch.sigmoid(gap).item(), abs=1e-4)
 
 
 def test_a_policy_that_comes_with_sampling_settings_is_saved(

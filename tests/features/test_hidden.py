@@ -10,6 +10,8 @@ from run_parts import features as features_of
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
 from transformers import (
+    AutoModel,
+    AutoTokenizer,
     BertConfig,
     BertModel,
     LlamaConfig,
@@ -18,6 +20,7 @@ from transformers import (
     T5Config,
     T5Model,
 )
+from user_policies import CONTEXT, make_reward_model
 
 from sea_agent.config import PolicyConfig, RunConfig
 from sea_agent.config.files import parse_config
@@ -292,6 +295,39 @@ def test_an_encoder_that_cannot_serve_is_refused_by_its_key(
     make(tmp_path)
     with pytest.raises(UserError, match=f"posterior.encoder_path={tmp_path}: .*{reason}"):
         EncoderFeatures(str(tmp_path), 3, "cpu")
+
+
+def room(prompt: str, response: str) -> list[Pair]:
+    return [(Prompt("p", prompt, (1,)), Response("r", "p", text, (1,), (0.0,), 0)) for text in (response, "w1")]
+
+
+def test_roberta_reads_as_many_tokens_as_it_has_positions_for_and_loses_the_rest(tmp_path: Path) -> None:
+    """It counts positions from the one after the padding's, so that two of 64 are never used."""
+    make_reward_model("roberta", tmp_path)
+    words = " ".join(f"w{index % 29}" for index in range(CONTEXT))
+    feature_map = EncoderFeatures(str(tmp_path), 3, "cpu")
+    feature_map.load_state({"mean": torch.zeros(32), "deviation": torch.ones(32)})
+    ids = AutoTokenizer.from_pretrained(tmp_path)(f"{words} w1 w2").input_ids[-(CONTEXT - 2) :]
+    with torch.inference_mode():
+        states_T_H = AutoModel.from_pretrained(tmp_path).eval()(torch.tensor([ids])).last_hidden_state[0]
+    (found_D, _) = feature_map.features(room(words, "w1 w2"))
+    torch.testing.assert_close(found_D, states_T_H.mean(0), rtol=0, atol=1e-5)
+
+
+def test_an_encoder_with_the_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
+    make_reward_model("bert", tmp_path, vocab_size=20)
+    with pytest.raises(UserError, match=r"posterior\.encoder_path=.*the tokenizer has 32 tokens, .* only 20"):
+        EncoderFeatures(str(tmp_path), 3, "cpu")
+
+
+def test_an_encoder_with_damaged_weights_is_refused_on_trial(encoder: str, tmp_path: Path) -> None:
+    EncoderFeatures(encoder, 3, "cpu").try_on([Prompt("p", "w1 w2", (1,))])
+    model = AutoModel.from_pretrained(encoder)
+    model.embeddings.LayerNorm.weight.data[0] = torch.nan
+    model.save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(encoder).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"posterior\.encoder_path=.*not finite"):
+        EncoderFeatures(str(tmp_path), 3, "cpu").try_on([Prompt("p", "w1 w2", (1,))])
 
 
 def run_config(policy: str, **posterior: Any) -> RunConfig:

@@ -83,7 +83,8 @@ def test_a_cell_belongs_to_its_levels_and_else_to_what_all_start_from(write_spec
 def test_switching_the_kind_of_a_section_drops_the_other_kinds_keys(write_spec: WriteSpec) -> None:
     mine = {"oracle.target": "mine.py:compare", "oracle.kind": "python"}
     (cell,) = cells(write_spec(methods={"mine": {"set": mine}}, seeds=[0])).values()
-    assert cell.config.oracle.model_dump() == {"kind": "python", "target": "mine.py:compare", "labels": "threshold"}
+    others = {"returns": "probability", "labels": "threshold"}
+    assert cell.config.oracle.model_dump() == {"kind": "python", "target": "mine.py:compare"} | others
 
 
 @pytest.mark.parametrize(

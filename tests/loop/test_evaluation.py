@@ -12,11 +12,12 @@ from sea_agent.loop.evaluation import Evaluator
 from sea_agent.types import Candidates, Prompt, Response
 
 COUNT = 12
+CHAT = (("system", "be short"), ("user", "prompt"))
 
 
 class Prompts:
     def first(self, count: int) -> list[Prompt]:
-        return [Prompt(f"p{index}", f"prompt {index}", (3,)) for index in range(min(count, COUNT))]
+        return [Prompt(f"p{index}", f"prompt {index}", (3,), CHAT) for index in range(min(count, COUNT))]
 
 
 class Samplers:
@@ -50,8 +51,10 @@ class Longer(ProbabilityOracle):
     def __init__(self, sign: int = 1) -> None:
         super().__init__("longer", "threshold", 0)
         self.sign = sign
+        self.asked: list[Question] = []
 
     def probabilities(self, questions: Sequence[Question]) -> list[float]:
+        self.asked += questions
         return [float(self.sign * (len(one["first"]) - len(one["second"])) > 0) for one in questions]
 
 
@@ -77,7 +80,9 @@ def config() -> Callable[[int], RunConfig]:
     return make
 
 
-def evaluator(config: RunConfig, best: Any, samplers: Samplers | None = None) -> Evaluator:
+def evaluator(
+    config: RunConfig, best: Any, samplers: Samplers | None = None, oracle: Longer | None = None
+) -> Evaluator:
     made = Evaluator(
         config.evaluation,
         seed=config.seed,
@@ -85,7 +90,7 @@ def evaluator(config: RunConfig, best: Any, samplers: Samplers | None = None) ->
         prompts=Prompts(),  # type: ignore[arg-type]
         samplers=samplers or Samplers(),  # type: ignore[arg-type]
         log_ratios=lambda rows: None,
-        oracle=Longer(),
+        oracle=oracle or Longer(),
         judge=Longer(-1),
         best=best,
     )
@@ -103,6 +108,13 @@ def test_the_response_that_is_named_best_is_measured_beside_the_first(config: Ca
     # Of three letters at most, and of an equal text: half a win.
     assert evaluator(config(3), longest).evaluate(0).best_of_win_rate == 0.0
     assert evaluator(config(4), longest).evaluate(0).best_of_win_rate == 0.5
+
+
+def test_the_messages_of_a_chat_are_handed_on(config: Callable[[int], RunConfig]) -> None:
+    """A model with a chat template shows them; a text would be another prompt."""
+    oracle = Longer()
+    evaluator(config(1), None, oracle=oracle).evaluate(0)
+    assert [question["messages"] for question in oracle.asked] == [CHAT] * COUNT
 
 
 def test_where_the_first_sample_is_named_both_rates_are_equal(config: Callable[[int], RunConfig]) -> None:

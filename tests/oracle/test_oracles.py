@@ -6,6 +6,7 @@ import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -114,10 +115,11 @@ def test_world_oracle_prefers_what_the_hidden_reward_prefers() -> None:
     assert expected != 0.5
 
 
-def python_oracle(tmp_path: Path, body: str) -> Oracle:
+def python_oracle(tmp_path: Path, body: str, **settings: Any) -> Oracle:
     file = tmp_path / "mine.py"
     file.write_text(body)
-    return make_oracle(PythonOracleConfig(kind="python", target=f"{file}:compare"), seed=0, device="cpu")
+    config = PythonOracleConfig(kind="python", target=f"{file}:compare", **settings)
+    return make_oracle(config, seed=0, device="cpu")
 
 
 def test_python_oracle_sees_texts_and_ids_only(tmp_path: Path) -> None:
@@ -126,10 +128,73 @@ def test_python_oracle_sees_texts_and_ids_only(tmp_path: Path) -> None:
         "seen = []\ndef compare(duels):\n    seen.extend(duels)\n"
         "    return [float(d['first'] < d['second']) for d in duels]\n",
     )
-    verdict, other = oracle.ask([duel("x"), dataclasses.replace(duel("y").swap(), id="y")])
+    chat = dataclasses.replace(duel("x").prompt, messages=(("user", "say w1"),))
+    verdict, other = oracle.ask(
+        [dataclasses.replace(duel("x"), prompt=chat), dataclasses.replace(duel("y").swap(), id="y")]
+    )
     assert (verdict.outcome, other.outcome) == (Outcome.FIRST, Outcome.SECOND)
     seen = oracle._compare.function.__globals__["seen"]  # type: ignore[attr-defined]
     assert seen[0] == {"id": "x", "prompt": "say w1", "first": "w1", "second": "w2"}
+
+
+PREFERS_SHORT = "def compare(duels):\n    return [{answer} for d in duels]\n"
+SHORT_LONG, LONG_SHORT = duel("x", "w1", "w1 w2"), duel("y", "w1 w2", "w1")
+
+
+@pytest.mark.parametrize(
+    ("returns", "answer"),
+    [
+        ("probability", "float(len(d['first']) < len(d['second']))"),
+        ("probability", "len(d['first']) < len(d['second'])"),
+        ("winner", "int(len(d['first']) > len(d['second']))"),
+        ("winner", "__import__('numpy').argmin([len(d['first']), len(d['second'])])"),
+        ("winner", "__import__('torch').tensor([len(d['first']), len(d['second'])]).argmin()"),
+    ],
+)
+def test_a_preference_means_the_same_whether_returned_as_probability_or_as_winner(
+    returns: str, answer: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    oracle = python_oracle(tmp_path, PREFERS_SHORT.format(answer=answer), returns=returns)
+    assert [v.outcome for v in oracle.ask([SHORT_LONG, LONG_SHORT])] == [Outcome.FIRST, Outcome.SECOND]
+    assert [v.probability for v in oracle.ask([SHORT_LONG, LONG_SHORT])] == [1.0, 0.0]
+    assert caplog.text == ""
+
+
+def test_an_undecided_judge_makes_a_tie(tmp_path: Path) -> None:
+    oracle = python_oracle(tmp_path, "def compare(duels):\n    return [-1] * len(duels)\n", returns="winner")
+    (verdict,) = oracle.ask([duel()])
+    assert (verdict.outcome, verdict.probability) == (Outcome.TIE, 0.5)
+
+
+@pytest.mark.parametrize(
+    "answer", ["0.0", "0.7", "2", "-2", "True", "None", "'first'", "[0]", "__import__('numpy').True_"]
+)
+def test_what_is_no_index_of_a_winner_is_refused_and_not_counted(answer: str, tmp_path: Path) -> None:
+    """A truth value says that `first` is preferred, and would mean `second` as an index."""
+    oracle = python_oracle(tmp_path, PREFERS_SHORT.format(answer=answer), returns="winner")
+    with pytest.raises(UserError, match=r"oracle.returns=winner return 0 if `first` is preferred, 1 if"):
+        oracle.ask([duel()])
+    assert oracle.queries == 0
+
+
+@pytest.mark.parametrize("index", ["{}", "__import__('numpy').int64({})", "__import__('torch').tensor({})"])
+def test_whole_numbers_taken_for_probabilities_are_warned_of_once(
+    index: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They mean the opposite of the winner's index, which judges return."""
+    answer = index.format("int(len(d['first']) > len(d['second']))")
+    oracle = python_oracle(tmp_path, PREFERS_SHORT.format(answer=answer))
+    assert [v.outcome for v in oracle.ask([SHORT_LONG, LONG_SHORT])] == [Outcome.SECOND, Outcome.FIRST]
+    oracle.ask([SHORT_LONG])
+    (warning,) = caplog.messages
+    assert "1 means `first`" in warning
+    assert "set oracle.returns=winner" in warning
+
+
+def test_an_undecided_judge_taken_for_a_probability_is_told_the_key(tmp_path: Path) -> None:
+    oracle = python_oracle(tmp_path, "def compare(duels):\n    return [-1] * len(duels)\n")
+    with pytest.raises(UserError, match=r"answered -1 .* between 0 and 1, .* or set oracle.returns=winner"):
+        oracle.ask([duel()])
 
 
 def test_an_exception_in_the_users_function_names_its_line(tmp_path: Path) -> None:
