@@ -218,3 +218,36 @@ def test_an_oracle_that_is_asked_behind_the_ledgers_back_fails_the_run(
     monkeypatch.setattr(Agent, "round", twice)
     with pytest.raises(RunFailure, match="cannot be trusted"):
         run(small("passive"), tmp_path / "out")
+
+
+KNOWS_NOTHING = "import torch\n\ndef features(texts):\n    return torch.ones(len(texts), 3)\n"
+
+
+def test_with_features_that_know_nothing_sea_is_passive_online_dpo(tmp_path: Path) -> None:
+    (tmp_path / "nothing.py").write_text(KNOWS_NOTHING)
+    more = ["budget.oracle_queries=12", "imagination.start=2", "imagination.rounds=2"]
+    blind = run(small("sea", f"posterior.features={tmp_path / 'nothing.py'}:features", *more), tmp_path / "blind")
+    passive = run(small("sea", *more, "selection.rule=passive", "imagination.rounds=0"), tmp_path / "passive")
+    assert blind["imagined_pairs"] == 0
+    assert blind["policy_checksum"] == passive["policy_checksum"]
+    with Ledger(tmp_path / "blind" / "ledger.sqlite") as ledger:
+        assert {duel.rule for duel, _ in ledger.rows()} == {"passive"}
+    told = run(small("sea", *more, "posterior.features=reward"), tmp_path / "told")
+    assert told["imagined_pairs"] > 0, "the control: features that know the reward are acted on"
+    assert told["policy_checksum"] != passive["policy_checksum"]
+    with Ledger(tmp_path / "told" / "ledger.sqlite") as ledger:
+        assert "sea_ee" in {duel.rule for duel, _ in ledger.rows()}
+
+
+def test_no_round_is_imagined_beyond_the_divergence_that_is_allowed(tmp_path: Path) -> None:
+    """The first imagined round after each answer measures the divergence; the others follow only below the bound."""
+    more = ["budget.oracle_queries=12", "imagination.start=2", "imagination.rounds=3", "posterior.features=reward"]
+    rows = {}
+    for bound in ("1.0e-9", "100"):
+        run(small("sea", *more, f"imagination.max_kl={bound}"), tmp_path / bound)
+        lines = (tmp_path / bound / "metrics.jsonl").read_text().splitlines()
+        rows[bound] = [row for row in map(json.loads, lines) if "imagine" in row["seconds"]]
+    per_answer = [sum(row["oracle_queries"] == asked for row in rows["1.0e-9"]) for asked in range(2, 12, 2)]
+    assert max(per_answer) < 3
+    assert len(rows["100"]) > len(rows["1.0e-9"]) > 0
+    assert all(row["kl"] < 100 for row in rows["100"])
