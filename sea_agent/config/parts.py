@@ -155,10 +155,10 @@ class PosteriorConfig(Section):
     encoder_path: str | None = None
     """Hugging Face encoder directory, or ``world://lexicon/encoder``. It encodes prompt and response as a pair."""
     prior: tuple[str, ...] = ()
-    """Scores of a response from elsewhere that the posterior begins with: ``path/to/file.py:function`` or
-    ``module:function``, from a list of (prompt, response) texts to a number for each, higher is better, or a scorer of
-    a built-in world, ``world://lexicon/judge``. The posterior expects each to be right; the labels tell how far. Needs
-    ``family: laplace``."""
+    """Scores of a response from elsewhere that the posterior begins with: a Hugging Face reward model; your own
+    ``path/to/file.py:function`` or ``module:function``, from a list of (prompt, response) texts to a number for each,
+    higher is better; or a scorer of a built-in world, ``world://lexicon/judge``. The posterior expects each to be
+    right; the labels tell how far. Needs ``family: laplace``."""
     feature_batch: PositiveInt = 256
     """Sequences per forward pass of the feature model."""
     ensemble: EnsembleConfig = EnsembleConfig()

@@ -95,5 +95,5 @@ def make_features(config: PosteriorConfig, policy: PolicyConfig, world: str | No
     if config.features == "reward":
         assert world is not None  # the configuration was checked
         maps.append(RewardFeatures(world))
-    maps += [PriorScore(source) for source in config.prior]
+    maps += [PriorScore(source, config.feature_batch, compute.device) for source in config.prior]
     return Features(maps)

@@ -97,8 +97,6 @@ def check(config: RunConfig) -> Inputs:
     training = prompts(config.prompts, "prompts.path")
     if config.needs_posterior and is_own(config.posterior.features):
         OwnFeatures(config.posterior.features).try_on([prompt.text for prompt in training.first(2)])
-    for score in config.posterior.prior if config.needs_posterior else ():
-        PriorScore(score).try_on([prompt.text for prompt in training.first(2)])
     if config.needs_posterior and config.posterior.features in ("text", "encoder"):
         _try_encoder(config.posterior, training)
     for key, answers, source in (
@@ -122,6 +120,8 @@ def check(config: RunConfig) -> Inputs:
     asked = training.telling()
     compared = [] if heldout is None else heldout.telling(config.evaluation.prompts)
     longest = config.sampler.max_new_tokens
+    for score in config.posterior.prior if config.needs_posterior else ():
+        PriorScore(score).try_on(asked, longest)
     oracle = make_oracle(config.oracle, seed=config.seed, device=config.device)
     oracle.try_on([*asked, *(compared if oracle.evaluates else ())], longest)
     judging = None

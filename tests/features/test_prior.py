@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 from run_parts import selector as make_selector
+from user_policies import make_reward_model
 
+from oracle.reward_model import RewardModelOracle
+from sea_agent.config import RewardModelOracleConfig
 from sea_agent.config.files import load_config
 from sea_agent.errors import UserError
 from sea_agent.features.prior import PriorScore
@@ -79,10 +82,25 @@ def test_check_refuses_a_wrong_function_with_its_key(code: str, told: str, sourc
     assert "posterior.prior=" in str(refused.value)
 
 
+@pytest.mark.parametrize("architecture", ["llama", "bert"])
+def test_a_reward_model_scores_as_it_does_as_the_oracle(architecture: str, tmp_path: Path) -> None:
+    model = str(make_reward_model(architecture, tmp_path / architecture))
+    oracle = RewardModelOracle(RewardModelOracleConfig(kind="reward_model", path=model, labels="threshold"), 0, "cpu")
+    rows = pairs(("w1 w2", "w3"), ("w1 w2", "w4 w5 w6"), ("w1 w2", "w7"))
+    prior = PriorScore(model, batch=2)
+    found = prior.features(rows)[:, 0].double()
+    unit = float(prior.state()["deviation"])
+    for first, second in ((0, 1), (1, 2)):
+        question = {"prompt": "w1 w2", "first": rows[first][1].text, "second": rows[second][1].text}
+        expected = oracle.probabilities([question])[0]
+        assert float((unit * (found[first] - found[second])).sigmoid()) == pytest.approx(expected, abs=1e-5)
+    assert abs(float(found[0] - found[1])) > 1e-3
+
+
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        (["posterior.prior=['nowhere']"], "expected path/to/file.py:function"),
+        (["posterior.prior=['nowhere']"], "posterior.prior=nowhere"),
         (["posterior.prior=['world://lexicon/taste']"], "no such scorer"),
         (["posterior.prior=['world://nowhere/judge']"], "no such built-in world"),
         (["posterior.prior=['a.py:f']", "posterior.family=ensemble"], "needs posterior.family=laplace"),
