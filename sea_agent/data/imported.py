@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sea_agent.data.preferences import PreferenceRow, read_preferences
-from sea_agent.data.prompts import tokenize_prompts
+from sea_agent.data.tokens import tokenize_prompts
 from sea_agent.errors import UserError
 from sea_agent.seeding import id_for
 from sea_agent.types import REFERENCE_VERSION, Duel, LabelSource, Outcome, Prompt, Response, Verdict
