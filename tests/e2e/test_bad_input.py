@@ -9,8 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
+import transformers
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 from user_policies import make_byte_tokenizer
 
 from sea_agent.persistence.ledger import Ledger
@@ -213,6 +216,24 @@ def test_a_model_directory_without_a_tokenizer_is_refused(
     message = complain(f"policy.path={bare}")
     assert "tokenizer" in message
     assert "save_pretrained" in message
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_an_adapter_is_refused_with_the_way_to_merge_it(
+    whole: bool, complain: Callable[..., str], policy_dir: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Alone, or in the directory of its base model; and what the message says is done, and taken."""
+    base = policy_dir("llama")
+    adapter = shutil.copytree(base, tmp_path / "adapter") if whole else tmp_path / "adapter"
+    model = AutoModelForCausalLM.from_pretrained(base)
+    peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules="all-linear")).save_pretrained(adapter)
+    message = complain(f"policy.path={adapter}")
+    assert f"policy.path={adapter}: it holds an adapter" in message
+    code = "\n".join(line.strip() for line in message.splitlines()[1:])
+    assert "merge_and_unload" in code
+    merged = tmp_path / "merged"
+    exec(code.replace("BASE_MODEL", repr(str(base))), {"peft": peft, "transformers": transformers})
+    complain(f"policy.path={merged}", expect=0)
 
 
 def test_a_used_output_directory_is_not_overwritten(complain: Callable[..., str], tmp_path: Path) -> None:
