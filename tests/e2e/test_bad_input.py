@@ -236,6 +236,41 @@ def test_an_adapter_is_refused_with_the_way_to_merge_it(
     complain(f"policy.path={merged}", expect=0)
 
 
+def test_a_chat_template_that_fails_is_refused_with_template_and_line(
+    complain: Callable[..., str], policy_dir: Callable[[str], Path], tmp_path: Path
+) -> None:
+    policy = shutil.copytree(policy_dir("llama"), tmp_path / "chatty")
+    (tmp_path / "prompts.jsonl").write_text(json.dumps({"prompt": [{"role": "user", "content": "w1"}]}) + "\n")
+    for template, words in (
+        ("{{ messages[0].content + 1 }}", ["TypeError", "can only concatenate"]),
+        ([{"name": "rag", "template": "{{ messages[0].content }}"}], ["rag"]),
+    ):
+        settings = json.loads((policy / "tokenizer_config.json").read_text())
+        (policy / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": template}))
+        message = complain(f"policy.path={policy}")
+        for word in ["prompts.jsonl:1: the chat template of", "chatty", *words]:
+            assert word in message, message
+
+
+def test_held_out_prompts_have_a_subset_of_their_own(
+    complain: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = tmp_path / "colours"
+    folder.mkdir()
+    parts = [{"config_name": name, "data_files": f"{name}.jsonl"} for name in ("train", "held")]
+    (folder / "README.md").write_text(f"---\n{json.dumps({'configs': parts})}\n---\n")
+    for name in ("train", "held"):
+        (folder / f"{name}.jsonl").write_text('{"prompt": "w1"}\n{"prompt": "w2"}\n')
+    both = ["prompts={path: colours, subset: train}", "evaluation={prompts_path: colours, split: train}"]
+    message = complain(*both)
+    assert "evaluation.prompts_path=colours" in message
+    assert "set evaluation.subset to one of 'train', 'held'" in message
+    complain(*both, "evaluation.subset=held", expect=0)
+
+
 def test_a_used_output_directory_is_not_overwritten(complain: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "precious").write_text("mine")
