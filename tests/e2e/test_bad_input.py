@@ -16,6 +16,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 from user_policies import make_byte_tokenizer
 
+import actors.vllm_sampler
+from sea_agent.errors import UserError
 from sea_agent.persistence.ledger import Ledger
 
 GOOD_ORACLE = "def compare(duels):\n    return [1.0] * len(duels)\n"
@@ -276,6 +278,22 @@ def test_a_used_output_directory_is_not_overwritten(complain: Callable[..., str]
     (tmp_path / "out" / "precious").write_text("mine")
     assert "not an empty directory" in complain()
     assert (tmp_path / "out" / "precious").read_text() == "mine"
+
+
+def test_check_asks_vllm_whether_it_knows_the_policy(
+    complain: Callable[..., str], sea_agent: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def refuse(path: str, device: str) -> None:
+        asked.append(device)
+        raise UserError("vLLM does not know it")
+
+    monkeypatch.setattr(actors.vllm_sampler, "require_architecture", refuse)
+    assert sea_agent("check", "mine.yaml").code == 0
+    done = sea_agent("check", "mine.yaml", "--set", "sampler.backend=vllm")
+    assert (done.code, asked) == (2, ["cpu"])
+    assert "vLLM does not know it" in done.err
 
 
 def test_vllm_that_is_not_installed_is_told_before_anything_starts(
