@@ -41,6 +41,13 @@ def tokenize_prompts(rows: Sequence[PromptRow], tokenizer: Any) -> Iterator[np.n
             yield np.array(ids, dtype=np.int32)
 
 
+def require_kept(text: str, ids: Sequence[int], tokenizer: Any, where: str) -> None:
+    """Refuse a text whose tokens no longer hold it. Raises: UserError with both."""
+    decoded = _decode(list(ids), tokenizer)
+    if _lost([text], decoded) is not None:
+        raise UserError(f"{where}: {_not_kept(text, decoded)}")
+
+
 # --- plain texts -----------------------------------------------------------------------------------------------------
 
 

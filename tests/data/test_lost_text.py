@@ -321,6 +321,9 @@ def test_preferences_are_held_to_the_same(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=r"mine\.jsonl:1: .*not supported"):
             imported(tokenizer, "red", chosen)
+    assert imported(word_tokenizer(unknown=True), "red", "", rejected="red red")
+    with pytest.raises(UserError, match=r"mine\.jsonl:1: the policy's tokenizer does not keep the text 'mauve'"):
+        imported(word_tokenizer(unknown=True), "red", "mauve", rejected="red")
     with pytest.raises(UserError, match=r"mine\.jsonl:1: tools .*not supported"):
         imported(tokenizer, "red", "green", tools=[{"name": "x"}])
     with pytest.raises(UserError, match=r"mine\.jsonl:1: the prompt ends with the end token"):
