@@ -26,7 +26,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 from actors.sampling import Sampler, SampleRequest, check_update, end_token_ids
 from sea_agent.config import PolicyConfig, SamplerConfig
 from sea_agent.errors import RunFailure, UserError
-from sea_agent.pretrained import context_length, load_tokenizer
+from sea_agent.pretrained import context_length, load_tokenizer, model_config
 from sea_agent.types import TokenRow
 from sea_agent.weights import WeightOffer, WeightUpdate, checksum
 from sea_agent.worlds import resolve
@@ -91,7 +91,8 @@ class VllmSampler(Sampler):
                 "model, use sampler.backend=hf."
             ) from error
         shapes = {name: tensor.shape for name, tensor in self._skeleton.state_dict().items()}
-        [self._places] = self._engine.apply_model(lambda model: _locate(model, shapes))
+        first_names = _first_names(self._skeleton)
+        [self._places] = self._engine.apply_model(lambda model: _locate(model, shapes, first_names))
 
     def _draw(self, requests: Sequence[SampleRequest]) -> Iterator[tuple[list[int], list[float]]]:
         outputs = self._engine.generate(
@@ -210,6 +211,26 @@ def _import_vllm(device: str, threads: int) -> Any:
     return vllm
 
 
+def require_architecture(path: str, device: str) -> None:
+    """Refuse a policy that vLLM cannot run. It imports vLLM, which takes many seconds and changes this process.
+
+    Raises:
+        UserError: vLLM neither has a class for the policy's architecture nor can run that of transformers.
+    """
+    _import_vllm(device, threads=1)
+    import transformers
+    from vllm import ModelRegistry
+
+    name = AutoModelForCausalLM._model_mapping[type(model_config(path))].__name__
+    model = getattr(transformers, name)
+    runs_in_vllm = model.is_backend_compatible() or model._can_set_attn_implementation()  # as vLLM itself asks
+    if name not in ModelRegistry.get_supported_archs() and not runs_in_vllm:
+        raise UserError(
+            f"sampler.backend=vllm: vLLM does not know {name}, the architecture of policy.path={path}. Use "
+            "sampler.backend=hf for this policy."
+        )
+
+
 def _skeleton(directory: str, dtype: str) -> torch.nn.Module:
     """The policy on the meta device: names, shapes and ties of its weights."""
     with torch.device("meta"):
@@ -226,8 +247,11 @@ def _generation_config(directory: str) -> GenerationConfig:
         return GenerationConfig.from_model_config(AutoConfig.from_pretrained(directory, trust_remote_code=False))
 
 
-def _locate(model: Any, shapes: Mapping[str, torch.Size]) -> dict[str, _Place]:
+def _locate(model: Any, shapes: Mapping[str, torch.Size], first_names: Mapping[str, str]) -> dict[str, _Place]:
     """The place of each Hugging Face tensor, from the table by which vLLM renames and fuses them.
+
+    A tied tensor that vLLM has no module for, such as the head of Gemma 2, is where its first name is: vLLM computes
+    with that one.
 
     Raises:
         UserError: a tensor is not where the table says.
@@ -246,11 +270,13 @@ def _locate(model: Any, shapes: Mapping[str, torch.Size]) -> dict[str, _Place]:
             places[name] = _Place(module, parameter, slice(start, stop))
             start = stop
     modules = dict(model.named_modules(remove_duplicate=False))
-    lost = [
-        name
-        for name in shapes
-        if name not in places or getattr(modules.get(places[name].module), places[name].parameter, None) is None
-    ]
+
+    def is_there(name: str) -> bool:
+        place = places.get(name)
+        return place is not None and getattr(modules.get(place.module), place.parameter, None) is not None
+
+    places |= {name: places[first] for name, first in first_names.items() if first in places and not is_there(name)}
+    lost = [name for name in shapes if not is_there(name)]
     if lost:
         raise UserError(
             f"sampler.backend=vllm: {lost[0]} of {type(model).__name__} cannot be found in vLLM's model, so new "
@@ -274,14 +300,19 @@ def _check_ties(held: Mapping[str, torch.Tensor], skeleton: torch.nn.Module) -> 
     Raises:
         RunFailure: naming the pair.
     """
-    first_name: dict[int, str] = {}
-    for name, parameter in skeleton.named_parameters(remove_duplicate=False):
-        first = first_name.setdefault(id(parameter), name)
+    for name, first in _first_names(skeleton).items():
         if not torch.equal(held[first], held[name]):
             raise RunFailure(
                 f"sampler: vLLM computes with different values for {first} and {name}, which are one tensor in the "
                 "policy. Use sampler.backend=hf for this model."
             )
+
+
+def _first_names(skeleton: torch.nn.Module) -> dict[str, str]:
+    """The first name of each parameter by any of its names; tied parameters have several."""
+    first: dict[int, str] = {}
+    named = skeleton.named_parameters(remove_duplicate=False)
+    return {name: first.setdefault(id(parameter), name) for name, parameter in named}
 
 
 @torch.inference_mode()

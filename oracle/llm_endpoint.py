@@ -11,6 +11,8 @@ import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 from functools import partial
 from itertools import count
 from typing import Annotated, Any, NoReturn, cast
@@ -223,6 +225,14 @@ def _is_late(end: float, state: RetryCallState) -> bool:
 
 
 def _retry_after(error: APIStatusError) -> float:
-    """The Retry-After header in seconds; 0 if there is none or it is a date."""
-    text = error.response.headers.get("retry-after", "")
-    return float(text) if re.fullmatch(r"\d{1,6}(\.\d+)?", text) else 0.0
+    """The Retry-After header, seconds or a date (RFC 9110, section 10.2.3), in seconds; 0 if there is none."""
+    text = error.response.headers.get("retry-after", "").strip()
+    if re.fullmatch(r"\d{1,6}(\.\d+)?", text):
+        return float(text)
+    try:
+        date = parsedate_to_datetime(text)
+    except ValueError:
+        return 0.0
+    if date.tzinfo is None:  # -0000, and old forms of a date: all are UTC
+        date = date.replace(tzinfo=UTC)
+    return max(0.0, date.timestamp() - time.time())

@@ -191,6 +191,10 @@ def check(
     from sea_agent.run.preflight import check as preflight
 
     inputs = preflight(config)
+    if config.sampler.backend == "vllm" and inputs.compute.ray_address is None:
+        from actors.vllm_sampler import require_architecture
+
+        require_architecture(config.policy.path, config.device)
     console.print(f"{source}: valid. {len(inputs.prompts)} prompts, oracle {inputs.oracle.name}.")
     for line in describe(inputs.needs):
         console.print(line, markup=False, highlight=False)

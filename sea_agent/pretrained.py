@@ -25,13 +25,35 @@ def _transformers() -> Any:
     return transformers
 
 
+def _directory(path: str, key: str) -> str:
+    """The directory or hub name of a model.
+
+    Raises:
+        UserError: it holds an adapter, which is not a whole model.
+    """
+    directory = resolve(path)
+    try:
+        adapter = _transformers().utils.find_adapter_config_file(directory)
+    except _LOAD_ERRORS:  # what the name lacks is told by what is loaded from it
+        adapter = None
+    if adapter is not None:
+        raise UserError(
+            f"{key}={path}: it holds an adapter (adapter_config.json), not a whole model. Merge it into its base model "
+            "first, and give the new directory:\n"
+            f"  model = peft.AutoPeftModelForCausalLM.from_pretrained({path!r}).merge_and_unload()\n"
+            "  model.save_pretrained('merged')\n"
+            "  transformers.AutoTokenizer.from_pretrained(BASE_MODEL).save_pretrained('merged')"
+        )
+    return directory
+
+
 def load_tokenizer(path: str, key: str = "policy.path") -> Any:
     """The tokenizer of a model directory or hub name. The end token doubles as the pad token if there is none.
 
     Raises:
         UserError: if no tokenizer can be loaded. ``key`` is the configuration key of ``path``.
     """
-    directory = resolve(path)
+    directory = _directory(path, key)
     try:
         tokenizer = _transformers().AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
     except _LOAD_ERRORS as error:
@@ -60,9 +82,10 @@ def load_model(auto_class: Any, path: str, key: str, *, dtype: str = "float32", 
         UserError: if no such model can be loaded, or the file lacks weights, which would be random. ``key`` is the
             configuration key of ``path``.
     """
+    directory = _directory(path, key)
     try:
         model, info = auto_class.from_pretrained(
-            resolve(path),
+            directory,
             dtype=getattr(torch, dtype),
             use_safetensors=True,
             trust_remote_code=False,
@@ -88,7 +111,7 @@ def model_config(path: str) -> Any:
     Raises:
         UserError: if it cannot be read.
     """
-    directory = resolve(path)
+    directory = _directory(path, "policy.path")
     try:
         config = _transformers().AutoConfig.from_pretrained(directory, trust_remote_code=False)
     except _LOAD_ERRORS as error:

@@ -270,9 +270,7 @@ def test_files_are_short() -> None:
 
 
 def test_what_an_import_loads_is_seen() -> None:
-    loaded = loaded_by(
-        "import sea_agent.config", "import sea_agent.data.preferences", "import sea_agent.bandit.laplace"
-    )
+    loaded = loaded_by("import sea_agent.config", "import sea_agent.data.prompts", "import sea_agent.bandit.laplace")
     light, prompts, heavy = loaded.values()
     assert of(HEAVY, light) == set()
     assert {"sea_agent.data.prompts", "sea_agent.worlds"} <= prompts

@@ -11,12 +11,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, NamedTuple, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from sea_agent.config import RunConfig
+from sea_agent.config.world_settings import refuse_world_settings
 from sea_agent.errors import UserError
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -34,9 +35,8 @@ def load_config(source: str, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         UserError: names the file, the key and the remedy.
     """
-    tree = load_tree(source)
-    apply_settings(tree, dict(_setting(override) for override in overrides))
-    return parse_config(tree, where=source)
+    settings = dict(_setting(override) for override in overrides)
+    return configure(load_layers(source), [settings], where=source)
 
 
 def parse_config(tree: Mapping[str, Any], where: str) -> RunConfig:
@@ -64,21 +64,57 @@ def to_yaml(config: RunConfig) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
+class Layers(NamedTuple):
+    """The settings of a preset, and those of the file that extends it."""
+
+    preset: dict[str, Any]
+    own: dict[str, Any]
+
+    def tree(self) -> dict[str, Any]:
+        """A mapping of both, to be changed at will."""
+        return copy.deepcopy(_merged(self.preset, self.own))
+
+
+def configure(layers: Layers, settings: Sequence[Mapping[str, Any]], where: str) -> RunConfig:
+    """The validated configuration of a file or preset, with dotted ``settings`` on top, the last one uppermost.
+
+    Raises:
+        UserError: it is not valid, or a preset for a built-in world brings settings that would ruin the policy.
+    """
+    tree = layers.tree()
+    for layer in settings:
+        apply_settings(tree, layer)
+    config = parse_config(tree, where)
+    if layers.preset:
+        own = {key for layer in (layers.own, *settings) for key in flat(layer)}
+        values = {
+            "learner.learning_rate": config.learner.learning_rate,
+            "sampler.max_new_tokens": config.sampler.max_new_tokens,
+        }
+        refuse_world_settings(config.policy.path, values, layers.preset, own, where)
+    return config
+
+
 def load_tree(source: str) -> dict[str, Any]:
-    """The mapping of a YAML file or a preset, not yet validated.
+    """The mapping of a YAML file or a preset, not yet validated. Raises: UserError as ``load_layers`` does."""
+    return load_layers(source).tree()
+
+
+def load_layers(source: str) -> Layers:
+    """What a YAML file sets and what it takes from a preset; a preset sets nothing by itself.
 
     ``extends: PRESET`` supplies the keys that the file leaves out; a preset may itself extend another one.
 
     Raises:
         UserError: if the file or preset does not exist, holds no mapping, or extends something other than a preset.
     """
-    tree = _read_tree(source)
-    if "extends" not in tree:
-        return tree
-    name = tree.pop("extends")
-    if name not in presets():
-        raise UserError(f"{source}: extends {name}, which is not one of the presets {', '.join(presets())}")
-    return _merged(load_tree(name), tree)
+    preset, own = {}, _read_tree(source)
+    if "extends" in own:
+        name = own.pop("extends")
+        if name not in presets():
+            raise UserError(f"{source}: extends {name}, which is not one of the presets {', '.join(presets())}")
+        preset = load_tree(name)
+    return Layers(_merged(preset, own), {}) if source in presets() else Layers(preset, own)
 
 
 def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -53,6 +53,8 @@ class PromptsConfig(Section):
     """A ``.jsonl`` or ``.parquet`` file, a Hugging Face dataset name, or ``world://lexicon/prompts.jsonl``."""
     field: str = "prompt"
     """Column of the prompt: plain text or a list of chat messages ``{role, content}``."""
+    subset: str | None = None
+    """Subset (configuration) of a Hugging Face dataset that has several; files have none."""
     split: str = "train"
     """Split of a Hugging Face dataset; unused for files."""
     shuffle: bool = True
@@ -304,6 +306,8 @@ class EvaluationConfig(Section):
 
     prompts_path: str | None = None
     """Held-out prompts, in the formats of ``prompts.path``. Without it nothing is evaluated."""
+    subset: str | None = None
+    """Subset (configuration) of a Hugging Face dataset that has several; files have none."""
     split: str = "test"
     """Split of a Hugging Face dataset; unused for files."""
     prompts: PositiveInt = 256

@@ -121,6 +121,16 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _the_encoder_is_used(self) -> "RunConfig":
+        features = self.posterior.features
+        if self.needs_posterior and self.posterior.encoder_path is not None and features not in ("encoder", "text"):
+            raise ValueError(
+                f"posterior.encoder_path has no effect with posterior.features={features}; set it to encoder, or to "
+                "text for token features beside the encoder's, or remove posterior.encoder_path"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _the_control_has_a_world(self) -> "RunConfig":
         if self.posterior.features == "reward" and self.oracle.kind != "world":
             raise ValueError("posterior.features=reward needs oracle.kind=world: it is a control for built-in worlds")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sea_agent.data.preferences import PreferenceRow, read_preferences
-from sea_agent.data.prompts import tokenize_prompts
+from sea_agent.data.tokens import require_kept, tokenize_prompts
 from sea_agent.errors import UserError
 from sea_agent.seeding import id_for
 from sea_agent.types import REFERENCE_VERSION, Duel, LabelSource, Outcome, Prompt, Response, Verdict
@@ -62,6 +62,8 @@ def _duels(rows: Sequence[PreferenceRow], tokenizer: Any, context_length: int) -
     chosen, rejected = (_responses([getattr(row, side) for row in rows], tokenizer) for side in ("chosen", "rejected"))
     for number, (row, tokens, *sides) in enumerate(zip(rows, prompts, chosen, rejected, strict=True)):
         asked = row.prompt
+        for text, ids in zip((row.chosen, row.rejected), sides, strict=True):
+            require_kept(text, ids, tokenizer, asked.where)
         longest = len(tokens) + max(map(len, sides))
         if longest > context_length:
             raise UserError(

@@ -4,14 +4,14 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from sea_agent.data.prompts import PromptRow, check_prompt
+from sea_agent.data.prompt_rows import MEANINGFUL, PromptRow, check_message, check_prompt, refuse_unread
 from sea_agent.data.rows import ENDINGS, Layout, Record, json_type, read_rows, whole_text
 from sea_agent.errors import UserError
 from sea_agent.worlds import resolve
 
 _LAYOUT = Layout(
     fields=("prompt", "chosen", "rejected"),
-    optional=("weight", "annotator"),
+    optional=("weight", "annotator", *MEANINGFUL),
     example={"prompt": "Write a haiku.", "chosen": "Old pond", "rejected": "No"},
     remedy="Name the columns prompt, chosen and rejected.",
 )
@@ -36,7 +36,10 @@ def read_preferences(path: str, key: str) -> list[PreferenceRow]:
     """
     resolved = resolve(path)
     if not resolved.endswith(ENDINGS):
-        raise UserError(f"{key}={path}: not a file of preferences. Give a {' or '.join(ENDINGS)} file.")
+        raise UserError(
+            f"{key}={path}: not a file of preferences. Give a {' or '.join(ENDINGS)} file. Of a Hugging Face dataset, "
+            "write one: datasets.load_dataset(NAME, SUBSET, split=SPLIT).to_parquet('preferences.parquet')."
+        )
     rows = [_checked(row, where) for where, row in read_rows(resolved, path, _LAYOUT, key)]
     if not rows:
         raise UserError(f"{key}={path}: there are no preferences in it. Give at least one.")
@@ -44,6 +47,7 @@ def read_preferences(path: str, key: str) -> list[PreferenceRow]:
 
 
 def _checked(row: Record, where: str) -> PreferenceRow:
+    refuse_unread({key: row.get(key) for key in MEANINGFUL}, where)
     return PreferenceRow(
         prompt=check_prompt(row["prompt"], where),
         chosen=_response(row["chosen"], "chosen", where),
@@ -56,8 +60,10 @@ def _checked(row: Record, where: str) -> PreferenceRow:
 def _response(value: Any, field: str, where: str) -> str:
     """A response may be empty: a policy may end immediately."""
     match value:
-        case str(text) | [{"role": "assistant", "content": str(text)}]:
+        case str(text):
             return whole_text(text, where)
+        case [{"role": "assistant"} as message]:
+            return check_message(message, where)[1]
         case None:
             raise UserError(f"{where}: {field} is null. Leave out duels that nobody won.")
     raise UserError(

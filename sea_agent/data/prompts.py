@@ -6,35 +6,25 @@ Loading finds every problem of a prompt file, before anything expensive starts. 
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from jinja2 import TemplateError
 
 from sea_agent.config import PromptsConfig
-from sea_agent.data.rows import ENDINGS, Layout, json_type, missing_field, numbered, read_rows, whole_text
+from sea_agent.data.prompt_rows import MEANINGFUL, PromptRow, check_prompt, refuse_unread
+from sea_agent.data.rows import ENDINGS, Layout, missing_field, numbered, read_rows
+from sea_agent.data.tokens import tokenize_prompts
 from sea_agent.errors import UserError, first_line
 from sea_agent.saved_state import require
 from sea_agent.seeding import generator_for, id_for
-from sea_agent.types import Messages, Prompt
+from sea_agent.types import Prompt
 from sea_agent.worlds import resolve
 
-# Prompts per tokenizer call; tokenizers process a batch in parallel.
-_TOKENIZER_BATCH = 1024
 # The longest text need not have the most tokens for every tokenizer.
 _LONGEST = 32
 _OTHER_FIELD = "Set prompts.field to the one that holds it."
-
-
-@dataclass(frozen=True, slots=True)
-class PromptRow:
-    """A checked prompt before tokenisation."""
-
-    where: str
-    text: str
-    messages: Messages | None
 
 
 class PromptSource:
@@ -166,102 +156,52 @@ class PromptSource:
 def _read(config: PromptsConfig, key: str) -> Iterator[tuple[str, Any]]:
     """(where, value of the prompt field) of every prompt."""
     path = resolve(config.path)
+    section = key.rpartition(".")[0]
+    if config.subset is not None and (path.endswith(ENDINGS) or os.path.isfile(path)):
+        raise UserError(f"{section}.subset={config.subset}: {key}={config.path} is a file, and has none. Remove it.")
     if path.endswith(ENDINGS):
-        layout = Layout((config.field,), example={config.field: "Write a haiku."}, remedy=_OTHER_FIELD)
-        return ((where, row[config.field]) for where, row in read_rows(path, config.path, layout, key))
+        layout = Layout((config.field,), {config.field: "Write a haiku."}, _OTHER_FIELD, optional=MEANINGFUL)
+        return _values(read_rows(path, config.path, layout, key), config.field)
     if os.path.isfile(path):
         raise UserError(
             f"{key}={config.path}: not a prompt file. Give a .jsonl file with one JSON object on each line, "
             "a .parquet file, or the name of a Hugging Face dataset."
         )
-    return _read_dataset(path, config, key)
+    return _read_dataset(path, config, key, section)
 
 
-def _read_dataset(path: str, config: PromptsConfig, key: str) -> Iterator[tuple[str, Any]]:
+def _read_dataset(path: str, config: PromptsConfig, key: str, section: str) -> Iterator[tuple[str, Any]]:
     import datasets  # takes seconds and loads torch
 
     try:
-        table = datasets.load_dataset(path, split=config.split)
+        table = datasets.load_dataset(path, config.subset, split=config.split)
     except (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError) as error:
-        section = key.rpartition(".")[0]
+        chosen = f"{section}.split={config.split}"
+        if config.subset is not None:
+            chosen = f"{section}.subset={config.subset} and {chosen}"
         raise UserError(
-            f"{key}={config.path}: no dataset could be loaded with {section}.split={config.split} "
-            f"({first_line(error.__cause__ or error)}). "
-            "Check name, split and network, or give a .jsonl or .parquet file."
+            f"{key}={config.path}: no dataset could be loaded with {chosen} ({_reason(error, section)}). "
+            "Check name, subset, split and network, or give a .jsonl or .parquet file."
         ) from None
-    name = f"{config.path} ({config.split})"
+    name = f"{config.path} ({', '.join(filter(None, (config.subset, config.split)))})"
     if config.field not in table.column_names:
         raise missing_field(name, config.field, table.column_names, _OTHER_FIELD)
-    return numbered(name, table[config.field])
+    others = [column for column in MEANINGFUL if column in table.column_names]
+    return _values(numbered(name, table.select_columns([config.field, *others])), config.field)
 
 
-def check_prompt(value: Any, where: str) -> PromptRow:
-    """A prompt as a file holds it: a text, or a list of chat messages.
-
-    Raises:
-        UserError: naming the problem.
-    """
-    if isinstance(value, str):
-        if not value.strip():
-            raise UserError(f"{where}: the prompt is empty. Give it a text, or remove it.")
-        return PromptRow(where, whole_text(value, where), None)
-    if isinstance(value, list):
-        messages = tuple(_message(message, where) for message in value)
-        if not messages:
-            raise UserError(f"{where}: the prompt is empty. Give it at least one message, or remove it.")
-        if messages[-1][0] == "assistant":
-            raise UserError(f"{where}: the last message is the assistant's. End the prompt with the message to answer.")
-        return PromptRow(where, _readable(messages), messages)
-    raise UserError(
-        f"{where}: the prompt is {json_type(value)}. Give a text, or a list of messages with role and content."
-    )
+def _reason(error: Exception, section: str) -> str:
+    """Why a dataset was not loaded; if a subset must be chosen, the key and the choice."""
+    reason = error.__cause__ or error
+    subsets = re.search(r"(?:among the available configs:|Available:) \[(.*?)\]", str(reason))
+    return f"set {section}.subset to one of {subsets[1]}" if subsets else first_line(reason)
 
 
-def _message(message: Any, where: str) -> tuple[str, str]:
-    if not (isinstance(message, dict) and all(isinstance(message.get(name), str) for name in ("role", "content"))):
-        raise UserError(
-            f"{where}: a chat message must be an object with the texts role and content, "
-            'such as {"role": "user", "content": "Write a haiku."}.'
-        )
-    if not message["content"].strip():
-        raise UserError(f"{where}: a chat message is empty. Give its content a text, or remove it.")
-    return message["role"], whole_text(message["content"], where)
-
-
-def _readable(messages: Messages) -> str:
-    """The text that an oracle reads for a chat."""
-    if len(messages) == 1 and messages[0][0] == "user":
-        return messages[0][1]
-    return "\n".join(f"{role}: {content}" for role, content in messages)
-
-
-def tokenize_prompts(rows: Sequence[PromptRow], tokenizer: Any) -> Iterator[np.ndarray]:
-    """Token ids of each row, as compact arrays: a dataset may hold a hundred thousand prompts.
-
-    Raises:
-        UserError: naming the first chat for which the tokenizer has no template, or which the template rejects.
-    """
-    for start in range(0, len(rows), _TOKENIZER_BATCH):
-        batch = rows[start : start + _TOKENIZER_BATCH]
-        texts = [row.text for row in batch if row.messages is None]
-        plain = iter(tokenizer(texts).input_ids if texts else ())
-        for row in batch:
-            yield np.array(next(plain) if row.messages is None else _chat_tokens(row, tokenizer), dtype=np.int32)
-
-
-def _chat_tokens(row: PromptRow, tokenizer: Any) -> list[int]:
-    if tokenizer.chat_template is None:
-        raise UserError(
-            f"{row.where}: the prompt is a chat, but the policy's tokenizer has no chat template. "
-            "Give plain texts, or save a chat template with the tokenizer."
-        )
-    messages = [{"role": role, "content": content} for role, content in row.messages or ()]
-    try:
-        return tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
-    except TemplateError as error:
-        raise UserError(
-            f"{row.where}: the policy's chat template refuses the messages ({error}). Change their roles or order."
-        ) from None
+def _values(rows: Iterable[tuple[str, Mapping[str, Any]]], field: str) -> Iterator[tuple[str, Any]]:
+    """(where, value of ``field``) of rows that hold nothing else that belongs to the prompt."""
+    for where, row in rows:
+        refuse_unread({key: row.get(key) for key in MEANINGFUL if key != field}, where)
+        yield where, row[field]
 
 
 def _check_lengths(rows: list[PromptRow], tokens: list[np.ndarray], context_length: int, max_new_tokens: int) -> None:
@@ -280,6 +220,3 @@ def _check_lengths(rows: list[PromptRow], tokens: list[np.ndarray], context_leng
             f"{limit} fit into the policy's context of {context_length}. Shorten or remove it, or lower "
             "sampler.max_new_tokens."
         )
-    for row, ids in zip(rows, tokens, strict=True):
-        if not len(ids):
-            raise UserError(f"{row.where}: the prompt has no tokens for the policy's tokenizer. Change or remove it.")

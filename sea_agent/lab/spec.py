@@ -4,7 +4,6 @@ Settings are dotted keys of a run's configuration, such as ``learner.beta: 0.3``
 order experiment, world, model, loss, method, seed; a later one wins.
 """
 
-import copy
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, NonNegativeInt, StringConstraints, model_validator
 
 from sea_agent.config import LearnerConfig, RunConfig, WorldOracleConfig
-from sea_agent.config.files import apply_settings, load_tree, parse_config, validate
+from sea_agent.config.files import Layers, apply_settings, configure, load_layers, load_tree, validate
 from sea_agent.config.section import Section
 from sea_agent.errors import UserError
 
@@ -143,7 +142,7 @@ def plan(spec: ExperimentSpec, where: str) -> list[Cell]:
 
 def _cells(
     spec: ExperimentSpec,
-    bases: Mapping[str, dict[str, Any]],
+    bases: Mapping[str, Layers],
     world: str | None,
     loss: str | None,
     method: str,
@@ -159,7 +158,6 @@ def _cells(
         shared = (spec.set, world_spec.set, models[model], spec.losses[loss] if loss else {})
         path = "/".join(part for part in (world, loss, method, f"seed-{seed}") if part)
         common = _tree(bases[spec.base], *shared)
-        own = _tree(bases[chosen.base or spec.base], *shared, chosen.set, {"seed": seed})
         yield Cell(
             path=path,
             # Without a level of its own, what a cell belongs to is read before the method's own settings.
@@ -168,19 +166,21 @@ def _cells(
             method=method,
             seed=seed,
             model=model,
-            config=parse_config(own, where=f"{where}: {path}"),
+            config=configure(
+                bases[chosen.base or spec.base], [*shared, chosen.set, {"seed": seed}], where=f"{where}: {path}"
+            ),
         )
 
 
-def _base(source: str, where: str) -> dict[str, Any]:
+def _base(source: str, where: str) -> Layers:
     try:
-        return load_tree(source)
+        return load_layers(source)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
 
 
-def _tree(base: Mapping[str, Any], *layers: Settings) -> dict[str, Any]:
-    tree = dict(copy.deepcopy(base))
+def _tree(base: Layers, *layers: Settings) -> dict[str, Any]:
+    tree = base.tree()
     for layer in layers:
         apply_settings(tree, layer)
     return tree

@@ -90,7 +90,12 @@ def check(config: RunConfig) -> Inputs:
     heldout = None
     if config.evaluation.prompts_path is not None:
         section = config.prompts.model_copy(
-            update={"path": config.evaluation.prompts_path, "split": config.evaluation.split, "shuffle": False}
+            update={
+                "path": config.evaluation.prompts_path,
+                "subset": config.evaluation.subset,
+                "split": config.evaluation.split,
+                "shuffle": False,
+            }
         )
         heldout = prompts(section, "evaluation.prompts_path")
     judge = config.evaluation.judge

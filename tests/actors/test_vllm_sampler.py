@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from tiny_policies import (
 
 from actors.samplers import make_sampler
 from actors.sampling import SampleRequest
+from actors.vllm_sampler import _locate
 from sea_agent.config import PolicyConfig, SamplerConfig
 from sea_agent.errors import RunFailure, UserError
 from sea_agent.pretrained import load_policy, load_tokenizer
@@ -56,6 +58,12 @@ def child_hold(policy: PolicyConfig, initial: WeightUpdate) -> int:
     if _current[0].version != 0:
         _current[0].load_weights(initial)
     return int(_current[0].version)
+
+
+def child_require(policy: PolicyConfig) -> None:
+    from actors.vllm_sampler import require_architecture
+
+    require_architecture(policy.path, "cpu")
 
 
 def child_call(method: str, *arguments: Any) -> Any:
@@ -188,7 +196,9 @@ def test_weights_of_another_policy_are_refused(tiny_policy: Policies, llama: Eng
         llama.run(child_call, "load_weights", update)
 
 
-@pytest.mark.parametrize(("architecture", "tied"), [("llama", False), ("gpt_neox", False), ("llama", True)])
+@pytest.mark.parametrize(
+    ("architecture", "tied"), [("llama", False), ("gpt_neox", False), ("gemma2", True), ("llama", True)]
+)
 def test_logprobs_equal_transformers_before_and_after_three_updates(
     tiny_policy: Policies, engine: Engine, architecture: str, tied: bool
 ) -> None:
@@ -221,6 +231,25 @@ def test_a_tied_head_that_keeps_old_weights_is_noticed(tiny_policy: Policies, en
     assert "lm_head.weight" not in update.tensors
     with pytest.raises(RunFailure, match=r"model\.embed_tokens\.weight and lm_head\.weight"):
         engine.run(child_load_with_broken, "repack", update)
+
+
+def test_a_head_without_a_module_is_where_its_tied_embedding_is_and_else_lost() -> None:
+    model: Any = torch.nn.ModuleDict({"embed": torch.nn.Embedding(5, 3)})
+    model.hf_to_vllm_mapper = SimpleNamespace(apply=list)
+    shapes = {name: torch.Size((5, 3)) for name in ("embed.weight", "lm_head.weight")}
+    places = _locate(model, shapes, {"embed.weight": "embed.weight", "lm_head.weight": "embed.weight"})
+    assert places["lm_head.weight"] == places["embed.weight"]
+    with pytest.raises(UserError, match=r"lm_head\.weight of ModuleDict cannot be found"):
+        _locate(model, shapes, {name: name for name in shapes})
+
+
+def test_an_architecture_that_vllm_does_not_know_is_refused_without_an_engine(
+    tiny_policy: Policies, engine: Engine
+) -> None:
+    for known in ("llama", "gemma2"):
+        engine.run(child_require, tiny_policy(known))
+    with pytest.raises(UserError, match=r"vLLM does not know GPTNeoForCausalLM.*sampler\.backend=hf"):
+        engine.run(child_require, tiny_policy("gpt_neo"))
 
 
 def test_an_engine_that_cannot_start_names_the_remedy(tiny_policy: Policies, engine: Engine) -> None:

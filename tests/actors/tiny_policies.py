@@ -8,7 +8,16 @@ from scipy import stats
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
-from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig, PreTrainedTokenizerFast, Qwen2Config
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    GPTNeoConfig,
+    GPTNeoXConfig,
+    LlamaConfig,
+    PreTrainedConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+)
 
 from actors.sampling import SampleRequest
 from sea_agent.config import PolicyConfig
@@ -20,7 +29,7 @@ VOCABULARY = 48
 PAD, END = 0, 1
 
 
-def _config(architecture: str, tied: bool) -> LlamaConfig | GPTNeoXConfig | Qwen2Config:
+def _config(architecture: str, tied: bool) -> PreTrainedConfig:
     shared = {
         "vocab_size": VOCABULARY,
         "hidden_size": 64,
@@ -41,6 +50,12 @@ def _config(architecture: str, tied: bool) -> LlamaConfig | GPTNeoXConfig | Qwen
             return Qwen2Config(**shared, num_key_value_heads=1)
         case "gpt_neox":
             return GPTNeoXConfig(**shared)
+        case "gemma2":  # vLLM's class has no head of its own
+            # It scales its embeddings: with the weights of the others it would be certain of every token.
+            own = {"initializer_range": 0.1, "final_logit_softcapping": None, "attn_logit_softcapping": None}
+            return Gemma2Config(**(shared | own), num_key_value_heads=1, head_dim=32)
+        case "gpt_neo":  # vLLM has no class for it, and cannot run that of transformers
+            return GPTNeoConfig(**shared, num_layers=2, num_heads=2, attention_types=[[["global", "local"], 1]])
     raise ValueError(architecture)
 
 

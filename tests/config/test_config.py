@@ -149,6 +149,7 @@ def test_every_problem_is_reported_at_once_with_the_file() -> None:
         ({"learner": {"ranks": 2, "engine": "deepspeed"}}, "learner.ranks=2 needs runtime=ray"),
         ({"sampler": {"actors": 2}}, "sampler.actors=2 needs runtime=ray"),
         ({"posterior": {"features": "encoder"}}, "posterior.encoder_path"),
+        ({"posterior": {"encoder_path": "e"}}, "encoder_path has no effect with posterior.features=policy"),
         (
             {"sampler": {"candidates": 4, "reference_candidates": 5}},
             "reference_candidates=5 is more than .*candidates=4",

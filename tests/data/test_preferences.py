@@ -171,7 +171,7 @@ def second_row(write_jsonl: Callable[..., Path]) -> Callable[..., str]:
         ({"chosen": []}, ["chosen is a list", "one message of the assistant"]),
         ({"chosen": [{"role": "user", "content": "a"}]}, ["chosen is a list"]),
         ({"chosen": [{"role": "assistant", "content": "a"}] * 2}, ["chosen is a list"]),
-        ({"chosen": [{"role": "assistant", "content": 1}]}, ["chosen is a list"]),
+        ({"chosen": [{"role": "assistant", "content": 1}]}, ["a chat message must be an object"]),
         ({"prompt": " "}, ["the prompt is empty"]),
         ({"prompt": [{"role": "user"}]}, ["a chat message must be an object"]),
         ({"prompt": [{"role": "assistant", "content": "a"}]}, ["the last message is the assistant's"]),

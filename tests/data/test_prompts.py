@@ -50,13 +50,14 @@ def source(
     seed: int = 0,
     shuffle: bool = True,
     field: str = "prompt",
+    subset: str | None = None,
     split: str = "train",
     context: int = 32,
     room: int = 8,
     template: str | None = TEMPLATE,
     key: str = "prompts.path",
 ) -> PromptSource:
-    config = PromptsConfig(path=str(path), field=field, split=split, shuffle=shuffle)
+    config = PromptsConfig(path=str(path), field=field, subset=subset, split=split, shuffle=shuffle)
     return PromptSource(
         config, make_tokenizer(template), context_length=context, max_new_tokens=room, seed=seed, key=key
     )
@@ -77,7 +78,7 @@ def dozen(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     """Files of 1 to 12 prompts."""
     folder = tmp_path_factory.mktemp("prompts")
     return {
-        size: write_lines(folder / f"{size}.jsonl", [f"red {number}" for number in range(size)])
+        size: write_lines(folder / f"{size}.jsonl", ["red " * number + "blue" for number in range(size)])
         for size in range(1, 13)
     }
 
@@ -184,6 +185,26 @@ def test_a_dataset_is_read_by_name_and_split(tmp_path: Path, monkeypatch: pytest
         source(folder, field="question")
 
 
+def test_a_dataset_with_subsets_is_read_by_subset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = tmp_path / "colours"
+    folder.mkdir()
+    parts = [{"config_name": name, "data_files": f"{name}.jsonl"} for name in ("warm", "cold")]
+    (folder / "README.md").write_text(f"---\n{json.dumps({'configs': parts})}\n---\n")
+    write_lines(folder / "warm.jsonl", ["red"])
+    write_lines(folder / "cold.jsonl", ["blue", 7])
+    assert source(folder, subset="warm").first(1)[0].text == "red"
+    with pytest.raises(UserError, match=r"colours \(cold, train\), row 2: the prompt is a number"):
+        source(folder, subset="cold")
+    for wrong in (None, "tepid"):
+        with pytest.raises(UserError, match=r"set evaluation\.subset to one of 'warm', 'cold'"):
+            source(folder, subset=wrong, key="evaluation.prompts_path")
+    with pytest.raises(UserError, match=r"prompts\.subset=warm: .*is a file"):
+        source(folder / "warm.jsonl", subset="warm")
+
+
 def test_a_dataset_whose_splits_disagree_is_refused_with_the_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -230,7 +251,10 @@ def test_a_dataset_that_does_not_exist_is_refused_with_the_key(tmp_path: Path, m
         ('{"prompt": [{"role": "user", "content": " "}]}', "a chat message is empty"),
         ('{"prompt": [{"role": "user", "content": ["red"]}]}', "a chat message must be an object"),
         ('{"prompt": [{"role": "assistant", "content": "red"}]}', "the last message is the assistant's"),
-        ('{"prompt": [{"role": "tool", "content": "red"}]}', "the policy's chat template refuses the messages"),
+        (
+            '{"prompt": [{"role": "tool", "content": "red"}]}',
+            "the chat template of the policy fails on the prompt (TemplateError: no tools here)",
+        ),
     ],
 )
 def test_a_bad_line_is_refused_with_file_and_line(tmp_path: Path, second_line: str, problem: str) -> None:

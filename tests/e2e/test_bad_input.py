@@ -9,10 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
+import transformers
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 from user_policies import make_byte_tokenizer
 
+import actors.vllm_sampler
+from sea_agent.errors import UserError
 from sea_agent.persistence.ledger import Ledger
 
 GOOD_ORACLE = "def compare(duels):\n    return [1.0] * len(duels)\n"
@@ -215,11 +220,80 @@ def test_a_model_directory_without_a_tokenizer_is_refused(
     assert "save_pretrained" in message
 
 
+@pytest.mark.parametrize("whole", [False, True])
+def test_an_adapter_is_refused_with_the_way_to_merge_it(
+    whole: bool, complain: Callable[..., str], policy_dir: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Alone, or in the directory of its base model; and what the message says is done, and taken."""
+    base = policy_dir("llama")
+    adapter = shutil.copytree(base, tmp_path / "adapter") if whole else tmp_path / "adapter"
+    model = AutoModelForCausalLM.from_pretrained(base)
+    peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules="all-linear")).save_pretrained(adapter)
+    message = complain(f"policy.path={adapter}")
+    assert f"policy.path={adapter}: it holds an adapter" in message
+    code = "\n".join(line.strip() for line in message.splitlines()[1:])
+    assert "merge_and_unload" in code
+    merged = tmp_path / "merged"
+    exec(code.replace("BASE_MODEL", repr(str(base))), {"peft": peft, "transformers": transformers})
+    complain(f"policy.path={merged}", expect=0)
+
+
+def test_a_chat_template_that_fails_is_refused_with_template_and_line(
+    complain: Callable[..., str], policy_dir: Callable[[str], Path], tmp_path: Path
+) -> None:
+    policy = shutil.copytree(policy_dir("llama"), tmp_path / "chatty")
+    (tmp_path / "prompts.jsonl").write_text(json.dumps({"prompt": [{"role": "user", "content": "w1"}]}) + "\n")
+    for template, words in (
+        ("{{ messages[0].content + 1 }}", ["TypeError", "can only concatenate"]),
+        ([{"name": "rag", "template": "{{ messages[0].content }}"}], ["rag"]),
+    ):
+        settings = json.loads((policy / "tokenizer_config.json").read_text())
+        (policy / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": template}))
+        message = complain(f"policy.path={policy}")
+        for word in ["prompts.jsonl:1: the chat template of", "chatty", *words]:
+            assert word in message, message
+
+
+def test_held_out_prompts_have_a_subset_of_their_own(
+    complain: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = tmp_path / "colours"
+    folder.mkdir()
+    parts = [{"config_name": name, "data_files": f"{name}.jsonl"} for name in ("train", "held")]
+    (folder / "README.md").write_text(f"---\n{json.dumps({'configs': parts})}\n---\n")
+    for name in ("train", "held"):
+        (folder / f"{name}.jsonl").write_text('{"prompt": "w1"}\n{"prompt": "w2"}\n')
+    both = ["prompts={path: colours, subset: train}", "evaluation={prompts_path: colours, split: train}"]
+    message = complain(*both)
+    assert "evaluation.prompts_path=colours" in message
+    assert "set evaluation.subset to one of 'train', 'held'" in message
+    complain(*both, "evaluation.subset=held", expect=0)
+
+
 def test_a_used_output_directory_is_not_overwritten(complain: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "precious").write_text("mine")
     assert "not an empty directory" in complain()
     assert (tmp_path / "out" / "precious").read_text() == "mine"
+
+
+def test_check_asks_vllm_whether_it_knows_the_policy(
+    complain: Callable[..., str], sea_agent: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def refuse(path: str, device: str) -> None:
+        asked.append(device)
+        raise UserError("vLLM does not know it")
+
+    monkeypatch.setattr(actors.vllm_sampler, "require_architecture", refuse)
+    assert sea_agent("check", "mine.yaml").code == 0
+    done = sea_agent("check", "mine.yaml", "--set", "sampler.backend=vllm")
+    assert (done.code, asked) == (2, ["cpu"])
+    assert "vLLM does not know it" in done.err
 
 
 def test_vllm_that_is_not_installed_is_told_before_anything_starts(

@@ -53,12 +53,12 @@ def test_the_more_particular_setting_wins(write_spec: WriteSpec) -> None:
 
 def test_a_seed_means_the_same_model_for_every_method(write_spec: WriteSpec) -> None:
     spec = write_spec(
-        models=[{"policy.path": "a"}, {"policy.path": "b"}],
-        worlds={"one": {}, "two": {"models": [{"policy.path": "c"}]}},
+        models=[{"policy.path": "world://a"}, {"policy.path": "world://b"}],
+        worlds={"one": {}, "two": {"models": [{"policy.path": "world://c"}]}},
         methods={"all": {}, "late": {"seeds": [9, 5]}},
         seeds=[4, 5, 9],
     )
-    policies = {path: cell.config.policy.path for path, cell in cells(spec).items()}
+    policies = {path: cell.config.policy.path.removeprefix("world://") for path, cell in cells(spec).items()}
     assert [policies[f"one/all/seed-{seed}"] for seed in (4, 5, 9)] == ["a", "b", "a"]
     assert [policies[f"one/late/seed-{seed}"] for seed in (5, 9)] == ["b", "a"]
     assert {policy for path, policy in policies.items() if path.startswith("two/")} == {"c"}

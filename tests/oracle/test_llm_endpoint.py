@@ -4,12 +4,16 @@ import logging
 import socket
 import threading
 from collections.abc import Callable
+from email.utils import formatdate
+from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
 from duels import duel
 from judge_server import Fault, Handler, Judge, JudgeServer, cut_off, silence, status, trickle, writes
 from judge_tools import Clock, MakeJudge
+from openai import APIStatusError
 
 from oracle import llm_endpoint
 from sea_agent.config import LlmJudgeOracleConfig
@@ -40,7 +44,13 @@ def test_an_answer_that_does_not_come_in_time_is_given_up(oracle: MakeJudge, jud
 
 
 def early_requests(
-    oracle: MakeJudge, judge: Judge, clock: Clock, patch: pytest.MonkeyPatch, retry_after: Callable[[Any], float]
+    oracle: MakeJudge,
+    judge: Judge,
+    clock: Clock,
+    patch: pytest.MonkeyPatch,
+    retry_after: Callable[[Any], float],
+    *,
+    as_date: bool = False,
 ) -> int:
     """Requests that come before the time is over that the endpoint asked for. None is answered before the client has
     read that."""
@@ -56,7 +66,7 @@ def early_requests(
     def busy(handler: Handler) -> None:
         nonlocal welcome
         welcome = clock.monotonic() + 30.0
-        handler.fail(429, Retry_After="30")
+        handler.fail(429, Retry_After=formatdate(clock.time() + 31.0, usegmt=True) if as_date else "30")
 
     def prefer(prompt: str, a: str, b: str) -> str:
         nonlocal early
@@ -73,8 +83,35 @@ def test_nobody_is_asked_before_the_endpoint_wants_to_be(
     oracle: MakeJudge, judge: Judge, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     heeding = llm_endpoint._retry_after
-    assert early_requests(oracle, judge, clock, monkeypatch, heeding) <= 1, "the other request was under way already"
+    for as_date in (False, True):
+        early = early_requests(oracle, judge, clock, monkeypatch, heeding, as_date=as_date)
+        assert early <= 1, "the other request was under way already"
     assert early_requests(oracle, judge, clock, monkeypatch, lambda error: 0.0) >= 3, "the control"
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("30", 30.0),
+        ("1.5", 1.5),
+        ("Sun, 06 Nov 1994 08:49:47 GMT", 10.0),
+        ("Sunday, 06-Nov-94 08:49:47 GMT", 10.0),
+        ("Sun Nov  6 08:49:47 1994", 10.0),
+        ("Sun, 06 Nov 1994 09:49:47 +0100", 10.0),
+        ("Sun, 06 Nov 1994 08:00:00 GMT", 0.0),
+        ("Sun, 99 Nov 1994 08:00:00 GMT", 0.0),
+        ("", 0.0),
+        ("soon", 0.0),
+        ("-3", 0.0),
+    ],
+)
+def test_the_time_to_wait_is_read_as_seconds_or_as_a_date(
+    header: str, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The three forms of a date are those of RFC 9110, section 5.6.7; that date is 784,111,787 seconds after 1970."""
+    monkeypatch.setattr(llm_endpoint, "time", SimpleNamespace(time=lambda: 784_111_777.0))
+    response = httpx.Response(429, headers={"Retry-After": header}, request=httpx.Request("POST", "http://x"))
+    assert llm_endpoint._retry_after(APIStatusError("busy", response=response, body=None)) == seconds
 
 
 def test_an_endpoint_that_wants_to_be_left_alone_for_longer_than_a_call_is(
