@@ -12,7 +12,7 @@ from torch import Tensor
 from sea_agent.config import PolicyConfig
 from sea_agent.errors import UserError
 from sea_agent.features.base import FeatureMap, Row, masked_mean, padded
-from sea_agent.pretrained import load_model, load_policy, load_tokenizer
+from sea_agent.pretrained import load_model, load_policy, load_tokenizer, longest_input
 from sea_agent.types import Prompt, Response
 
 if TYPE_CHECKING:
@@ -84,8 +84,7 @@ class EncoderFeatures(FeatureMap):
         super().__init__((model.config.get_text_config().hidden_size,), batch)
         self._model = model.to(device).eval()
         self._device = device
-        longest = getattr(model.config.get_text_config(), "max_position_embeddings", self._tokenizer.model_max_length)
-        self._limit = min(longest, self._tokenizer.model_max_length)
+        self._limit = min(longest_input(model.config.get_text_config()), self._tokenizer.model_max_length)
 
     def _key(self, prompt: Prompt, response: Response) -> Hashable:
         return prompt.text, response.text
