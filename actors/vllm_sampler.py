@@ -230,8 +230,10 @@ def _locate(model: Any, shapes: Mapping[str, torch.Size]) -> dict[str, _Place]:
     """The place of each Hugging Face tensor, from the table by which vLLM renames and fuses them.
 
     Raises:
-        UserError: a tensor is not where the table says.
+        UserError: there is no table, or a tensor is not where it says.
     """
+    if model.hf_to_vllm_mapper is None:
+        raise _unverifiable(model, "weights")
     shards: dict[str, list[tuple[int, str]]] = {}
     for name in shapes:
         for target, marker in model.hf_to_vllm_mapper.apply([(name, torch.empty(0))]):
@@ -252,11 +254,15 @@ def _locate(model: Any, shapes: Mapping[str, torch.Size]) -> dict[str, _Place]:
         if name not in places or getattr(modules.get(places[name].module), places[name].parameter, None) is None
     ]
     if lost:
-        raise UserError(
-            f"sampler.backend=vllm: {lost[0]} of {type(model).__name__} cannot be found in vLLM's model, so new "
-            "weights could not be verified. Use sampler.backend=hf for this architecture."
-        )
+        raise _unverifiable(model, lost[0])
     return places
+
+
+def _unverifiable(model: Any, what: str) -> UserError:
+    return UserError(
+        f"sampler.backend=vllm: {what} of {type(model).__name__} cannot be found in vLLM's model, so new weights could "
+        "not be verified. Use sampler.backend=hf for this architecture."
+    )
 
 
 def _repack_heads(model: Any) -> None:

@@ -210,10 +210,11 @@ def test_an_end_token_that_the_model_cannot_give_is_refused(
     tokenizer = make_tokenizer()
     tokenizer.add_special_tokens({"pad_token": "[PAD]"})
     tokenizer.save_pretrained(added)
-    assert complain(f"policy.path={added}", expect=0) == "", "nothing is wrong with padding"
+    padded = shutil.copytree(added, tmp_path / "padded")
     tokenizer.add_special_tokens({"eos_token": "<|end|>"})
     tokenizer.save_pretrained(added)
     assert "end-of-sequence token 33 of the tokenizer is outside the model" in complain(f"policy.path={added}")
+    assert complain(f"policy.path={padded}", expect=0) == "", "padding may be outside"
 
 
 def test_adapters_on_a_tied_head_are_refused(complain: Callable[..., str], tmp_path: Path) -> None:

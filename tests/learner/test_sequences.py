@@ -60,7 +60,7 @@ def test_a_mask_that_lets_the_prompt_in_is_noticed() -> None:
 @torch.no_grad()
 def test_what_stands_in_the_padding_does_not_matter(policy_path: str) -> None:
     model = load_policy(policy_path, "float32", "cpu")
-    zeros = collate(ROWS)
+    zeros = collate([*ROWS, ((5,), (6,))])
     padded = zeros.token_ids_N_T.masked_fill(zeros.attention_mask_N_T == 0, 7)
     assert not torch.equal(padded, zeros.token_ids_N_T)
     sevens = replace(zeros, token_ids_N_T=padded)
