@@ -178,7 +178,10 @@ def _names_in_files(path: str) -> set[str]:
     index = find("model.safetensors.index.json")
     if index is not None:
         return set(json.loads(Path(index).read_text())["weight_map"])
-    with safe_open(find("model.safetensors"), "pt") as file:
+    weights = find("model.safetensors")
+    if weights is None:  # a directory of adapters, whose base transformers loads from elsewhere
+        return set()
+    with safe_open(weights, "pt") as file:
         return set(file.keys())
 
 

@@ -47,9 +47,8 @@ def test_the_context_length_is_read_wherever_a_configuration_keeps_it(
 
 
 def rewrite(path: Path, **keys: Any) -> None:
-    """Set keys of a JSON file; None removes one."""
-    values = json.loads(path.read_text()) | keys
-    path.write_text(json.dumps({key: value for key, value in values.items() if value is not None}))
+    """Set keys of a JSON file."""
+    path.write_text(json.dumps(json.loads(path.read_text()) | keys))
 
 
 @pytest.fixture
