@@ -15,10 +15,10 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from actors.sampling import Sampler, SampleRequest, check_update, end_token_ids
+from actors.sampling import Sampler, SampleRequest, check_update
 from learner.sequences import collate, rows_of
 from sea_agent.config import PolicyConfig
-from sea_agent.pretrained import context_length, load_policy, load_tokenizer
+from sea_agent.pretrained import context_length, end_token_ids, load_policy, load_tokenizer
 from sea_agent.seeding import generator_for
 from sea_agent.types import TokenRow
 from sea_agent.weights import WeightUpdate, checksum
@@ -40,9 +40,9 @@ class HfSampler(Sampler):
         self._tokenizer = load_tokenizer(policy.path)
         self._context = context_length(policy.path)
         self._model = load_policy(policy.path, policy.dtype, device)
-        self._end_ids = end_token_ids(self._tokenizer, self._model.generation_config, policy.path)
-        # Without a padding token any will do: attention never sees padding, and rows are cut at their ends.
-        self._pad_id = self._end_ids[0] if self._tokenizer.pad_token_id is None else self._tokenizer.pad_token_id
+        self._end_ids = end_token_ids(policy.path, self._tokenizer)
+        # Any token of the model pads: attention never sees padding, and rows are cut at their ends.
+        self._pad_id = self._end_ids[0]
         # The model's own settings (top_k, penalties, …) would distort the distribution.
         self._model.generation_config = GenerationConfig(
             eos_token_id=list(self._end_ids),
@@ -90,7 +90,7 @@ class HfSampler(Sampler):
 
     def _score(self, rows: Sequence[TokenRow]) -> list[list[float]]:
         # Deliberately not the learner's formula: the log-probability gap compares the two.
-        batch = collate(rows, self._pad_id, self._device)
+        batch = collate(rows, self._device)
         logits_R_L_V = self._model(input_ids=batch.token_ids_N_T, use_cache=False).logits[:, :-1].float()
         logprobs_R_L = logits_R_L_V.log_softmax(-1).gather(-1, batch.token_ids_N_T[:, 1:, None])[..., 0]
         return rows_of(logprobs_R_L[:, -batch.response_mask_N_L.shape[1] :], batch)

@@ -15,10 +15,19 @@ from sea_agent.types import REFERENCE_VERSION, Candidates, Prompt, Response, Tok
 _MOST_DEATHS = 3
 
 
-def make_sampler(policy: PolicyConfig, config: SamplerConfig, *, device: str, threads: int, index: int = 0) -> Sampler:
+def make_sampler(
+    policy: PolicyConfig,
+    config: SamplerConfig,
+    *,
+    device: str,
+    threads: int,
+    index: int = 0,
+    longest: int | None = None,
+) -> Sampler:
     """The configured back end with the policy's initial weights on ``device`` (``cpu`` or ``cuda``).
 
-    ``index`` distinguishes the ``config.actors`` samplers of a run.
+    ``index`` distinguishes the ``config.actors`` samplers of a run. ``longest`` is the most tokens of a prompt and its
+    response; the policy's context if it is not known.
 
     Raises:
         UserError: the policy cannot be loaded, or the back end is not installed.
@@ -27,7 +36,7 @@ def make_sampler(policy: PolicyConfig, config: SamplerConfig, *, device: str, th
     if config.backend == "vllm":
         from actors.vllm_sampler import VllmSampler  # vLLM and transformers' model code load only when used
 
-        return VllmSampler(policy, config, device=device, threads=threads, index=index)
+        return VllmSampler(policy, config, device=device, threads=threads, index=index, longest=longest)
     from actors.hf_sampler import HfSampler
 
     return HfSampler(policy, device=device)
@@ -38,7 +47,8 @@ class SamplerPool:
 
     Requests are split into chunks of ``sampler.chunk`` in an order that depends on the requests alone, and chunks go to
     the samplers in turn, so the number of samplers affects only speed. Responses of the reference carry
-    ``REFERENCE_VERSION``.
+    ``REFERENCE_VERSION``. ``longest_prompt`` is the most tokens of a prompt, if that is known: vLLM then reserves no
+    memory for a longer one.
     """
 
     def __init__(
@@ -49,8 +59,10 @@ class SamplerPool:
         compute: Compute,
         *,
         reference: bool = False,
+        longest_prompt: int | None = None,
     ) -> None:
-        factory = partial(make_sampler, policy, config, device=compute.device, threads=compute.threads)
+        longest = None if longest_prompt is None else longest_prompt + config.max_new_tokens
+        factory = partial(make_sampler, policy, config, device=compute.device, threads=compute.threads, longest=longest)
         self._runtime = runtime
         self._is_reference = reference
         self._name = "reference-sampler" if reference else "sampler"

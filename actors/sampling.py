@@ -84,23 +84,6 @@ class Sampler(ABC):
         """log π(token) of each response token, in nats, at temperature 1."""
 
 
-def end_token_ids(tokenizer: Any, generation_config: Any, path: str) -> tuple[int, ...]:
-    """The tokens that end a response: those of the tokenizer and of the model's generation settings.
-
-    Raises:
-        UserError: neither names one.
-    """
-    named = generation_config.eos_token_id
-    candidates = [tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])]
-    found = tuple(sorted({token for token in candidates if token is not None}))
-    if not found:
-        raise UserError(
-            f"policy.path={path}: neither the tokenizer nor generation_config.json names an end-of-sequence token, so "
-            "responses would never end. Set one with tokenizer.eos_token and save the tokenizer again."
-        )
-    return found
-
-
 def _check_requests(requests: Sequence[SampleRequest], context: int) -> None:
     """Reject requests that would otherwise be answered incorrectly, for a context of ``context`` tokens."""
     if len({request.id for request in requests}) != len(requests):
@@ -127,8 +110,8 @@ def check_update(update: WeightUpdate, model: torch.nn.Module) -> None:
     """
     known = model.state_dict(keep_vars=True)
     names_of: dict[int, set[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        names_of.setdefault(id(parameter), set()).add(name)
+    for name, tensor in known.items():
+        names_of.setdefault(id(tensor), set()).add(name)
     problems = [f"{min(names)} is missing" for names in names_of.values() if not names & update.tensors.keys()]
     for name, tensor in update.tensors.items():
         if name not in known:

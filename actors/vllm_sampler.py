@@ -21,29 +21,38 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
-from actors.sampling import Sampler, SampleRequest, check_update, end_token_ids
+from actors.sampling import Sampler, SampleRequest, check_update
 from sea_agent.config import PolicyConfig, SamplerConfig
 from sea_agent.errors import RunFailure, UserError
-from sea_agent.pretrained import context_length, load_tokenizer, model_config
+from sea_agent.pretrained import context_length, end_token_ids, load_tokenizer, model_config, skeleton
 from sea_agent.types import TokenRow
 from sea_agent.weights import WeightOffer, WeightUpdate, checksum
 from sea_agent.worlds import resolve
 
 # The order in which vLLM stacks the projections that it fuses along N.
 _SHARD_ORDER: dict[Any, int] = {"q": 0, "k": 1, "v": 2}
+# Tokens that a CPU reads at once, unless a single request is longer.
+_TOKENS_AT_ONCE = 4096
 
 
 class VllmSampler(Sampler):
     """The ``vllm`` back end, at most one per process; see ``actors.sampling.Sampler``."""
 
     def __init__(
-        self, policy: PolicyConfig, config: SamplerConfig, *, device: str, threads: int, index: int = 0
+        self,
+        policy: PolicyConfig,
+        config: SamplerConfig,
+        *,
+        device: str,
+        threads: int,
+        index: int = 0,
+        longest: int | None = None,
     ) -> None:
         """Start the engine. It seeds this process's global random state, which our code never uses.
 
-        ``index`` distinguishes the ``config.actors`` samplers of a run.
+        ``index`` distinguishes the ``config.actors`` samplers of a run. ``longest`` is the most tokens of a prompt and
+        its response, for which vLLM reserves memory; without it that is the policy's whole context.
 
         Raises:
             UserError: vLLM is missing or built for another device, the policy cannot be loaded, memory does not
@@ -54,22 +63,29 @@ class VllmSampler(Sampler):
         directory = resolve(policy.path)
         self._tokenizer = load_tokenizer(policy.path)
         self._context = context_length(policy.path)
-        self._skeleton = _skeleton(directory, policy.dtype)
-        self._end_ids = end_token_ids(self._tokenizer, _generation_config(directory), policy.path)
+        if longest is not None:
+            self._context = min(self._context, longest)
+        self._skeleton = skeleton(policy.path, policy.dtype)
+        self._end_ids = end_token_ids(policy.path, self._tokenizer)
         self._vllm = _import_vllm(device, threads)
-        settings: dict[str, Any] = (
-            {"kv_cache_memory_bytes": int(config.kv_cache_gb * 2**30)}
-            if device == "cpu"
-            else {"gpu_memory_utilization": config.gpu_memory_share}
-        )
+        # One extra token: when it scores a full context, vLLM also samples a token, which is never read.
+        length = self._context + 1
+        settings: dict[str, Any] = {"gpu_memory_utilization": config.gpu_memory_share}
+        if device == "cpu":
+            # A prompt in parts draws a token after each, and gives back the random numbers of all but the last: a GPU's
+            # generator can go back, a CPU's cannot. So prompts are read whole.
+            settings = {
+                "kv_cache_memory_bytes": int(config.kv_cache_gb * 2**30),
+                "enable_chunked_prefill": False,
+                "max_num_batched_tokens": max(_TOKENS_AT_ONCE, length, config.chunk),
+            }
         if self._transfer != "object_store":
             settings["weight_transfer_config"] = self._vllm.config.WeightTransferConfig(backend=self._transfer)
         try:
             self._engine = self._vllm.LLM(
                 model=directory,
                 dtype=policy.dtype,
-                # One extra token: when it scores a full context, vLLM also samples a token, which is never read.
-                max_model_len=self._context + 1,
+                max_model_len=length,
                 max_num_seqs=config.chunk,
                 enable_prefix_caching=config.prefix_caching,
                 generation_config="vllm",
@@ -221,7 +237,7 @@ def require_architecture(path: str, device: str) -> None:
     import transformers
     from vllm import ModelRegistry
 
-    name = AutoModelForCausalLM._model_mapping[type(model_config(path))].__name__
+    name = transformers.AutoModelForCausalLM._model_mapping[type(model_config(path))].__name__
     model = getattr(transformers, name)
     runs_in_vllm = model.is_backend_compatible() or model._can_set_attn_implementation()  # as vLLM itself asks
     if name not in ModelRegistry.get_supported_archs() and not runs_in_vllm:
@@ -231,22 +247,6 @@ def require_architecture(path: str, device: str) -> None:
         )
 
 
-def _skeleton(directory: str, dtype: str) -> torch.nn.Module:
-    """The policy on the meta device: names, shapes and ties of its weights."""
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(
-            AutoConfig.from_pretrained(directory, trust_remote_code=False), dtype=getattr(torch, dtype)
-        )
-
-
-def _generation_config(directory: str) -> GenerationConfig:
-    """The generation settings saved with the model, or those that transformers derives from its configuration."""
-    try:
-        return GenerationConfig.from_pretrained(directory)
-    except OSError:
-        return GenerationConfig.from_model_config(AutoConfig.from_pretrained(directory, trust_remote_code=False))
-
-
 def _locate(model: Any, shapes: Mapping[str, torch.Size], first_names: Mapping[str, str]) -> dict[str, _Place]:
     """The place of each Hugging Face tensor, from the table by which vLLM renames and fuses them.
 
@@ -254,8 +254,10 @@ def _locate(model: Any, shapes: Mapping[str, torch.Size], first_names: Mapping[s
     with that one.
 
     Raises:
-        UserError: a tensor is not where the table says.
+        UserError: there is no table, or a tensor is not where it says.
     """
+    if model.hf_to_vllm_mapper is None:
+        raise _unverifiable(model, "weights")
     shards: dict[str, list[tuple[int, str]]] = {}
     for name in shapes:
         for target, marker in model.hf_to_vllm_mapper.apply([(name, torch.empty(0))]):
@@ -278,11 +280,15 @@ def _locate(model: Any, shapes: Mapping[str, torch.Size], first_names: Mapping[s
     places |= {name: places[first] for name, first in first_names.items() if first in places and not is_there(name)}
     lost = [name for name in shapes if not is_there(name)]
     if lost:
-        raise UserError(
-            f"sampler.backend=vllm: {lost[0]} of {type(model).__name__} cannot be found in vLLM's model, so new "
-            "weights could not be verified. Use sampler.backend=hf for this architecture."
-        )
+        raise _unverifiable(model, lost[0])
     return places
+
+
+def _unverifiable(model: Any, what: str) -> UserError:
+    return UserError(
+        f"sampler.backend=vllm: {what} of {type(model).__name__} cannot be found in vLLM's model, so new weights could "
+        "not be verified. Use sampler.backend=hf for this architecture."
+    )
 
 
 def _repack_heads(model: Any) -> None:

@@ -15,7 +15,7 @@ import torch
 
 from learner.deepspeed_engine import DeepSpeedEngine
 from learner.engine import Engine, TrainingState
-from learner.lora import add_adapters, merged_parameters
+from learner.lora import add_adapters, base_name, merged_parameters
 from learner.losses import PreferenceLoss
 from learner.objective import MicroBatch, evaluate, micro_batch, shard
 from learner.save_policy import save_pretrained
@@ -24,10 +24,10 @@ from learner.sequences import collate, rows_of, token_logprobs
 from learner.torch_engine import TorchEngine
 from sea_agent.config import LearnerConfig, PolicyConfig
 from sea_agent.errors import RunFailure
-from sea_agent.pretrained import load_policy, load_tokenizer, use_threads
+from sea_agent.pretrained import end_token_ids, load_policy, load_tokenizer, missing_prefix, use_threads
 from sea_agent.saved_state import require
 from sea_agent.types import REFERENCE_VERSION, Preference, Response, TokenRow
-from sea_agent.weights import WeightUpdate, checksum
+from sea_agent.weights import WeightUpdate, checksum, saved_buffers
 
 Tensor = torch.Tensor
 
@@ -74,9 +74,16 @@ class PreferenceLearner:
         self._device = device
         self._optimizer_steps = 0
         self._tokenizer = load_tokenizer(policy.path)
+        self._max_logprob_gap = config.largest_gap(policy.dtype)
         # DeepSpeed moves the model itself, in parts where it is sharded.
         model = load_policy(policy.path, policy.dtype, device if config.engine == "torch" else "cpu")
         self._reference: Any = None
+        self._base = model
+        # Read now: the directory may be gone when the policy is saved.
+        self._checkpoint: dict[str, Any] = {
+            "end_ids": end_token_ids(policy.path, self._tokenizer),
+            "removed_prefix": missing_prefix(policy.path, model),
+        }
         if config.lora is not None:
             model = add_adapters(model, config.lora, seed)
         elif self._loss.uses_reference:
@@ -146,7 +153,7 @@ class PreferenceLearner:
     def weights(self) -> WeightUpdate | None:
         """All weights of this version under their Hugging Face names, adapters merged; None on ranks other than 0.
 
-        Tied weights appear once.
+        They include the buffers that a saved model has, such as the routing bias of DeepSeek. Tied weights appear once.
         """
         tensors = self._collect()
         if tensors is None:
@@ -157,8 +164,7 @@ class PreferenceLearner:
         """Write the current policy, merged, with its tokenizer, in Hugging Face format."""
         tensors = self._collect()
         if tensors is not None:
-            base = self._model.get_base_model() if self._config.lora is not None else self._model
-            save_pretrained(directory, base, self._tokenizer, tensors)
+            save_pretrained(directory, self._base, self._tokenizer, tensors, **self._checkpoint)
 
     def state(self) -> dict[str, Any] | None:
         """All that a later learner needs to go on exactly from here: tensors and plain values only; None but on rank 0.
@@ -225,7 +231,7 @@ class PreferenceLearner:
     def _micro_batches(self, rows: list[Preference]) -> list[MicroBatch]:
         parts = shard(rows, self._engine.rank, self._engine.ranks, self._config.micro_batch)
         make = partial(micro_batch, explores=self._config.optimism != "none")
-        micros = [make(part, self.version, self._tokenizer.pad_token_id, self._device) for part in parts]
+        micros = [make(part, self.version, self._device) for part in parts]
         if not self._loss.uses_reference:
             return micros
         with torch.no_grad(), self._as_reference() as reference:
@@ -249,14 +255,16 @@ class PreferenceLearner:
         )
 
     def _accepted_gap(self, gap: float) -> float:
-        limit = self._config.max_logprob_gap
+        limit = self._max_logprob_gap
         # Written so that a gap that is not a number is refused too.
         if not gap <= limit:
             self._engine.discard()
             raise RunFailure(
                 f"sampler and learner disagree by {gap:.4g} nats per token at version {self.version}, above "
-                f"learner.max_logprob_gap={limit}. Check that the sampler received this version's weights and uses the "
-                "same dtype (policy.dtype) and tokenizer; raise learner.max_logprob_gap only if the gap is rounding."
+                f"learner.max_logprob_gap={limit:g}. Either they hold different weights, or they compute the model "
+                "differently: an architecture that this sampler.backend does not compute as transformers does (try "
+                "sampler.backend=hf), adapters that do not merge exactly (learner.lora.targets), or products rounded "
+                "to fewer bits, as policy.dtype=bfloat16 and TF32 do. Raise learner.max_logprob_gap only for rounding."
             )
         return gap
 
@@ -277,7 +285,7 @@ class PreferenceLearner:
         size = 2 * self._config.micro_batch
         scores = []
         for start in range(0, len(rows), size):
-            batch = collate(rows[start : start + size], self._tokenizer.pad_token_id, self._device)
+            batch = collate(rows[start : start + size], self._device)
             scores += rows_of(token_logprobs(model, batch), batch)
         return scores
 
@@ -291,7 +299,9 @@ class PreferenceLearner:
     def _parameters(self) -> Iterator[tuple[str, Tensor]]:
         if self._config.lora is not None:
             yield from merged_parameters(self._model, self._engine.gathered)
-            return
-        for name, parameter in self._model.named_parameters():
-            with self._engine.gathered([parameter]):
-                yield name, parameter.detach()
+        else:
+            for name, parameter in self._model.named_parameters():
+                with self._engine.gathered([parameter]):
+                    yield name, parameter.detach()
+        for name, buffer in saved_buffers(self._base):
+            yield base_name(name), buffer

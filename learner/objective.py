@@ -46,9 +46,7 @@ def shard(rows: Sequence[Preference], rank: int, ranks: int, size: int) -> list[
     return [mine[start : start + size] for start in range(0, len(mine), size)]
 
 
-def micro_batch(
-    rows: Sequence[Preference], version: int, pad_id: int, device: str, *, explores: bool = False
-) -> MicroBatch:
+def micro_batch(rows: Sequence[Preference], version: int, device: str, *, explores: bool = False) -> MicroBatch:
     """The rows as tensors, without a reference; ``explores`` adds the explored responses.
 
     Raises:
@@ -60,7 +58,7 @@ def micro_batch(
         # Every pair takes a place, so that ranks run the same shapes; what fills an empty one is left out of the loss.
         sides += [(row, row.explored or row.chosen) for row in rows]
         explores_P = torch.tensor([row.explored is not None for row in rows], device=device)
-    batch = collate([(row.prompt.token_ids, response.token_ids) for row, response in sides], pad_id, device)
+    batch = collate([(row.prompt.token_ids, response.token_ids) for row, response in sides], device)
     mask = batch.response_mask_N_L
     sampled = torch.zeros(mask.shape, device=device)
     compared = torch.zeros_like(mask)

@@ -33,8 +33,8 @@ class Batch:
         return self.response_mask_N_L.sum(1)
 
 
-def collate(rows: Sequence[TokenRow], pad_id: int, device: str | torch.device = "cpu") -> Batch:
-    """The rows as one right-padded batch.
+def collate(rows: Sequence[TokenRow], device: str | torch.device = "cpu") -> Batch:
+    """The rows as one batch, padded on the right with token 0, which every model has and attention never sees.
 
     Raises:
         ValueError: a prompt or a response is empty.
@@ -42,7 +42,7 @@ def collate(rows: Sequence[TokenRow], pad_id: int, device: str | torch.device = 
     for prompt, response in rows:
         if not prompt or not response:
             raise ValueError(f"cannot score {len(response)} response tokens after {len(prompt)} prompt tokens")
-    token_ids = pad_sequence([torch.tensor([*prompt, *response]) for prompt, response in rows], True, pad_id)
+    token_ids = pad_sequence([torch.tensor([*prompt, *response]) for prompt, response in rows], True)
     starts, ends = torch.tensor([(len(prompt), len(prompt) + len(response)) for prompt, response in rows]).T[..., None]
     position = torch.arange(token_ids.shape[1])
     attention, response_mask = position < ends, (position >= starts) & (position < ends)

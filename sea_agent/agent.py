@@ -195,7 +195,7 @@ class Agent:
         if not duels or self.ledger.weights_behind(duels[0].round) == self.published:
             return duels
         self.relived_rounds += 1
-        tolerance = self.config.learner.max_logprob_gap
+        tolerance = self.config.learner.largest_gap(self.config.policy.dtype)
         return as_of_now(duels, self.rounds, self.samplers.logprobs, tolerance=tolerance)
 
     def _learn(self, preferences: list[Preference], rate: float = 1.0) -> Measured:

@@ -1,19 +1,26 @@
 """Loading language models and tokenizers from Hugging Face directories, with actionable errors."""
 
 import inspect
+import json
 import os
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
 from sea_agent.errors import UserError, first_line
 from sea_agent.worlds import resolve
 
+UNLIMITED = 2**31
+"""The context length of a model without positions to run out of."""
+
 # transformers raises one of these for a path or file that is wrong, broken or not a model.
 _LOAD_ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
+# Where configurations keep the context length; MPT and older files of Bloom have names of their own.
+_CONTEXT_NAMES = ("max_position_embeddings", "max_seq_len", "max_target_positions", "seq_length")
 
 
 @cache
@@ -123,18 +130,94 @@ def model_config(path: str) -> Any:
 
 
 def context_length(path: str) -> int:
-    """Context length of the policy, in tokens: the longest prompt and response together."""
-    return int(getattr(model_config(path), "max_position_embeddings", 2**31))
+    """Context length of the policy, in tokens: the longest prompt and response together.
+
+    Some models, such as Bloom and Mamba, have no limit; theirs is ``UNLIMITED``.
+    """
+    return longest_input(model_config(path))
+
+
+def longest_input(config: Any) -> int:
+    """The most tokens that a model of this configuration of ``transformers`` reads, or ``UNLIMITED``."""
+    limits = (getattr(config, name, None) for name in _CONTEXT_NAMES)
+    # XLNet writes "none" as -1.
+    return next((int(limit) for limit in limits if limit is not None and limit > 0), UNLIMITED)
+
+
+def end_token_ids(path: str, tokenizer: Any) -> tuple[int, ...]:
+    """The tokens that end a response: that of the policy's tokenizer first, then those of its generation settings.
+
+    Raises:
+        UserError: there is none, or the model lacks one of them and could never give it.
+    """
+    named = generation_config(path).eos_token_id
+    candidates = [tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])]
+    found = tuple(dict.fromkeys(token for token in candidates if token is not None))
+    if not found:
+        raise UserError(
+            f"policy.path={path}: neither the tokenizer nor generation_config.json names an end-of-sequence token, so "
+            "responses would never end. Set one with tokenizer.eos_token and save the tokenizer again."
+        )
+    size = model_config(path).vocab_size
+    if max(found) >= size:
+        raise UserError(
+            f"policy.path={path}: the end-of-sequence token {max(found)} of "
+            f"{'the tokenizer' if max(found) == tokenizer.eos_token_id else 'generation_config.json'} is outside the "
+            f"model, which has only {size} tokens, so no response could end with it. Name an end token of the model, "
+            "or call model.resize_token_embeddings(len(tokenizer)) and train the new token."
+        )
+    return found
+
+
+def generation_config(path: str) -> Any:
+    """The generation settings saved with the policy, or those that transformers derives from its configuration."""
+    directory = resolve(path)
+    try:
+        return _transformers().GenerationConfig.from_pretrained(directory)
+    except OSError:
+        config = _transformers().AutoConfig.from_pretrained(directory, trust_remote_code=False)
+        return _transformers().GenerationConfig.from_model_config(config)
+
+
+def skeleton(path: str, dtype: str) -> Any:
+    """The policy without values, on the meta device: names, shapes and ties of its weights."""
+    config = _transformers().AutoConfig.from_pretrained(resolve(path), trust_remote_code=False)
+    with torch.device("meta"):
+        return _transformers().AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
+
+
+def missing_prefix(path: str, model: Any) -> str:
+    """What the names in the files of the policy lack before those in the loaded model; usually nothing.
+
+    Files of the model below the language-model head, as GPT-2 and Bloom were published, lack ``transformer.``.
+    """
+    prefix = f"{model.base_model_prefix}."
+    in_files = _names_in_files(path)
+    names = (name.removeprefix(prefix) for name in model.state_dict(keep_vars=True) if name.startswith(prefix))
+    return prefix if any(name in in_files for name in names) else ""
+
+
+def _names_in_files(path: str) -> set[str]:
+    """The names of the tensors in the policy's safetensors."""
+    find = partial(_transformers().utils.cached_file, resolve(path), _raise_exceptions_for_missing_entries=False)
+    index = find("model.safetensors.index.json")
+    if index is not None:
+        return set(json.loads(Path(index).read_text())["weight_map"])
+    weights = find("model.safetensors")
+    if weights is None:  # a directory of adapters, whose base transformers loads from elsewhere
+        return set()
+    with safe_open(weights, "pt") as file:
+        return set(file.keys())
 
 
 def input_limit(model: Any, tokenizer: Any) -> int:
     """The most tokens that a model reads at once, as its tokenizer, its configuration and its positions say."""
-    limits = [tokenizer.model_max_length, getattr(model.config.get_text_config(), "max_position_embeddings", None)]
+    limits = [tokenizer.model_max_length, longest_input(model.config.get_text_config())]
     for name, layer in model.named_modules():
         # RoBERTa and its kin count positions from the one after the padding's.
         if name.endswith("position_embeddings") and getattr(layer, "padding_idx", None) is not None:
             limits.append(layer.num_embeddings - layer.padding_idx - 1)
-    return min((limit for limit in limits if limit is not None and limit > 0), default=2**31)
+    return min(limits)
 
 
 def require_own_tokenizer(model: Any, tokenizer: Any, name: str) -> None:

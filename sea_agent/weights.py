@@ -1,7 +1,7 @@
 """Weights that travel from the learner to the samplers, with a checksum that proves their arrival."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,12 @@ class WeightOffer(WeightUpdate):
     """``init_info`` of vLLM's weight transfer, used once before a sampler's first fetch."""
     fetch: dict[str, Any]
     """``update_info`` of vLLM's weight transfer, used to fetch these weights."""
+
+
+def saved_buffers(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors that a saved model has beside its parameters; other buffers are made anew with every model."""
+    saved = model.state_dict(keep_vars=True)
+    return ((name, buffer) for name, buffer in model.named_buffers() if name in saved)
 
 
 def checksum(tensors: Mapping[str, torch.Tensor]) -> str:

@@ -269,9 +269,16 @@ class LearnerConfig(Section):
     """Train low-rank adapters instead of all weights."""
     max_staleness: NonNegativeInt = 0
     """Most weight versions by which a response may lag behind the policy; the learner refuses older ones."""
-    max_logprob_gap: PositiveFloat = 0.05
+    max_logprob_gap: PositiveFloat | None = None
     """Largest mean absolute difference, in nats per token, between the log-probabilities of sampler and learner. The
-    run stops above it."""
+    run stops above it. Defaults to 0.0005 for ``policy.dtype: float32`` and 0.05 for ``bfloat16``, both well above
+    rounding."""
+
+    def largest_gap(self, dtype: str) -> float:
+        """``max_logprob_gap``, or its default for a policy of this dtype."""
+        if self.max_logprob_gap is not None:
+            return self.max_logprob_gap
+        return 5e-4 if dtype == "float32" else 0.05
 
     @model_validator(mode="after")
     def _settings_fit_together(self) -> "LearnerConfig":

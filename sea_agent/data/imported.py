@@ -36,8 +36,8 @@ class ImportedPreferences:
         return max(token for row in rows for token in row.token_ids)
 
 
-def load_imported(path: str, tokenizer: Any, context_length: int) -> ImportedPreferences:
-    """Read, check and tokenise a file of preferences.
+def load_imported(path: str, tokenizer: Any, context_length: int, end_ids: Sequence[int]) -> ImportedPreferences:
+    """Read, check and tokenise a file of preferences. A response ends with one of ``end_ids``, usually the first.
 
     Raises:
         UserError: naming the invalid row, the problem and the remedy.
@@ -49,7 +49,7 @@ def load_imported(path: str, tokenizer: Any, context_length: int) -> ImportedPre
             f"{KEY}={path}: chosen and rejected are the same text in every one of its {len(rows)} rows. "
             "Give preferences between different responses."
         )
-    duels, now = tuple(_duels(different, tokenizer, context_length)), time.time()
+    duels, now = tuple(_duels(different, tokenizer, context_length, end_ids)), time.time()
     verdicts = tuple(
         Verdict(duel.id, Outcome.FIRST, row.annotator or RULE, now) for duel, row in zip(duels, different, strict=True)
     )
@@ -57,9 +57,13 @@ def load_imported(path: str, tokenizer: Any, context_length: int) -> ImportedPre
     return ImportedPreferences(duels, verdicts, weights, len(rows) - len(different))
 
 
-def _duels(rows: Sequence[PreferenceRow], tokenizer: Any, context_length: int) -> Iterator[Duel]:
+def _duels(
+    rows: Sequence[PreferenceRow], tokenizer: Any, context_length: int, end_ids: Sequence[int]
+) -> Iterator[Duel]:
     prompts = tokenize_prompts([row.prompt for row in rows], tokenizer)
-    chosen, rejected = (_responses([getattr(row, side) for row in rows], tokenizer) for side in ("chosen", "rejected"))
+    chosen, rejected = (
+        _responses([getattr(row, side) for row in rows], tokenizer, end_ids) for side in ("chosen", "rejected")
+    )
     for number, (row, tokens, *sides) in enumerate(zip(rows, prompts, chosen, rejected, strict=True)):
         asked = row.prompt
         for text, ids in zip((row.chosen, row.rejected), sides, strict=True):
@@ -89,8 +93,7 @@ def _duels(rows: Sequence[PreferenceRow], tokenizer: Any, context_length: int) -
         )
 
 
-def _responses(texts: list[str], tokenizer: Any) -> list[tuple[int, ...]]:
+def _responses(texts: list[str], tokenizer: Any, end_ids: Sequence[int]) -> list[tuple[int, ...]]:
     """Tokens as if the policy had sampled them: the text, then the end token."""
-    end = tokenizer.eos_token_id
     rows = tokenizer(texts, add_special_tokens=False).input_ids
-    return [tuple(ids) if ids[-1:] == [end] else (*ids, end) for ids in rows]
+    return [tuple(ids) if ids and ids[-1] in end_ids else (*ids, end_ids[0]) for ids in rows]

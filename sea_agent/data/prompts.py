@@ -130,6 +130,11 @@ class PromptSource:
         """The largest token id in any prompt."""
         return max(int(tokens.max()) for tokens in self._tokens)
 
+    @property
+    def longest(self) -> int:
+        """The number of tokens of the longest prompt."""
+        return max(map(len, self._tokens))
+
     def _prompt(self, index: int) -> Prompt:
         row = self._rows[index]
         return Prompt(id_for("prompt", index, row.text), row.text, tuple(self._tokens[index].tolist()), row.messages)

@@ -24,7 +24,7 @@ from torch.nn.utils.rnn import pad_sequence
 from sea_agent.config import PolicyConfig
 from sea_agent.features.base import FeatureMap, Row
 from sea_agent.features.hidden import PaddedSequences, sampled_tokens
-from sea_agent.pretrained import load_policy
+from sea_agent.pretrained import end_token_ids, load_policy, load_tokenizer
 from sea_agent.types import Prompt, Response
 
 if TYPE_CHECKING:
@@ -70,8 +70,7 @@ class TextFeatures(FeatureMap):
         self._model, self._device = model, device
         self._axes_V_E = _principal_places(_embeddings(model.get_input_embeddings()))
         self._kinds_V_E = _kinds(model)
-        ends = model.generation_config.eos_token_id
-        self._end_ids = ends if isinstance(ends, list) else [ends]
+        self._end_ids = end_token_ids(policy.path, load_tokenizer(policy.path))
         self._vocabulary, axes = self._axes_V_E.shape
         tokens = min(self._vocabulary, _TOKEN_BUCKETS)
         self._blocks = {

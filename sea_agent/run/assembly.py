@@ -26,8 +26,9 @@ _BEFORE_ROUNDS = -1
 def assemble(config: RunConfig, inputs: Inputs, runtime: Runtime, ledger: Ledger, watch: Watch = NOBODY) -> Agent:
     """The agent of a run, its parts hosted by ``runtime``."""
     policy, compute, sampler = config.policy, inputs.compute, config.sampler
-    samplers = SamplerPool(runtime, policy, sampler, compute)
-    reference = SamplerPool(runtime, policy, sampler, compute, reference=True) if sampler.reference_candidates else None
+    make_pool = partial(SamplerPool, runtime, policy, sampler, compute, longest_prompt=inputs.longest_prompt)
+    samplers = make_pool()
+    reference = make_pool(reference=True) if sampler.reference_candidates else None
     duels = min(config.batch_size, len(inputs.prompts))
     rounds = expected_rounds(config.budget.oracle_queries, duels, config.mixing, config.imagination)
     total_steps = rounds * config.learner.steps_per_round

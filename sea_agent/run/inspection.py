@@ -25,7 +25,8 @@ def evaluate_run(run: Path, overrides: Sequence[str]) -> dict[str, Any]:
         LearnerGroup(runtime, of.policy, of.learner, of.compute, total_steps=1, samplers=of.sampler)
         for of in (config, trained)
     )
-    samplers = SamplerPool(runtime, config.policy, config.sampler, config.compute)
+    longest = inputs.longest_prompt
+    samplers = SamplerPool(runtime, config.policy, config.sampler, config.compute, longest_prompt=longest)
     evaluator = Evaluator(
         config.evaluation,
         seed=config.seed,
@@ -46,9 +47,9 @@ def sample_run(run: Path, count: int) -> list[dict[str, str]]:
     config, trained, inputs = _open(run, ())
     prompts = (inputs.heldout or inputs.prompts).first(count)
     before, after = (
-        SamplerPool(InlineRuntime(), of.policy, of.sampler, of.compute).candidates(
-            prompts, 1, of.sampler.temperature, "look"
-        )
+        SamplerPool(
+            InlineRuntime(), of.policy, of.sampler, of.compute, longest_prompt=inputs.longest_prompt
+        ).candidates(prompts, 1, of.sampler.temperature, "look")
         for of in (config, trained)
     )
     return [

@@ -9,6 +9,7 @@ import torch
 
 from actors.cluster import nodes_at
 from actors.placement import Need, Node, needs_of, require_room
+from learner.lora import check_adapters
 from learner.losses import PreferenceLoss
 from oracle import Oracle, make_oracle
 from sea_agent.bandit.selection import load_rule
@@ -31,7 +32,7 @@ from sea_agent.features.own import OwnFeatures
 from sea_agent.features.prior import PriorScore
 from sea_agent.jobs.inside import where_it_runs
 from sea_agent.plugins import is_own
-from sea_agent.pretrained import context_length, load_tokenizer, model_config
+from sea_agent.pretrained import context_length, end_token_ids, load_tokenizer, model_config
 from sea_agent.run.tracking import require_packages
 from sea_agent.worlds import scorer
 
@@ -49,6 +50,11 @@ class Inputs:
     """Where the run computes: inside a Ray job, on its cluster."""
     needs: list[Need]
     """What its actors take of a cluster, or of the GPUs here."""
+
+    @property
+    def longest_prompt(self) -> int:
+        """Tokens of the longest prompt that the policy answers."""
+        return max(source.longest for source in (self.prompts, self.heldout) if source is not None)
 
 
 def check(config: RunConfig) -> Inputs:
@@ -70,18 +76,16 @@ def check(config: RunConfig) -> Inputs:
     require_packages(config.tracking)
     _try_own_parts(config)
     tokenizer = load_tokenizer(config.policy.path)
-    if tokenizer.eos_token_id is None:
-        raise UserError(
-            f"policy.path={config.policy.path}: the tokenizer has no end-of-sequence token, so responses would never "
-            "end; set eos_token in its tokenizer_config.json"
-        )
-    text_config = model_config(config.policy.path)
+    text_config, length = model_config(config.policy.path), context_length(config.policy.path)
+    end_ids = end_token_ids(config.policy.path, tokenizer)
+    if config.learner.lora is not None:
+        check_adapters(config.policy, config.learner.lora)
 
     def prompts(section: PromptsConfig, key: str) -> PromptSource:
         return PromptSource(
             section,
             tokenizer,
-            context_length=context_length(config.policy.path),
+            context_length=length,
             max_new_tokens=config.sampler.max_new_tokens,
             seed=config.seed,
             key=key,
@@ -113,8 +117,7 @@ def check(config: RunConfig) -> Inputs:
             _require_world_prompts(key, answers, source)
     imported = None
     if config.posterior.preferences_path is not None:
-        length = context_length(config.policy.path)
-        imported = load_imported(config.posterior.preferences_path, tokenizer, length)
+        imported = load_imported(config.posterior.preferences_path, tokenizer, length, end_ids)
     tokenised: tuple[PromptSource | ImportedPreferences | None, ...] = (training, heldout, imported)
     for rows in tokenised:
         if rows is not None and rows.largest_token >= text_config.vocab_size:

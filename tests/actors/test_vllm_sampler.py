@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from policy_zoo import make_policy_of
 from tiny_policies import (
     END,
     by_id,
@@ -26,11 +28,13 @@ from tiny_policies import (
 
 from actors.samplers import make_sampler
 from actors.sampling import SampleRequest
+from actors.vllm_sampler import _import_vllm as import_vllm
 from actors.vllm_sampler import _locate
-from sea_agent.config import PolicyConfig, SamplerConfig
+from learner.learner import PreferenceLearner
+from sea_agent.config import LearnerConfig, PolicyConfig, SamplerConfig
 from sea_agent.errors import RunFailure, UserError
 from sea_agent.pretrained import load_policy, load_tokenizer
-from sea_agent.types import Response, TokenRow
+from sea_agent.types import LabelSource, Preference, Prompt, Response, TokenRow
 from sea_agent.weights import WeightUpdate, checksum
 
 CONFIG = SamplerConfig(backend="vllm", kv_cache_gb=0.125)
@@ -44,11 +48,32 @@ _current: list[Any] = []
 _started: list[PolicyConfig] = []
 
 
-def child_start(policy: PolicyConfig, config: SamplerConfig = CONFIG, device: str = "cpu") -> int:
+def child_start(
+    policy: PolicyConfig, config: SamplerConfig = CONFIG, device: str = "cpu", longest: int | None = None
+) -> int:
     _current.clear()
     _started.append(policy)
-    _current.append(make_sampler(policy, config, device=device, threads=1))
+    _current.append(make_sampler(policy, config, device=device, threads=1, longest=longest))
     return int(_current[0].version)
+
+
+def child_plain_logprobs(directory: str, rows: Sequence[TokenRow]) -> list[list[float]]:
+    """What a plain vLLM that serves the directory says of the response tokens."""
+    _current.clear()
+    _started.append(PolicyConfig(path=directory))
+    vllm = import_vllm("cpu", 1)
+    memory = {"kv_cache_memory_bytes": 2**26, "max_model_len": 48}
+    served = vllm.LLM(directory, dtype="float32", enforce_eager=True, distributed_executor_backend="uni", **memory)
+    outputs = served.generate(
+        [{"prompt_token_ids": [*prompt, *response]} for prompt, response in rows],
+        vllm.SamplingParams(max_tokens=1, prompt_logprobs=0, detokenize=False),
+        use_tqdm=False,
+    )
+    given = zip(rows, (output.prompt_logprobs for output in outputs), strict=True)
+    return [
+        [entry[token].logprob for token, entry in zip(response, entries[len(prompt) :], strict=True)]
+        for (prompt, response), entries in given
+    ]
 
 
 def child_hold(policy: PolicyConfig, initial: WeightUpdate) -> int:
@@ -250,6 +275,56 @@ def test_an_architecture_that_vllm_does_not_know_is_refused_without_an_engine(
         engine.run(child_require, tiny_policy(known))
     with pytest.raises(UserError, match=r"vLLM does not know GPTNeoForCausalLM.*sampler\.backend=hf"):
         engine.run(child_require, tiny_policy("gpt_neo"))
+
+
+def test_many_long_prompts_in_one_call_are_sampled_as_they_are_in_many(llama: Engine) -> None:
+    """They have more tokens than vLLM reads at once, so it would read some in parts."""
+    prompts = [[2 + (index * 7 + step) % 40 for step in range(26)] for index in range(200)]
+    requests = [request(f"r{index}", prompt, seed=index, max_new_tokens=3) for index, prompt in enumerate(prompts)]
+    together = llama.sample(requests)
+    parts = [llama.sample(requests[start : start + 50]) for start in range(0, 200, 50)]
+    apart = {name: response for part in parts for name, response in part.items()}
+    assert {name: one.token_ids for name, one in together.items()} == {
+        name: one.token_ids for name, one in apart.items()
+    }
+    rows = [(one.prompt.token_ids, together[one.id].token_ids) for one in requests]
+    for one, scored in zip(requests, llama.logprobs(rows), strict=True):
+        assert scored == pytest.approx(together[one.id].logprobs, abs=1e-4)
+
+
+def test_memory_is_reserved_for_the_longest_request_not_for_the_whole_context(engine: Engine, tmp_path: Path) -> None:
+    directory = make_policy_of("llama", tmp_path, hidden_size=64, max_position_embeddings=400_000)
+    policy = PolicyConfig(path=str(directory))
+    with pytest.raises(UserError, match="kv_cache_gb"):
+        engine.run(child_start, policy)
+    engine.run(child_start, policy, CONFIG, "cpu", 40)
+    [response] = engine.sample([request("a", prompt=range(3, 31), max_new_tokens=12)]).values()
+    expected = forward_logprobs(load_policy(policy.path, "float32", "cpu"), range(3, 31), response.token_ids)
+    assert response.logprobs == pytest.approx(expected, abs=1e-4)
+    with pytest.raises(UserError, match="context of 40"):
+        engine.sample([request("a", prompt=range(3, 31), max_new_tokens=13)])
+
+
+def test_an_architecture_whose_weights_cannot_be_read_back_is_refused(engine: Engine, tmp_path: Path) -> None:
+    policy = PolicyConfig(path=str(make_policy_of("bloom", tmp_path, hidden_size=64)))
+    with pytest.raises(UserError, match=r"BloomForCausalLM.*Use sampler\.backend=hf"):
+        engine.run(child_start, policy, CONFIG, "cpu", 40)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2 tied", "gpt_neox", "mixtral"])
+def test_plain_vllm_reads_the_saved_policy(architecture: str, engine: Engine, tmp_path: Path) -> None:
+    directory = make_policy_of(architecture, tmp_path / "before", hidden_size=64)
+    learner = PreferenceLearner(
+        PolicyConfig(path=str(directory)), LearnerConfig(learning_rate=1e-2, max_staleness=1), total_steps=1
+    )
+    rows = [((5, 6, 7), (8, 9, 10, 0)), ((5, 6, 7), (11, 0))]
+    prompt = Prompt("p", "", rows[0][0])
+    good, bad = (Response(f"r{index}", "p", "", row[1], (), -1) for index, row in enumerate(rows))
+    learner.step([Preference("d", prompt, good, bad, LabelSource.ORACLE)])
+    learner.save_policy(tmp_path / "after")
+    expected = learner.policy_logprobs(rows)
+    for ours, theirs in zip(engine.run(child_plain_logprobs, str(tmp_path / "after"), rows), expected, strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-4)
 
 
 def test_an_engine_that_cannot_start_names_the_remedy(tiny_policy: Policies, engine: Engine) -> None:

@@ -22,7 +22,7 @@ from sea_agent.pretrained import load_tokenizer
 from sea_agent.types import REFERENCE_VERSION, Candidates, LabelSource, Outcome, Prompt, Response
 from sea_agent.worlds import resolve, scorer
 
-CONTEXT = 64
+CONTEXT, END = 64, 0
 
 
 def row(chosen: Any, rejected: Any, prompt: Any = "w1 w2", **more: Any) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def row(chosen: Any, rejected: Any, prompt: Any = "w1 w2", **more: Any) -> dict[
 def imported(write_jsonl: Callable[..., Path]) -> Callable[..., ImportedPreferences]:
     def load(*rows: dict[str, Any], context: int = CONTEXT, tokenizer: Any = None) -> ImportedPreferences:
         path = write_jsonl(list(rows), "mine.jsonl")
-        return load_imported(str(path), tokenizer or make_tokenizer(), context)
+        return load_imported(str(path), tokenizer or make_tokenizer(), context, (END,))
 
     return load
 
@@ -164,7 +164,8 @@ def config(family: str) -> RunConfig:
 def warmed(family: str, pairs: Sequence[tuple[str, str, str]], folder: Path, **more: Any) -> Selector:
     path = folder / "mine.jsonl"
     path.write_text("".join(json.dumps(row(good, bad, prompt, **more)) + "\n" for prompt, good, bad in pairs))
-    found = load_imported(str(path), load_tokenizer("world://lexicon/policy"), CONTEXT)
+    tokenizer = load_tokenizer("world://lexicon/policy")
+    found = load_imported(str(path), tokenizer, CONTEXT, (tokenizer.eos_token_id,))
     selector = make_selector(config(family))
     selector.warm(list(zip(found.duels, found.verdicts, strict=True)), found.weights)
     return selector

@@ -12,9 +12,10 @@ from typing import Any
 import peft
 import pytest
 import transformers
+from policy_zoo import make_policy_of
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
-from user_policies import make_byte_tokenizer
+from user_policies import make_byte_tokenizer, make_tokenizer
 
 import actors.vllm_sampler
 from sea_agent.errors import UserError
@@ -205,6 +206,26 @@ def test_a_tokenizer_of_another_model_is_refused(
     mixed = shutil.copytree(policy_dir("llama"), tmp_path / "mixed")
     make_byte_tokenizer().save_pretrained(mixed)
     assert "has only 32 tokens" in complain(f"policy.path={mixed}")
+
+
+def test_an_end_token_that_the_model_cannot_give_is_refused(
+    complain: Callable[..., str], policy_dir: Callable[[str], Path], tmp_path: Path
+) -> None:
+    added = shutil.copytree(policy_dir("llama"), tmp_path / "added")
+    tokenizer = make_tokenizer()
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    tokenizer.save_pretrained(added)
+    padded = shutil.copytree(added, tmp_path / "padded")
+    tokenizer.add_special_tokens({"eos_token": "<|end|>"})
+    tokenizer.save_pretrained(added)
+    assert "end-of-sequence token 33 of the tokenizer is outside the model" in complain(f"policy.path={added}")
+    assert complain(f"policy.path={padded}", expect=0) == "", "padding may be outside"
+
+
+def test_adapters_on_a_tied_head_are_refused(complain: Callable[..., str], tmp_path: Path) -> None:
+    make_policy_of("llama tied", tmp_path / "tied")
+    message = complain(f"policy.path={tmp_path / 'tied'}", "learner.lora={targets: [lm_head]}")
+    assert "model.embed_tokens.weight and lm_head.weight are one tensor" in message
 
 
 def test_a_model_directory_without_a_tokenizer_is_refused(

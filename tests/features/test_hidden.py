@@ -20,7 +20,7 @@ from transformers import (
     T5Config,
     T5Model,
 )
-from user_policies import CONTEXT, make_reward_model
+from user_policies import CONTEXT, make_reward_model, make_tokenizer
 
 from sea_agent.config import PolicyConfig, RunConfig
 from sea_agent.config.files import parse_config
@@ -61,6 +61,7 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> str:
     )
     directory = tmp_path_factory.mktemp("policy")
     LlamaForCausalLM(config).save_pretrained(directory)
+    make_tokenizer().save_pretrained(directory)
     return str(directory)
 
 

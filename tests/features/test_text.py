@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 from run_parts import features as features_of
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from torch import Tensor
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from benchmarks.worlds import read_prompts, sample
 from sea_agent.bandit.laplace import Laplace
@@ -32,6 +34,8 @@ def save_policy(directory: Path, vocabulary: int) -> str:
         eos_token_id=END,
     )
     LlamaForCausalLM(config).save_pretrained(directory)
+    words = Tokenizer(WordLevel({f"w{index}": index for index in range(vocabulary)}, unk_token="w0"))
+    PreTrainedTokenizerFast(tokenizer_object=words, eos_token=f"w{END}").save_pretrained(directory)
     return str(directory)
 
 
@@ -113,14 +117,15 @@ def test_neighbours_are_products_of_kinds_of_tokens_at_most_three_apart(small: s
 
 @pytest.mark.parametrize("vocabulary", [60, 900], ids=["every token a landmark", "landmarks"])
 def test_tokens_that_the_policy_reads_and_writes_alike_are_of_one_kind(vocabulary: int, tmp_path: Path) -> None:
-    model = LlamaForCausalLM.from_pretrained(save_policy(tmp_path / "random", vocabulary))
+    directory = save_policy(tmp_path, vocabulary)
+    model = LlamaForCausalLM.from_pretrained(directory)
     # Read alike: tokens equal modulo 2. Written alike: tokens equal modulo 3. Both: modulo 6.
     for layer, classes in ((model.get_input_embeddings(), 2), (model.get_output_embeddings(), 3)):
         noise = 0.1 * torch.randn(vocabulary, 24, generator=torch.Generator().manual_seed(classes))
         centres = torch.randn(classes, 24, generator=torch.Generator().manual_seed(classes + 10))
         layer.weight.data = centres[torch.arange(vocabulary) % classes] + noise
-    model.save_pretrained(tmp_path / "classes")
-    kinds = TextFeatures(PolicyConfig(path=str(tmp_path / "classes")), 256, "cpu")._kinds_V_E
+    model.save_pretrained(directory)
+    kinds = TextFeatures(PolicyConfig(path=directory), 256, "cpu")._kinds_V_E
     distances = torch.cdist(kinds, kinds)
     distances.fill_diagonal_(torch.inf)
     nearest = distances.argmin(1)

@@ -39,7 +39,8 @@ def check_run(preset: str, settings: list[str], out: Path) -> None:
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     gaps = [row["logprob_gap"] for row in rows if "logprob_gap" in row]
     assert len(gaps) == summary["rounds"] == summary["policy_version"] > 0
-    assert max(gaps) < LearnerConfig().max_logprob_gap
+    dtype = "bfloat16" if "policy.dtype=bfloat16" in settings else "float32"
+    assert max(gaps) < LearnerConfig().largest_gap(dtype)
     assert (out / "policy" / "model.safetensors").exists()
 
 

@@ -58,6 +58,6 @@ def test_a_trained_policy_has_nearly_equal_logprobs_in_vllm_and_learner() -> Non
     """With a limit that bfloat16 cannot keep, as the control, the same comparison refuses."""
     strict = configured("world://lexicon/policy", runtime="inline", learner__max_logprob_gap=1e-7)
     assert "sampler and learner disagree by" in in_a_process(gap_above, strict)
-    limit = LearnerConfig().max_logprob_gap
+    limit = LearnerConfig().largest_gap("bfloat16")
     usual = configured("world://lexicon/policy", runtime="inline", learner__max_logprob_gap=limit)
     assert in_a_process(gap_above, usual) == "nothing"

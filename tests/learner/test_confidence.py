@@ -21,7 +21,7 @@ def loss_of(policy: str, loss: str, confidence: float, swapped: bool = False) ->
     if swapped:
         rows = [replace(row, chosen=row.rejected, rejected=row.chosen) for row in rows]
     config = LearnerConfig.model_validate({"loss": loss, "beta": BETA})
-    micro = micro_batch(rows, 0, 0, "cpu")
+    micro = micro_batch(rows, 0, "cpu")
     sequences = len(micro.batch.lengths_N)
     micro = replace(micro, reference_N=torch.full((sequences,), -8.5))
     return float(evaluate(load_policy(policy, "float32", "cpu"), micro, config, PreferenceLoss(config), 6.0)[0])

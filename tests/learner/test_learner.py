@@ -198,6 +198,18 @@ def test_a_sampler_that_disagrees_stops_the_run_before_any_update(learner_of: Le
     assert learner.version == 0
 
 
+@pytest.mark.parametrize(("dtype", "rounding", "mistake"), [("float32", 1e-4, 1e-3), ("bfloat16", 0.02, 0.1)])
+def test_the_usual_limit_is_above_rounding_in_the_dtype_and_below_a_mistake(
+    learner_of: LearnerOf, dtype: str, rounding: float, mistake: float
+) -> None:
+    usual = LearnerConfig().max_logprob_gap
+    rows = reported_by(learner_of(dtype=dtype), ROWS, error=rounding)
+    assert learner_of(dtype=dtype, max_logprob_gap=usual).step(rows)["logprob_gap"] == pytest.approx(rounding, rel=0.2)
+    rows = reported_by(learner_of(dtype=dtype), ROWS, error=mistake)
+    with pytest.raises(RunFailure, match=r"try sampler\.backend=hf.*learner\.lora\.targets.*policy\.dtype"):
+        learner_of(dtype=dtype, max_logprob_gap=usual).step(rows)
+
+
 def test_a_refused_round_leaves_no_gradient_behind(learner_of: LearnerOf) -> None:
     learner = learner_of()
     with pytest.raises(RunFailure):

@@ -115,7 +115,7 @@ class Setting:
 
     def ours(self, count: int, **settings: Any) -> tuple[torch.Tensor, list[torch.Tensor]]:
         preferences = as_preferences(UNEQUAL[:count])
-        micro = micro_batch(preferences, 0, pad_id=1, device="cpu")
+        micro = micro_batch(preferences, 0, device="cpu")
         with torch.no_grad():
             scores = token_logprobs(self.reference, micro.batch).sum(1)
         micro = type(micro)(**(vars(micro) | {"reference_N": scores}))

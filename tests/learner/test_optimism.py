@@ -70,7 +70,7 @@ def test_the_objective_is_the_base_loss_plus_the_term(policy_path: str, loss: st
 
     def objective(optimism: str) -> float:
         config = LearnerConfig.model_validate(settings | {"optimism": optimism})
-        micro = micro_batch(ROWS, 0, pad_id=1, device="cpu", explores=optimism != "none")
+        micro = micro_batch(ROWS, 0, device="cpu", explores=optimism != "none")
         micro = replace(micro, reference_N=token_logprobs(reference, micro.batch).sum(1))
         return float(evaluate(policy, micro, config, PreferenceLoss(config), total_weight=len(ROWS))[0])
 
@@ -97,7 +97,7 @@ def test_the_objective_is_the_base_loss_plus_the_term(policy_path: str, loss: st
 def test_the_gradient_is_that_of_finite_differences(policy_path: str, loss: str, name: str) -> None:
     model = load_policy(policy_path, "float32", "cpu").double()
     config = LearnerConfig.model_validate({"loss": loss, "beta": BETA, "optimism": name, "optimism_weight": ALPHA})
-    micro = micro_batch(ROWS, 0, pad_id=1, device="cpu", explores=True)
+    micro = micro_batch(ROWS, 0, device="cpu", explores=True)
     with torch.no_grad():
         # A reference that is not the policy, so that no loss is at its kink.
         micro = replace(micro, reference_N=token_logprobs(model, micro.batch).sum(1) + torch.linspace(-1, 1, 18))
