@@ -175,7 +175,6 @@ class Laplace:
         self.trust = trust(left_out(logits_N, variances_N, wins_N, weights_N), wins_N, weights_N)
         return {
             "loss": fit.loss,
-            "trust": self.trust,
             "log_evidence_per_label": fit.evidence / self.labels,
             "prior_deviation": float(self._scales_B.square().sum().sqrt()),
         }

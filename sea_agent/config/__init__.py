@@ -13,6 +13,7 @@ from sea_agent.config.oracle import (
     WorldOracleConfig,
 )
 from sea_agent.config.parts import (
+    BLIND_RULES,
     BudgetConfig,
     CheckpointConfig,
     EnsembleConfig,
@@ -34,6 +35,7 @@ from sea_agent.config.run import Compute, RunConfig
 from sea_agent.config.section import Section
 
 __all__ = [
+    "BLIND_RULES",
     "BudgetConfig",
     "CheckpointConfig",
     "Compute",

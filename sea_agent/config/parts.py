@@ -20,6 +20,8 @@ Share = Annotated[float, Field(gt=0.0, le=1.0)]
 
 RULES = ("sea_ee", "sea_bai", "passive", "uniform", "uncertainty", "information", "best_worst", "apl")
 """The built-in selection rules."""
+BLIND_RULES = ("passive", "uniform", "apl")
+"""Those that do not look at the posterior."""
 LOSSES = ("dpo", "ipo", "slic", "simpo", "rpo")
 """The built-in preference losses."""
 FEATURES = ("policy", "encoder", "text", "reward")

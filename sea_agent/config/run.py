@@ -7,6 +7,7 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from sea_agent.config.oracle import OracleConfig, RemoteOracleConfig
 from sea_agent.config.parts import (
+    BLIND_RULES,
     BudgetConfig,
     CheckpointConfig,
     EvaluationConfig,
@@ -166,7 +167,7 @@ class RunConfig(Section):
     @property
     def needs_posterior(self) -> bool:
         """Whether any decision of the run uses the reward posterior."""
-        asked = self.selection.rule not in ("passive", "uniform", "apl")
+        asked = self.selection.rule not in BLIND_RULES
         labels = self.mixing.oracle_share < 1.0 or self.imagination.rounds > 0
         return asked or labels or self.evaluation.best_of > 1
 

@@ -21,7 +21,7 @@ from sea_agent.bandit.selection import (
     select_pairs,
     typical_disagreement,
 )
-from sea_agent.config import Compute, MixingConfig, PosteriorConfig, SelectionConfig
+from sea_agent.config import BLIND_RULES, Compute, MixingConfig, PosteriorConfig, SelectionConfig
 from sea_agent.features import Features
 from sea_agent.pretrained import use_threads
 from sea_agent.saved_state import require
@@ -82,7 +82,8 @@ class Selector:
                 dtype=torch.float64,
             )
         pairs_P_2 = select_pairs(self._rule, seen_S_P_M, valid_P_M, generator, variance=self._selection.variance)
-        own_P = torch.from_numpy(self._generator("trust", number).random(len(contested)) >= self.trust)
+        trust = 1.0 if self._selection.rule in BLIND_RULES else self.trust
+        own_P = torch.from_numpy(self._generator("trust", number).random(len(contested)) >= trust)
         pairs_P_2 = torch.where(own_P[:, None], RULES["passive"](seen_S_P_M, valid_P_M, generator), pairs_P_2)
         sources = [self._source(group, number, oracle_labels) for group in contested]
         if self._mixing.pair == "best_worst" and LabelSource.POSTERIOR in sources:
@@ -162,14 +163,15 @@ class Selector:
             if duel.label_source is LabelSource.ORACLE and (wins := verdict.outcome.first_wins) is not None
         ]
         if not labelled:
-            return {}, []
+            return {"posterior_trust": self.trust}, []
         decided = [duel for duel, _ in labelled]
         first_wins_N = torch.tensor([wins for _, wins in labelled])
         first_N_D = self._rows([(duel.prompt, duel.first) for duel in decided])
         second_N_D = self._rows([(duel.prompt, duel.second) for duel in decided])
         self._posterior.add(first_N_D, second_N_D, first_wins_N, [duel.id for duel in decided])
         metrics = self._posterior.update(self._generator("update", number))
-        found = {f"posterior_{name}": amount for name, amount in metrics.items()} | _foresight(decided, first_wins_N)
+        found = {f"posterior_{name}": amount for name, amount in metrics.items()}
+        found |= {"posterior_trust": self.trust} | _foresight(decided, first_wins_N)
         return found, self._hindsight(decided, torch.stack([first_N_D, second_N_D], 1), number)
 
     def warm(self, answers: Sequence[tuple[Duel, Verdict]], weights: Sequence[float]) -> None:

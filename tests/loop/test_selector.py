@@ -80,8 +80,8 @@ def test_the_posterior_learns_from_the_oracle_and_not_from_itself(config: Callab
     selector = make_selector(config(mixing={"oracle_share": 0.5}))
     duels = selector.select(many(20), 1, 0, 100)
     own = [duel for duel in duels if duel.label_source is LabelSource.POSTERIOR]
-    assert selector.update(answers(own, Outcome.FIRST), 1) == ({}, [])
-    assert selector.update(answers(duels, Outcome.SKIP), 1) == ({}, [])
+    assert selector.update(answers(own, Outcome.FIRST), 1) == ({"posterior_trust": 1.0}, [])
+    assert selector.update(answers(duels, Outcome.SKIP), 1) == ({"posterior_trust": 1.0}, [])
     assert selector._posterior.labels == 0
     metrics, _ = selector.update(answers(duels, Outcome.FIRST), 1)
     assert selector._posterior.labels == len(duels) - len(own)
@@ -213,3 +213,26 @@ def test_imagined_pairs_come_with_the_trust(config: Callable[..., RunConfig]) ->
     preferences, trust = selector.imagine(many(3), 2)
     assert (len(preferences), trust) == (6, 0.3)
     assert selector.imagine([group("sure", "w1")], 3) == ([], 0.3)
+
+
+@pytest.mark.parametrize("rule", ["passive", "uniform"])
+def test_rules_that_do_not_look_at_the_posterior_need_no_trust(rule: str, config: Callable[..., RunConfig]) -> None:
+    tree = {"selection": {"rule": rule}, "imagination": {"rounds": 1}}
+    blind = make_selector(config(posterior={"family": "laplace", "members": 4}, **tree))
+    always = make_selector(config(**tree))
+    assert blind.trust == 0.0
+    pairs = [
+        [(duel.rule, duel.first.text, duel.second.text) for duel in one.select(many(40), 1, 0, 100)]
+        for one in (blind, always)
+    ]
+    assert pairs[0] == pairs[1]
+    assert {name for name, _, _ in pairs[0]} == {rule}
+
+
+def test_a_round_without_answers_tells_the_trust_all_the_same(config: Callable[..., RunConfig]) -> None:
+    """Of people, who have not answered yet: imagined rounds depend on it."""
+    selector = laplace(config)
+    duels = selector.select(many(4), 1, 0, 100)
+    assert selector.update([], 1) == ({"posterior_trust": 0.0}, [])
+    found, _ = selector.update(answers(duels, Outcome.FIRST), 1)
+    assert found["posterior_trust"] == selector.trust
