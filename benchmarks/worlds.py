@@ -1,8 +1,8 @@
 """The built-in worlds in figures: how their samples score, and how well features predict their hidden rewards.
 
-    python -m benchmarks.worlds [lexicon|kitchen]
+    python -m benchmarks.worlds [lexicon|kitchen|reviews]
 
-prints the figures of docs/world.md and docs/kitchen.md.
+prints the figures of docs/world.md, docs/kitchen.md and docs/reviews.md.
 
 Dimension letters: P prompts, M candidates, D features, N labelled pairs.
 """
@@ -11,7 +11,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -19,15 +19,19 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
+from sea_agent.errors import UserError
 from sea_agent.seeding import generator_for
 from sea_agent.worlds import lexicon, resolve, scorer, world
-from sea_agent.worlds.make import policy_tokenizer, write_prompts
+from sea_agent.worlds.make import policy_tokenizer
 from sea_agent.worlds.train import new_policy, seeded
+from sea_agent.worlds.words import write_prompts
 
 Array = NDArray[np.float64]
 CANDIDATES = 20
 TEMPERATURE = 0.7
 LABELS = (50, 100, 200, 400, 800, 5000)
+RESPONSE_TOKENS = {"reviews": 20}
+"""The longest response in tokens where it is not 14."""
 DRAWS = 10
 """Draws of pairs and labels that a pair accuracy is averaged over."""
 PRIOR_DEVIATIONS = (0.5, 1.0, 2.0, 4.0, 8.0)
@@ -38,23 +42,25 @@ def read_prompts(path: Path) -> list[str]:
     return [json.loads(line)["prompt"] for line in path.read_text().splitlines()]
 
 
-def sample(policy_dir: Path, prompts: Sequence[str], seed: int, candidates: int = CANDIDATES) -> list[list[str]]:
-    """``candidates`` texts for each prompt at temperature 0.7, at most 14 tokens each."""
-    tokenizer = AutoTokenizer.from_pretrained(policy_dir)
-    policy = AutoModelForCausalLM.from_pretrained(policy_dir)
+def sample(
+    policy_dir: Path, prompts: Sequence[str], seed: int, candidates: int = CANDIDATES, tokens: int = 14
+) -> list[list[str]]:
+    """``candidates`` texts for each prompt at temperature 0.7, at most ``tokens`` tokens each."""
+    tokenizer = AutoTokenizer.from_pretrained(policy_dir, padding_side="left")
+    policy = AutoModelForCausalLM.from_pretrained(policy_dir, dtype="float32")
     texts: list[list[str]] = []
     with seeded("measure", seed), torch.inference_mode():
         for start in range(0, len(prompts), 64):
-            inputs = tokenizer(list(prompts[start : start + 64]), return_tensors="pt", return_token_type_ids=False)
-            tokens = policy.generate(
+            inputs = tokenizer(list(prompts[start : start + 64]), padding=True, return_tensors="pt")
+            drawn = policy.generate(
                 **inputs,
                 do_sample=True,
                 temperature=TEMPERATURE,
                 top_k=0,
-                max_new_tokens=14,
+                max_new_tokens=tokens,
                 num_return_sequences=candidates,
             )
-            flat = tokenizer.batch_decode(tokens[:, inputs.input_ids.shape[1] :], skip_special_tokens=True)
+            flat = tokenizer.batch_decode(drawn[:, inputs.input_ids.shape[1] :], skip_special_tokens=True)
             texts += [flat[i : i + candidates] for i in range(0, len(flat), candidates)]
     return texts
 
@@ -72,6 +78,17 @@ def statistics(name: str, prompts: Sequence[str], texts: Sequence[Sequence[str]]
     }
 
 
+def agreement(name: str, prompts: Sequence[str], texts: Sequence[Sequence[str]]) -> dict[tuple[str, str], float]:
+    """The correlation within prompts of any two scorers of the world; of those that are installed."""
+    found: dict[str, Array] = {}
+    for kind in world(name).SCORERS:
+        try:
+            found[kind] = scores(name, kind, prompts, texts)
+        except UserError as error:
+            print(error, file=sys.stderr)
+    return {(one, two): _correlation_within(found[one], found[two]) for one, two in combinations(found, 2)}
+
+
 def scores(name: str, kind: str, prompts: Sequence[str], texts: Sequence[Sequence[str]]) -> Array:
     """(P, M) scores of the world's ``reward`` or ``judge``."""
     score = scorer(name, kind)
@@ -81,7 +98,7 @@ def scores(name: str, kind: str, prompts: Sequence[str], texts: Sequence[Sequenc
 def policy_features(policy_dir: Path, prompts: Sequence[str], texts: Sequence[Sequence[str]]) -> Array:
     """(P, M, D) last hidden states of the policy, averaged over the response's tokens and its end token."""
     tokenizer = AutoTokenizer.from_pretrained(policy_dir)
-    policy = AutoModel.from_pretrained(policy_dir)
+    policy = AutoModel.from_pretrained(policy_dir, dtype="float32")
 
     def row(prompt: str, answers: Sequence[str]) -> torch.Tensor:
         start = len(tokenizer(prompt).input_ids)
@@ -231,15 +248,15 @@ def main(name: str = "lexicon") -> None:
     torch.set_num_threads(1)
     policy_dir = Path(resolve(f"world://{name}/policy"))
     prompts = read_prompts(Path(resolve(f"world://{name}/heldout.jsonl")))[:384]
-    texts = sample(policy_dir, prompts, seed=0)
+    texts = sample(policy_dir, prompts, seed=0, tokens=RESPONSE_TOKENS.get(name, 14))
     for label, value in statistics(name, prompts, texts).items():
         print(f"{label}: {value:.3f}")
+    for pair, value in agreement(name, prompts, texts).items():
+        print(f"correlation within prompts of {' and '.join(pair)}: {value:.3f}")
     rewards_P_M = scores(name, "reward", prompts, texts)
-    sources = {
-        "policy": policy_features(policy_dir, prompts, texts),
-        "word presence": word_presence(name, prompts, texts),
-        "bigram counts": bigram_counts(texts),
-    }
+    sources = {"policy": policy_features(policy_dir, prompts, texts), "bigram counts": bigram_counts(texts)}
+    if hasattr(world(name), "WORDS"):
+        sources["word presence"] = word_presence(name, prompts, texts)
     if hasattr(world(name), "attributes"):
         sources["encoder"] = encoder_features(Path(resolve(f"world://{name}/encoder")), prompts, texts)
     if hasattr(world(name), "terms"):

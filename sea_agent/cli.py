@@ -375,12 +375,15 @@ def world_make(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Output directory.")],
     name: Annotated[str, typer.Option(help="Name of the world.")] = "lexicon",
     seed: Annotated[int, typer.Option(min=0, help="Seed of data and training.")] = 0,
+    packages: Annotated[
+        Path, typer.Option(metavar="DIR", help="Directory of the packages that the world reviews is made from.")
+    ] = Path(),
 ) -> None:
-    """Generate the files of a built-in world: prompts, demonstrations, policy, encoder."""
+    """Generate the files of a built-in world, such as its prompts and its policy."""
     _require_agent()
     from sea_agent.worlds.make import make_world
 
-    make_world(name, out, seed=seed)
+    make_world(name, out, seed=seed, packages=packages)
     console.print(f"World {name} written to {out}.")
 
 

@@ -13,10 +13,11 @@ class WorldOracleConfig(Section):
 
     kind: Literal["world"] = "world"
     """Who answers: ``world``, ``python``, ``reward_model``, ``feedback_service`` or ``llm_judge``."""
-    world: Literal["lexicon", "kitchen"] = "lexicon"
+    world: Literal["lexicon", "kitchen", "reviews"] = "lexicon"
     """Name of the built-in world."""
-    scorer: Literal["reward", "judge"] = "reward"
-    """``reward``: the hidden reward. ``judge``: the independent judge, which uses other terms and weights."""
+    scorer: Literal["reward", "judge", "prior", "vader"] = "reward"
+    """``reward``: the hidden reward. ``judge``: the independent judge, which uses other terms and weights. Of the world
+    ``reviews`` also ``prior``, a cheap signal, and ``vader``, which needs the package vaderSentiment."""
     labels: Literal["threshold", "bernoulli"] = "bernoulli"
     """``threshold``: the better response always wins; equally good ones tie. ``bernoulli``: sample the winner from the
     Bradley–Terry or returned probability."""

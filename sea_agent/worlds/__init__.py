@@ -8,10 +8,10 @@ from importlib import resources
 from types import ModuleType
 
 from sea_agent.errors import UserError
-from sea_agent.worlds import kitchen, lexicon
+from sea_agent.worlds import kitchen, lexicon, reviews
 
 SCHEME = "world://"
-_WORLDS: dict[str, ModuleType] = {"lexicon": lexicon, "kitchen": kitchen}
+_WORLDS: dict[str, ModuleType] = {"lexicon": lexicon, "kitchen": kitchen, "reviews": reviews}
 
 
 def resolve(path: str) -> str:
@@ -29,7 +29,7 @@ def resolve(path: str) -> str:
 
 
 def world(name: str) -> ModuleType:
-    """The module of a built-in world: words, texts, reward and judge, and ``attributes`` if it has an encoder.
+    """The module of a built-in world: its scorers, and whatever else the world has, such as ``attributes``.
 
     Raises:
         UserError: there is no such world.
@@ -40,12 +40,15 @@ def world(name: str) -> ModuleType:
 
 
 def scorer(name: str, kind: str) -> Callable[[str, str], float]:
-    """The hidden ``reward`` or the independent ``judge`` of a world; maps (prompt, response) to a score in logits.
+    """A scorer of a world, such as its hidden ``reward`` or independent ``judge``.
+
+    It maps (prompt, response) to a score in logits, and may load its weights on the first call.
 
     Raises:
         UserError: there is no such world or scorer.
     """
-    scorers = {"reward": world(name).reward, "judge": world(name).judge}
+    scorers = world(name).SCORERS
     if kind not in scorers:
         raise UserError(f"{kind}: the world {name} has no such scorer; there is {', '.join(scorers)}")
-    return scorers[kind]
+    score: Callable[[str, str], float] = getattr(world(name), kind)
+    return score

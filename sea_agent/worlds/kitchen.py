@@ -46,6 +46,7 @@ WORDS = (*(FOR, FROM, COLON, SERVE), *DISHES, *GUESTS, *VERBS, *INGREDIENTS, *DE
 """Every word of the world, in the order of the vocabulary."""
 
 INGREDIENTS_PER_PROMPT = 6
+SCORERS = ("reward", "judge")
 MAX_RESPONSE_WORDS = 13
 """Longest demonstration, ``serve`` included; with the end token a response takes at most 14 tokens."""
 

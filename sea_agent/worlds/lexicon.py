@@ -49,6 +49,7 @@ WORDS = (
 """Every word of the world, in the order of the vocabulary."""
 
 NOUNS_PER_PROMPT = 8
+SCORERS = ("reward", "judge")
 MAX_RESPONSE_WORDS = 13
 """Longest demonstration, the full stop included; with the end token a response takes at most 14 tokens."""
 

@@ -4,8 +4,7 @@ Data files are byte-identical on every machine. Weights are bit-identical on one
 may round differently, they behave the same.
 """
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from sea_agent.worlds import world
+from sea_agent.worlds.make_reviews import make_reviews
 from sea_agent.worlds.train import train_encoder, train_policy
+from sea_agent.worlds.words import write_jsonl, write_prompts
 
 TRAINING_PROMPTS = 2048
 HELD_OUT_PROMPTS = 512
@@ -25,23 +26,27 @@ POLICY_STEPS = {"lexicon": 2000, "kitchen": 4500}
 ENCODER_STEPS = 1800
 
 
-def make_world(name: str, out_dir: Path, seed: int = 0) -> None:
-    """Write a complete world to ``out_dir``; takes about two minutes on one core.
+def make_world(name: str, out_dir: Path, seed: int = 0, packages: Path = Path()) -> None:
+    """Write a complete world to ``out_dir``; takes about two minutes on one core, ``reviews`` about seven.
 
     ``seed`` determines prompts, demonstrations and weights; the hidden reward and the judge do not depend on it. A
-    world with ``attributes`` gets an encoder that learns them.
+    world with ``attributes`` gets an encoder that learns them. ``reviews`` is made from texts in two packages, which
+    the user has fetched into the directory ``packages``.
 
     Raises:
-        UserError: there is no such world.
+        UserError: there is no such world, or a package is missing or not the pinned one.
     """
     source = world(name)
+    if name == "reviews":
+        make_reviews(out_dir, packages, seed)
+        return
     prompts = source.make_prompts(TRAINING_PROMPTS + HELD_OUT_PROMPTS, seed)
     demonstrations = source.make_demonstrations(DEMONSTRATIONS, seed)
     out_dir.mkdir(parents=True, exist_ok=True)
     write_prompts(out_dir / "prompts.jsonl", prompts[:TRAINING_PROMPTS])
     write_prompts(out_dir / "heldout.jsonl", prompts[TRAINING_PROMPTS:])
     shipped = demonstrations[:SHIPPED_DEMONSTRATIONS]
-    _write_jsonl(out_dir / "demonstrations.jsonl", ({"prompt": prompt, "response": text} for prompt, text in shipped))
+    write_jsonl(out_dir / "demonstrations.jsonl", ({"prompt": prompt, "response": text} for prompt, text in shipped))
     tokenizer = policy_tokenizer(source.WORDS)
     tokenizer.save_pretrained(out_dir / "policy")
     train_policy(tokenizer, demonstrations, seed, POLICY_STEPS[name]).save_pretrained(out_dir / "policy")
@@ -89,12 +94,3 @@ def _tokenizer(
         clean_up_tokenization_spaces=False,
         **named,
     )
-
-
-def write_prompts(path: Path, prompts: Iterable[str]) -> None:
-    """Write prompts as a ``.jsonl`` file."""
-    _write_jsonl(path, ({"prompt": prompt} for prompt in prompts))
-
-
-def _write_jsonl(path: Path, rows: Iterable[Mapping[str, str]]) -> None:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -35,7 +35,7 @@ def seeded(*key: int | str) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def new_policy(tokenizer: PreTrainedTokenizerFast, **shape: int) -> LlamaForCausalLM:
+def new_policy(tokenizer: PreTrainedTokenizerFast, tie_word_embeddings: bool = False, **shape: int) -> LlamaForCausalLM:
     """A randomly initialised Llama-style policy for this tokenizer; ``shape`` holds sizes of ``LlamaConfig``."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -43,7 +43,7 @@ def new_policy(tokenizer: PreTrainedTokenizerFast, **shape: int) -> LlamaForCaus
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         attention_dropout=0.0,
-        tie_word_embeddings=False,
+        tie_word_embeddings=tie_word_embeddings,
         dtype="float32",
         **shape,
     )

@@ -1,6 +1,8 @@
-"""What the built-in worlds share: drawing words and prompts, hidden classes, a judge's own taste, foreign prompts."""
+"""What the built-in worlds share: drawing words and prompts, their files, hidden classes, a judge's taste, refusals."""
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -38,3 +40,13 @@ def foreign_prompt(world: str, prompt: str, example: str) -> UserError:
         f"{prompt!r} is not a prompt of the world {world}, which read like {example!r}; "
         f"use world://{world}/prompts.jsonl, or another oracle for other prompts"
     )
+
+
+def write_prompts(path: Path, prompts: Iterable[str]) -> None:
+    """Write prompts as a ``.jsonl`` file."""
+    write_jsonl(path, ({"prompt": prompt} for prompt in prompts))
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, str]]) -> None:
+    """Write rows as a ``.jsonl`` file."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
