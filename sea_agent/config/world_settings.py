@@ -32,7 +32,7 @@ def refuse_world_settings(
     if not inherited or policy.startswith(_WORLD) or not preset["policy"]["path"].startswith(_WORLD):
         return
     size = parameters(policy)
-    if size is not None and size <= _MOST_PARAMETERS:
+    if (size is not None and size <= _MOST_PARAMETERS) or _is_missing(policy):
         return
     shown = " and ".join(f"{key}={values[key]:g}" for key in inherited)
     counted = "of unknown size" if size is None else f"{size:,} weights"
@@ -41,6 +41,12 @@ def refuse_world_settings(
         "built-in world. Set "
         f"{' and '.join(inherited)} yourself, or start from the preset for a policy of your own, `extends: own`."
     )
+
+
+def _is_missing(path: str) -> bool:
+    """Whether it is a path on disk, and no name on the hub, where nothing is yet; what loads the policy says so."""
+    on_disk = path.startswith((".", "/", "~")) or path.count("/") > 1
+    return on_disk and not Path(path).exists()
 
 
 def parameters(path: str) -> int | None:

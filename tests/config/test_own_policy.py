@@ -88,6 +88,12 @@ def test_a_small_policy_and_a_worlds_copy_are_not_refused(
     assert load_config(extending(tmp_path, "own", large)).sampler.max_new_tokens == 256
 
 
+@pytest.mark.parametrize("path", ["./none", "/none", "runs/worlds/lexicon-1/policy"])
+def test_a_policy_that_is_not_there_yet_is_left_to_what_loads_it(path: str, tmp_path: Path) -> None:
+    """An experiment is planned before `sea-agent world make` has made its policies."""
+    assert load_config(extending(tmp_path, "passive", path)).policy.path == path
+
+
 def test_a_run_goes_on_with_what_it_began_with(large: str, tmp_path: Path) -> None:
     """The configuration that a run wrote down extends nothing."""
     config = load_config(extending(tmp_path, "sea", large), ["learner.learning_rate=1e-6", "sampler.max_new_tokens=14"])
