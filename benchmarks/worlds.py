@@ -72,7 +72,7 @@ def statistics(name: str, prompts: Sequence[str], texts: Sequence[Sequence[str]]
         "mean reward": float(rewards_P_M.mean()),
         "reward deviation within a prompt": float(rewards_P_M.std(1).mean()),
         "best of the candidates": float(rewards_P_M.max(1).mean()),
-        "correlation with the judge within prompts": _correlation_within(rewards_P_M, judged_P_M),
+        "correlation with the judge within prompts": correlation_within(rewards_P_M, judged_P_M),
         "distinct texts of a prompt": float(np.mean([len(set(row)) for row in texts])),
         "words of a response": float(np.mean([len(text.split()) for row in texts for text in row])),
     }
@@ -86,7 +86,7 @@ def agreement(name: str, prompts: Sequence[str], texts: Sequence[Sequence[str]])
             found[kind] = scores(name, kind, prompts, texts)
         except UserError as error:
             print(error, file=sys.stderr)
-    return {(one, two): _correlation_within(found[one], found[two]) for one, two in combinations(found, 2)}
+    return {(one, two): correlation_within(found[one], found[two]) for one, two in combinations(found, 2)}
 
 
 def scores(name: str, kind: str, prompts: Sequence[str], texts: Sequence[Sequence[str]]) -> Array:
@@ -204,7 +204,7 @@ def _logistic(x_N_D: Array, wins_N: Array, deviation: float) -> Array:
     return weights
 
 
-def _correlation_within(first_P_M: Array, second_P_M: Array) -> float:
+def correlation_within(first_P_M: Array, second_P_M: Array) -> float:
     centred = [values - values.mean(1, keepdims=True) for values in (first_P_M, second_P_M)]
     return float(np.corrcoef(centred[0].ravel(), centred[1].ravel())[0, 1])
 
