@@ -81,7 +81,11 @@ class Marked:
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """All texts, shared out: no scorer learns from the texts of another, and none from ``held_out``."""
+    """All texts, shared out: reward and judge share none; no model learns from ``held_out``, no scorer from the marks of
+    ``marked_test``.
+
+    Most marked snippets are also in ``for_prior``, there with the stars of their authors.
+    """
 
     for_reward: list[Starred]
     for_judge: list[Starred]
