@@ -81,8 +81,9 @@ class Marked:
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """All texts, shared out: reward and judge share none; no model learns from ``held_out``, no scorer from the marks of
-    ``marked_test``.
+    """All texts, shared out: reward and judge share none.
+
+    No model learns from ``held_out``, and no scorer from the marks of ``marked_test``.
 
     Most marked snippets are also in ``for_prior``, there with the stars of their authors.
     """
