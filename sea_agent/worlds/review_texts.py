@@ -81,7 +81,12 @@ class Marked:
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """All texts, shared out: no scorer learns from the texts of another, and none from ``held_out``."""
+    """All texts, shared out: reward and judge share none.
+
+    No model learns from ``held_out``, and no scorer from the marks of ``marked_test``.
+
+    Most marked snippets are also in ``for_prior``, there with the stars of their authors.
+    """
 
     for_reward: list[Starred]
     for_judge: list[Starred]

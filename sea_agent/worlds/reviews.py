@@ -7,10 +7,11 @@ words and punctuation marks, separated by blanks:
 
 The hidden reward is a small network that learnt from people's marks of film snippets. The judge weighs words and pairs
 of neighbouring words by the stars of other reviews and has seen no mark. Two more scorers are for experiments:
-``prior``, a cheap signal that agrees with the reward in part (words weighted by the stars of a third set of reviews),
-and ``vader``, the lexicon and rules of the package vaderSentiment where that is installed. No scorer learnt from the
-texts of another. A score is of the whole sentence and, for the reward, in logits: the difference of two rewards is the
-log-odds with which one person, drawn at random, would mark one sentence above the other.
+``prior``, a cheap signal that agrees with the reward in part (words weighted by the stars of short reviews), and
+``vader``, the lexicon and rules of the package vaderSentiment where that is installed. On responses of the policy the
+reward correlates within prompts .80 with the judge, .72 with the prior and .58 with VADER; docs/reviews.md has more. A
+score is of the whole sentence and, for the reward, in logits: the difference of two rewards is the log-odds with which
+one person, drawn at random, would mark one sentence above the other.
 
 The files are made by ``sea_agent/worlds/make_reviews.py``.
 """
