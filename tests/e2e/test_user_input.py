@@ -141,8 +141,9 @@ def test_a_users_reward_model_judges_a_chat_as_plain_transformers_does(
     policy, judge = tmp_path_factory.mktemp("policy"), tmp_path_factory.mktemp("judge")
     AutoModelForCausalLM.from_pretrained(policy_dir("llama")).save_pretrained(policy)
     tokenizer = make_tokenizer()
-    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.chat_template = CHAT_TEMPLATE + "{% if add_generation_prompt %}w28{% endif %}"
     tokenizer.save_pretrained(policy)
+    tokenizer.chat_template = CHAT_TEMPLATE
     tokenizer.pad_token = None
     make_reward_model("qwen3", judge, tokenizer, pad_token_id=None)
     roles = ("system", "user", "assistant", "user")
