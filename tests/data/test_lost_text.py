@@ -308,7 +308,7 @@ def test_preferences_are_held_to_the_same(tmp_path: Path) -> None:
 
     def imported(tokenizer: Any, prompt: Any, chosen: Any, **more: Any) -> tuple[int, ...]:
         path.write_text(json.dumps({"prompt": prompt, "chosen": chosen, "rejected": "blue"} | more) + "\n")
-        return load_imported(str(path), tokenizer, 999).duels[0].prompt.token_ids
+        return load_imported(str(path), tokenizer, 999, [1]).duels[0].prompt.token_ids
 
     tokenizer = bytes_tokenizer(affixes="<s> $A </s>")
     assert list(imported(tokenizer, "red", "green")) == [0, *raw(tokenizer, "red")]

@@ -38,8 +38,8 @@ BUILT_IN = {"selection.rule": "best_worst", "learner.loss": "ipo", "posterior.fe
 
 def settings(**parts: str) -> list[str]:
     small = ["budget.oracle_queries=16", "batch_size=8", "sampler.candidates=4", "evaluation.prompts_path=null"]
-    fixed = ["posterior.family=laplace", "posterior.laplace.prior_deviation=1.0"]
-    return [*small, *fixed, *(f"{key}={value}" for key, value in parts.items())]
+    trusted = ["posterior.family=ensemble", "posterior.members=4", "posterior.ensemble.hidden=8"]  # from the start
+    return [*small, *trusted, *(f"{key}={value}" for key, value in parts.items())]
 
 
 def lived(out: Path, rule: str) -> tuple[list[tuple[Any, ...]], Path]:
