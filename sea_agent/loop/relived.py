@@ -1,9 +1,9 @@
 """Duels that a run wrote down in an earlier life, when it lives their round again with other weights."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from sea_agent.types import REFERENCE_VERSION, Duel, Response, TokenRow
+from sea_agent.types import REFERENCE_VERSION, Duel, TokenRow
 
 
 def as_of_now(
@@ -19,31 +19,29 @@ def as_of_now(
     present policy could as well have sampled them: the duel belongs to the round, with the present log-probabilities.
     Otherwise it is one round and one version old. Responses of the frozen reference stay as they are.
     """
-    rows = [
-        (duel.prompt.token_ids, side.token_ids)
+    sampled = {
+        side.id: (duel.prompt.token_ids, side.token_ids)
         for duel in duels
         for side in (duel.first, duel.second)
         if side.policy_version != REFERENCE_VERSION
-    ]
-    scores = iter(score(rows) if rows else [])
-    return [_as_of_now(duel, number, lambda: next(scores), tolerance) for duel in duels]
+    }
+    now = dict(zip(sampled, score(list(sampled.values())), strict=True)) if sampled else {}
+    return [_as_of_now(duel, number, now, tolerance) for duel in duels]
 
 
-def _as_of_now(duel: Duel, number: int, next_logprobs: Callable[[], list[float]], tolerance: float) -> Duel:
+def _as_of_now(duel: Duel, number: int, now: Mapping[str, Sequence[float]], tolerance: float) -> Duel:
+    """``now`` has the present log-probabilities of the policy's responses, by id."""
+    sides = (duel.first, duel.second)
+    moved = [_distance(side.logprobs, now[side.id]) for side in sides if side.id in now]
+    late = not all(distance <= tolerance for distance in moved)  # also where one is not a number
     first, second = (
-        side if side.policy_version == REFERENCE_VERSION else replace(side, logprobs=tuple(next_logprobs()))
-        for side in (duel.first, duel.second)
-    )
-    moved = max(_moved(duel.first, first), _moved(duel.second, second))
-    late = not moved <= tolerance  # also where it is not a number
-    first, second = (
-        side if side.policy_version == REFERENCE_VERSION else replace(side, policy_version=number - 1 - late)
-        for side in (first, second)
+        replace(side, logprobs=tuple(now[side.id]), policy_version=number - 1 - late) if side.id in now else side
+        for side in sides
     )
     return replace(duel, first=first, second=second, round=number - late)
 
 
-def _moved(before: Response, now: Response) -> float:
+def _distance(before: Sequence[float], now: Sequence[float]) -> float:
     """Mean absolute difference of the log-probabilities per token."""
-    differences = [abs(a - b) for a, b in zip(before.logprobs, now.logprobs, strict=True)]
+    differences = [abs(a - b) for a, b in zip(before, now, strict=True)]
     return sum(differences) / max(len(differences), 1)

@@ -32,7 +32,7 @@ from sea_agent.features.own import OwnFeatures
 from sea_agent.features.prior import PriorScore
 from sea_agent.jobs.inside import where_it_runs
 from sea_agent.plugins import is_own
-from sea_agent.pretrained import context_length, end_token_ids, load_tokenizer, model_config
+from sea_agent.pretrained import end_token_ids, load_tokenizer, longest_input, model_config
 from sea_agent.run.tracking import require_packages
 from sea_agent.worlds import scorer
 
@@ -76,7 +76,8 @@ def check(config: RunConfig) -> Inputs:
     require_packages(config.tracking)
     _try_own_parts(config)
     tokenizer = load_tokenizer(config.policy.path)
-    text_config, length = model_config(config.policy.path), context_length(config.policy.path)
+    text_config = model_config(config.policy.path)
+    length = longest_input(text_config)
     end_ids = end_token_ids(config.policy.path, tokenizer)
     if config.learner.lora is not None:
         check_adapters(config.policy, config.learner.lora)

@@ -34,7 +34,9 @@ def test_what_the_present_policy_would_sample_as_well_belongs_to_the_round_with_
     assert now.second.logprobs == pytest.approx((-0.7 - 0.03, -0.2 - 0.03))
 
 
-@pytest.mark.parametrize("distances", [(0.051, 0.0), (0.0, -0.051), (float("nan"), 0.0), (0.0, float("inf"))])
+@pytest.mark.parametrize(
+    "distances", [(0.051, 0.0), (0.0, -0.051), (float("nan"), 0.0), (0.0, float("nan")), (0.0, float("inf"))]
+)
 def test_a_duel_of_which_one_response_has_moved_further_is_a_round_and_a_version_old(
     distances: tuple[float, float],
 ) -> None:
