@@ -409,7 +409,7 @@ def test_a_configuration_cannot_be_changed_after_validation() -> None:
 def examples() -> list[dict[str, Any]]:
     """The settings that the page on oracles shows."""
     page = (Path(__file__).parents[2] / "docs" / "oracles.md").read_text()
-    blocks = re.findall(r"(?m)^(?:    .*\n)+", page)
+    blocks = re.findall(r"(?m)^(?:    .*\n)+", re.sub(r"(?ms)^```python$.*?^```$", "", page))
     return [yaml.safe_load(textwrap.dedent(block)) for block in blocks]
 
 
