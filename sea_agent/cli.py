@@ -252,6 +252,15 @@ def compare(
         str | None, typer.Option(help="Baseline of the label savings; default: passive, if there is one.")
     ] = None,
     level: Annotated[float, typer.Option(min=0.0, max=1.0, help="Target win rate.")] = 0.8,
+    max_kl: Annotated[
+        float | None, typer.Option(min=0.0, help="A win rate counts only at this many nats per response, or fewer.")
+    ] = None,
+    min_distinct: Annotated[
+        float | None, typer.Option(min=0.0, max=1.0, help="… and at this share of prompts with two distinct samples.")
+    ] = None,
+    min_judge: Annotated[
+        float | None, typer.Option(min=0.0, max=1.0, help="… and at this win rate by the judge, or more.")
+    ] = None,
     horizon: Annotated[
         int | None,
         typer.Option(min=1, help="Oracle queries over which to average the win rate; default: the shortest run's."),
@@ -261,13 +270,14 @@ def compare(
     from sea_agent.lab.comparison import compare as compare_runs
     from sea_agent.lab.figures import draw_comparison
     from sea_agent.lab.reading import load_records
-    from sea_agent.lab.records import write_records
+    from sea_agent.lab.records import Bounds, write_records
     from sea_agent.lab.tables import terminal_tables, write_csv, write_json
 
     loaded = load_records(sources)
     for problem in loaded.problems:
         _complain(f"skipped: {problem}", style="yellow")
-    comparison = compare_runs(loaded.records, level=level, baseline=baseline, horizon=horizon)
+    bounds = Bounds(max_kl, min_distinct, min_judge)
+    comparison = compare_runs(loaded.records, level=level, bounds=bounds, baseline=baseline, horizon=horizon)
     for table in terminal_tables(comparison):
         console.print(table)
     if out is not None:

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from sea_agent.errors import UserError
-from sea_agent.lab.records import Curve, Measurement, Record
+from sea_agent.lab.records import UNBOUNDED, Bounds, Curve, Measurement, Record
 from sea_agent.lab.statistics import Estimate, Factor, Reach, bootstrap, estimate, label_saving
 
 FinalColumn = Literal[
@@ -66,9 +66,11 @@ class Group:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Groups of methods. ``level`` is the win rate to be reached; ``baseline`` names the method of the factors."""
+    """Groups of methods. ``level`` is the win rate to be reached, within ``bounds``; ``baseline`` names the method of
+    the factors."""
 
     level: float
+    bounds: Bounds
     baseline: str | None
     groups: tuple[Group, ...]
 
@@ -81,23 +83,36 @@ class Comparison:
 
 
 def compare(
-    records: Sequence[Record], *, level: float = 0.8, baseline: str | None = None, horizon: float | None = None
+    records: Sequence[Record],
+    *,
+    level: float = 0.8,
+    bounds: Bounds = UNBOUNDED,
+    baseline: str | None = None,
+    horizon: float | None = None,
 ) -> Comparison:
-    """Compare the methods of each world, loss and kind of labels.
+    """Compare the methods of each world, loss and kind of labels, by the queries to ``level`` within ``bounds``.
 
     ``baseline`` is ``passive`` where there is such a method and none is named. ``horizon``, in oracle queries, is the
     smallest number that any run of a group spent, when not given.
 
     Raises:
-        UserError: when no run is of the ``baseline`` that is named.
+        UserError: when no run is of the ``baseline`` that is named, or a run did not measure what has a bound.
     """
     methods = list(dict.fromkeys(record.method for record in records))
     if baseline is not None and baseline not in methods:
         raise UserError(f"--baseline {baseline}: no run is of this method; there is {', '.join(methods)}")
+    for column, _, _ in bounds.limits():
+        without = [record for record in records if getattr(record.curve, column) is None]
+        if without:
+            names = ", ".join(dict.fromkeys(record.method for record in without))
+            raise UserError(
+                f"{column}: not measured by {len(without)} of {len(records)} runs ({names}); leave its bound out"
+            )
     if baseline is None and "passive" in methods:
         baseline = "passive"
     groups = by_method(records, baseline)
-    return Comparison(level, baseline, tuple(_group(runs, level, baseline, horizon) for runs in groups.values()))
+    found = (_group(runs, level, bounds, baseline, horizon) for runs in groups.values())
+    return Comparison(level, bounds, baseline, tuple(found))
 
 
 def by_method(records: Sequence[Record], baseline: str | None) -> dict[tuple[str, str, str], dict[str, list[Record]]]:
@@ -111,9 +126,9 @@ def by_method(records: Sequence[Record], baseline: str | None) -> dict[tuple[str
     return dict(groups)
 
 
-def reach(record: Record, level: float) -> Reach:
-    """Queries that a run needed to a level."""
-    queries = record.curve.queries_to(level)
+def reach(record: Record, level: float, bounds: Bounds = UNBOUNDED) -> Reach:
+    """Queries that a run needed to a level within bounds."""
+    queries = record.curve.queries_to(level, bounds)
     return Reach(float(record.budget), True) if queries is None else Reach(queries, False)
 
 
@@ -165,24 +180,27 @@ def band_of(curves: Sequence[tuple[Values, Values]], most: int | None = None) ->
     return Band(points, values_S_P.mean(axis=0), low_P, high_P)
 
 
-def _group(methods: dict[str, list[Record]], level: float, baseline: str | None, horizon: float | None) -> Group:
+def _group(
+    methods: dict[str, list[Record]], level: float, bounds: Bounds, baseline: str | None, horizon: float | None
+) -> Group:
     runs = [record for records in methods.values() for record in records]
     horizon = horizon or float(min(record.curve.queries[-1] for record in runs))
-    theirs = {_pair(record): reach(record, level) for record in methods.get(baseline or "", ())}
+    reached = {name: [reach(record, level, bounds) for record in records] for name, records in methods.items()}
+    theirs = dict(zip(map(_pair, methods.get(baseline or "", ())), reached.get(baseline or "", ()), strict=True))
     return Group(
         *runs[0].group,
         horizon=horizon,
         measurements=tuple(dict.fromkeys(record.measurement for record in runs)),
         methods=tuple(
-            _figures(records, level, {} if name == baseline else theirs, horizon) for name, records in methods.items()
+            _figures(records, reached[name], {} if name == baseline else theirs, horizon)
+            for name, records in methods.items()
         ),
     )
 
 
 def _figures(
-    records: Sequence[Record], level: float, baseline: dict[tuple[int, int], Reach], horizon: float
+    records: Sequence[Record], reached: Sequence[Reach], baseline: dict[tuple[int, int], Reach], horizon: float
 ) -> MethodFigures:
-    reached = [reach(record, level) for record in records]
     pairs = [
         (baseline[_pair(record)], ours)
         for record, ours in zip(records, reached, strict=True)

@@ -1,7 +1,8 @@
 """The record of a run: what a comparison needs of it, small enough to keep, many in one JSON file."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,35 @@ FORMAT = 1
 
 Column = tuple[float, ...] | None
 Counts = tuple[NonNegativeInt, ...]
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What a policy may have given up where its win rate counts; None does not look."""
+
+    max_kl: float | None = None
+    """KL(policy ‖ initial policy) of a response in nats, at most."""
+    min_distinct: float | None = None
+    """Share of prompts to which two samples differ, at least."""
+    min_judge: float | None = None
+    """Win rate by the independent judge, at least."""
+
+    def __str__(self) -> str:
+        """``, KL <= 5, judge >= 0.6``, or nothing."""
+        signs = {1: ">=", -1: "<="}
+        return "".join(f", {_IN_WORDS[column]} {signs[sign]} {bound:g}" for column, bound, sign in self.limits())
+
+    def limits(self) -> Iterator[tuple[str, float, int]]:
+        """The columns with a bound, the bound, and 1 where it is a lower one, -1 where it is an upper one."""
+        bounds = (self.max_kl, self.min_distinct, self.min_judge)
+        for (column, sign), bound in zip(_BOUNDED, bounds, strict=True):
+            if bound is not None:
+                yield column, bound, sign
+
+
+_BOUNDED = (("kl_to_reference", -1), ("distinct_share", 1), ("judge_win_rate", 1))
+_IN_WORDS = {"kl_to_reference": "KL", "distinct_share": "distinct", "judge_win_rate": "judge"}
+UNBOUNDED = Bounds()
 
 
 class Curve(Section):
@@ -59,17 +89,36 @@ class Curve(Section):
             raise ValueError("queries must grow from one evaluation to the next")
         return self
 
-    def queries_to(self, level: float) -> float | None:
-        """Oracle queries at which the win rate first reaches ``level``, linear between evaluations; None if never."""
-        for index, rate in enumerate(self.win_rate):
-            if rate < level:
-                continue
-            if index == 0:
-                return float(self.queries[0])
-            before, after = self.win_rate[index - 1], rate
-            share = (level - before) / (after - before)
-            return self.queries[index - 1] + share * (self.queries[index] - self.queries[index - 1])
+    def queries_to(self, level: float, bounds: Bounds = UNBOUNDED) -> float | None:
+        """Oracle queries at which the win rate first is ``level`` within ``bounds``, linear between evaluations.
+
+        None if never, and if a bound is on a column that the run did not measure.
+        """
+        margins = [tuple(rate - level for rate in self.win_rate)]
+        for column, bound, sign in bounds.limits():
+            values = getattr(self, column)
+            if values is None:
+                return None
+            margins.append(tuple(sign * (value - bound) for value in values))
+        points = list(zip(self.queries, zip(*margins, strict=True), strict=True))
+        for (start, before), (end, after) in pairwise([points[0], *points]):
+            share = _first_share(before, after)
+            if share is not None:
+                return start + share * (end - start)
         return None
+
+
+def _first_share(before: tuple[float, ...], after: tuple[float, ...]) -> float | None:
+    """The least share of the way from ``before`` to ``after`` where no number is negative; None if there is none."""
+    low, high = 0.0, 1.0
+    for one, other in zip(before, after, strict=True):
+        if one < 0 and other < 0:
+            return None
+        if one < 0:
+            low = max(low, one / (one - other))
+        elif other < 0:
+            high = min(high, one / (one - other))
+    return low if low <= high else None
 
 
 class Measurement(Section):

@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +30,16 @@ _SPENT = {"policy_samples": "policy samples", "gradient_steps": "gradient steps"
 def terminal_tables(comparison: Comparison) -> Iterator[Table]:
     """Three tables for each group: labels, win rates at the end, and what they cost."""
     for group in comparison.groups:
-        yield _efficiency_table(group, comparison.level, comparison.baseline)
+        yield _efficiency_table(group, comparison)
         yield _outcome_table(group)
         yield _cost_table(group, comparison.level)
 
 
-def _efficiency_table(group: Group, level: float, baseline: str | None) -> Table:
-    saved = f"times fewer than {baseline}" if baseline else "times fewer"
+def _efficiency_table(group: Group, comparison: Comparison) -> Table:
+    saved = f"times fewer than {comparison.baseline}" if comparison.baseline else "times fewer"
     headings = ("runs", "queries", "never", saved, "t interval", f"mean win rate to {group.horizon:g}")
-    table = _table(f"{title(group)}: oracle queries to a win rate of {level:g}", headings)
+    aim = f"a win rate of {comparison.level:g}{comparison.bounds}"
+    table = _table(f"{title(group)}: oracle queries to {aim}", headings)
     for row in group.methods:
         table.add_row(
             row.method,
@@ -122,6 +124,7 @@ def _row(comparison: Comparison, group: Group, figures: MethodFigures) -> dict[s
         "method": figures.method,
         "seeds": " ".join(map(str, figures.seeds)),
         "level": comparison.level,
+        **asdict(comparison.bounds),
         **_columns("queries", figures.queries),
         "censored": figures.censored,
         "baseline": comparison.baseline,

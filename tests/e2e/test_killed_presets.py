@@ -24,11 +24,16 @@ PRESETS: dict[str, list[str]] = {
     "sea, encoder": ["posterior.encoder_path=world://lexicon/encoder", *IMAGINED],
     "sea_ee, reference candidates": ["sampler.reference_candidates=4", "budget.oracle_queries=800", *SMALL],
 }
+RUNTIMES: dict[str, list[str]] = {"inline": [], "ray": ["runtime=ray", "sampler.actors=2"]}
 
 
+@pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_killed_twenty_times_ends_bit_for_bit_as_one_that_was_not(name: str, tmp_path: Path) -> None:
-    tree: dict[str, Any] = load_config(name.partition(",")[0], PRESETS[name]).model_dump(mode="json")
+def test_a_preset_killed_twenty_times_ends_bit_for_bit_as_one_that_was_not(
+    name: str, runtime: str, tmp_path: Path
+) -> None:
+    settings = [*PRESETS[name], *RUNTIMES[runtime]]
+    tree: dict[str, Any] = load_config(name.partition(",")[0], settings).model_dump(mode="json")
     lives, draw, killed = Lives(), random.Random(name), Counter[str]()
     whole, out = tmp_path / "whole", tmp_path / "out"
     assert lives.end(lives.begin(tree, whole)) == 0
@@ -43,6 +48,6 @@ def test_a_preset_killed_twenty_times_ends_bit_for_bit_as_one_that_was_not(name:
         if killed.total() == KILLS:
             assert lives.end(lives.begin(tree, out)) == 0
             break
-    print(f"\n{name}: killed {dict(killed)}")
+    print(f"\n{name}, {runtime}: killed {dict(killed)}")
     assert killed.total() == KILLS
     assert_same_run(whole, out)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sea_agent.errors import UserError
 from sea_agent.lab.comparison import Comparison, MethodFigures, area, band, compare, reach
-from sea_agent.lab.records import Curve, Record
+from sea_agent.lab.records import Bounds, Curve, Record
 
 MakeRecord = Callable[..., Record]
 
@@ -44,6 +44,55 @@ def test_queries_to_a_level_are_linear_between_evaluations() -> None:
     assert one.queries_to(0.7) == pytest.approx(100)
     assert one.queries_to(0.4) == 0
     assert one.queries_to(0.95) is None
+
+
+def bounded(kl: tuple[float, ...], judge: tuple[float, ...]) -> Curve:
+    rates = (0.5, 0.9, 0.9)
+    return Curve(queries=(0, 100, 200), win_rate=rates, low=rates, high=rates, kl_to_reference=kl, judge_win_rate=judge)
+
+
+def test_a_level_counts_only_where_all_bounds_hold_at_once() -> None:
+    one = bounded(kl=(0.0, 8.0, 3.0), judge=(0.5, 0.6, 0.7))
+    assert one.queries_to(0.8) == pytest.approx(75)
+    assert one.queries_to(0.8, Bounds(max_kl=7)) == pytest.approx(75)  # 6 nats there
+    assert one.queries_to(0.8, Bounds(max_kl=5)) == pytest.approx(160)  # 6 at 75, 8 at 100, back at 5
+    assert one.queries_to(0.8, Bounds(max_kl=5, min_judge=0.68)) == pytest.approx(180)
+    assert one.queries_to(0.8, Bounds(max_kl=2)) is None
+
+
+def test_a_bound_that_holds_only_before_the_level_is_reached_is_never_met() -> None:
+    one = bounded(kl=(0.0, 4.0, 6.0), judge=(0.5, 0.6, 0.6))
+    assert one.queries_to(0.8, Bounds(max_kl=2.9)) is None
+    assert one.queries_to(0.8, Bounds(max_kl=3.1)) == pytest.approx(75)
+
+
+@given(
+    rates=st.lists(st.floats(0, 1), min_size=2, max_size=6),
+    kls=st.lists(st.floats(0, 10), min_size=6, max_size=6),
+    level=st.floats(0.1, 0.9),
+    limit=st.floats(0.5, 9),
+)
+def test_the_first_bounded_point_is_that_of_a_search_along_the_line(
+    rates: list[float], kls: list[float], level: float, limit: float
+) -> None:
+    kls, queries = kls[: len(rates)], range(0, 10 * len(rates), 10)
+    one = Curve(
+        queries=tuple(queries), win_rate=tuple(rates), kl_to_reference=tuple(kls), low=tuple(rates), high=tuple(rates)
+    )
+    grid = np.linspace(0, queries[-1], 20_001)
+    inside = (np.interp(grid, queries, rates) >= level) & (np.interp(grid, queries, kls) <= limit)
+    found = one.queries_to(level, Bounds(max_kl=limit))
+    if inside.any():
+        assert found is not None
+        assert found == pytest.approx(grid[inside.argmax()], abs=queries[-1] / 20_000)
+    elif found is not None:  # between two points of the grid
+        assert np.interp(found, queries, rates) == pytest.approx(level)
+        assert np.interp(found, queries, kls) == pytest.approx(limit, abs=0.01)
+
+
+def test_a_bound_on_what_a_run_did_not_measure_is_refused(make_record: MakeRecord) -> None:
+    with pytest.raises(UserError, match="kl_to_reference: not measured by 1 of 1 runs"):
+        compare([make_record("sea", 0, [(0, 0.5), (250, 0.79)])], bounds=Bounds(max_kl=5))
 
 
 def test_a_run_that_never_reached_the_level_is_censored_at_its_budget(make_record: MakeRecord) -> None:
