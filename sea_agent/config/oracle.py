@@ -13,7 +13,7 @@ class WorldOracleConfig(Section):
 
     kind: Literal["world"] = "world"
     """Who answers: ``world``, ``python``, ``reward_model``, ``feedback_service`` or ``llm_judge``."""
-    world: Literal["lexicon", "kitchen", "reviews"] = "lexicon"
+    world: Literal["lexicon", "kitchen", "reviews", "tastes"] = "lexicon"
     """Name of the built-in world."""
     scorer: Literal["reward", "judge", "prior", "vader"] = "reward"
     """``reward``: the hidden reward. ``judge``: the independent judge, which uses other terms and weights. Of the world

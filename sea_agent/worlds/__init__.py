@@ -8,10 +8,10 @@ from importlib import resources
 from types import ModuleType
 
 from sea_agent.errors import UserError
-from sea_agent.worlds import kitchen, lexicon, reviews
+from sea_agent.worlds import kitchen, lexicon, reviews, tastes
 
 SCHEME = "world://"
-_WORLDS: dict[str, ModuleType] = {"lexicon": lexicon, "kitchen": kitchen, "reviews": reviews}
+_WORLDS: dict[str, ModuleType] = {"lexicon": lexicon, "kitchen": kitchen, "reviews": reviews, "tastes": tastes}
 
 
 def resolve(path: str) -> str:

@@ -4,6 +4,7 @@ Data files are byte-identical on every machine. Weights are bit-identical on one
 may round differently, they behave the same.
 """
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from sea_agent.worlds import world
+from sea_agent.worlds import resolve, tastes, world
 from sea_agent.worlds.make_reviews import make_reviews
 from sea_agent.worlds.train import train_encoder, train_policy
 from sea_agent.worlds.words import write_jsonl, write_prompts
@@ -31,7 +32,7 @@ def make_world(name: str, out_dir: Path, seed: int = 0, packages: Path = Path())
 
     ``seed`` determines prompts, demonstrations and weights; the hidden reward and the judge do not depend on it. A
     world with ``attributes`` gets an encoder that learns them. ``reviews`` is made from texts in two packages, which
-    the user has fetched into the directory ``packages``.
+    the user has fetched into the directory ``packages``. ``tastes`` are the shipped prompts of ``reviews`` again.
 
     Raises:
         UserError: there is no such world, or a package is missing or not the pinned one.
@@ -39,6 +40,9 @@ def make_world(name: str, out_dir: Path, seed: int = 0, packages: Path = Path())
     source = world(name)
     if name == "reviews":
         make_reviews(out_dir, packages, seed)
+        return
+    if name == "tastes":
+        _make_tastes(out_dir)
         return
     prompts = source.make_prompts(TRAINING_PROMPTS + HELD_OUT_PROMPTS, seed)
     demonstrations = source.make_demonstrations(DEMONSTRATIONS, seed)
@@ -56,6 +60,15 @@ def make_world(name: str, out_dir: Path, seed: int = 0, packages: Path = Path())
         pair_tokenizer.save_pretrained(out_dir / "encoder")  # before training, which leaves padding settings in it
         encoder = train_encoder(pair_tokenizer, demonstrations, attributes_N_A, seed, ENCODER_STEPS)
         encoder.save_pretrained(out_dir / "encoder")
+
+
+def _make_tastes(out_dir: Path) -> None:
+    """Half of the prompts of ``reviews``, each in both tastes."""
+    out_dir.mkdir(parents=True, exist_ok=True)
+    for file in ("prompts.jsonl", "heldout.jsonl"):
+        rows = Path(resolve(f"world://reviews/{file}")).read_text().splitlines()
+        beginnings = [json.loads(row)["prompt"] for row in rows[: len(rows) // 2]]
+        write_prompts(out_dir / file, tastes.make_prompts(beginnings))
 
 
 def policy_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:
