@@ -135,37 +135,36 @@ def submit(
 
 @app.command()
 def demo(out: Out = Path("runs/demo"), overrides: Overrides = None) -> None:
-    """Run SEA and passive online DPO on the built-in world, and show how many labels SEA saved."""
+    """Align a policy on real English with three methods, and show how many labels each needed."""
     _require_agent()
     from sea_agent.lab.comparison import compare as compare_runs
+    from sea_agent.lab.demo import ARMS, LEVEL, WORLD
     from sea_agent.lab.figures import draw_runs
     from sea_agent.lab.reading import read_run
     from sea_agent.lab.tables import terminal_tables
     from sea_agent.run import lifecycle
     from sea_agent.run.resumption import require_unused
 
-    configs = {"SEA": "sea", "passive": "passive"}
-    loaded = {name: load_config(preset, ["runtime=ray", *(overrides or [])]) for name, preset in configs.items()}
-    for name, config in loaded.items():
-        require_unused(out / name.lower())
+    configs = {arm: load_config(arm.preset, [*WORLD, *arm.settings, *(overrides or [])]) for arm in ARMS}
+    for arm, config in configs.items():
+        require_unused(out / arm.name)
         if config.evaluation.prompts_path is None:
             raise UserError("demo: the comparison needs evaluation.prompts_path; do not set it to null")
-    for name, config in loaded.items():
-        console.rule(f"{name}: {config.selection.rule}")
-        directory = out / name.lower()
-        _follow(partial(lifecycle.run, config, directory), directory, name, config.budget.oracle_queries)
-    records = [read_run(out / name.lower(), name) for name in loaded]
-    draw_runs(records, out / "figures" / "win_rate.png")
-    level = records[-1].curve.win_rate[-1]
-    comparison = compare_runs(records, level=level, baseline="passive")
-    for table in terminal_tables(comparison):
+    for arm, config in configs.items():
+        console.rule(arm.title)
+        directory = out / arm.name
+        _follow(partial(lifecycle.run, config, directory), directory, arm.name, config.budget.oracle_queries)
+    records = [read_run(out / arm.name, arm.name) for arm in ARMS]
+    figure = out / "figures" / "win_rate.png"
+    draw_runs(records, figure)
+    for table in terminal_tables(compare_runs(records, level=LEVEL, baseline=ARMS[0].name)):
         console.print(table)
-    (factor,) = (row.factor for group in comparison.groups for row in group.methods if row.factor is not None)
-    if factor.bound:
-        console.print("SEA did not reach the final win rate of passive online DPO (one seed).")
-    else:
-        console.print(f"[bold]Passive online DPO needed {factor.mean:.1f} times the labels of SEA[/bold] (one seed).")
-    console.print(f"Both curves: {out / 'figures' / 'win_rate.png'}. To see responses: sea-agent sample {out / 'sea'}")
+    _show_samples(out / ARMS[-1].name, 5)
+    for arm, record in zip(ARMS, records, strict=True):
+        needed = record.curve.queries_to(LEVEL)
+        labels = f"more than {record.budget}" if needed is None else f"{needed:.0f}"
+        console.print(f"Labels to a win rate of {LEVEL:g}: [bold]{labels}[/bold] with {arm.title} (one seed)")
+    console.print(f"Curves: {figure}. More responses: sea-agent sample {out / ARMS[-1].name}")
 
 
 @app.command()
@@ -305,13 +304,7 @@ def eval_command(run: Run, overrides: Overrides = None) -> None:
 def sample(run: Run, prompts: Count = 5) -> None:
     """Show responses before and after training, side by side."""
     _require_agent()
-    from sea_agent.run.inspection import sample_run
-
-    for row in sample_run(run, prompts):
-        # Text() keeps rich from reading brackets in model output as markup.
-        table = Table("before", "after", title=Text(row["prompt"]), title_justify="left", show_lines=True)
-        table.add_row(Text(row["before"]), Text(row["after"]))
-        console.print(table)
+    _show_samples(run, prompts)
 
 
 @app.command()
@@ -415,6 +408,16 @@ def _require_agent() -> None:
     """Refuse a command that needs the extra ``agent`` if it is not installed."""
     if lacking := missing("agent"):
         raise UserError(f"this command needs packages that are not installed ({', '.join(lacking)}): {INSTALL_AGENT}")
+
+
+def _show_samples(run: Path, count: int) -> None:
+    from sea_agent.run.inspection import sample_run
+
+    table = Table("prompt", "before", "after", show_lines=True)
+    for row in sample_run(run, count):
+        # Text() keeps rich from reading brackets in model output as markup.
+        table.add_row(*(Text(row[part]) for part in ("prompt", "before", "after")))
+    console.print(table)
 
 
 def _announce(line: str) -> None:
