@@ -54,7 +54,6 @@ class Agent:
         self.begun = False
         self.rounds = self.imagined_pairs = self.policy_samples = 0
         self.imagined_rounds_due = self.silent_rounds = self.relived_rounds = 0
-        self.divergence = 0.0  # from the initial policy, in nats per response, as the last imagined round measured it
         self.published = ""  # the checksum of the weights that the samplers have
 
     def run(self, after_round: Callable[[RoundMetrics], None]) -> None:
@@ -100,19 +99,17 @@ class Agent:
         self.imagined_rounds_due -= 1
         draw = self._draw(asks=False)
         with self.stopwatch("imagine"):
-            restraint = max(1.0, self.divergence / (self.config.imagination.max_kl or math.inf))
-            pairs = self.selector.call("imagine", draw.candidates, self.rounds, restraint)
-            preferences, trust = pairs.result()
+            preferences, trust = self.selector.call("imagine", draw.candidates, self.rounds).result()
         self.imagined_pairs += len(preferences)
         metrics = self._learn(preferences, rate=trust)
-        self.divergence = metrics.get("kl", 0.0)
+        if metrics.get("kl", 0.0) > (self.config.imagination.max_kl or math.inf):
+            self.imagined_rounds_due = 0
         return metrics | self._spent(draw)
 
     def state(self) -> dict[str, Any]:
         """Everything that a later agent needs to go on from the end of this round, as tensors and plain values."""
         return {
             "counters": {name: getattr(self, name) for name in _COUNTERS},
-            "divergence": self.divergence,
             "source": self.source.state(),
             "learner": self.learner.state(),
             "selector": self.selector.call("state").result(),
@@ -127,10 +124,9 @@ class Agent:
             UnfitState: when it belongs to another policy or another posterior, or is no such state.
         """
         parts = dict.fromkeys(("source", "learner", "selector", "evaluator"), dict)
-        require(state, {"counters": dict.fromkeys(_COUNTERS, int), "divergence": float, **parts}, "agent")
+        require(state, {"counters": dict.fromkeys(_COUNTERS, int), **parts}, "agent")
         for name in _COUNTERS:
             setattr(self, name, state["counters"][name])
-        self.divergence = state["divergence"]
         self.source.load_state(state["source"])
         self.learner.load_state(state["learner"])
         self.selector.call("load_state", state["selector"]).result()

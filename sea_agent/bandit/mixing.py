@@ -31,15 +31,14 @@ def imagined_rounds(config: ImaginationConfig, oracle_labels: int, trust: float 
     return config.rounds if oracle_labels >= config.start and trust >= LEAST_TRUST else 0
 
 
-def folded_pairs(rewards_S_P_M: Tensor, valid_P_M: Tensor, restraint: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+def folded_pairs(rewards_S_P_M: Tensor, valid_P_M: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Pairs of candidates to train on: best with worst, second best with second worst, and so on, by the mean reward.
 
     Every candidate takes part, so a step sees the whole order of a prompt's candidates and not only its ends.
 
     Returns:
         rows_Q, the prompt of each pair; pairs_Q_2, better and worse by the mean; and probability_Q, the mean over the
-        draws of the probability that the better one is preferred, its log-odds divided by ``restraint``: DPO then aims
-        at the policy that ``restraint`` times its β would have. For an odd number the middle candidate is left out.
+        draws of the probability that the better one is preferred. For an odd number the middle candidate is left out.
     """
     mean_P_M = rewards_S_P_M.mean(0)
     rows, pairs = [], []
@@ -51,5 +50,4 @@ def folded_pairs(rewards_S_P_M: Tensor, valid_P_M: Tensor, restraint: float = 1.
         rows.append(full((half,), row))
     rows_Q, pairs_Q_2 = cat(rows), cat(pairs)
     gap_S_Q = rewards_S_P_M[:, rows_Q, pairs_Q_2[:, 0]] - rewards_S_P_M[:, rows_Q, pairs_Q_2[:, 1]]
-    probability_Q = gap_S_Q.sigmoid().mean(0)
-    return rows_Q, pairs_Q_2, (probability_Q.logit() / restraint).sigmoid()
+    return rows_Q, pairs_Q_2, gap_S_Q.sigmoid().mean(0)

@@ -99,11 +99,9 @@ class Selector:
         """How far the posterior's beliefs are acted on, from 0 to 1; 0 before the first label."""
         return 1.0 if self._features is None else 0.0 if self._posterior is None else self._posterior.trust
 
-    def imagine(
-        self, candidates: Sequence[Candidates], number: int, restraint: float = 1.0
-    ) -> tuple[list[Preference], float]:
+    def imagine(self, candidates: Sequence[Candidates], number: int) -> tuple[list[Preference], float]:
         """Pairs of the candidates of each prompt, ordered by the posterior, with the probability of that order; and how
-        far the posterior is to be trusted. The log-odds of the probabilities are divided by ``restraint``."""
+        far the posterior is to be trusted."""
         self._begin_round()
         contested = [group for group in candidates if len(group.responses) >= 2]
         if not contested:
@@ -120,7 +118,7 @@ class Selector:
                 confidence=probability,
             )
             for row, (better, worse), probability in zip(
-                *(tensor.tolist() for tensor in folded_pairs(rewards_S_P_M, valid_P_M, restraint)), strict=True
+                *(tensor.tolist() for tensor in folded_pairs(rewards_S_P_M, valid_P_M)), strict=True
             )
         ]
         return preferences, self.trust

@@ -1,7 +1,5 @@
 """The pairs of imagined rounds: every candidate against its mirror image in the posterior's order."""
 
-import math
-
 import pytest
 import torch
 from hypothesis import given
@@ -33,21 +31,6 @@ def test_draws_that_disagree_give_a_probability_near_a_half() -> None:
     # The same mean, and one of them is believed.
     assert doubtful.item() == pytest.approx(0.5, abs=0.01)
     assert sure.item() > 0.6
-
-
-@given(gap=st.floats(0, 12), restraint=st.floats(1, 20))
-def test_restraint_divides_the_log_odds_and_changes_no_order(gap: float, restraint: float) -> None:
-    rewards_S_P_M, valid_P_M = torch.tensor([[[gap, 0.0]]], dtype=torch.float64), torch.ones(1, 2, dtype=torch.bool)
-    _, pairs_Q_2, believed_Q = folded_pairs(rewards_S_P_M, valid_P_M)
-    _, same_Q_2, restrained_Q = folded_pairs(rewards_S_P_M, valid_P_M, restraint)
-    assert same_Q_2.tolist() == pairs_Q_2.tolist()
-    assert math.log(restrained_Q / (1 - restrained_Q)) == pytest.approx(gap / restraint, abs=1e-9)
-    assert 0.5 <= restrained_Q <= believed_Q
-
-
-def test_certainty_stays_certain_under_restraint() -> None:
-    certain = torch.tensor([[[800.0, 0.0]]], dtype=torch.float64)
-    assert folded_pairs(certain, torch.ones(1, 2, dtype=torch.bool), 5.0)[2].item() == 1.0
 
 
 @given(st.integers(1, 4), st.integers(2, 7), st.integers(0, 2**31))
