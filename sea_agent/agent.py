@@ -54,6 +54,7 @@ class Agent:
         self.begun = False
         self.rounds = self.imagined_pairs = self.policy_samples = 0
         self.imagined_rounds_due = self.silent_rounds = self.relived_rounds = 0
+        self.divergence = 0.0  # from the initial policy, in nats per response, as last measured
         self.published = ""  # the checksum of the weights that the samplers have
 
     def run(self, after_round: Callable[[RoundMetrics], None]) -> None:
@@ -76,7 +77,8 @@ class Agent:
         draw = self._draw(asks=True)
         with stage("select"):
             room, implicit = left - len(self.open_duels), self._implicit_rewards(draw.candidates)
-            duels: list[Duel] = self.selector.call("select", draw.candidates, number, asked, room, implicit).result()
+            given = (draw.candidates, number, asked, room, implicit, self._is_far)
+            duels: list[Duel] = self.selector.call("select", *given).result()
             duels = self.ledger.add_duels(duels, number, self.published)
         with stage("ask"):
             answers = self.open_duels.ask(duels, number, left)
@@ -88,9 +90,10 @@ class Agent:
             self.ledger.add_hindsight(hindsight)
         if room > 0:
             self._refuse_silence(len(duels))
-        self.imagined_rounds_due = imagined_rounds(
-            config.imagination, self.ledger.oracle_queries, found.get("posterior_trust", 1.0)
-        )
+        if all(duel.rule == "passive" for duel in duels):  # pairs that were chosen diverge further than most
+            self.divergence = metrics.get("kl", self.divergence)
+        trust = 0.0 if self._is_far else found.get("posterior_trust", 1.0)
+        self.imagined_rounds_due = imagined_rounds(config.imagination, self.ledger.oracle_queries, trust)
         return metrics | found | self._spent(draw)
 
     def imagine(self) -> Measured:
@@ -102,7 +105,8 @@ class Agent:
             preferences, trust = self.selector.call("imagine", draw.candidates, self.rounds).result()
         self.imagined_pairs += len(preferences)
         metrics = self._learn(preferences, rate=trust)
-        if metrics.get("kl", 0.0) > (self.config.imagination.max_kl or math.inf):
+        self.divergence = metrics.get("kl", self.divergence)
+        if self._is_far:
             self.imagined_rounds_due = 0
         return metrics | self._spent(draw)
 
@@ -110,6 +114,7 @@ class Agent:
         """Everything that a later agent needs to go on from the end of this round, as tensors and plain values."""
         return {
             "counters": {name: getattr(self, name) for name in _COUNTERS},
+            "divergence": self.divergence,
             "source": self.source.state(),
             "learner": self.learner.state(),
             "selector": self.selector.call("state").result(),
@@ -124,9 +129,10 @@ class Agent:
             UnfitState: when it belongs to another policy or another posterior, or is no such state.
         """
         parts = dict.fromkeys(("source", "learner", "selector", "evaluator"), dict)
-        require(state, {"counters": dict.fromkeys(_COUNTERS, int), **parts}, "agent")
+        require(state, {"counters": dict.fromkeys(_COUNTERS, int), "divergence": float, **parts}, "agent")
         for name in _COUNTERS:
             setattr(self, name, state["counters"][name])
+        self.divergence = state["divergence"]
         self.source.load_state(state["source"])
         self.learner.load_state(state["learner"])
         self.selector.call("load_state", state["selector"]).result()
@@ -140,6 +146,11 @@ class Agent:
         if self.selector.is_dead():
             self.selector.restart()
         self.source.revive()
+
+    @property
+    def _is_far(self) -> bool:
+        """Whether the policy has used up its divergence, so that the run goes on as passive online DPO."""
+        return self.divergence > (self.config.imagination.max_kl or math.inf)
 
     def _draw(self, *, asks: bool) -> Draw:
         with self.stopwatch("sample"):

@@ -206,8 +206,8 @@ class ImaginationConfig(Section):
     start: NonNegativeInt = 32
     """Oracle labels before the first imagined round."""
     max_kl: PositiveFloat | None = None
-    """Divergence from the initial policy, in nats per response, above which no more rounds are imagined until the
-    oracle has answered again."""
+    """Divergence from the initial policy, in nats per response. Beyond it nothing is imagined and the oracle is asked
+    about the policy's own responses, as in passive online DPO."""
     candidates: Annotated[int, Field(ge=2)] | None = None
     """Responses per prompt in an imagined round, ``sampler.reference_candidates`` of them from the reference. Defaults
     to ``sampler.candidates``. Rounds that ask are rare, so they can afford more candidates."""

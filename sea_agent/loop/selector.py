@@ -60,13 +60,14 @@ class Selector:
         oracle_labels: int,
         budget_left: int,
         implicit_rewards: Mapping[str, float] | None = None,
+        own: bool = False,
     ) -> list[Duel]:
         """One duel for each prompt with two distinct candidates, at most ``budget_left`` of them for the oracle.
 
         ``number`` is the round and ``oracle_labels`` the number of oracle labels before it. Prompts without two
         distinct candidates are skipped. If ``implicit_rewards`` of the policy are given, by response id, the rule uses
-        them instead of the posterior. As far as the posterior is not to be trusted, duels are between the first two
-        responses of the policy instead of those that the rule chooses.
+        them instead of the posterior. As far as the posterior is not to be trusted, and always if ``own``, duels are
+        between the first two responses of the policy instead of those that the rule chooses.
         """
         self._begin_round()
         contested = [group for group in candidates if len(group.responses) >= 2]
@@ -82,7 +83,7 @@ class Selector:
                 dtype=torch.float64,
             )
         pairs_P_2 = select_pairs(self._rule, seen_S_P_M, valid_P_M, generator, variance=self._selection.variance)
-        trust = 1.0 if self._selection.rule in BLIND_RULES else self.trust
+        trust = 0.0 if own else 1.0 if self._selection.rule in BLIND_RULES else self.trust
         own_P = torch.from_numpy(self._generator("trust", number).random(len(contested)) >= trust)
         pairs_P_2 = torch.where(own_P[:, None], RULES["passive"](seen_S_P_M, valid_P_M, generator), pairs_P_2)
         sources = [self._source(group, number, oracle_labels) for group in contested]

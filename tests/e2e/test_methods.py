@@ -239,15 +239,26 @@ def test_with_features_that_know_nothing_sea_is_passive_online_dpo(tmp_path: Pat
         assert "sea_ee" in {duel.rule for duel, _ in ledger.rows()}
 
 
-def test_no_round_is_imagined_beyond_the_divergence_that_is_allowed(tmp_path: Path) -> None:
-    """The first imagined round after each answer measures the divergence; the others follow only below the bound."""
-    more = ["budget.oracle_queries=12", "imagination.start=2", "imagination.rounds=3", "posterior.features=reward"]
-    rows = {}
-    for bound in ("1.0e-9", "100"):
+def test_beyond_the_divergence_that_is_allowed_a_run_goes_on_as_passive_online_dpo(tmp_path: Path) -> None:
+    more = ["budget.oracle_queries=16", "imagination.start=2", "imagination.rounds=3", "posterior.features=reward"]
+    rows, rules = {}, {}
+    for bound in ("0.1", "100", "null"):
         run(small("sea", *more, f"imagination.max_kl={bound}"), tmp_path / bound)
         lines = (tmp_path / bound / "metrics.jsonl").read_text().splitlines()
-        rows[bound] = [row for row in map(json.loads, lines) if "imagine" in row["seconds"]]
-    per_answer = [sum(row["oracle_queries"] == asked for row in rows["1.0e-9"]) for asked in range(2, 12, 2)]
-    assert max(per_answer) < 3
-    assert len(rows["100"]) > len(rows["1.0e-9"]) > 0
-    assert all(row["kl"] < 100 for row in rows["100"])
+        rows[bound] = [json.loads(line) for line in lines]
+        with Ledger(tmp_path / bound / "ledger.sqlite") as ledger:
+            asked = [(duel.round, duel.rule) for duel, _ in ledger.rows()]
+        rules[bound] = {number: {rule for of, rule in asked if of == number} for number, _ in asked}
+    last = 0.0
+    for row in rows["0.1"][1:]:
+        if "imagine" in row["seconds"]:
+            assert last <= 0.1, "an imagined round beyond the bound"
+        elif last > 0.1:
+            assert rules["0.1"][row["round"]] == {"passive"}
+        if "imagine" in row["seconds"] or rules["0.1"][row["round"]] == {"passive"}:
+            last = row["kl"]
+    assert last > 0.1, "the bound was reached"
+    assert {"sea_ee"} in rules["null"].values()
+    imagined = {bound: sum("imagine" in row["seconds"] for row in rows[bound]) for bound in rows}
+    assert 0 < imagined["0.1"] < imagined["100"] == imagined["null"] == 24
+    assert rules["100"] == rules["null"], "where the bound is not reached it changes nothing"

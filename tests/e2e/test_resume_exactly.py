@@ -43,7 +43,7 @@ def tree_of(folder: Path, variant: str, queries: int) -> dict[str, Any]:
     settings: dict[str, Any] = {
         "posterior": {"family": "laplace", "features": "text"},
         "mixing": {"oracle_share": 0.7, "burn_in": 8},
-        "imagination": {"rounds": 1, "start": 8},
+        "imagination": {"rounds": 1, "start": 8, "max_kl": 1e-4},
         "checkpoint": {"every": 2, "keep": 2},
         "learner__learning_rate": 1e-4,  # so small that forty rounds leave different responses
         "budget__oracle_queries": queries,
