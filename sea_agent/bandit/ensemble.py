@@ -81,7 +81,6 @@ class Ensemble:
     ) -> None:
         config = config or EnsembleConfig()
         self.version = 0
-        self.trust = 1.0  # the method as published acts on its beliefs from the start
         self._config = config
         self._members = members
         self._seed = seed

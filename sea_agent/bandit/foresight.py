@@ -1,49 +1,63 @@
-"""What a posterior would have said of each label without having seen it, and how far it can be trusted for that.
+"""How far a posterior's beliefs are acted on: as far as answers that it had not seen have borne them out.
 
-Dimension legend: N labelled duels.
+Dimension legend: N duels that were answered.
 """
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor, where, zeros_like
 
+from sea_agent.saved_state import require
 
-def left_out(logits_N: Tensor, variances_N: Tensor, wins_N: Tensor, weights_N: Tensor) -> Tensor:
-    """probability_N that the first response wins, each under the Laplace posterior without that label.
+HALF_LIFE = 40
+"""Answers after which an answer counts half as much: the policy moves, and what is known of its responses with it."""
 
-    The label's own site is divided out of its marginal (Vehtari et al. 2016, "Bayesian leave-one-out cross-validation
-    approximations for Gaussian latent variable models", section 3.2), and the rest is averaged through the sigmoid by
-    MacKay's approximation. The scales of the prior still are those of all labels.
 
-    Args:
-        logits_N: of each duel at the mode.
-        variances_N: of each logit under the posterior.
-        wins_N, weights_N: the labels, and how often each counts.
-    """
-    chance_N = logits_N.sigmoid()
-    precision_N = 1 / variances_N.clamp_min(1e-12) - weights_N * chance_N * (1 - chance_N)
-    variance_N = 1 / precision_N.clamp_min(1e-12)
-    mean_N = logits_N - variance_N * weights_N * (wins_N - chance_N)
-    return (mean_N / (1 + math.pi / 8 * variance_N).sqrt()).sigmoid()
+class Foresight:
+    """The record of what was believed of duels before their answers came (prequential: Dawid 1984)."""
+
+    def __init__(self) -> None:
+        self._gained = self._promised = 0.0
+
+    @property
+    def trust(self) -> float:
+        """How much of what the beliefs claimed to know the answers have borne out, in [0, 1].
+
+        The gain over a coin, ln 2 + log p(answer), summed, against the gain that the beliefs themselves promised and
+        one nat more: without that a few lucky answers would do. 0 where answers bear out no more than a coin.
+        """
+        return min(max(self._gained, 0.0) / (self._promised + 1.0), 1.0)
+
+    def add(self, probability_N: Tensor, wins_N: Tensor) -> None:
+        """Answers in the order in which they were asked for.
+
+        Args:
+            probability_N: believed before the answers, that the first response wins.
+            wins_N: whether it won; one half for a tie.
+        """
+        probability_N = probability_N.double().clamp(1e-9, 1 - 1e-9)
+        said_N = wins_N * probability_N.log() + (1 - wins_N) * (1 - probability_N).log()
+        for gain, promise in zip((said_N + math.log(2)).tolist(), information(probability_N).tolist(), strict=True):
+            kept = 0.5 ** (1 / HALF_LIFE)
+            self._gained = kept * self._gained + gain
+            self._promised = kept * self._promised + promise
+
+    def state(self) -> dict[str, float]:
+        """The record, as plain values."""
+        return {"gained": self._gained, "promised": self._promised}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Restore ``state``. Raises: UnfitState if it is none."""
+        require(state, {"gained": float, "promised": float}, "foresight")
+        self._gained, self._promised = state["gained"], state["promised"]
 
 
 def information(probability_X: Tensor) -> Tensor:
     """What a probability says of its outcome: ln 2 less its entropy, in nats; 0 for a coin and ln 2 for certainty."""
     rest_X = 1 - probability_X
     return math.log(2) + _x_log_x(probability_X) + _x_log_x(rest_X)
-
-
-def trust(probability_N: Tensor, wins_N: Tensor, weights_N: Tensor) -> float:
-    """How much of what the probabilities claim to know the labels have borne out, in [0, 1].
-
-    The gain over a coin, Σ w (ln 2 + log p(label)), against the gain that the probabilities themselves expect and one
-    nat more: without that a few lucky labels would do. 0 where the labels do not bear out more than a coin.
-    """
-    probability_N = probability_N.clamp(1e-9, 1 - 1e-9)
-    said_N = wins_N * probability_N.log() + (1 - wins_N) * (1 - probability_N).log()
-    gained = float((weights_N * (said_N + math.log(2))).sum())
-    expected = float((weights_N * information(probability_N)).sum())
-    return min(max(gained, 0.0) / (expected + 1.0), 1.0)
 
 
 def _x_log_x(probability_X: Tensor) -> Tensor:

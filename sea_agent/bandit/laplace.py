@@ -24,7 +24,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from sea_agent.bandit.evidence import fit_scales
-from sea_agent.bandit.foresight import left_out, trust
 from sea_agent.bandit.replay import Replay
 from sea_agent.config import LaplaceConfig
 from sea_agent.errors import RunFailure
@@ -81,7 +80,6 @@ class Laplace:
         if sum(blocks) != dimension:
             raise ValueError(f"blocks of {list(blocks)} features are {sum(blocks)} together and not {dimension}")
         self.version = 0
-        self.trust = 0.0
         self._members, self._seed, self._dimension = members, seed, dimension
         self._sizes_B = torch.tensor(blocks)
         self._fixed = config.prior_deviation is not None
@@ -170,9 +168,6 @@ class Laplace:
         identity_R_R = torch.eye(len(fit.mode_R), dtype=torch.float64)
         self._factor_R_R = torch.linalg.solve_triangular(fit.cholesky_R_R, identity_R_R, upper=False).T.contiguous()
         self._mode_R = fit.mode_R
-        logits_N = difference_N_R @ fit.mode_R + shift_N
-        variances_N = (difference_N_R @ self._factor_R_R).square().sum(1)
-        self.trust = trust(left_out(logits_N, variances_N, wins_N, weights_N), wins_N, weights_N)
         return {
             "loss": fit.loss,
             "log_evidence_per_label": fit.evidence / self.labels,
@@ -197,7 +192,6 @@ class Laplace:
         return {
             "family": "laplace",
             "version": self.version,
-            "trust": self.trust,
             "scales": self._scales_B.clone(),
             "mode": self._mode_R.clone(),
             "basis": self._basis_D_R.clone(),
@@ -207,13 +201,13 @@ class Laplace:
 
     def load_state(self, state: dict[str, Any]) -> None:
         fit = dict.fromkeys(("mode", "basis", "factor"), Tensor)
-        form = {"family": "laplace", "version": int, "trust": float, "scales": self._scales_B, "replay": dict}
+        form = {"family": "laplace", "version": int, "scales": self._scales_B, "replay": dict}
         require(state, form | fit, "posterior")
         rank = state["mode"].numel()
         for name, shape in {"mode": (rank,), "basis": (self._dimension, rank), "factor": (rank, rank)}.items():
             require(state[name], like(*shape, dtype=torch.float64), f"posterior.{name}")
         self._replay.load_state(state["replay"])
-        self.version, self.trust = state["version"], state["trust"]
+        self.version = state["version"]
         self._scales_B = state["scales"].clone()
         self._mode_R = state["mode"].clone()
         self._basis_D_R = state["basis"].clone()

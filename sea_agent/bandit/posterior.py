@@ -25,10 +25,6 @@ class Posterior(Protocol):
     def labels(self) -> int:
         """Number of labelled duels in the replay."""
 
-    @property
-    def trust(self) -> float:
-        """How far its beliefs can be acted on, from 0 to 1."""
-
     def draw(self, features_P_M_D: Tensor, generator: np.random.Generator | None = None) -> Tensor:
         """Posterior draws of the rewards, rewards_S_P_M (float32).
 

@@ -15,7 +15,7 @@ WORLD = (
     "evaluation.every=16",
     "evaluation.judge.world=reviews",
 )
-_IMAGINED = ("imagination.rounds=8", "imagination.max_kl=5")
+_IMAGINED = ("imagination.rounds=8", "imagination.start=0", "imagination.max_kl=5")
 
 
 class Arm(NamedTuple):
@@ -36,7 +36,6 @@ ARMS = (
         "sea",
         (
             *_IMAGINED,
-            "imagination.start=0",
             "posterior.prior=[world://reviews/prior]",
             "budget.oracle_queries=64",
         ),

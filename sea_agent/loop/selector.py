@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from sea_agent.bandit.foresight import Foresight
 from sea_agent.bandit.mixing import folded_pairs, label_source
 from sea_agent.bandit.posterior import make_posterior
 from sea_agent.bandit.selection import (
@@ -52,6 +53,7 @@ class Selector:
         self._rule = load_rule(selection.rule)
         self._features = None if make_features is None else make_features()
         self._posterior: Any = None  # created with the first features
+        self._foresight = Foresight()
 
     def select(
         self,
@@ -97,8 +99,12 @@ class Selector:
 
     @property
     def trust(self) -> float:
-        """How far the posterior's beliefs are acted on, from 0 to 1; 0 before the first label."""
-        return 1.0 if self._features is None else 0.0 if self._posterior is None else self._posterior.trust
+        """How far the posterior's beliefs are acted on, from 0 to 1; 0 before the first answer.
+
+        The published methods, whose posterior is an ensemble, act on their beliefs from the start.
+        """
+        untested = self._features is None or self._posterior_config.family == "ensemble"
+        return 1.0 if untested else self._foresight.trust
 
     def imagine(self, candidates: Sequence[Candidates], number: int) -> tuple[list[Preference], float]:
         """Pairs of the candidates of each prompt, ordered by the posterior, with the probability of that order; and how
@@ -172,7 +178,9 @@ class Selector:
         self._posterior.add(first_N_D, second_N_D, first_wins_N, [duel.id for duel in decided])
         metrics = self._posterior.update(self._generator("update", number))
         found = {f"posterior_{name}": amount for name, amount in metrics.items()}
-        found |= {"posterior_trust": self.trust} | _foresight(decided, first_wins_N)
+        beliefs_N = torch.tensor([duel.belief for duel in decided])
+        self._foresight.add(beliefs_N, first_wins_N)
+        found |= {"posterior_trust": self.trust} | _foresight(decided, beliefs_N, first_wins_N)
         return found, self._hindsight(decided, torch.stack([first_N_D, second_N_D], 1), number)
 
     def warm(self, answers: Sequence[tuple[Duel, Verdict]], weights: Sequence[float]) -> None:
@@ -195,6 +203,7 @@ class Selector:
         return {
             "features": None if self._features is None else self._features.state(),
             "posterior": None if self._posterior is None else self._posterior.state(),
+            "foresight": self._foresight.state(),
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -204,10 +213,11 @@ class Selector:
             UnfitState: if it was saved with other posterior settings, or is not the state of a selector.
         """
         if self._features is None:
-            require(state, {"features": None, "posterior": None}, "selector")
+            require(state, {"features": None, "posterior": None, "foresight": dict}, "selector")
         else:
-            require(state, {"features": list, "posterior": dict | None}, "selector")
+            require(state, {"features": list, "posterior": dict | None, "foresight": dict}, "selector")
             self._features.load_state(state["features"])
+        self._foresight.load_state(state["foresight"])
         self._posterior = None
         if state["posterior"] is not None:
             self._posterior = self._new_posterior()
@@ -309,9 +319,8 @@ def _within_budget(duels: Sequence[Duel], budget_left: int) -> list[Duel]:
     return kept
 
 
-def _foresight(duels: Sequence[Duel], first_wins_N: torch.Tensor) -> dict[str, float]:
+def _foresight(duels: Sequence[Duel], beliefs_N: torch.Tensor, first_wins_N: torch.Tensor) -> dict[str, float]:
     """Accuracy and Brier score of the beliefs before the answers, and the mean disagreements."""
-    beliefs_N = torch.tensor([duel.belief for duel in duels])
     hits_N = ((beliefs_N > 0.5) == (first_wins_N > 0.5)).float()
     return {
         "foresight_accuracy": hits_N.mean().item(),

@@ -5,12 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from run_parts import selector as make_selector
 from scipy.stats import binomtest
 
+from sea_agent.bandit.foresight import Foresight
 from sea_agent.bandit.mixing import label_source
 from sea_agent.config import MixingConfig, RunConfig
 from sea_agent.config.files import parse_config
+from sea_agent.loop.selector import Selector
 from sea_agent.types import Candidates, LabelSource, Outcome, Prompt, Response, Verdict
 
 
@@ -182,6 +185,10 @@ def laplace(config: Callable[..., RunConfig], **sections: Any) -> Any:
     )
 
 
+def trust_so_far(selector: Selector, trust: float) -> None:
+    selector._foresight.load_state({"gained": 2.0 * trust, "promised": 1.0})
+
+
 @pytest.mark.parametrize("trust", [0.0, 0.5, 1.0])
 def test_as_far_as_the_posterior_is_not_trusted_the_policys_own_pairs_are_asked(
     trust: float, config: Callable[..., RunConfig]
@@ -190,7 +197,7 @@ def test_as_far_as_the_posterior_is_not_trusted_the_policys_own_pairs_are_asked(
     assert selector.trust == 0.0, "before the first label"
     first = selector.select(many(40), 1, 0, 100)
     assert {duel.rule for duel in first} == {"passive"}
-    selector._posterior.trust = trust
+    trust_so_far(selector, trust)
     duels = selector.select(many(400), 2, 0, 1000)
     own = [duel for duel in duels if duel.rule == "passive"]
     assert binomtest(len(own), 400, 1 - trust).pvalue > 0.001 if 0 < trust < 1 else len(own) == 400 * (1 - trust)
@@ -209,7 +216,7 @@ def test_the_published_ensemble_is_trusted_from_the_start(config: Callable[..., 
 def test_imagined_pairs_come_with_the_trust(config: Callable[..., RunConfig]) -> None:
     selector = laplace(config)
     selector.select(many(4), 1, 0, 100)
-    selector._posterior.trust = 0.3
+    trust_so_far(selector, 0.3)
     preferences, trust = selector.imagine(many(3), 2)
     assert (len(preferences), trust) == (6, 0.3)
     assert selector.imagine([group("sure", "w1")], 3) == ([], 0.3)
@@ -235,4 +242,15 @@ def test_a_round_without_answers_tells_the_trust_all_the_same(config: Callable[.
     duels = selector.select(many(4), 1, 0, 100)
     assert selector.update([], 1) == ({"posterior_trust": 0.0}, [])
     found, _ = selector.update(answers(duels, Outcome.FIRST), 1)
-    assert found["posterior_trust"] == selector.trust
+    expected = Foresight()
+    expected.add(torch.tensor([duel.belief for duel in duels]), torch.ones(len(duels)))
+    assert found["posterior_trust"] == selector.trust == expected.trust
+
+
+def test_beyond_the_allowed_divergence_the_policys_own_pairs_are_asked_whatever_the_trust(
+    config: Callable[..., RunConfig],
+) -> None:
+    selector = laplace(config)
+    trust_so_far(selector, 1.0)
+    assert {duel.rule for duel in selector.select(many(40), 1, 0, 100)} == {"best_worst"}
+    assert {duel.rule for duel in selector.select(many(40), 2, 0, 100, own=True)} == {"passive"}
