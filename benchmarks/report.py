@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.real_text import draw_frontiers, real_tables
 from benchmarks.tables import (
     LEVEL,
     LEVELS,
@@ -45,7 +46,8 @@ from sea_agent.lab.tables import rows as rows_of
 ROOT = Path(__file__).parent.parent
 PAGE = "sample-efficiency.md"
 FACTORS = "efficiency.json"
-EXPERIMENTS = ("tuning", "main", "losses", "ablations")
+REPEATED = ("tuning", "main", "losses", "ablations")
+EXPERIMENTS = ("reviews-tuning", "reviews", "tastes", *REPEATED)
 DRAWN = ("passive", "passive-short", "sea_ee", *OURS, "sea-policy-features")
 _MARKED = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -60,7 +62,7 @@ class Results:
 
     def repeated(self, name: str) -> tuple[Runs, Runs]:
         """The runs of an experiment that were done twice: first and again, paired by method and seed."""
-        both = (self.first[name], self.again[name])
+        both = (self.first[name], self.again.get(name, []))
         first, again = ({(run.group, run.method, run.seed): run for run in runs} for runs in both)
         shared = [run for run in first if run in again]
         return [first[run] for run in shared], [again[run] for run in shared]
@@ -73,7 +75,8 @@ def read_results(folder: Path) -> Results:
         UserError: naming a file that is missing or not what it should be.
     """
     first, again = (
-        {name: read_records(place / f"{name}.json") for name in EXPERIMENTS} for place in (folder, folder / "again")
+        {name: read_records(place / f"{name}.json") for name in names}
+        for place, names in ((folder, EXPERIMENTS), (folder / "again", REPEATED))
     )
     return Results(first, again, read_json(folder / "selection.json"))
 
@@ -85,6 +88,7 @@ def tables(results: Results) -> dict[str, str]:
         "losses": loss_table(results.first["losses"]),
         "ablation": ablation_table(results.first["ablations"]),
         "tilted": tilted_table(results.selection),
+        **real_tables(results.first),
     }
 
 
@@ -116,7 +120,7 @@ def data(results: Results) -> dict[str, list[dict[str, Any]]]:
             ("first", "again"), results.repeated(name), (results.first, results.again), strict=True
         ):
             found["again"] += [{"experiment": name, "time": time} | row for row in _method_rows(twice)]
-            found["runs"] += [{"experiment": name, "time": time} | _run_row(run) for run in runs[name]]
+            found["runs"] += [{"experiment": name, "time": time} | _run_row(run) for run in runs.get(name, [])]
     return found
 
 
@@ -191,6 +195,7 @@ def write_report(results_dir: Path, docs_dir: Path) -> None:
     results, page = read_results(results_dir), docs_dir / PAGE
     page.write_text(fill(page.read_text(encoding="utf-8"), tables(results)), encoding="utf-8")
     draw(results.first["main"], docs_dir / "figures")
+    draw_frontiers(results.first, docs_dir / "figures")
     (results_dir / FACTORS).write_text(to_json(factors(results.first["main"])), encoding="utf-8")
     (docs_dir / "data").mkdir(exist_ok=True)
     for name, rows in data(results).items():

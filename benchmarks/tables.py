@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from sea_agent.lab.comparison import MethodFigures, band, compare, reach
-from sea_agent.lab.records import Record
+from sea_agent.lab.records import UNBOUNDED, Bounds, Record
 from sea_agent.lab.statistics import Estimate, estimate
 
-WORLDS = ("lexicon", "kitchen")
-"""In the order of the page: settings were picked on the first."""
+WORLDS = ("lexicon", "kitchen", "reviews", "tastes")
+"""Those with a hidden grammar: settings were picked on the first. Those of real English."""
 LEVEL, LEVELS = 0.8, (0.7, 0.75, 0.8)
 BASELINES = ("passive", "passive-short", "passive-kitchen")
 """Passive online DPO as tuned on the first world for the long and for the short horizon, and on the second world."""
@@ -29,12 +29,14 @@ Runs = list[Record]
 
 @dataclass(frozen=True)
 class Cell:
-    """A method of one world, loss and kind of labels: its runs, and its figures against ``baseline`` at ``level``."""
+    """A method of one world, loss and kind of labels: its runs, and its figures against ``baseline``, at ``level``
+    within ``bounds``."""
 
     runs: Runs
     row: MethodFigures
     baseline: str | None
     level: float
+    bounds: Bounds
 
     def last(self, column: str) -> Estimate | None:
         """A column at the end of the runs."""
@@ -44,7 +46,10 @@ class Cell:
         """A column where the win rate first reaches the level, or at the end of a run that never does; None where a
         run did not measure it."""
         measured = [(run, values) for run in self.runs if (values := getattr(run.curve, column)) is not None]
-        at = (np.interp(reach(run, self.level).queries, run.curve.queries, values) for run, values in measured)
+        at = (
+            np.interp(reach(run, self.level, self.bounds).queries, run.curve.queries, values)
+            for run, values in measured
+        )
         return estimate([float(value) for value in at]) if len(measured) == len(self.runs) else None
 
     @property
@@ -85,10 +90,12 @@ def level_of(runs: Runs) -> float:
     return max((level for level in LEVELS if mean and mean.mean_P.max() >= level), default=min(LEVELS))
 
 
-def cells(runs: Runs, baseline: str | None, methods: Sequence[str] = (), level: float = LEVEL) -> list[Cell]:
+def cells(
+    runs: Runs, baseline: str | None, methods: Sequence[str] = (), level: float = LEVEL, bounds: Bounds = UNBOUNDED
+) -> list[Cell]:
     """The named methods of a group in their order. Without names: the baseline, then the others by the share of runs
     that reached the level, then by fewer queries, or by the area under the curve where no run did."""
-    rows = {row.method: row for row in compare(runs, level=level, baseline=baseline).groups[0].methods}
+    rows = {row.method: row for row in compare(runs, level=level, bounds=bounds, baseline=baseline).groups[0].methods}
 
     def rank(name: str) -> tuple[bool, float, float]:
         row = rows[name]
@@ -96,7 +103,7 @@ def cells(runs: Runs, baseline: str | None, methods: Sequence[str] = (), level: 
         return name != baseline, never, row.queries.mean if never < 1 else -row.area.mean if row.area else 0.0
 
     order = [name for name in methods if name in rows] if methods else sorted(rows, key=rank)
-    return [Cell([run for run in runs if run.method == name], rows[name], baseline, level) for name in order]
+    return [Cell([run for run in runs if run.method == name], rows[name], baseline, level, bounds) for name in order]
 
 
 # --- numbers of the page ---------------------------------------------------------------------------------------------

@@ -127,7 +127,7 @@ def test_the_preset_for_a_policy_of_ones_own_holds_the_recommended_values() -> N
     assert (config.batch_size, config.sampler.candidates, config.sampler.max_new_tokens) == (32, 8, 256)
     assert (config.learner.loss, config.learner.beta, config.learner.learning_rate) == ("dpo", 0.1, 1e-6)
     assert 0 < config.imagination.rounds <= 8
-    assert config.imagination.start >= 64
+    assert config.imagination.max_kl == 10.0
 
 
 def test_the_readmes_example_is_the_preset_for_a_policy_of_ones_own(tmp_path: Path) -> None:
