@@ -40,7 +40,7 @@ class PaddedSequences:
         self.answered_B_T = padded([row["answered"] for row in rows], length, device)
         self._lengths_B = torch.tensor([len(row["input_ids"]) for row in rows], device=device)
 
-    def through(self, model: "PreTrainedModel", **options: bool) -> Any:
+    def through(self, model: "PreTrainedModel", **options: bool | int) -> Any:
         """The output of the model for this batch."""
         mask_B_T = torch.arange(self.ids_B_T.shape[1], device=self.ids_B_T.device) < self._lengths_B[:, None]
         return model(input_ids=self.ids_B_T, attention_mask=mask_B_T.long(), use_cache=False, **options)

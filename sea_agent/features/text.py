@@ -9,7 +9,8 @@ The bucket of a token is its id if the vocabulary is small, and a hash of the id
 number of tokens, apart from the forward pass of the policy.
 
 Dimension legend: B rows of a batch, N tokens of the batch's responses (or the distinct tokens of each, where noted),
-T padded tokens, V vocabulary, L landmarks, H hidden units, K buckets, E principal axes of the token embeddings.
+T padded tokens, A the last of them, from the first answered one on, V vocabulary, L landmarks, H hidden units,
+K buckets, E principal axes of the token embeddings.
 """
 
 from collections.abc import Hashable
@@ -43,6 +44,9 @@ _REACH = 3
 _COUNTS = 6
 # Blocks whose features have different units: each feature is divided by its own deviation.
 _OWN_SCALES = ("counts", "hidden", "likelihood")
+# Logits of one forward pass: bytes in all, and float copies of them that are held at once.
+_LOGIT_BYTES = 2**30
+_LOGIT_COPIES = 3
 # 2³² / golden ratio: multiplicative hashing (Knuth, "The Art of Computer Programming", 6.4).
 _MULTIPLIER = 2654435761
 
@@ -164,12 +168,22 @@ class TextFeatures(FeatureMap):
         return tokens if self._vocabulary <= count else _hash(tokens, count)
 
     def _view(self, rows: list[Row], length: int) -> dict[str, Tensor]:
-        """The blocks from the forward pass of the policy."""
+        """The blocks from the forward pass of the policy, on as many rows at once as their logits leave room for."""
+        first = min(len(row["input_ids"]) - sum(row["answered"]) for row in rows)
+        at_once = max(1, _LOGIT_BYTES // (_LOGIT_COPIES * 4 * self._vocabulary * (length - first + 1)))
+        parts = [self._part(rows[start : start + at_once], length, first) for start in range(0, len(rows), at_once)]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def _part(self, rows: list[Row], length: int, first: int) -> dict[str, Tensor]:
+        """The same of rows whose responses begin at the position ``first`` or later."""
         batch = PaddedSequences(rows, length, self._device)
-        output = batch.through(self._model, output_hidden_states=True)
-        logprobs_B_T = output.logits[:, :-1].float().log_softmax(-1).gather(-1, batch.ids_B_T[:, 1:, None])[..., 0]
-        total_B = (logprobs_B_T * batch.answered_B_T[:, 1:]).sum(1)
-        likelihood_B_2 = torch.stack([total_B, total_B / batch.answered_B_T.sum(1)], dim=1)
+        output = batch.through(self._model, output_hidden_states=True, logits_to_keep=length - first + 1)
+        logits_B_A_V, targets_B_A = output.logits[:, :-1].float(), batch.ids_B_T[:, first:]
+        chosen_B_A = logits_B_A_V.gather(-1, targets_B_A[..., None])[..., 0]
+        logprobs_B_A = chosen_B_A - logits_B_A_V.logsumexp(-1)
+        answered_B_A = batch.answered_B_T[:, first:]
+        total_B = (logprobs_B_A * answered_B_A).sum(1)
+        likelihood_B_2 = torch.stack([total_B, total_B / answered_B_A.sum(1)], dim=1)
         return {"hidden": batch.mean_and_last(output.hidden_states[-1]).cpu(), "likelihood": likelihood_B_2.cpu()}
 
 

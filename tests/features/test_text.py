@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from benchmarks.worlds import read_prompts, sample
 from sea_agent.bandit.laplace import Laplace
 from sea_agent.config import PolicyConfig
 from sea_agent.config.files import load_config
+from sea_agent.features import text as text_features
 from sea_agent.features.text import TextFeatures
 from sea_agent.types import Prompt, Response
 from sea_agent.worlds import resolve, scorer
@@ -159,6 +161,30 @@ def test_batch_mates_change_nothing_but_rounding(large: str) -> None:
     for index, row in enumerate(rows):
         for name, block in blocks_of(large, row).items():
             torch.testing.assert_close(block[0], together[name][index], rtol=0, atol=1e-4)
+
+
+def test_logits_are_held_for_answered_positions_and_for_as_many_rows_as_there_is_room(
+    large: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large vocabulary would otherwise hold more than the model itself."""
+    generator = np.random.default_rng(1)
+    rows = [(generator.integers(3, 5000, 20).tolist(), generator.integers(3, 5000, 9).tolist()) for _ in range(8)]
+    at_once, shapes = blocks_of(large, *rows), []
+    forward = LlamaForCausalLM.forward
+
+    def noted(*given: Any, **options: Any) -> Any:
+        output = forward(*given, **options)
+        shapes.append(tuple(output.logits.shape))
+        return output
+
+    monkeypatch.setattr(LlamaForCausalLM, "forward", noted)
+    # Of 32 padded positions the first answered one is the 21st, and the one before it predicts it.
+    room = 3 * text_features._LOGIT_COPIES * 4 * 5000 * 13
+    monkeypatch.setattr(text_features, "_LOGIT_BYTES", room)
+    in_parts = blocks_of(large, *rows)
+    assert shapes == [(3, 13, 5000), (3, 13, 5000), (2, 13, 5000)]
+    for name, block in in_parts.items():
+        torch.testing.assert_close(block, at_once[name], rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt_neox", "qwen2"])
