@@ -172,6 +172,10 @@ def check(
     source: Annotated[str | None, typer.Argument(metavar="[CONFIG]")] = None,
     overrides: Overrides = None,
     keys: Annotated[bool, typer.Option("--keys", help="List every configuration key with its meaning.")] = False,
+    foretell: Annotated[
+        bool,
+        typer.Option("--foretell", help="Train a posterior on half of the imported preferences, and ask it the rest."),
+    ] = False,
 ) -> None:
     """Check a configuration and its inputs without starting a run; loads reward models and the posterior's encoder."""
     if keys:
@@ -200,6 +204,10 @@ def check(
     if inputs.imported is not None:
         count, skipped = len(inputs.imported.duels), inputs.imported.skipped
         console.print(f"{count} imported preferences; {skipped} skipped, because both responses are identical.")
+    if foretell:
+        from sea_agent.run import learnable
+
+        console.print(str(learnable.foretell(config, inputs.imported)), markup=False, highlight=False)
 
 
 @app.command()

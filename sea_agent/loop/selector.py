@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sea_agent.bandit.foresight import Foresight
+from sea_agent.bandit.foresight import HALF_LIFE, Foresight
 from sea_agent.bandit.mixing import folded_pairs, label_source
 from sea_agent.bandit.posterior import make_posterior
 from sea_agent.bandit.selection import (
@@ -184,19 +184,33 @@ class Selector:
         return found, self._hindsight(decided, torch.stack([first_N_D, second_N_D], 1), number)
 
     def warm(self, answers: Sequence[tuple[Duel, Verdict]], weights: Sequence[float]) -> None:
-        """Train the posterior once on imported preferences, before the first round.
+        """Train the posterior on imported preferences, before the first round.
 
-        They then set the scale of the features. An ensemble takes as many steps as in rounds with this many labels.
+        They then set the scale of the features. An ensemble takes as many steps as in rounds with this many labels. The
+        last ones are foretold before they are learnt, so that what is known from the others can be acted on at once.
         """
         duels = [duel for duel, _ in answers]
         first_wins_N = torch.tensor([verdict.outcome.first_wins for _, verdict in answers])
+        weights_N = torch.tensor(weights)
         rows_2N_D = self._rows([(duel.prompt, side) for duel in duels for side in (duel.first, duel.second)])
         self._posterior = self._new_posterior()
-        self._posterior.add(
-            rows_2N_D[::2], rows_2N_D[1::2], first_wins_N, [duel.id for duel in duels], torch.tensor(weights)
-        )
-        rounds = math.ceil(len(duels) / self._batch_size)
-        self._posterior.update(self._generator("warm", 0), rounds=rounds)
+
+        def learn(part: slice) -> None:
+            rows = rows_2N_D[::2][part], rows_2N_D[1::2][part], first_wins_N[part]
+            self._posterior.add(*rows, [duel.id for duel in duels[part]], weights_N[part])
+            self._posterior.update(self._generator("warm", 0), rounds=math.ceil(len(rows[0]) / self._batch_size))
+
+        last = 0 if self._posterior_config.family == "ensemble" else min(len(duels) // 2, 2 * HALF_LIFE)
+        rest, foretold = slice(len(duels) - last), slice(len(duels) - last, None)
+        learn(rest)
+        if last:
+            self._foresight.add(torch.tensor(self.foretell(duels[foretold])), first_wins_N[foretold])
+            learn(foretold)
+
+    def foretell(self, duels: Sequence[Duel]) -> list[float]:
+        """What the posterior believes of each duel: the probability that the first response is preferred."""
+        rows_2N_D = self._rows([(duel.prompt, side) for duel in duels for side in (duel.first, duel.second)])
+        return [row.belief for row in self._hindsight(duels, torch.stack([rows_2N_D[::2], rows_2N_D[1::2]], 1), 0)]
 
     def state(self) -> dict[str, Any]:
         """The posterior and the scales of its features, as tensors and plain values."""

@@ -1,6 +1,7 @@
 """Whole runs that begin with imported preferences, and what they export."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ def test_imported_preferences_are_in_the_ledger_and_no_queries(preferences: Path
     ]
     assert {(verdict.outcome, verdict.annotator) for _, verdict in brought if verdict} == {(Outcome.FIRST, "ann")}
     first_asked = entries[40][0]
-    assert first_asked.posterior_version == 1, "the posterior was updated before the first round"
+    assert first_asked.posterior_version == 2, "the posterior learnt from both halves before the first round"
 
 
 def test_the_policy_is_not_trained_on_them(preferences: Path, tmp_path: Path) -> None:
@@ -152,3 +153,40 @@ def test_check_tells_how_many_there_are(preferences: Path, sea_agent: Callable[.
     done = sea_agent("check", "sea", "--set", f"posterior.preferences_path={preferences}")
     assert done.code == 0, done.err
     assert "40 imported preferences; 1 skipped" in done.out
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_check_says_how_many_preferences_the_posterior_foretells_after_others(
+    told: bool, write_jsonl: Callable[..., Path], sea_agent: Callable[..., Any]
+) -> None:
+    """The control: preferences of which every second one is turned round are not foretold."""
+    rows = []
+    for index, (prompt, text) in enumerate(make_demonstrations(120, seed=5)):
+        pair = [text, f"{text} um"]
+        if not told and index % 2:
+            pair.reverse()
+        rows.append({"prompt": prompt, "chosen": pair[0], "rejected": pair[1]})
+    write_jsonl(rows, "mine.jsonl")
+    done = sea_agent("check", "sea", "--set", "posterior.preferences_path=mine.jsonl", "--foretell")
+    assert done.code == 0, done.err
+    found = re.search(
+        r"After 60 .* foretells (\d+)% of 60 others \(95 % interval (\d+)% to (\d+)%", " ".join(done.out.split())
+    )
+    assert found is not None, done.out
+    share, low, high = map(int, found.groups())
+    assert low <= share <= high
+    assert (share > 95) if told else (low < 50 < high)
+
+
+@pytest.mark.parametrize("rows", [0, 19])
+def test_too_few_preferences_foretell_nothing(
+    rows: int, write_jsonl: Callable[..., Path], sea_agent: Callable[..., Any]
+) -> None:
+    pairs = [
+        {"prompt": prompt, "chosen": text, "rejected": f"{text} um"} for prompt, text in make_demonstrations(19, 5)
+    ]
+    settings = ["--set", "posterior.preferences_path=mine.jsonl"] if rows else []
+    write_jsonl(pairs, "mine.jsonl")
+    done = sea_agent("check", "sea", *settings, "--foretell")
+    assert done.code == 2
+    assert f"at least 20: set posterior.preferences_path; found {rows}" in " ".join(done.err.split())

@@ -254,3 +254,17 @@ def test_beyond_the_allowed_divergence_the_policys_own_pairs_are_asked_whatever_
     trust_so_far(selector, 1.0)
     assert {duel.rule for duel in selector.select(many(40), 1, 0, 100)} == {"best_worst"}
     assert {duel.rule for duel in selector.select(many(40), 2, 0, 100, own=True)} == {"passive"}
+
+
+def test_imported_preferences_are_foretold_before_they_are_learnt(config: Callable[..., RunConfig]) -> None:
+    """Of forty the last twenty: borne out, the posterior is acted on from the first round; turned round, it is not."""
+    for turned, expected in ((False, True), (True, False)):
+        selector = laplace(config)
+        duels = make_selector(config(selection={"rule": "passive"})).select(many(40), 1, 0, 100)
+        seen, later = (
+            answers(duels[:20], Outcome.FIRST),
+            answers(duels[20:], Outcome.SECOND if turned else Outcome.FIRST),
+        )
+        selector.warm(seen + later, [1.0] * 40)
+        assert selector._posterior.labels == 40
+        assert (selector.trust > 0.3) is expected
