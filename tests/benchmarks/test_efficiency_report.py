@@ -13,7 +13,7 @@ from typing import Any
 import matplotlib.image
 import pytest
 
-from benchmarks import report, tables
+from benchmarks import real_text, report, tables
 from benchmarks.report import Results
 from benchmarks.tables import Cell, cells, tuned, worlds
 from sea_agent.errors import UserError
@@ -227,8 +227,8 @@ def test_experiments_are_valid_and_named_after_their_files(spec: Path) -> None:
 
 
 def test_what_the_page_tells_has_its_experiment() -> None:
-    """`smoke` belongs to the tests, and docs/posterior.md speaks of `reviews`."""
-    assert {*report.EXPERIMENTS, "smoke", "reviews"} == {spec.stem for spec in SPECS}
+    """`smoke` belongs to the tests."""
+    assert {*report.EXPERIMENTS, "smoke"} == {spec.stem for spec in SPECS}
 
 
 def test_settings_were_picked_on_seeds_that_report_nothing_and_on_one_world() -> None:
@@ -236,6 +236,63 @@ def test_settings_were_picked_on_seeds_that_report_nothing_and_on_one_world() ->
     reported = {cell.seed for name in ("main", "losses", "ablations") for cell in planned(name)}
     assert {cell.seed for cell in tuned} & reported == set()
     assert {cell.world for cell in tuned} == {tables.WORLDS[0]}
+    real = {cell.seed for name in ("reviews", "tastes") for cell in planned(name)}
+    assert {cell.seed for cell in planned("reviews-tuning")} & real == set()
+
+
+def test_the_baselines_of_real_english_are_among_the_settings_that_were_tried() -> None:
+    def settings(cell: Planned) -> tuple[float, float]:
+        return cell.config.learner.beta, cell.config.learner.learning_rate
+
+    tried = {settings(cell) for cell in planned("reviews-tuning")}
+    for name in ("reviews", "tastes"):
+        baselines = [cell for cell in planned(name) if cell.method in real_text.BASELINES]
+        assert {cell.method for cell in baselines} == set(real_text.BASELINES)
+        assert {settings(cell) for cell in baselines} <= tried
+
+
+# --- real English ----------------------------------------------------------------------------------------------------
+
+
+def real(make_runs: MakeRuns, sea: float, kl: float = 3.0) -> list[Record]:
+    """Runs of `reviews` that end ``kl`` nats away, where two samples always differ and the judge agrees.
+
+    Both baselines need 240 answers, and `sea` as many as is said.
+    """
+    methods = dict.fromkeys(real_text.BASELINES, (240.0, 256)) | {"sea": (sea, 256)}
+    runs = make_runs(methods, world="reviews")
+    ends = {"distinct_share": 1.0, "judge_win_rate": 0.7}
+
+    def measured(run: Record) -> Record:
+        points = len(run.curve.queries)
+        columns = {name: (value,) * points for name, value in ends.items()}
+        columns["kl_to_reference"] = tuple(kl * point / (points - 1) for point in range(points))
+        return run.model_copy(update={"curve": run.curve.model_copy(update=columns)})
+
+    return [measured(run) for run in runs]
+
+
+def test_answers_of_real_english_count_within_bounds_only(make_runs: MakeRuns) -> None:
+    near = real(make_runs, 96.0)
+    far = real(make_runs, 96.0, kl=20.0)
+    first = {
+        "reviews-tuning": near,
+        "reviews": near,
+        "tastes": [run.model_copy(update={"world": "tastes"}) for run in near],
+    }
+    found = real_text.real_tables(first)
+    assert "| `sea` | 5 | 96 [96, 96] | 0 of 5 | 2.50 [2.50, 2.50] |" in found["bounded-reviews"]
+    beyond = real_text.real_tables(first | {"reviews": far})
+    assert "| `sea` | 5 | ≥ 256 | 5 of 5 |" in beyond["bounded-reviews"]
+    assert "| `sea` | 5 | 96 [96, 96] | 0 of 5 |" in beyond["unbounded-reviews"]
+
+
+def test_harm_is_the_worst_difference_to_the_baseline(make_runs: MakeRuns) -> None:
+    """After 256 answers passive has .5 + .3 · 256 / 240, and the other method half of the rise."""
+    runs = real(make_runs, 480.0)
+    first = dict.fromkeys(("reviews-tuning", "reviews", "tastes"), runs)
+    shown = next(line for line in real_text.real_tables(first)["harm"].splitlines() if "reviews | `sea`" in line)
+    assert "| 5 | -.160 [-.160, -.160] | 256 |" in shown
 
 
 def test_no_fewer_settings_are_tried_of_passive_than_of_sea() -> None:
