@@ -61,12 +61,13 @@ def _harm(first: dict[str, Runs]) -> str:
     for world in BOUNDS:
         for method in dict.fromkeys(run.method for run in first[world]):
             if method not in BASELINES:
-                shown = _worst(first[world], method)
+                shown = worst(first[world], method)
                 lines.append(f"| {world} | `{method}` | {' | '.join(shown)} |\n")
     return "".join(lines)
 
 
-def _worst(runs: Runs, method: str) -> list[str]:
+def worst(runs: Runs, method: str) -> list[str]:
+    """Seeds, the worst mean difference to the baseline, after how many answers, divergence and judge of both there."""
     theirs = {run.seed: run.curve for run in runs if run.method == BASELINES[0]}
     ours = {run.seed: run.curve for run in runs if run.method == method}
     seeds = sorted(theirs.keys() & ours.keys())
