@@ -58,6 +58,7 @@ class Deaths:
 def test_samplers_die_then_a_node_then_every_part_and_nothing_changes(nodes: TwoNodes, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(COUNTING_ORACLE)
     settings = SETTINGS | {"oracle": {"kind": "python", "target": f"{tmp_path / 'mine.py'}:compare"}}
+    settings["posterior"] = settings["posterior"] | {"prior": [f"{tmp_path / 'mine.py'}:shortness"]}
 
     def asked_by(out: str, watch: Watch, **changes: Any) -> list[str]:
         run(world_config(**settings, **changes), tmp_path / out, watch)

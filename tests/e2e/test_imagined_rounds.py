@@ -18,6 +18,7 @@ def small(rounds: int, start: int = 8) -> RunConfig:
             "batch_size=4",
             "budget.oracle_queries=16",
             "sampler.candidates=4",
+            "posterior.features=reward",  # trusted from the second batch on
             "evaluation.prompts=4",
             "evaluation.every=8",
             f"imagination.rounds={rounds}",

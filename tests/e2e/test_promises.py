@@ -58,7 +58,7 @@ def cut_down(case: str, oracle: Path, *settings: str) -> RunConfig:
     if preset.mixing.oracle_share < 1.0:
         small.append("mixing.burn_in=3")
     if preset.imagination.rounds:
-        small += ["imagination.rounds=2", "imagination.start=4"]
+        small += ["imagination.rounds=2", "imagination.start=4", f"posterior.prior=[{oracle}:shortness]"]
     if not preset.policy.path.startswith("world://"):
         small += ON_THE_WORLD
     if preset.sampler.backend == "vllm":
@@ -119,8 +119,9 @@ def test_ledger_oracle_and_summary_count_the_same(case: str, whole: Callable[[st
     assert sorted(duels) == sorted(name for name in lines if name.startswith("duel-")), "a posterior's pair was asked"
     assert len(lines) == BUDGET + summary["evaluation_queries"]
     assert all(duel.first.text != duel.second.text and verdict is not None for duel, verdict in rows)
-    mixes = load_config(case.partition(",")[0]).mixing.oracle_share < 1.0
-    assert (len(rows) > BUDGET) == (summary["posterior_labels"] > 0) == mixes
+    preset = load_config(case.partition(",")[0])
+    assert (len(rows) > BUDGET) == (summary["posterior_labels"] > 0) == (preset.mixing.oracle_share < 1.0)
+    assert (summary["imagined_pairs"] > 0) == (preset.imagination.rounds > 0)
 
 
 @each

@@ -32,7 +32,7 @@ def lives() -> Lives:
 def tree_of(**changes: Any) -> dict[str, Any]:
     """A run of some twenty rounds with posterior labels and imagined rounds, as text features learn them."""
     settings = {
-        "posterior": {"family": "laplace", "features": "text", "members": 5},
+        "posterior": {"family": "laplace", "features": "text", "members": 5, "prior": ["world://lexicon/reward"]},
         "mixing": {"oracle_share": 0.7, "burn_in": 8},
         "imagination": {"rounds": 3, "start": 8},
         "checkpoint": {"every": 2, "keep": 2, "keep_best": True},

@@ -41,7 +41,7 @@ def tree_of(folder: Path, variant: str, queries: int) -> dict[str, Any]:
     """A run whose oracle notes what it is asked: six rounds for 16 queries, and two for each six more."""
     (folder / "mine.py").write_text(COUNTING_ORACLE)
     settings: dict[str, Any] = {
-        "posterior": {"family": "laplace", "features": "text"},
+        "posterior": {"family": "laplace", "features": "text", "prior": [f"{folder / 'mine.py'}:shortness"]},
         "mixing": {"oracle_share": 0.7, "burn_in": 8},
         "imagination": {"rounds": 1, "start": 8, "max_kl": 1e-4},
         "checkpoint": {"every": 2, "keep": 2},

@@ -20,7 +20,8 @@ from sea_agent.run.lifecycle import run
 from sea_agent.types import LabelSource
 from sea_agent.worlds import scorer
 
-# A Python oracle that writes every duel it sees to a file beside it: the count that cannot be argued with.
+# A Python oracle that writes every duel it sees to a file beside it: the count that cannot be argued with. With the
+# prior score `shortness` the posterior foretells it, and is trusted from the first answers on.
 COUNTING_ORACLE = """
 import json, pathlib
 SEEN = pathlib.Path(__file__).with_suffix(".seen")
@@ -30,6 +31,9 @@ def compare(duels):
         for duel in duels:
             file.write(json.dumps(duel) + "\\n")
     return [0.9 if len(duel["first"]) < len(duel["second"]) else 0.1 for duel in duels]
+
+def shortness(texts):
+    return [-float(len(response)) for _, response in texts]
 """
 
 
