@@ -138,12 +138,14 @@ def demo(out: Out = Path("runs/demo"), overrides: Overrides = None) -> None:
     """Align a policy on real English with three methods, and show how many labels each needed."""
     _require_agent()
     from sea_agent.lab.comparison import compare as compare_runs
-    from sea_agent.lab.demo import ARMS, LEVEL, WORLD
+    from sea_agent.lab.demo import ARMS, LEVEL, WORLD, needed
     from sea_agent.lab.figures import draw_runs
     from sea_agent.lab.reading import read_run
     from sea_agent.lab.tables import terminal_tables
     from sea_agent.run import lifecycle
+    from sea_agent.run.inspection import sample_run
     from sea_agent.run.resumption import require_unused
+    from sea_agent.terminal import samples_table
 
     configs = {arm: load_config(arm.preset, [*WORLD, *arm.settings, *(overrides or [])]) for arm in ARMS}
     for arm, config in configs.items():
@@ -159,11 +161,9 @@ def demo(out: Out = Path("runs/demo"), overrides: Overrides = None) -> None:
     draw_runs(records, figure)
     for table in terminal_tables(compare_runs(records, level=LEVEL, baseline=ARMS[0].name)):
         console.print(table)
-    _show_samples(out / ARMS[-1].name, 5)
+    console.print(samples_table(sample_run(out / ARMS[-1].name, 5)))
     for arm, record in zip(ARMS, records, strict=True):
-        needed = record.curve.queries_to(LEVEL)
-        labels = f"more than {record.budget}" if needed is None else f"{needed:.0f}"
-        console.print(f"Labels to a win rate of {LEVEL:g}: [bold]{labels}[/bold] with {arm.title} (one seed)")
+        console.print(f"Labels to a win rate of {LEVEL:g}: [bold]{needed(record)}[/bold] with {arm.title} (one seed)")
     console.print(f"Curves: {figure}. More responses: sea-agent sample {out / ARMS[-1].name}")
 
 
@@ -207,7 +207,7 @@ def check(
     if foretell:
         from sea_agent.run import learnable
 
-        console.print(str(learnable.foretell(config, inputs.imported)), markup=False, highlight=False)
+        console.print(str(learnable.foretell(inputs.make_selector(), inputs.imported)), markup=False)
 
 
 @app.command()
@@ -312,7 +312,10 @@ def eval_command(run: Run, overrides: Overrides = None) -> None:
 def sample(run: Run, prompts: Count = 5) -> None:
     """Show responses before and after training, side by side."""
     _require_agent()
-    _show_samples(run, prompts)
+    from sea_agent.run.inspection import sample_run
+    from sea_agent.terminal import samples_table
+
+    console.print(samples_table(sample_run(run, prompts)))
 
 
 @app.command()
@@ -416,16 +419,6 @@ def _require_agent() -> None:
     """Refuse a command that needs the extra ``agent`` if it is not installed."""
     if lacking := missing("agent"):
         raise UserError(f"this command needs packages that are not installed ({', '.join(lacking)}): {INSTALL_AGENT}")
-
-
-def _show_samples(run: Path, count: int) -> None:
-    from sea_agent.run.inspection import sample_run
-
-    table = Table("prompt", "before", "after", show_lines=True)
-    for row in sample_run(run, count):
-        # Text() keeps rich from reading brackets in model output as markup.
-        table.add_row(*(Text(row[part]) for part in ("prompt", "before", "after")))
-    console.print(table)
 
 
 def _announce(line: str) -> None:

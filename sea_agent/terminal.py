@@ -1,9 +1,10 @@
-"""The summary table of a finished run in the terminal."""
+"""Tables of a finished run in the terminal: its summary, and what its policy says."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 
 def closing_table(summary: Mapping[str, Any]) -> Table:
@@ -21,6 +22,16 @@ def closing_table(summary: Mapping[str, Any]) -> Table:
     }
     for name, value in rows.items():
         table.add_row(name, str(value))
+    return table
+
+
+def samples_table(rows: Iterable[Mapping[str, str]]) -> Table:
+    """Prompts with a response before and after training."""
+    parts = ("prompt", "before", "after")
+    table = Table(*parts, show_lines=True)
+    for row in rows:
+        # Text() keeps rich from reading brackets in model output as markup.
+        table.add_row(*(Text(row[part]) for part in parts))
     return table
 
 

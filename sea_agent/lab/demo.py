@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from sea_agent.lab.records import Record
+
 LEVEL = 0.8
 """The win rate to which labels are counted."""
 
@@ -16,6 +18,12 @@ WORLD = (
     "evaluation.judge.world=reviews",
 )
 _IMAGINED = ("imagination.rounds=8", "imagination.start=0", "imagination.max_kl=5")
+
+
+def needed(record: Record) -> str:
+    """The labels that a run needed to the level, in words."""
+    queries = record.curve.queries_to(LEVEL)
+    return f"more than {record.budget}" if queries is None else f"{queries:.0f}"
 
 
 class Arm(NamedTuple):

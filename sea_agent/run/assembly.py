@@ -7,14 +7,12 @@ from actors.learners import LearnerGroup
 from actors.runtime import Remote, Runtime
 from actors.samplers import SamplerPool
 from sea_agent.agent import Agent
-from sea_agent.config import ImaginationConfig, MixingConfig, RemoteOracleConfig, RunConfig, WorldOracleConfig
+from sea_agent.config import ImaginationConfig, MixingConfig, RemoteOracleConfig, RunConfig
 from sea_agent.data.imported import KEY, ROUND, ImportedPreferences
 from sea_agent.errors import UserError
-from sea_agent.features import make_features
 from sea_agent.loop.candidates import CandidateSource
 from sea_agent.loop.evaluation import Evaluator
 from sea_agent.loop.open_duels import OpenDuels
-from sea_agent.loop.selector import Selector
 from sea_agent.loop.stopwatch import Stopwatch
 from sea_agent.persistence.ledger import Ledger
 from sea_agent.run.preflight import Inputs
@@ -33,10 +31,7 @@ def assemble(config: RunConfig, inputs: Inputs, runtime: Runtime, ledger: Ledger
     rounds = expected_rounds(config.budget.oracle_queries, duels, config.mixing, config.imagination)
     total_steps = rounds * config.learner.steps_per_round
     learner = LearnerGroup(runtime, policy, config.learner, compute, total_steps=total_steps, samplers=sampler)
-    world = config.oracle.world if isinstance(config.oracle, WorldOracleConfig) else None
-    features = partial(make_features, config.posterior, policy, world, compute) if config.needs_posterior else None
-    part = partial(Selector, batch_size=config.batch_size, make_features=features)
-    selector = runtime.spawn("posterior", part, config.selection, config.posterior, config.mixing, compute)
+    selector = runtime.spawn("posterior", inputs.make_selector)
     open_duels = OpenDuels(
         inputs.oracle,
         ledger,

@@ -1,14 +1,11 @@
 """How much the posterior can learn with its features, by imported preferences that it has not seen."""
 
 from dataclasses import dataclass
-from functools import partial
 
 from scipy.stats import binomtest
 
-from sea_agent.config import RunConfig, WorldOracleConfig
 from sea_agent.data.imported import ImportedPreferences
 from sea_agent.errors import UserError
-from sea_agent.features import make_features
 from sea_agent.loop.selector import Selector
 from sea_agent.seeding import generator_for
 
@@ -33,8 +30,8 @@ class Foretold:
         )
 
 
-def foretell(config: RunConfig, imported: ImportedPreferences | None) -> Foretold:
-    """Train a posterior on one half of the imported preferences and ask it about the other.
+def foretell(selector: Selector, imported: ImportedPreferences | None) -> Foretold:
+    """Let a fresh posterior learn from one half of the imported preferences and ask it about the other.
 
     Raises:
         UserError: there are none, or too few.
@@ -44,16 +41,7 @@ def foretell(config: RunConfig, imported: ImportedPreferences | None) -> Foretol
         raise UserError(
             f"--foretell needs imported preferences, at least {_LEAST}: set posterior.preferences_path; found {found}"
         )
-    world = config.oracle.world if isinstance(config.oracle, WorldOracleConfig) else None
-    selector = Selector(
-        config.selection,
-        config.posterior,
-        config.mixing,
-        config.compute,
-        batch_size=config.batch_size,
-        make_features=partial(make_features, config.posterior, config.policy, world, config.compute),
-    )
-    order = generator_for(config.seed, "foretell").permutation(found)[: 2 * _MOST].tolist()
+    order = generator_for("foretell").permutation(found)[: 2 * _MOST].tolist()
     learnt, others = order[: len(order) // 2], order[len(order) // 2 :]
     answers = [(imported.duels[row], imported.verdicts[row]) for row in learnt]
     selector.warm(answers, [imported.weights[row] for row in learnt])

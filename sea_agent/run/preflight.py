@@ -2,8 +2,9 @@
 
 import importlib.util
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -27,10 +28,12 @@ from sea_agent.config import (
 from sea_agent.data.imported import ImportedPreferences, load_imported
 from sea_agent.data.prompts import PromptSource
 from sea_agent.errors import UserError
+from sea_agent.features import make_features
 from sea_agent.features.hidden import EncoderFeatures
 from sea_agent.features.own import OwnFeatures
 from sea_agent.features.prior import PriorScore
 from sea_agent.jobs.inside import where_it_runs
+from sea_agent.loop.selector import Selector
 from sea_agent.plugins import is_own
 from sea_agent.pretrained import end_token_ids, load_tokenizer, longest_input, model_config
 from sea_agent.run.tracking import require_packages
@@ -46,6 +49,7 @@ class Inputs:
     oracle: Oracle
     judge: Oracle | None
     imported: ImportedPreferences | None
+    make_selector: Callable[[], Selector]
     compute: Compute
     """Where the run computes: inside a Ray job, on its cluster."""
     needs: list[Need]
@@ -138,12 +142,24 @@ def check(config: RunConfig) -> Inputs:
         judging = make_oracle(judge, seed=config.seed, device=config.device, key="evaluation.judge")
         if compared:
             judging.try_on(compared, longest)
+    world = config.oracle.world if isinstance(config.oracle, WorldOracleConfig) else None
+    features = partial(make_features, config.posterior, config.policy, world, compute)
+    make_selector = partial(
+        Selector,
+        config.selection,
+        config.posterior,
+        config.mixing,
+        compute,
+        batch_size=config.batch_size,
+        make_features=features if config.needs_posterior else None,
+    )
     return Inputs(
         prompts=training,
         heldout=heldout,
         oracle=oracle,
         judge=judging,
         imported=imported,
+        make_selector=make_selector,
         compute=compute,
         needs=needs,
     )

@@ -211,9 +211,9 @@ def test_shuffled_labels_teach_nothing_and_reversed_ones_the_reverse(world: Worl
     assert accuracy(warmed("laplace", reverse, tmp_path), world) < 0.3
 
 
-def test_warming_is_one_update_and_its_weights_count(world: World, tmp_path: Path) -> None:
+def test_warming_learns_in_two_parts_and_its_weights_count(world: World, tmp_path: Path) -> None:
     selector = warmed("laplace", world.pairs[:40], tmp_path)
-    assert (selector._posterior.version, selector._posterior.labels) == (1, 40)
+    assert (selector._posterior.version, selector._posterior.labels) == (2, 40)
     light = warmed("laplace", world.pairs[:40], tmp_path, weight=0.01)
     spread = [
         torch.tensor([abs((duel.belief or 0.5) - 0.5) for duel in one.select(world.held_out, 1, 0, 200)]).mean()
