@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.tables import Cell, Runs, cells, number, rate, table
+from benchmarks.tables import Cell, Runs, cells, markdown, number, rate, table
 from sea_agent.lab.comparison import band
 from sea_agent.lab.records import Bounds
-from sea_agent.lab.statistics import Estimate, estimate
+from sea_agent.lab.statistics import estimate
 
 BOUNDS = {"reviews": Bounds(5.0, 0.9, 0.6), "tastes": Bounds(5.0, 0.8, 0.6)}
 """What a policy may have given up where its win rate counts. In `tastes` two samples of the initial policy differ less
@@ -38,32 +38,28 @@ def _ordered(found: Sequence[Cell]) -> list[Cell]:
 def _tuning(runs: Runs) -> str:
     bounded = cells(runs, None, bounds=BOUNDS["reviews"])
     free = {cell.row.method: cell for cell in cells(runs, None)}
-    lines = [
-        "| setting | answers within bounds | never | answers | never | at the end | by judge | KL |\n",
-        "|---" * 8 + "|\n",
-    ]
+    names = ("setting", "answers within bounds", "never", "answers", "never", "at the end", "by judge", "KL")
+    rows = []
     for cell in bounded:
         other = free[cell.row.method]
         shown = [f"`{cell.row.method}`"]
         for one in (cell, other):
             shown += [number(one.row.queries, interval=False), f"{one.row.censored} of {len(one.runs)}"]
         shown += [rate(cell.last(column), 2) for column in ("win_rate", "judge_win_rate")]
-        lines.append(f"| {' | '.join(shown)} | {number(cell.last('kl_to_reference'), 1)} |\n")
-    return "".join(lines)
+        rows.append([*shown, number(cell.last("kl_to_reference"), 1)])
+    return markdown(names, rows)
 
 
 def _harm(first: dict[str, Runs]) -> str:
     """Where each method with imagined rounds stands worst against the baseline, at evaluations that both have."""
-    lines = [
-        "| world | method | seeds | worst difference | at | KL | baseline's | judge | baseline's |\n",
-        "|---" * 9 + "|\n",
-    ]
-    for world in BOUNDS:
-        for method in dict.fromkeys(run.method for run in first[world]):
-            if method not in BASELINES:
-                shown = worst(first[world], method)
-                lines.append(f"| {world} | `{method}` | {' | '.join(shown)} |\n")
-    return "".join(lines)
+    names = ("world", "method", "seeds", "worst difference", "at", "KL", "baseline's", "judge", "baseline's")
+    rows = (
+        [world, f"`{method}`", *worst(first[world], method)]
+        for world in BOUNDS
+        for method in dict.fromkeys(run.method for run in first[world])
+        if method not in BASELINES
+    )
+    return markdown(names, rows)
 
 
 def worst(runs: Runs, method: str) -> list[str]:
@@ -73,25 +69,25 @@ def worst(runs: Runs, method: str) -> list[str]:
     seeds = sorted(theirs.keys() & ours.keys())
     end = min(curve.queries[-1] for seed in seeds for curve in (theirs[seed], ours[seed]))
 
-    def at(queries: int, column: str) -> tuple[Estimate, ...]:
-        both = np.array(
-            [
-                [np.interp(queries, curve.queries, getattr(curve, column)) for curve in (theirs[seed], ours[seed])]
-                for seed in seeds
-            ]
+    def at(queries: int, column: str) -> tuple[np.ndarray, np.ndarray]:
+        """ours_S and theirs_S after so many answers."""
+        ours_S, theirs_S = (
+            np.array([np.interp(queries, curves[seed].queries, getattr(curves[seed], column)) for seed in seeds])
+            for curves in (ours, theirs)
         )
-        ours_S, theirs_S = both[:, 1], both[:, 0]
-        return tuple(estimate(values_S.tolist()) for values_S in (ours_S - theirs_S, ours_S, theirs_S))
+        return ours_S, theirs_S
 
-    worst = min(range(16, end + 1, 16), key=lambda queries: at(queries, "win_rate")[0].mean)
-    difference = at(worst, "win_rate")[0]
-    kl, judge = at(worst, "kl_to_reference"), at(worst, "judge_win_rate")
+    def lead(queries: int) -> np.ndarray:
+        ours_S, theirs_S = at(queries, "win_rate")
+        return ours_S - theirs_S
+
+    asked = min(range(16, end + 1, 16), key=lambda queries: lead(queries).mean())
     return [
         str(len(seeds)),
-        rate(difference),
-        str(worst),
-        *(number(one, 1, interval=False) for one in kl[1:]),
-        *(rate(one, 2, interval=False) for one in judge[1:]),
+        rate(estimate(lead(asked).tolist())),
+        str(asked),
+        *(number(float(values_S.mean()), 1) for values_S in at(asked, "kl_to_reference")),
+        *(rate(float(values_S.mean()), 2) for values_S in at(asked, "judge_win_rate")),
     ]
 
 

@@ -183,7 +183,7 @@ REACHED = "answers to it; never; times fewer; t interval; asked in all; at the e
 def table(columns: str, cells: Iterable[Cell]) -> str:
     """A row for each cell."""
     names = columns.split("; ")
-    return _markdown(names, ([COLUMNS[name](cell) for name in names] for cell in cells))
+    return markdown(names, ([COLUMNS[name](cell) for name in names] for cell in cells))
 
 
 def main_tables(main: dict[str, Runs]) -> dict[str, str]:
@@ -235,7 +235,7 @@ def again_table(first: dict[str, Runs], again: dict[str, Runs]) -> str:
         [COLUMNS[name](cell) for cell, of in zip(pair, (names, names[-2:]), strict=True) for name in of]
         for pair in pairs
     )
-    return _markdown([*names, "again", "t interval"], rows)
+    return markdown([*names, "again", "t interval"], rows)
 
 
 def tilted_table(bench: dict[str, Any]) -> str:
@@ -247,7 +247,7 @@ def tilted_table(bench: dict[str, Any]) -> str:
             for rule, row in setting["rules"].items():
                 figures = _triple(row["answers"], 0), _triple(row["factor"], 2), _triple(row["ahead"][-1], 3)
                 rows.append([setting["world"], f"`{rule}`", *figures, *(rate(row[key][0], 2) for key in BITS)])
-    return _markdown(names, rows)
+    return markdown(names, rows)
 
 
 def _triple(values: Sequence[float], decimals: int) -> str:
@@ -255,6 +255,7 @@ def _triple(values: Sequence[float], decimals: int) -> str:
     return number(Estimate(mean, low, high, ()), decimals)
 
 
-def _markdown(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def markdown(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table as Markdown."""
     lines = [names, ["---"] * len(names), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)

@@ -39,8 +39,8 @@ class Foresight:
         """
         probability_N = probability_N.double().clamp(1e-9, 1 - 1e-9)
         said_N = wins_N * probability_N.log() + (1 - wins_N) * (1 - probability_N).log()
+        kept = 0.5 ** (1 / HALF_LIFE)
         for gain, promise in zip((said_N + math.log(2)).tolist(), information(probability_N).tolist(), strict=True):
-            kept = 0.5 ** (1 / HALF_LIFE)
             self._gained = kept * self._gained + gain
             self._promised = kept * self._promised + promise
 

@@ -50,6 +50,7 @@ class Inputs:
     judge: Oracle | None
     imported: ImportedPreferences | None
     make_selector: Callable[[], Selector]
+    """Loads the posterior's features."""
     compute: Compute
     """Where the run computes: inside a Ray job, on its cluster."""
     needs: list[Need]
