@@ -115,6 +115,12 @@ class Ensemble:
             rewards_K_N = self._rewards(features_P_M_D.flatten(0, 1))
         return rewards_K_N.mean(0).unflatten(0, features_P_M_D.shape[:2])
 
+    def chance(self, first_N_D: Tensor, second_N_D: Tensor) -> Tensor:
+        """chance_N: the mean over the heads."""
+        with torch.no_grad():
+            first_K_N, second_K_N = self._rewards(torch.cat([first_N_D, second_N_D])).chunk(2, dim=1)
+        return torch.sigmoid(first_K_N - second_K_N).mean(0)
+
     def add(
         self,
         first_N_D: Tensor,

@@ -11,8 +11,11 @@ from torch import Tensor, where, zeros_like
 
 from sea_agent.saved_state import require
 
-HALF_LIFE = 40
+HALF_LIFE = 80
 """Answers after which an answer counts half as much: the policy moves, and what is known of its responses with it."""
+LUCK = 1.0
+"""Nats of gain that are held to be luck. A coin's gain exceeds x nats at any time with probability exp(-x) at most,
+because its exponential is a martingale of mean 1 (Ville 1939)."""
 
 
 class Foresight:
@@ -25,10 +28,10 @@ class Foresight:
     def trust(self) -> float:
         """How much of what the beliefs claimed to know the answers have borne out, in [0, 1].
 
-        The gain over a coin, ln 2 + log p(answer), summed, against the gain that the beliefs themselves promised and
-        one nat more: without that a few lucky answers would do. 0 where answers bear out no more than a coin.
+        The gain over a coin, ln 2 + log p(answer), summed, less ``LUCK``, against the gain that the beliefs themselves
+        promised, and ``LUCK``. 0 where answers bear out no more than luck would.
         """
-        return min(max(self._gained, 0.0) / (self._promised + 1.0), 1.0)
+        return min(max(self._gained - LUCK, 0.0) / (self._promised + LUCK), 1.0)
 
     def add(self, probability_N: Tensor, wins_N: Tensor) -> None:
         """Answers in the order in which they were asked for.

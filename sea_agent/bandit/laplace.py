@@ -108,28 +108,33 @@ class Laplace:
     def draw(self, features_P_M_D: Tensor, generator: np.random.Generator | None = None) -> Tensor:
         """rewards_S_P_M: fresh draws for every prompt, joint over its candidates."""
         prompts, candidates, _ = features_P_M_D.shape
-        mean_P_M, deviation_P_M_M = self._joint(features_P_M_D)
+        mean_P_M, covariance_P_M_M = self._gaussian(features_P_M_D)
         generator = generator or generator_for(self._seed, "draw", self.version)
         noise = generator.standard_normal((prompts, candidates, self._members))
-        rewards_P_M_S = mean_P_M[:, :, None] + deviation_P_M_M @ torch.from_numpy(noise)
+        rewards_P_M_S = mean_P_M[:, :, None] + _symmetric_root(covariance_P_M_M) @ torch.from_numpy(noise)
         return rewards_P_M_S.permute(2, 0, 1).to(torch.float32)
 
     def mean(self, features_P_M_D: Tensor) -> Tensor:
         """rewards_P_M under the mode."""
         return (self._scaled(features_P_M_D) @ (self._means_D + self._basis_D_R @ self._mode_R)).to(torch.float32)
 
-    def _joint(self, features_P_M_D: Tensor) -> tuple[Tensor, Tensor]:
-        """mean_P_M, and deviation_P_M_M, the symmetric root of the covariance of a prompt's candidates.
+    def chance(self, first_N_D: Tensor, second_N_D: Tensor) -> Tensor:
+        """chance_N that the first response wins, by MacKay's approximation for a Gaussian logit (1992, "The Evidence
+        Framework Applied to Classification Networks", equation 10): within .02, and exact where the mean is 0."""
+        mean_N, covariance_N_1_1 = self._gaussian((first_N_D - second_N_D)[:, None])
+        variance_N_1 = covariance_N_1_1[:, 0]
+        return torch.sigmoid(mean_N / (1 + math.pi / 8 * variance_N_1).sqrt())[:, 0].to(torch.float32)
 
-        The covariance is A Aᵀ within the labels' span and that of the prior across it.
-        """
+    def _gaussian(self, features_P_M_D: Tensor) -> tuple[Tensor, Tensor]:
+        """mean_P_M and covariance_P_M_M of a prompt's candidates: A Aᵀ within the labels' span, that of the prior
+        across it."""
         scaled_P_M_D = self._scaled(features_P_M_D)
         inner_P_M_R = scaled_P_M_D @ self._basis_D_R
         known_P_M_R = inner_P_M_R @ self._factor_R_R
         covariance_P_M_M = known_P_M_R @ known_P_M_R.mT
         if self._basis_D_R.shape[1] < self._dimension:
             covariance_P_M_M += scaled_P_M_D @ scaled_P_M_D.mT - inner_P_M_R @ inner_P_M_R.mT
-        return inner_P_M_R @ self._mode_R + scaled_P_M_D @ self._means_D, _symmetric_root(covariance_P_M_M)
+        return inner_P_M_R @ self._mode_R + scaled_P_M_D @ self._means_D, covariance_P_M_M
 
     @property
     def _means_D(self) -> Tensor:

@@ -36,6 +36,10 @@ class Posterior(Protocol):
     def mean(self, features_P_M_D: Tensor) -> Tensor:
         """The best guess of the rewards, rewards_P_M (float32): the mean over the posterior, without any chance."""
 
+    def chance(self, first_N_D: Tensor, second_N_D: Tensor) -> Tensor:
+        """chance_N (float32): the probability that the first response wins, over the whole posterior, without any
+        draw."""
+
     def add(
         self,
         first_N_D: Tensor,

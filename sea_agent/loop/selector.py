@@ -175,10 +175,10 @@ class Selector:
         first_wins_N = torch.tensor([wins for _, wins in labelled])
         first_N_D = self._rows([(duel.prompt, duel.first) for duel in decided])
         second_N_D = self._rows([(duel.prompt, duel.second) for duel in decided])
+        beliefs_N = self._posterior.chance(first_N_D, second_N_D)
         self._posterior.add(first_N_D, second_N_D, first_wins_N, [duel.id for duel in decided])
         metrics = self._posterior.update(self._generator("update", number))
         found = {f"posterior_{name}": amount for name, amount in metrics.items()}
-        beliefs_N = torch.tensor([duel.belief for duel in decided])
         self._foresight.add(beliefs_N, first_wins_N)
         found |= {"posterior_trust": self.trust} | _foresight(decided, beliefs_N, first_wins_N)
         return found, self._hindsight(decided, torch.stack([first_N_D, second_N_D], 1), number)
@@ -204,13 +204,14 @@ class Selector:
         rest, foretold = slice(len(duels) - last), slice(len(duels) - last, None)
         learn(rest)
         if last:
-            self._foresight.add(torch.tensor(self.foretell(duels[foretold])), first_wins_N[foretold])
+            chance_N = self._posterior.chance(rows_2N_D[::2][foretold], rows_2N_D[1::2][foretold])
+            self._foresight.add(chance_N, first_wins_N[foretold])
             learn(foretold)
 
     def foretell(self, duels: Sequence[Duel]) -> list[float]:
         """What the posterior believes of each duel: the probability that the first response is preferred."""
         rows_2N_D = self._rows([(duel.prompt, side) for duel in duels for side in (duel.first, duel.second)])
-        return [row.belief for row in self._hindsight(duels, torch.stack([rows_2N_D[::2], rows_2N_D[1::2]], 1), 0)]
+        return self._posterior.chance(rows_2N_D[::2], rows_2N_D[1::2]).tolist()
 
     def state(self) -> dict[str, Any]:
         """The posterior and the scales of its features, as tensors and plain values."""

@@ -7,8 +7,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 
-from sea_agent.bandit.foresight import HALF_LIFE, Foresight, information
+from sea_agent.bandit.foresight import HALF_LIFE, LUCK, Foresight, information
 from sea_agent.bandit.laplace import Laplace
 from sea_agent.errors import UnfitState
 
@@ -27,19 +28,23 @@ def test_information_is_none_for_a_coin_and_ln_2_for_certainty() -> None:
     )
 
 
-def test_trust_is_the_gain_over_a_coin_for_the_gain_that_was_promised_and_a_nat() -> None:
-    """Two answers, the older one at the weight of one answer ago: by hand."""
-    kept = 0.5 ** (1 / HALF_LIFE)
-    gained = kept * math.log(2 * 0.8) + math.log(2 * 0.3)
-    promised = kept * float(information(torch.tensor(0.8))) + float(information(torch.tensor(0.3)))
-    assert of([0.8, 0.3], [1.0, 1.0]).trust == pytest.approx(max(gained, 0) / (1 + promised), abs=1e-6)
-    assert of([0.8, 0.7], [1.0, 1.0]).trust > 0
+def test_trust_is_the_gain_over_a_coin_beyond_luck_for_the_gain_that_was_promised() -> None:
+    """Four answers, each at the weight of its age: by hand."""
+    gained = promised = 0.0
+    for age, (probability, won) in zip((3, 2, 1, 0), ((0.95, 0.95), (0.9, 0.9), (0.8, 0.8), (0.3, 0.7)), strict=True):
+        kept = 0.5 ** (age / HALF_LIFE)
+        gained += kept * math.log(2 * won)
+        promised += kept * float(information(torch.tensor(probability)))
+    trust = (gained - LUCK) / (promised + LUCK)
+    assert trust > 0.2
+    assert of([0.95, 0.9, 0.8, 0.3], [1.0, 1.0, 1.0, 0.0]).trust == pytest.approx(trust, abs=1e-6)
+    assert of([0.8, 0.7], [1.0, 1.0]).trust == 0.0, "two right answers may be luck"
 
 
 def test_trust_grows_with_what_answers_bear_out_and_is_nothing_for_a_coin_or_worse() -> None:
     calibrated = [0.8] * 10, ([1.0] * 4 + [0.0]) * 2
     few, many = of(*calibrated), of(calibrated[0] * 20, calibrated[1] * 20)
-    assert 0.4 < few.trust < 0.7, "a nat is kept back"
+    assert 0.2 < few.trust < 0.4, "what may be luck is kept back"
     assert many.trust > 0.85
     assert of([0.5] * 50, [1.0] * 50).trust == 0.0
     assert of(calibrated[0] * 20, [1 - wins for wins in calibrated[1]] * 20).trust == 0.0
@@ -68,7 +73,7 @@ def test_trust_is_a_share_whatever_is_claimed_and_however_answers_come(claims: l
 
 
 def test_a_record_goes_on_where_it_was_saved_and_no_other_thing_is_taken_for_one() -> None:
-    foresight, restored = of([0.9, 0.8], [1.0, 1.0]), Foresight()
+    foresight, restored = of([0.9, 0.8, 0.9], [1.0, 1.0, 1.0]), Foresight()
     restored.load_state(foresight.state())
     assert restored.trust == foresight.trust > 0
     for state in ({"gained": 1.0}, {"gained": 1.0, "promised": "much"}):
@@ -76,7 +81,21 @@ def test_a_record_goes_on_where_it_was_saved_and_no_other_thing_is_taken_for_one
             restored.load_state(state)
 
 
-@pytest.mark.parametrize(("strength", "low", "high"), [(0.0, 0.0, 0.15), (2.0, 0.7, 1.0)])
+def test_a_coin_is_rarely_called_lucky_whatever_is_claimed() -> None:
+    """Its gain exceeds x nats at any time with probability exp(-x) at most; the claims are the most tempting ones."""
+    generator = np.random.default_rng(0)
+    for claim in (0.55, 0.7, 0.9):
+        lucky = 0
+        for _ in range(200):
+            foresight, seen = Foresight(), False
+            for wins in generator.integers(2, size=60).astype(float):
+                foresight.add(torch.tensor([claim]), torch.tensor([wins]))
+                seen |= foresight.trust > 0
+            lucky += seen
+        assert binomtest(lucky, 200, math.exp(-LUCK), alternative="greater").pvalue > 0.001, claim
+
+
+@pytest.mark.parametrize(("strength", "low", "high"), [(0.0, 0.0, 0.02), (2.0, 0.7, 1.0)])
 def test_a_posterior_on_shuffled_labels_is_not_trusted_and_one_on_true_labels_is(
     strength: float, low: float, high: float
 ) -> None:
@@ -88,10 +107,9 @@ def test_a_posterior_on_shuffled_labels_is_not_trusted_and_one_on_true_labels_is
         direction_D = torch.from_numpy(generator.normal(size=6)).float()
         chance_N = (strength * difference_N_D @ direction_D).sigmoid()
         wins_N = (torch.from_numpy(generator.random(160)) < chance_N).float()
-        posterior, foresight = Laplace(6, members=200), Foresight()
+        posterior, foresight = Laplace(6), Foresight()
         for rows_16_D, wins_16 in zip(difference_N_D.split(16), wins_N.split(16), strict=True):
-            rewards_S_16_2 = posterior.draw(torch.stack([rows_16_D, torch.zeros_like(rows_16_D)], 1))
-            foresight.add((rewards_S_16_2[..., 0] - rewards_S_16_2[..., 1]).sigmoid().mean(0), wins_16)
+            foresight.add(posterior.chance(rows_16_D, torch.zeros_like(rows_16_D)), wins_16)
             posterior.add(rows_16_D, torch.zeros_like(rows_16_D), wins_16)
             posterior.update()
         found.append(foresight.trust)

@@ -9,7 +9,7 @@ import torch
 from run_parts import selector as make_selector
 from scipy.stats import binomtest
 
-from sea_agent.bandit.foresight import Foresight
+from sea_agent.bandit.foresight import LUCK, Foresight
 from sea_agent.bandit.mixing import label_source
 from sea_agent.config import MixingConfig, RunConfig
 from sea_agent.config.files import parse_config
@@ -186,7 +186,7 @@ def laplace(config: Callable[..., RunConfig], **sections: Any) -> Any:
 
 
 def trust_so_far(selector: Selector, trust: float) -> None:
-    selector._foresight.load_state({"gained": 2.0 * trust, "promised": 1.0})
+    selector._foresight.load_state({"gained": LUCK * (1 + 2 * trust), "promised": LUCK})
 
 
 @pytest.mark.parametrize("trust", [0.0, 0.5, 1.0])
@@ -216,10 +216,10 @@ def test_the_published_ensemble_is_trusted_from_the_start(config: Callable[..., 
 def test_imagined_pairs_come_with_the_trust(config: Callable[..., RunConfig]) -> None:
     selector = laplace(config)
     selector.select(many(4), 1, 0, 100)
-    trust_so_far(selector, 0.3)
+    trust_so_far(selector, 0.25)
     preferences, trust = selector.imagine(many(3), 2)
-    assert (len(preferences), trust) == (6, 0.3)
-    assert selector.imagine([group("sure", "w1")], 3) == ([], 0.3)
+    assert (len(preferences), trust) == (6, 0.25)
+    assert selector.imagine([group("sure", "w1")], 3) == ([], 0.25)
 
 
 @pytest.mark.parametrize("rule", ["passive", "uniform"])
@@ -242,9 +242,19 @@ def test_a_round_without_answers_tells_the_trust_all_the_same(config: Callable[.
     duels = selector.select(many(4), 1, 0, 100)
     assert selector.update([], 1) == ({"posterior_trust": 0.0}, [])
     found, _ = selector.update(answers(duels, Outcome.FIRST), 1)
-    expected = Foresight()
-    expected.add(torch.tensor([duel.belief for duel in duels]), torch.ones(len(duels)))
-    assert found["posterior_trust"] == selector.trust == expected.trust
+    assert found["posterior_trust"] == selector.trust == 0.0, "nothing was known before the first answers"
+
+
+def test_trust_goes_by_what_the_posterior_said_before_it_learnt_the_answers(config: Callable[..., RunConfig]) -> None:
+    selector = laplace(config)
+    before, after = Foresight(), Foresight()
+    for number in (1, 2, 3):
+        duels = selector.select(many(4), number, 0, 100)
+        before.add(torch.tensor(selector.foretell(duels)), torch.ones(4))
+        found, _ = selector.update(answers(duels, Outcome.FIRST), number)
+        after.add(torch.tensor(selector.foretell(duels)), torch.ones(4))
+        assert found["posterior_trust"] == selector.trust == before.trust
+    assert after.trust > selector.trust > 0
 
 
 def test_beyond_the_allowed_divergence_the_policys_own_pairs_are_asked_whatever_the_trust(

@@ -1,4 +1,5 @@
-"""The mean reward, which best-of-N inference goes by, is the mean of the draws that selection goes by."""
+"""What is believed without any draw: the mean reward, which best-of-N inference goes by, and the chance of an answer,
+which trust goes by. Both are those of the draws that selection goes by."""
 
 import numpy as np
 import pytest
@@ -52,3 +53,23 @@ def test_the_mean_leaves_nothing_to_chance_and_ranks_by_what_was_learnt(family: 
     assert rewards_P_M.dtype == torch.float32
     learnt = torch.corrcoef(torch.stack([rewards_P_M.flatten(), candidates()[..., 0].flatten()]))[0, 1]
     assert learnt > 0.7
+
+
+@pytest.mark.parametrize("family", ["ensemble", "laplace"])
+def test_the_chance_of_an_answer_is_the_mean_over_the_draws(family: str) -> None:
+    """Of all heads exactly; of a Gaussian to the error of its approximation, which is that of a mean of no draws."""
+    posterior = trained(family, 7 if family == "ensemble" else 4000)
+    first_N_D, second_N_D = candidates(3).flatten(0, 1), 3 * candidates(4).flatten(0, 1)
+    draws_S_N_2 = posterior.draw(torch.stack([first_N_D, second_N_D], 1), np.random.default_rng(2))
+    expected_N = (draws_S_N_2[..., 0] - draws_S_N_2[..., 1]).sigmoid().mean(0)
+    chance_N = posterior.chance(first_N_D, second_N_D)
+    assert torch.allclose(chance_N, expected_N, atol=1e-6 if family == "ensemble" else 0.04)
+    assert torch.allclose(posterior.chance(second_N_D, first_N_D), 1 - chance_N, atol=1e-6)
+    mean_N = (posterior.mean(first_N_D[None]) - posterior.mean(second_N_D[None]))[0]
+    assert not torch.allclose(chance_N, mean_N.sigmoid(), atol=0.04), "the best guess alone is too sure"
+
+
+def test_a_posterior_that_has_learnt_nothing_gives_every_answer_one_half() -> None:
+    posterior = make_posterior(PosteriorConfig(family="laplace"), (DIMENSION,), 0)
+    chance_N = posterior.chance(candidates(3).flatten(0, 1), candidates(4).flatten(0, 1))
+    assert torch.equal(chance_N, torch.full_like(chance_N, 0.5))
