@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 Tensor = torch.Tensor
 _MOMENTS = ("exp_avg", "exp_avg_sq")
+_BUCKET = 500_000_000
+"""Gradients that are reduced together at most, DeepSpeed's own default."""
 
 
 class DeepSpeedEngine:
@@ -64,14 +66,19 @@ class DeepSpeedEngine:
         _choose_accelerator(self._device)
         join_ranks(self._device, rank, config.ranks, rendezvous, deadline_seconds)
         self._stage = config.zero_stage
+        trained = [value for value in model.parameters() if value.requires_grad]
         self._zero = {
             "train_micro_batch_size_per_gpu": config.micro_batch,
             "bf16": {"enabled": bfloat16},
             "data_types": {"grad_accum_dtype": "fp32"},
-            "zero_optimization": {"stage": config.zero_stage},
+            "zero_optimization": {
+                "stage": config.zero_stage,
+                # DeepSpeed reserves memory for as many, however small the model is.
+                "reduce_bucket_size": min(_BUCKET, sum(value.numel() for value in trained)),
+            },
             "steps_per_print": None,
         }
-        self._adamw = adamw([value for value in model.parameters() if value.requires_grad], config)
+        self._adamw = adamw(trained, config)
         # The learner decides when gradients are complete: rounds vary in their number of micro-batches.
         clipping = config.max_grad_norm if config.zero_stage > 0 else 0.0
         settings = {"managed_gradient_accumulation": False, "gradient_clipping": clipping}

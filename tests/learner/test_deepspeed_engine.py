@@ -123,6 +123,19 @@ def test_a_refused_round_leaves_weights_and_gradients_alone(learner_of: LearnerO
     assert checksum(weights_of(refused)) == checksum(weights_of(untouched))
 
 
+def test_a_small_policy_reserves_little_memory(learner_of: LearnerOf) -> None:
+    """By default stage 3 reserves a buffer for half a billion gradients."""
+
+    def reserved() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+
+    before = 0
+    for _ in range(2):  # the first engine of a process also starts threads
+        before = reserved()
+        rank_worker.rounds(learner_of(**SHARED, engine="deepspeed", zero_stage=3))
+    assert reserved() - before < 200_000_000
+
+
 def test_waits_end_at_the_deadline(learner_of: LearnerOf) -> None:
     learner_of(engine="deepspeed")
     groups = dist.distributed_c10d._world.pg_map
