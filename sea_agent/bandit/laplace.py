@@ -6,11 +6,12 @@ to the reward of a standardised row. A block of one feature may be expected to b
 N(m_b s_b, s_b²), so that a small scale withdraws the expectation with the block. The scales s_b maximise the evidence
 (``evidence.py``), the mode is found by Newton's method, and the covariance is the inverse Hessian there. All float64.
 
-With fewer labels than features the labels only speak about their own span; the fit then runs in coordinates
-of that span (R of them) and the prior stays as it was across it, which is exact.
+The fit happens between the labels (``labels.py``), and of these the most recent ones are kept one by one; what older
+ones said is kept in a bounded number of rows (``memory.py``). So an update costs what it costs at some hundred labels,
+however many there are.
 
-Dimension legend: S draws, P prompts, M candidates of a prompt, N labelled duels, B blocks, D features,
-R = min(N, D) coordinates.
+Dimension legend: S draws, P prompts, M candidates of a prompt, N labelled duels kept one by one, K remains of older
+ones, X = K + N observations, Y the oldest of them, B blocks, D features.
 """
 
 import math
@@ -24,29 +25,34 @@ from torch import Tensor
 from torch.nn import functional
 
 from sea_agent.bandit.evidence import fit_scales
+from sea_agent.bandit.labels import Labels, energy, factor, find_mode, newton_step
+from sea_agent.bandit.memory import Memory
 from sea_agent.bandit.replay import Replay
 from sea_agent.config import LaplaceConfig
-from sea_agent.errors import RunFailure
+from sea_agent.errors import UnfitState
 from sea_agent.saved_state import like, require
 from sea_agent.seeding import generator_for
 
-# Labels that the scales are fitted to at most: evenly spread over the replay, so that their cost stays bounded.
-_EVIDENCE_LABELS = 512
-_NEWTON_LIMIT = 100
-_HALVINGS_LIMIT = 40
-# Half the squared Newton decrement, in nats: the distance to the optimum from which one more step ends at it to
-# float accuracy, because the error of a Newton step is quadratic.
-_TOLERANCE = 1e-8
+RECENT = 512
+"""Labels that are kept one by one at most."""
+_LEFT_BEHIND = 256
+"""Labels that are left behind at a time."""
+_REMAINS = 512
+"""Rows of what labels left behind have said, at most."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A Gaussian posterior over R coordinates: mode, Cholesky factor of the precision, log evidence in nats."""
+    """A Gaussian posterior around its mode, by X observations; float64."""
 
-    mode_R: Tensor
-    cholesky_R_R: Tensor
-    evidence: float
-    loss: float
+    rows_X_D: Tensor
+    """In coordinates whose weights have the prior N(m_b, 1)."""
+    dual_X: Tensor
+    """Coordinates of the mode, less the prior mean, along the rows."""
+    root_X: Tensor
+    """Root of the precision of each observation at the mode, √W."""
+    factor_X_X: Tensor
+    """Cholesky factor of I + √W K √W, with K the covariance of the logits under the prior."""
 
 
 class Laplace:
@@ -91,10 +97,12 @@ class Laplace:
         self._means_B = torch.tensor(means or [0.0] * len(blocks), dtype=torch.float64)
         if (self._means_B != 0).logical_and(self._sizes_B != 1).any():
             raise ValueError(f"of blocks of {list(blocks)} features only those of one may have a mean, not {means}")
-        self._replay = Replay(self._dimension)
-        self._basis_D_R = torch.zeros(self._dimension, 0, dtype=torch.float64)
-        self._mode_R = torch.zeros(0, dtype=torch.float64)
-        self._factor_R_R = torch.zeros(0, 0, dtype=torch.float64)
+        self._scaled_at = 0
+        """Labels that the scales were last fitted to."""
+        self._replay = Replay(dimension)
+        self._memory = Memory(dimension, _REMAINS)
+        none_0_0 = torch.zeros(0, 0, dtype=torch.float64)
+        self._fit = Fit(self._memory.rows_K_D, none_0_0.diagonal(), none_0_0.diagonal(), none_0_0)
 
     @property
     def labels(self) -> int:
@@ -116,7 +124,8 @@ class Laplace:
 
     def mean(self, features_P_M_D: Tensor) -> Tensor:
         """rewards_P_M under the mode."""
-        return (self._scaled(features_P_M_D) @ (self._means_D + self._basis_D_R @ self._mode_R)).to(torch.float32)
+        mode_D = self._means_D + self._fit.dual_X @ self._fit.rows_X_D
+        return (self._scaled(features_P_M_D) @ mode_D).to(torch.float32)
 
     def chance(self, first_N_D: Tensor, second_N_D: Tensor) -> Tensor:
         """chance_N that the first response wins, by MacKay's approximation for a Gaussian logit (1992, "The Evidence
@@ -126,15 +135,15 @@ class Laplace:
         return torch.sigmoid(mean_N / (1 + math.pi / 8 * variance_N_1).sqrt())[:, 0].to(torch.float32)
 
     def _gaussian(self, features_P_M_D: Tensor) -> tuple[Tensor, Tensor]:
-        """mean_P_M and covariance_P_M_M of a prompt's candidates: A Aᵀ within the labels' span, that of the prior
-        across it."""
-        scaled_P_M_D = self._scaled(features_P_M_D)
-        inner_P_M_R = scaled_P_M_D @ self._basis_D_R
-        known_P_M_R = inner_P_M_R @ self._factor_R_R
-        covariance_P_M_M = known_P_M_R @ known_P_M_R.mT
-        if self._basis_D_R.shape[1] < self._dimension:
-            covariance_P_M_M += scaled_P_M_D @ scaled_P_M_D.mT - inner_P_M_R @ inner_P_M_R.mT
-        return inner_P_M_R @ self._mode_R + scaled_P_M_D @ self._means_D, covariance_P_M_M
+        """mean_P_M and covariance_P_M_M of a prompt's candidates."""
+        prompts, candidates, _ = features_P_M_D.shape
+        scaled_P_M_D, fit = self._scaled(features_P_M_D), self._fit
+        cross_X_PM = fit.rows_X_D @ scaled_P_M_D.flatten(0, 1).T
+        mean_PM = fit.dual_X @ cross_X_PM + scaled_P_M_D.flatten(0, 1) @ self._means_D
+        known_X_PM = torch.linalg.solve_triangular(fit.factor_X_X, fit.root_X[:, None] * cross_X_PM, upper=False)
+        known_P_M_X = known_X_PM.T.unflatten(0, (prompts, candidates))
+        covariance_P_M_M = scaled_P_M_D @ scaled_P_M_D.mT - known_P_M_X @ known_P_M_X.mT
+        return mean_PM.unflatten(0, (prompts, candidates)), covariance_P_M_M
 
     @property
     def _means_D(self) -> Tensor:
@@ -156,41 +165,63 @@ class Laplace:
         self._replay.add(first_N_D, second_N_D, first_wins_N, ids, weights_N)
 
     def update(self, generator: np.random.Generator | None = None, rounds: int = 1) -> dict[str, float]:
-        """Fit to the whole replay; a function of the replay and the last scales, so the arguments change nothing."""
+        """Fit to all labels; a function of them and the last fit, so the arguments change nothing."""
         self.version += 1
         if not self.labels:
             return {}
-        difference_N_D = self._replay.first_N_D.to(torch.float64) - self._replay.second_N_D.to(torch.float64)
-        wins_N, weights_N = self._replay.wins_N.to(torch.float64), self._replay.weights_N.to(torch.float64)
-        if not self._fixed:
-            self._fit_scales(difference_N_D, wins_N, weights_N)
-        scaled_N_D = self._scaled(difference_N_D)
-        self._basis_D_R = _span(scaled_N_D)
-        difference_N_R = scaled_N_D @ self._basis_D_R
-        start_R = torch.zeros(difference_N_R.shape[1], dtype=torch.float64)
-        shift_N = scaled_N_D @ self._means_D
-        fit = fit_mode(difference_N_R, wins_N, 1.0, start_R, weights_N, shift_N)
-        identity_R_R = torch.eye(len(fit.mode_R), dtype=torch.float64)
-        self._factor_R_R = torch.linalg.solve_triangular(fit.cholesky_R_R, identity_R_R, upper=False).T.contiguous()
-        self._mode_R = fit.mode_R
+        while self._replay.kept > RECENT:
+            self._fit_to(RECENT)
+            self._leave_behind()
+        return self._fit_to(self._replay.kept)
+
+    def _fit_to(self, count: int) -> dict[str, float]:
+        """Fit to the remains of older labels and the first ``count`` of those that are kept; metrics."""
+        rows_X_D = torch.cat([self._memory.rows_K_D, self._replay.difference_N_D[:count]])
+        seen = self.labels - self._replay.kept + count
+        if not self._fixed and 10 * seen >= 11 * self._scaled_at:  # a tenth more labels than last time
+            self._fit_scales(rows_X_D, self._observed(rows_X_D, count))
+            self._scaled_at = seen
+        scaled_X_D = self._scaled(rows_X_D)
+        covariance_X_X, labels = scaled_X_D @ scaled_X_D.T, self._observed(scaled_X_D, count)
+        near_X = covariance_X_X @ find_mode(covariance_X_X, labels)
+        # The error of Newton's method is quadratic: one more step ends at the mode to float accuracy.
+        dual_X = newton_step(covariance_X_X, labels, near_X)
+        logits_X = covariance_X_X @ dual_X
+        root_X = labels.curvature(logits_X).sqrt()
+        # A checkpoint keeps values and no memory layout, on which the last bits of a product depend.
+        factor_X_X = factor(covariance_X_X, root_X).contiguous()
+        self._fit = Fit(scaled_X_D, dual_X, root_X, factor_X_X)
+        evidence = -float(energy(dual_X, logits_X, labels)) - float(factor_X_X.diagonal().log().sum())
+        recent_N = (logits_X + labels.shift_X)[-count:]
         return {
-            "loss": fit.loss,
-            "log_evidence_per_label": fit.evidence / self.labels,
+            "loss": float(functional.binary_cross_entropy_with_logits(recent_N, labels.wins_N)),
+            "log_evidence_per_label": (self._memory.constant + evidence) / seen,
             "prior_deviation": float(self._scales_B.square().sum().sqrt()),
         }
 
-    def _fit_scales(self, difference_N_D: Tensor, wins_N: Tensor, weights_N: Tensor) -> None:
-        rows = torch.linspace(0, len(wins_N) - 1, min(len(wins_N), _EVIDENCE_LABELS)).round().long()
-        parts = difference_N_D[rows].split(self._sizes_B.tolist(), dim=1)
-        grams_B_N_N = torch.stack([part @ part.T / part.shape[1] for part in parts])
-        expected_B_N = torch.stack([mean * part[:, 0] for mean, part in zip(self._means_B, parts, strict=True)])
+    def _leave_behind(self) -> None:
+        """Join the oldest labels to the remains of older ones, at the mode of the fit."""
+        rows_Y_D = torch.cat([self._memory.rows_K_D, self._replay.difference_N_D[:_LEFT_BEHIND]])
+        scaled_Y_D = self._fit.rows_X_D[: len(rows_Y_D)]
+        logits_Y = scaled_Y_D @ (self._fit.dual_X @ self._fit.rows_X_D)
+        labels = self._observed(scaled_Y_D, _LEFT_BEHIND)
+        self._memory.absorb(rows_Y_D, scaled_Y_D @ scaled_Y_D.T, labels, logits_Y)
+        self._replay.forget(_LEFT_BEHIND)
+
+    def _observed(self, scaled_X_D: Tensor, count: int) -> Labels:
+        wins_N, weights_N = (kept[:count].double() for kept in (self._replay.wins_N, self._replay.weights_N))
+        return Labels(self._memory.targets_K, wins_N, weights_N, scaled_X_D @ self._means_D)
+
+    def _fit_scales(self, rows_X_D: Tensor, labels: Labels) -> None:
+        parts = rows_X_D.split(self._sizes_B.tolist(), dim=1)
         self._scales_B = fit_scales(
-            grams_B_N_N,
-            wins_N[rows],
+            torch.stack([part @ part.T / part.shape[1] for part in parts]),
+            labels.wins_N,
             self._scales_B,
-            weights_N[rows],
+            labels.weights_N,
             expected_B=self._expected_B,
-            shifts_B_N=expected_B_N,
+            shifts_B_X=torch.stack([mean * part[:, 0] for mean, part in zip(self._means_B, parts, strict=True)]),
+            targets_K=labels.targets_K,
         )
 
     def state(self) -> dict[str, Any]:
@@ -198,102 +229,31 @@ class Laplace:
             "family": "laplace",
             "version": self.version,
             "scales": self._scales_B.clone(),
-            "mode": self._mode_R.clone(),
-            "basis": self._basis_D_R.clone(),
-            "factor": self._factor_R_R.clone(),
+            "scaled_at": self._scaled_at,
+            "dual": self._fit.dual_X.clone(),
+            "root": self._fit.root_X.clone(),
+            "factor": self._fit.factor_X_X.clone(),
+            "memory": self._memory.state(),
             "replay": self._replay.state(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        fit = dict.fromkeys(("mode", "basis", "factor"), Tensor)
-        form = {"family": "laplace", "version": int, "scales": self._scales_B, "replay": dict}
-        require(state, form | fit, "posterior")
-        rank = state["mode"].numel()
-        for name, shape in {"mode": (rank,), "basis": (self._dimension, rank), "factor": (rank, rank)}.items():
-            require(state[name], like(*shape, dtype=torch.float64), f"posterior.{name}")
+        fit = dict.fromkeys(("dual", "root", "factor"), Tensor)
+        form = {"family": "laplace", "version": int, "scales": self._scales_B, "scaled_at": int}
+        require(state, form | fit | {"memory": dict, "replay": dict}, "posterior")
         self._replay.load_state(state["replay"])
-        self.version = state["version"]
+        self._memory.load_state(state["memory"])
+        rows_X_D = torch.cat([self._memory.rows_K_D, self._replay.difference_N_D])
+        count = state["dual"].numel()
+        for name, shape in {"dual": (count,), "root": (count,), "factor": (count, count)}.items():
+            require(state[name], like(*shape, dtype=torch.float64), f"posterior.{name}")
+        if count > len(rows_X_D):
+            raise UnfitState(f"posterior.dual: is of {count} observations, and there are {len(rows_X_D)}")
+        self.version, self._scaled_at = state["version"], state["scaled_at"]
         self._scales_B = state["scales"].clone()
-        self._mode_R = state["mode"].clone()
-        self._basis_D_R = state["basis"].clone()
-        self._factor_R_R = state["factor"].clone()
-
-
-def fit_mode(
-    difference_N_R: Tensor,
-    wins_N: Tensor,
-    scale: float,
-    start_R: Tensor,
-    weights_N: Tensor | None = None,
-    shift_N: Tensor | None = None,
-) -> Fit:
-    """Mode, posterior precision and Laplace evidence of logistic regression under the prior w ~ N(0, scale² I).
-
-    Args:
-        difference_N_R: features of the first response minus those of the second, float64.
-        wins_N: probability that the first response wins, in [0, 1].
-        weights_N: how often each label counts; once when not given.
-        shift_N: what is added to the logit of each label; nothing when not given.
-
-    Raises:
-        RunFailure: when Newton's method does not converge.
-    """
-    precision = scale**-2
-    weights_N = torch.ones_like(wins_N) if weights_N is None else weights_N
-    shift_N = torch.zeros_like(wins_N) if shift_N is None else shift_N
-    problem = (difference_N_R, shift_N, wins_N, weights_N, precision)
-    mode_R = start_R
-    for _ in range(_NEWTON_LIMIT):
-        chance_N = torch.sigmoid(difference_N_R @ mode_R + shift_N)
-        gradient_R = difference_N_R.T @ (weights_N * (chance_N - wins_N)) + precision * mode_R
-        weighted_N_R = difference_N_R * (weights_N * chance_N * (1 - chance_N)).sqrt()[:, None]
-        hessian_R_R = weighted_N_R.T @ weighted_N_R
-        hessian_R_R.diagonal().add_(precision)
-        cholesky_R_R = torch.linalg.cholesky(hessian_R_R)
-        step_R = torch.cholesky_solve(gradient_R[:, None], cholesky_R_R)[:, 0]
-        decrement = float(gradient_R @ step_R) / 2
-        objective = _objective(*problem, mode_R)
-        if decrement < _TOLERANCE:
-            mode_R = mode_R - step_R
-            break
-        mode_R = _shortened(problem, mode_R, step_R, objective)
-    else:
-        raise RunFailure("posterior.family=laplace: Newton's method did not converge; set laplace.prior_deviation")
-    log_determinant = 2 * float(cholesky_R_R.diagonal().log().sum()) + 2 * len(mode_R) * math.log(scale)
-    loss = functional.binary_cross_entropy_with_logits(difference_N_R @ mode_R + shift_N, wins_N)
-    return Fit(mode_R, cholesky_R_R, -objective - log_determinant / 2, float(loss))
-
-
-_Problem = tuple[Tensor, Tensor, Tensor, Tensor, float]
-"""difference_N_R, shift_N, wins_N, weights_N and the precision of the prior."""
-
-
-def _objective(
-    difference_N_R: Tensor, shift_N: Tensor, wins_N: Tensor, weights_N: Tensor, precision: float, mode_R: Tensor
-) -> float:
-    """Negative log posterior in nats, without the prior's normaliser."""
-    logits_N = difference_N_R @ mode_R + shift_N
-    likelihood = functional.binary_cross_entropy_with_logits(logits_N, wins_N, weights_N, reduction="sum")
-    return float(likelihood + precision / 2 * mode_R.square().sum())
-
-
-def _shortened(problem: _Problem, mode_R: Tensor, step_R: Tensor, objective: float) -> Tensor:
-    """``mode_R`` after a Newton step, which is halved until the objective falls below ``objective``."""
-    for _ in range(_HALVINGS_LIMIT):
-        candidate_R = mode_R - step_R
-        if _objective(*problem, candidate_R) < objective:
-            return candidate_R
-        step_R = step_R / 2
-    return mode_R
-
-
-def _span(difference_N_D: Tensor) -> Tensor:
-    """basis_D_R: orthonormal columns that span the rows; the unit basis when there are D rows or more."""
-    labels, dimension = difference_N_D.shape
-    if labels >= dimension:
-        return torch.eye(dimension, dtype=difference_N_D.dtype)
-    # A checkpoint keeps values and no memory layout, on which the last bits of a product depend.
-    return torch.linalg.qr(difference_N_D.T)[0].contiguous()
+        # Labels that came after the fit follow those that it knows.
+        parts = (state[name].clone() for name in ("dual", "root", "factor"))
+        self._fit = Fit(self._scaled(rows_X_D[:count]), *parts)
 
 
 def _symmetric_root(covariance_P_M_M: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
-"""Every labelled duel of a run, as features: the data that a reward posterior is fitted to.
+"""Labelled duels of a run, as features: the data that a reward posterior is fitted to.
 
-Dimension legend: N labelled duels, D features.
+Dimension legend: N labelled duels that are kept, D features.
 """
 
 from collections.abc import Sequence
@@ -23,34 +23,41 @@ class Replay:
     def _clear(self) -> None:
         self.ids: list[str] = []
         self._known: set[str] = set()
-        # Parts are joined when read, so that adding a round does not copy the whole history.
-        self._first: list[Tensor] = [torch.empty(0, self.dimension)]
-        self._second: list[Tensor] = [torch.empty(0, self.dimension)]
-        self._wins: list[Tensor] = [torch.empty(0)]
-        self._weights: list[Tensor] = [torch.empty(0)]
+        self._first, self._second = _Rows(self.dimension), _Rows(self.dimension)
+        self._wins, self._weights = _Rows(), _Rows()
 
     def __len__(self) -> int:
         return len(self.ids)
 
     @property
+    def kept(self) -> int:
+        """Labels that were not forgotten."""
+        return len(self._wins.rows)
+
+    @property
     def first_N_D(self) -> Tensor:
         """Features of the first responses, float32."""
-        return _joined(self._first)
+        return self._first.rows
 
     @property
     def second_N_D(self) -> Tensor:
         """Features of the second responses, float32."""
-        return _joined(self._second)
+        return self._second.rows
+
+    @property
+    def difference_N_D(self) -> Tensor:
+        """Features of the first responses minus those of the second, float64."""
+        return self.first_N_D.double() - self.second_N_D.double()
 
     @property
     def wins_N(self) -> Tensor:
         """1 where the first response won, 0 where the second did, or a probability in between."""
-        return _joined(self._wins)
+        return self._wins.rows
 
     @property
     def weights_N(self) -> Tensor:
         """How much each label counts beside one of weight 1."""
-        return _joined(self._weights)
+        return self._weights.rows
 
     def add(
         self,
@@ -87,10 +94,17 @@ class Replay:
             raise ValueError("a duel id was added twice, its label would count twice")
         self.ids.extend(ids)
         self._known |= new
-        self._first.append(first_N_D.detach().to(torch.float32).clone())
-        self._second.append(second_N_D.detach().to(torch.float32).clone())
-        self._wins.append(first_wins_N.detach().to(torch.float32).clone())
-        self._weights.append(weights_N.detach().to(torch.float32).clone())
+        for column, tensor in zip(self._columns, given.values(), strict=True):
+            column.add(tensor.detach())
+
+    def forget(self, count: int) -> None:
+        """Drop the oldest labels that are kept, but not their ids: none may enter again."""
+        for column in self._columns:
+            column.forget(count)
+
+    @property
+    def _columns(self) -> tuple["_Rows", ...]:
+        return self._first, self._second, self._wins, self._weights
 
     def state(self) -> dict[str, Any]:
         """Tensors and plain values only."""
@@ -100,6 +114,7 @@ class Replay:
             "wins": self.wins_N.clone(),
             "weights": self.weights_N.clone(),
             "ids": list(self.ids),
+            "forgotten": len(self) - self.kept,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -109,14 +124,35 @@ class Replay:
             UnfitState: when it was saved with another number of features, or could not have been added.
         """
         form = dict.fromkeys(("first", "second", "wins", "weights"), Tensor)
-        require(state, {**form, "ids": [str, ...]}, "posterior.replay")
+        require(state, {**form, "ids": [str, ...], "forgotten": int}, "posterior.replay")
         self._clear()
+        self.ids, ids = state["ids"][: state["forgotten"]], state["ids"][state["forgotten"] :]
+        self._known = set(self.ids)
         try:
-            self.add(state["first"], state["second"], state["wins"], state["ids"], state["weights"])
+            self.add(state["first"], state["second"], state["wins"], ids, state["weights"])
         except ValueError as error:
             raise UnfitState(f"posterior.replay: {error}") from None
 
 
-def _joined(parts: list[Tensor]) -> Tensor:
-    parts[:] = [torch.cat(parts)]
-    return parts[0]
+class _Rows:
+    """Float32 rows in a buffer that doubles when it is full, so that adding some hardly ever copies all."""
+
+    def __init__(self, *shape: int) -> None:
+        self._buffer, self._count = torch.empty(0, *shape), 0
+
+    @property
+    def rows(self) -> Tensor:
+        return self._buffer[: self._count]
+
+    def add(self, rows: Tensor) -> None:
+        count = self._count + len(rows)
+        if count > len(self._buffer):
+            grown = torch.empty(max(count, 2 * len(self._buffer)), *self._buffer.shape[1:])
+            grown[: self._count] = self.rows
+            self._buffer = grown
+        self._buffer[self._count : count] = rows
+        self._count = count
+
+    def forget(self, count: int) -> None:
+        self._buffer = self._buffer[count : self._count].clone()
+        self._count -= count

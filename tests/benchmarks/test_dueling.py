@@ -11,8 +11,8 @@ from scipy import stats
 from benchmarks import recursive
 from benchmarks.dueling import Problem, Trace, _World, growth, interval, labels_to, play
 from benchmarks.recursive import RecursiveLaplace
-from sea_agent.bandit.laplace import fit_mode
-from sea_agent.config import SelectionConfig
+from sea_agent.bandit.laplace import Laplace
+from sea_agent.config import LaplaceConfig, SelectionConfig
 
 # --- the posterior ---------------------------------------------------------------------------------------------------
 
@@ -25,6 +25,16 @@ def labelled(labels: int, bandits: int, dimension: int, deviation: float) -> tup
     chance_N_P = 1 / (1 + np.exp(-(difference_N_P_F * weights_P_F).sum(2)))
     wins_N_P = (generator.random((labels, bandits)) < chance_N_P).astype(float)
     return torch.from_numpy(difference_N_P_F), torch.from_numpy(wins_N_P)
+
+
+def fit_to(difference_N_F: torch.Tensor, wins_N: torch.Tensor, deviation: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mode and covariance of the weights by ``laplace.py``, the prior N(0, deviation² I)."""
+    dimension = difference_N_F.shape[1]
+    posterior = Laplace(dimension, LaplaceConfig(prior_deviation=deviation * math.sqrt(dimension)))
+    posterior.add(difference_N_F, torch.zeros_like(difference_N_F), wins_N)
+    posterior.update()
+    mode_1_F, covariance_1_F_F = posterior._gaussian(torch.eye(dimension, dtype=torch.float64)[None])
+    return mode_1_F[0], covariance_1_F_F[0]
 
 
 def errors_after(labels: int, dimension: int = 12, deviation: float = 0.6) -> tuple[float, float]:
@@ -41,10 +51,10 @@ def errors_after(labels: int, dimension: int = 12, deviation: float = 0.6) -> tu
         posterior.add(difference_P_F, wins_P)
     distances, errors = [], []
     for bandit in range(bandits):
-        start_F = torch.zeros(dimension, dtype=torch.float64)
-        fit = fit_mode(difference_N_P_F[:, bandit], wins_N_P[:, bandit], deviation, start_F)
-        offset_F = fit.cholesky_R_R.T @ (posterior.mode_P_F[bandit] - fit.mode_R)
-        whitened_F_F = fit.cholesky_R_R.T @ posterior.root_P_F_F[bandit]
+        mode_F, covariance_F_F = fit_to(difference_N_P_F[:, bandit], wins_N_P[:, bandit], deviation)
+        white_F_F = torch.linalg.inv(torch.linalg.cholesky(covariance_F_F))
+        offset_F = white_F_F @ (posterior.mode_P_F[bandit] - mode_F)
+        whitened_F_F = white_F_F @ posterior.root_P_F_F[bandit]
         ratios_F = torch.linalg.eigvalsh(whitened_F_F @ whitened_F_F.T)
         distances.append(float(offset_F.square().mean().sqrt()))
         errors.append(float((ratios_F - 1).abs().max()))
@@ -79,11 +89,9 @@ def test_one_label_of_any_strength_is_exact(monkeypatch: pytest.MonkeyPatch) -> 
         difference_1_2 = torch.tensor([[size, 0.0]], dtype=torch.float64)
         posterior = RecursiveLaplace(1, 2, 1.0)
         posterior.add(difference_1_2, torch.ones(1, dtype=torch.float64))
-        fit = fit_mode(difference_1_2, torch.ones(1, dtype=torch.float64), 1.0, torch.zeros(2, dtype=torch.float64))
-        torch.testing.assert_close(posterior.mode_P_F[0], fit.mode_R, rtol=1e-6, atol=1e-8)
-        covariance = posterior.root_P_F_F[0] @ posterior.root_P_F_F[0].T
-        precision = fit.cholesky_R_R @ fit.cholesky_R_R.T
-        torch.testing.assert_close(covariance @ precision, torch.eye(2, dtype=torch.float64), rtol=0, atol=1e-3)
+        mode_2, covariance_2_2 = fit_to(difference_1_2, torch.ones(1, dtype=torch.float64), 1.0)
+        torch.testing.assert_close(posterior.mode_P_F[0], mode_2, rtol=1e-6, atol=1e-8)
+        torch.testing.assert_close(posterior.root_P_F_F[0] @ posterior.root_P_F_F[0].T, covariance_2_2)
 
 
 def test_draws_have_the_mean_and_the_covariance_of_the_posterior() -> None:
