@@ -13,7 +13,7 @@ from sea_agent.saved_state import require
 
 HALF_LIFE = 80
 """Answers after which an answer counts half as much: the policy moves, and what is known of its responses with it."""
-LUCK = 1.0
+LUCK = 2.0
 """Nats of gain that are held to be luck. A coin's gain exceeds x nats at any time with probability exp(-x) at most,
 because its exponential is a martingale of mean 1 (Ville 1939)."""
 

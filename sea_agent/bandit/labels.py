@@ -58,13 +58,13 @@ class Labels:
         return shifted_X[:remains], shifted_X[remains:]
 
 
-def find_mode(covariance_X_X: Tensor, labels: Labels) -> Tensor:
-    """dual_X with logits K·dual at the posterior mode, by Newton's method with step halving.
+def find_mode(covariance_X_X: Tensor, labels: Labels, start_X: Tensor | None = None) -> Tensor:
+    """dual_X with logits K·dual at the posterior mode, by Newton's method with step halving from ``start_X`` or zero.
 
     Raises:
         RunFailure: when it does not converge.
     """
-    dual_X = torch.zeros_like(labels.shift_X)
+    dual_X = torch.zeros_like(labels.shift_X) if start_X is None else start_X
     loss = energy(dual_X, covariance_X_X @ dual_X, labels)
     for _ in range(_NEWTON_LIMIT):
         step_X = newton_step(covariance_X_X, labels, covariance_X_X @ dual_X) - dual_X

@@ -47,12 +47,20 @@ class Fit:
 
     rows_X_D: Tensor
     """In coordinates whose weights have the prior N(m_b, 1)."""
+    covariance_X_X: Tensor
+    """Of the logits under the prior, K."""
     dual_X: Tensor
     """Coordinates of the mode, less the prior mean, along the rows."""
     root_X: Tensor
     """Root of the precision of each observation at the mode, √W."""
     factor_X_X: Tensor
-    """Cholesky factor of I + √W K √W, with K the covariance of the logits under the prior."""
+    """Cholesky factor of I + √W K √W."""
+
+    @staticmethod
+    def to_nothing(dimension: int) -> "Fit":
+        none_0_0 = torch.zeros(0, 0, dtype=torch.float64)
+        none_0_D = torch.zeros(0, dimension, dtype=torch.float64)
+        return Fit(none_0_D, none_0_0, none_0_0.diagonal(), none_0_0.diagonal(), none_0_0)
 
 
 class Laplace:
@@ -101,8 +109,7 @@ class Laplace:
         """Labels that the scales were last fitted to."""
         self._replay = Replay(dimension)
         self._memory = Memory(dimension, _REMAINS)
-        none_0_0 = torch.zeros(0, 0, dtype=torch.float64)
-        self._fit = Fit(self._memory.rows_K_D, none_0_0.diagonal(), none_0_0.diagonal(), none_0_0)
+        self._fit = Fit.to_nothing(dimension)
 
     @property
     def labels(self) -> int:
@@ -176,21 +183,21 @@ class Laplace:
 
     def _fit_to(self, count: int) -> dict[str, float]:
         """Fit to the remains of older labels and the first ``count`` of those that are kept; metrics."""
-        rows_X_D = torch.cat([self._memory.rows_K_D, self._replay.difference_N_D[:count]])
         seen = self.labels - self._replay.kept + count
         if not self._fixed and 10 * seen >= 11 * self._scaled_at:  # a tenth more labels than last time
-            self._fit_scales(rows_X_D, self._observed(rows_X_D, count))
+            self._fit_scales(count)
             self._scaled_at = seen
-        scaled_X_D = self._scaled(rows_X_D)
-        covariance_X_X, labels = scaled_X_D @ scaled_X_D.T, self._observed(scaled_X_D, count)
-        near_X = covariance_X_X @ find_mode(covariance_X_X, labels)
+        rows_X_D, covariance_X_X = self._extended(count)
+        labels = self._observed(rows_X_D, count)
+        start_X = torch.cat([self._fit.dual_X, labels.shift_X.new_zeros(len(rows_X_D) - len(self._fit.dual_X))])
+        near_X = covariance_X_X @ find_mode(covariance_X_X, labels, start_X)
         # The error of Newton's method is quadratic: one more step ends at the mode to float accuracy.
         dual_X = newton_step(covariance_X_X, labels, near_X)
         logits_X = covariance_X_X @ dual_X
         root_X = labels.curvature(logits_X).sqrt()
         # A checkpoint keeps values and no memory layout, on which the last bits of a product depend.
         factor_X_X = factor(covariance_X_X, root_X).contiguous()
-        self._fit = Fit(scaled_X_D, dual_X, root_X, factor_X_X)
+        self._fit = Fit(rows_X_D, covariance_X_X, dual_X, root_X, factor_X_X)
         evidence = -float(energy(dual_X, logits_X, labels)) - float(factor_X_X.diagonal().log().sum())
         recent_N = (logits_X + labels.shift_X)[-count:]
         return {
@@ -199,30 +206,50 @@ class Laplace:
             "prior_deviation": float(self._scales_B.square().sum().sqrt()),
         }
 
+    def _extended(self, count: int) -> tuple[Tensor, Tensor]:
+        """rows_X_D and covariance_X_X of the last fit, with those of the labels that it does not know."""
+        known = len(self._fit.rows_X_D)
+        rows_X_D = torch.cat([self._fit.rows_X_D, self._scaled(self._observations(count, known))])
+        cross_X_U = rows_X_D @ rows_X_D[known:].T
+        covariance_X_X = torch.cat([torch.cat([self._fit.covariance_X_X, cross_X_U[:known].T]), cross_X_U], dim=1)
+        return rows_X_D, covariance_X_X
+
+    def _observations(self, count: int, start: int = 0) -> Tensor:
+        """Rows of the remains of older labels and of the first ``count`` labels that are kept, from ``start`` on."""
+        remains_K_D = self._memory.rows_K_D
+        labels_N_D = self._replay.differences(max(start - len(remains_K_D), 0), count)
+        return torch.cat([remains_K_D[start:], labels_N_D])
+
     def _leave_behind(self) -> None:
         """Join the oldest labels to the remains of older ones, at the mode of the fit."""
-        rows_Y_D = torch.cat([self._memory.rows_K_D, self._replay.difference_N_D[:_LEFT_BEHIND]])
-        scaled_Y_D = self._fit.rows_X_D[: len(rows_Y_D)]
-        logits_Y = scaled_Y_D @ (self._fit.dual_X @ self._fit.rows_X_D)
-        labels = self._observed(scaled_Y_D, _LEFT_BEHIND)
-        self._memory.absorb(rows_Y_D, scaled_Y_D @ scaled_Y_D.T, labels, logits_Y)
+        rows_Y_D, fit = self._observations(_LEFT_BEHIND), self._fit
+        count = len(rows_Y_D)
+        labels = self._observed(fit.rows_X_D[:count], _LEFT_BEHIND)
+        logits_Y = fit.covariance_X_X[:count] @ fit.dual_X
+        self._memory.absorb(rows_Y_D, fit.covariance_X_X[:count, :count], labels, logits_Y)
         self._replay.forget(_LEFT_BEHIND)
+        self._fit = Fit.to_nothing(self._dimension)
 
     def _observed(self, scaled_X_D: Tensor, count: int) -> Labels:
-        wins_N, weights_N = (kept[:count].double() for kept in (self._replay.wins_N, self._replay.weights_N))
-        return Labels(self._memory.targets_K, wins_N, weights_N, scaled_X_D @ self._means_D)
+        return Labels(self._memory.targets_K, *self._answers(count), scaled_X_D @ self._means_D)
 
-    def _fit_scales(self, rows_X_D: Tensor, labels: Labels) -> None:
-        parts = rows_X_D.split(self._sizes_B.tolist(), dim=1)
+    def _answers(self, count: int) -> tuple[Tensor, Tensor]:
+        """wins_N and weights_N of the first ``count`` labels that are kept."""
+        return self._replay.wins_N[:count].double(), self._replay.weights_N[:count].double()
+
+    def _fit_scales(self, count: int) -> None:
+        parts = self._observations(count).split(self._sizes_B.tolist(), dim=1)
+        wins_N, weights_N = self._answers(count)
         self._scales_B = fit_scales(
             torch.stack([part @ part.T / part.shape[1] for part in parts]),
-            labels.wins_N,
+            wins_N,
             self._scales_B,
-            labels.weights_N,
+            weights_N,
             expected_B=self._expected_B,
             shifts_B_X=torch.stack([mean * part[:, 0] for mean, part in zip(self._means_B, parts, strict=True)]),
-            targets_K=labels.targets_K,
+            targets_K=self._memory.targets_K,
         )
+        self._fit = Fit.to_nothing(self._dimension)
 
     def state(self) -> dict[str, Any]:
         return {
@@ -230,6 +257,7 @@ class Laplace:
             "version": self.version,
             "scales": self._scales_B.clone(),
             "scaled_at": self._scaled_at,
+            "covariance": self._fit.covariance_X_X.clone(),
             "dual": self._fit.dual_X.clone(),
             "root": self._fit.root_X.clone(),
             "factor": self._fit.factor_X_X.clone(),
@@ -238,22 +266,21 @@ class Laplace:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        fit = dict.fromkeys(("dual", "root", "factor"), Tensor)
+        fit = ("covariance", "dual", "root", "factor")
         form = {"family": "laplace", "version": int, "scales": self._scales_B, "scaled_at": int}
-        require(state, form | fit | {"memory": dict, "replay": dict}, "posterior")
+        require(state, form | dict.fromkeys(fit, Tensor) | {"memory": dict, "replay": dict}, "posterior")
         self._replay.load_state(state["replay"])
         self._memory.load_state(state["memory"])
-        rows_X_D = torch.cat([self._memory.rows_K_D, self._replay.difference_N_D])
+        rows_X_D = self._observations(self._replay.kept)
         count = state["dual"].numel()
-        for name, shape in {"dual": (count,), "root": (count,), "factor": (count, count)}.items():
+        for name, shape in zip(fit, ((count, count), (count,), (count,), (count, count)), strict=True):
             require(state[name], like(*shape, dtype=torch.float64), f"posterior.{name}")
         if count > len(rows_X_D):
             raise UnfitState(f"posterior.dual: is of {count} observations, and there are {len(rows_X_D)}")
         self.version, self._scaled_at = state["version"], state["scaled_at"]
         self._scales_B = state["scales"].clone()
         # Labels that came after the fit follow those that it knows.
-        parts = (state[name].clone() for name in ("dual", "root", "factor"))
-        self._fit = Fit(self._scaled(rows_X_D[:count]), *parts)
+        self._fit = Fit(self._scaled(rows_X_D[:count]), *(state[name].clone() for name in fit))
 
 
 def _symmetric_root(covariance_P_M_M: Tensor) -> Tensor:

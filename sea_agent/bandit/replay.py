@@ -44,10 +44,9 @@ class Replay:
         """Features of the second responses, float32."""
         return self._second.rows
 
-    @property
-    def difference_N_D(self) -> Tensor:
-        """Features of the first responses minus those of the second, float64."""
-        return self.first_N_D.double() - self.second_N_D.double()
+    def differences(self, start: int, stop: int) -> Tensor:
+        """Features of the first responses minus those of the second, of the kept labels from ``start`` on; float64."""
+        return self.first_N_D[start:stop].double() - self.second_N_D[start:stop].double()
 
     @property
     def wins_N(self) -> Tensor:

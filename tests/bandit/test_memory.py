@@ -116,7 +116,7 @@ def test_with_more_to_tell_than_rows_less_is_claimed_and_never_more(small: None)
     posterior = taught(40, 200)
     posterior._memory._most = 5
     curvature_N = posterior._fit.root_X[:20].square()
-    rows_N_D = posterior._replay.difference_N_D[:20]
+    rows_N_D = posterior._replay.differences(0, 20)
     told_D_D = rows_N_D.T @ (curvature_N[:, None] * rows_N_D)
     posterior._leave_behind()
     kept_D_D = posterior._memory.rows_K_D.T @ posterior._memory.rows_K_D
@@ -183,7 +183,7 @@ def test_labels_added_since_the_last_update_travel_with_the_state(small: None) -
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"dual": torch.zeros(99, dtype=torch.float64)}, r"posterior\.root"),
+        ({"dual": torch.zeros(99, dtype=torch.float64)}, r"posterior\.covariance"),
         (
             {"memory": {"rows": torch.zeros(3, 11), "targets": torch.zeros(3), "constant": 0.0}},
             r"posterior\.memory\.rows",

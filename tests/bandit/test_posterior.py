@@ -169,7 +169,12 @@ def test_a_saved_posterior_continues_bit_for_bit(family: str, linear_bandit: Cal
     [("ensemble", part) for part in ("members", "anchors", "priors", "optimiser", "replay", "version")]
     + [
         ("laplace", part)
-        for part in ("dual_and_root_and_factor", "scales", "replay_and_dual_and_root_and_factor", "version")
+        for part in (
+            "covariance_and_dual_and_root_and_factor",
+            "scales",
+            "replay_and_covariance_and_dual_and_root_and_factor",
+            "version",
+        )
     ],
 )
 def test_a_posterior_resumed_without_a_part_of_its_state_does_not_continue(

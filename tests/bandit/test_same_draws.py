@@ -77,7 +77,7 @@ def test_draws_after_a_file_are_the_same_to_the_last_bit(tmp_path: Path) -> None
 
 def layouts(posterior: Laplace) -> list[tuple[int, ...]]:
     state = posterior.state()
-    return [state[name].stride() for name in ("dual", "root", "factor")]
+    return [state[name].stride() for name in ("covariance", "dual", "root", "factor")]
 
 
 def test_a_state_has_the_layout_that_a_file_gives_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
