@@ -16,22 +16,29 @@ HALF_LIFE = 80
 LUCK = 2.0
 """Nats of gain that are held to be luck. A coin's gain exceeds x nats at any time with probability exp(-x) at most,
 because its exponential is a martingale of mean 1 (Ville 1939)."""
+VOUCHED = 1.0
+"""Such nats where somebody vouches for a score of responses by giving it to the posterior."""
 
 
 class Foresight:
-    """The record of what was believed of duels before their answers came (prequential: Dawid 1984)."""
+    """The record of what was believed of duels before their answers came (prequential: Dawid 1984).
 
-    def __init__(self) -> None:
+    Args:
+        luck: nats of gain that are held to be luck.
+    """
+
+    def __init__(self, luck: float = LUCK) -> None:
+        self._luck = luck
         self._gained = self._promised = 0.0
 
     @property
     def trust(self) -> float:
         """How much of what the beliefs claimed to know the answers have borne out, in [0, 1].
 
-        The gain over a coin, ln 2 + log p(answer), summed, less ``LUCK``, against the gain that the beliefs themselves
-        promised, and ``LUCK``. 0 where answers bear out no more than luck would.
+        The gain over a coin, ln 2 + log p(answer), summed, less luck, against the gain that the beliefs themselves
+        promised, and luck. 0 where answers bear out no more than luck would.
         """
-        return min(max(self._gained - LUCK, 0.0) / (self._promised + LUCK), 1.0)
+        return min(max(self._gained - self._luck, 0.0) / (self._promised + self._luck), 1.0)
 
     def add(self, probability_N: Tensor, wins_N: Tensor) -> None:
         """Answers in the order in which they were asked for.

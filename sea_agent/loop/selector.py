@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sea_agent.bandit.foresight import HALF_LIFE, Foresight
+from sea_agent.bandit.foresight import HALF_LIFE, LUCK, VOUCHED, Foresight
 from sea_agent.bandit.mixing import folded_pairs, label_source
 from sea_agent.bandit.posterior import make_posterior
 from sea_agent.bandit.selection import (
@@ -53,7 +53,7 @@ class Selector:
         self._rule = load_rule(selection.rule)
         self._features = None if make_features is None else make_features()
         self._posterior: Any = None  # created with the first features
-        self._foresight = Foresight()
+        self._foresight = Foresight(VOUCHED if posterior.prior else LUCK)
 
     def select(
         self,

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from sea_agent.bandit.foresight import HALF_LIFE, LUCK, Foresight, information
+from sea_agent.bandit.foresight import HALF_LIFE, LUCK, VOUCHED, Foresight, information
 from sea_agent.bandit.laplace import Laplace
 from sea_agent.errors import UnfitState
 
@@ -51,6 +51,14 @@ def test_trust_grows_with_what_answers_bear_out_and_is_nothing_for_a_coin_or_wor
     overconfident = of([0.95] * 100, ([1.0] * 4 + [0.0]) * 20).trust
     assert 0.0 < overconfident < 0.5
     assert of([0.05] * 100, ([0.0] * 4 + [1.0]) * 20).trust == pytest.approx(overconfident, abs=1e-5)
+
+
+def test_who_vouches_for_a_score_is_believed_sooner() -> None:
+    told = torch.tensor([0.9, 0.9, 0.9]), torch.ones(3)
+    vouched, own = Foresight(VOUCHED), Foresight()
+    for foresight in (vouched, own):
+        foresight.add(*told)
+    assert vouched.trust > 0.2 > own.trust == 0.0
 
 
 def test_trust_falls_when_answers_stop_bearing_out_what_is_believed_and_returns_when_they_do_again() -> None:

@@ -266,6 +266,16 @@ def test_beyond_the_allowed_divergence_the_policys_own_pairs_are_asked_whatever_
     assert {duel.rule for duel in selector.select(many(40), 2, 0, 100, own=True)} == {"passive"}
 
 
+def test_a_score_that_is_given_is_believed_sooner(config: Callable[..., RunConfig], tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def score(texts):\n    return [float(len(answer)) for _, answer in texts]\n")
+    trusts = []
+    for prior in ([], [f"{tmp_path / 'mine.py'}:score"]):
+        selector = make_selector(config(posterior={"family": "laplace", "prior": prior}))
+        selector._foresight.load_state({"gained": LUCK, "promised": 0.0})
+        trusts.append(selector.trust)
+    assert trusts[1] > trusts[0] == 0.0
+
+
 def test_imported_preferences_are_foretold_before_they_are_learnt(config: Callable[..., RunConfig]) -> None:
     """Of forty the last twenty: borne out, the posterior is acted on from the first round; turned round, it is not."""
     for turned, expected in ((False, True), (True, False)):
