@@ -255,5 +255,5 @@ class Agent:
         if self.silent_rounds == _MAX_SILENT_ROUNDS:
             raise RunFailure(
                 f"the policy gave only equal responses to every prompt for {_MAX_SILENT_ROUNDS} rounds, so there is "
-                "nothing to ask. Raise sampler.temperature, or lower learner.learning_rate."
+                "nothing to ask. Begin a new run with a higher sampler.temperature or a lower learner.learning_rate."
             )

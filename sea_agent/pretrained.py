@@ -36,9 +36,17 @@ def _directory(path: str, key: str) -> str:
     """The directory or hub name of a model.
 
     Raises:
-        UserError: it holds an adapter, which is not a whole model.
+        UserError: it is neither, or holds an adapter, which is not a whole model.
     """
     directory = resolve(path)
+    if not Path(directory).exists():
+        from huggingface_hub.errors import HFValidationError
+        from huggingface_hub.utils import validate_repo_id
+
+        try:
+            validate_repo_id(directory)
+        except HFValidationError:
+            raise UserError(f"{key}={path}: no such directory, and no name of a model on the hub (owner/name).") from None
     try:
         adapter = _transformers().utils.find_adapter_config_file(directory)
     except _LOAD_ERRORS:  # what the name lacks is told by what is loaded from it

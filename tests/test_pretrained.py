@@ -128,3 +128,9 @@ def test_an_end_token_outside_the_model_is_refused(where: str, llama: Path) -> N
         rewrite(llama / "generation_config.json", eos_token_id=[0, 32])
     with pytest.raises(UserError, match=rf"end-of-sequence token 32 of {where} is outside .* only 32 tokens"):
         ends(llama)
+
+
+@pytest.mark.parametrize("path", ["path/to/policy", "./nowhere", "/nowhere"])
+def test_a_directory_that_is_not_there_is_told_as_one(path: str) -> None:
+    with pytest.raises(UserError, match=rf"^policy\.path={path}: no such directory, and no name of a model on the hub"):
+        load_tokenizer(path)
