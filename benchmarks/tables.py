@@ -129,9 +129,12 @@ def answers(row: MethodFigures) -> str:
 
 
 def times(row: MethodFigures) -> str:
-    """The factor with the bootstrap interval, which is left out where no run reached the level."""
+    """The factor with the bootstrap interval; ``?`` where most runs of the method never reached the level, and some of
+    the baseline: it would be that of the budgets."""
     if row.factor is None:
         return "–"
+    if _is_of_budgets(row):
+        return "?"
     sign = {"": "", ">=": "≥ ", "<=": "≤ ", "?": "? "}[row.factor.bound]
     factor = Estimate(row.factor.mean, row.factor.low, row.factor.high, ())
     return sign + number(factor, 2, interval=row.censored < len(row.seeds))
@@ -140,9 +143,13 @@ def times(row: MethodFigures) -> str:
 def student(row: MethodFigures) -> str:
     """The t interval of the factor, under the same condition."""
     factor = row.factor
-    if factor is None or factor.t_low is None or row.censored == len(row.seeds):
+    if factor is None or factor.t_low is None or row.censored == len(row.seeds) or _is_of_budgets(row):
         return "–"
     return f"[{factor.t_low:.2f}, {factor.t_high:.2f}]"
+
+
+def _is_of_budgets(row: MethodFigures) -> bool:
+    return row.factor is not None and row.factor.bound == "?" and 2 * row.censored > len(row.seeds)
 
 
 def spent(cell: Cell, column: str) -> str:
