@@ -136,7 +136,7 @@ class Laplace:
 
     def chance(self, first_N_D: Tensor, second_N_D: Tensor) -> Tensor:
         """chance_N that the first response wins, by MacKay's approximation for a Gaussian logit (1992, "The Evidence
-        Framework Applied to Classification Networks", equation 10): within .02, and exact where the mean is 0."""
+        Framework Applied to Classification Networks"): within .02, and exact where the mean is 0."""
         mean_N, covariance_N_1_1 = self._gaussian((first_N_D - second_N_D)[:, None])
         variance_N_1 = covariance_N_1_1[:, 0]
         return torch.sigmoid(mean_N / (1 + math.pi / 8 * variance_N_1).sqrt())[:, 0].to(torch.float32)
