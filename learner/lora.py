@@ -3,6 +3,7 @@
 The base weights never change: merged weights are computed when read.
 """
 
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -44,7 +45,7 @@ def add_adapters(model: Any, config: "LoraConfig", seed: int) -> "PeftModel":
         torch.manual_seed(seed_for(seed, "lora"))
         try:
             adapted = peft.get_peft_model(model, settings, autocast_adapter_dtype=False).eval()
-        except ValueError as error:
+        except (ValueError, re.error) as error:  # one name is a regular expression
             raise UserError(
                 f"learner.lora.targets={config.targets!r} does not fit the policy: {first_line(error)}"
             ) from None

@@ -19,7 +19,7 @@ def make_oracle(config: OracleConfig, *, seed: int, device: str, key: str = "ora
     if isinstance(config, PythonOracleConfig):
         from oracle.python import PythonOracle
 
-        return PythonOracle(config, seed)
+        return PythonOracle(config, seed, key)
     if isinstance(config, FeedbackServiceOracleConfig):
         from oracle.feedback_service import FeedbackServiceOracle
 

@@ -123,7 +123,7 @@ class ProbabilityOracle(Oracle):
 
     def _probability(self, answer: Any, question: Question) -> float:
         try:
-            probability = float(answer)
+            probability = math.nan if isinstance(answer, (str, bytes)) else float(answer)
         except (TypeError, ValueError, OverflowError, RuntimeError):
             probability = math.nan
         if not 0.0 <= probability <= 1.0:

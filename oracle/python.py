@@ -5,7 +5,7 @@ It is asked about duels of the run only, never on trial: its calls may cost mone
 
 import logging
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from oracle.base import ProbabilityOracle, Question
@@ -28,21 +28,21 @@ class PythonOracle(ProbabilityOracle):
     means a probability rarely makes one. So whole numbers taken for probabilities are warned of once.
     """
 
-    contract = f"{ProbabilityOracle.contract}, or set oracle.returns=winner if the function returns the winner's index"
-
-    def __init__(self, config: PythonOracleConfig, seed: int) -> None:
-        super().__init__(f"oracle.target={config.target}", config.labels, seed)
+    def __init__(self, config: PythonOracleConfig, seed: int, key: str = "oracle") -> None:
+        super().__init__(f"{key}.target={config.target}", config.labels, seed)
+        self._key = key
+        self.contract = f"{self.contract}, or set {key}.returns=winner if the function returns the winner's index"
         contract = "return a list with one probability for each duel"
         if config.returns == "winner":
             contract = "return a list with the index of one winner for each duel"
-        self._compare = Plugin("oracle.target", config.target, contract)
+        self._compare = Plugin(f"{key}.target", config.target, contract)
         self._returns = config.returns
         self._warned = False
 
     def probabilities(self, questions: Sequence[Question]) -> list[float]:
         """What the function answers."""
         answers = self._compare([{name: question[name] for name in QUESTION_TEXTS} for question in questions])
-        if not isinstance(answers, Iterable):
+        if not isinstance(answers, Iterable) or isinstance(answers, (str, bytes, Mapping)):
             raise self._compare.refusal(f"returned {type(answers).__name__}")
         answers = list(answers)
         if self._returns == "winner":
@@ -52,8 +52,9 @@ class PythonOracle(ProbabilityOracle):
             _log.warning(
                 "%s: returns the whole numbers 0 and 1, which are taken for the probability that `first` is preferred: "
                 "1 means `first`. If they are the winner's index, 0 for `first`, they mean the opposite: set "
-                "oracle.returns=winner and start again. If not, return 0.0 and 1.0.",
+                "%s.returns=winner and start again. If not, return 0.0 and 1.0.",
                 self.name,
+                self._key,
             )
         return answers
 
@@ -61,7 +62,7 @@ class PythonOracle(ProbabilityOracle):
         if _is_index(answer) and operator.index(answer) in _FIRST_WINS:
             return _FIRST_WINS[operator.index(answer)]
         raise UserError(
-            f"{self.name}: answered {answer!r}; with oracle.returns=winner return 0 if `first` is preferred, 1 if "
+            f"{self.name}: answered {answer!r}; with {self._key}.returns=winner return 0 if `first` is preferred, 1 if "
             "`second` is, or -1 if undecided"
         )
 

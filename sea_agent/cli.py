@@ -33,8 +33,8 @@ app = typer.Typer(
 )
 world = typer.Typer(no_args_is_help=True, help="The built-in worlds.")
 app.add_typer(world, name="world")
-console = Console()
-complaints = Console(stderr=True)
+console = Console(emoji=False)  # `judge.py:star` is a function
+complaints = Console(stderr=True, emoji=False)
 
 Source = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file or the name of a preset.")]
 Overrides = Annotated[

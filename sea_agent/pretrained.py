@@ -21,6 +21,8 @@ UNLIMITED = 2**31
 _LOAD_ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
 # Where configurations keep the context length; MPT and older files of Bloom have names of their own.
 _CONTEXT_NAMES = ("max_position_embeddings", "max_seq_len", "max_target_positions", "seq_length")
+_ROBERTAS = ("roberta", "roberta-prelayernorm", "camembert", "data2vec-text", "xlm-roberta", "xlm-roberta-xl", "xmod")
+"""Models whose first position is the one after that of the padding."""
 
 
 @cache
@@ -46,7 +48,9 @@ def _directory(path: str, key: str) -> str:
         try:
             validate_repo_id(directory)
         except HFValidationError:
-            raise UserError(f"{key}={path}: no such directory, and no name of a model on the hub (owner/name).") from None
+            raise UserError(
+                f"{key}={path}: no such directory, and no name of a model on the hub (owner/name)."
+            ) from None
     try:
         adapter = _transformers().utils.find_adapter_config_file(directory)
     except _LOAD_ERRORS:  # what the name lacks is told by what is loaded from it
@@ -149,7 +153,9 @@ def longest_input(config: Any) -> int:
     """The most tokens that a model of this configuration of ``transformers`` reads, or ``UNLIMITED``."""
     limits = (getattr(config, name, None) for name in _CONTEXT_NAMES)
     # XLNet writes "none" as -1.
-    return next((int(limit) for limit in limits if limit is not None and limit > 0), UNLIMITED)
+    limit = next((int(limit) for limit in limits if limit is not None and limit > 0), UNLIMITED)
+    # RoBERTa and its kin count positions from the one after the padding's.
+    return limit - (config.pad_token_id or 0) - 1 if config.model_type in _ROBERTAS else limit
 
 
 def end_token_ids(path: str, tokenizer: Any) -> tuple[int, ...]:
@@ -161,6 +167,9 @@ def end_token_ids(path: str, tokenizer: Any) -> tuple[int, ...]:
     named = generation_config(path).eos_token_id
     candidates = [tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])]
     found = tuple(dict.fromkeys(token for token in candidates if token is not None))
+    for token in found:
+        if not isinstance(token, int) or token < 0:
+            raise UserError(f"policy.path={path}: the end-of-sequence token {token!r} is no token's number; repair it.")
     if not found:
         raise UserError(
             f"policy.path={path}: neither the tokenizer nor generation_config.json names an end-of-sequence token, so "

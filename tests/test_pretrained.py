@@ -14,7 +14,7 @@ from learner.learner import PreferenceLearner
 from sea_agent.config import LearnerConfig, PolicyConfig
 from sea_agent.errors import UserError
 from sea_agent.features.text import TextFeatures
-from sea_agent.pretrained import UNLIMITED, context_length, end_token_ids, load_tokenizer
+from sea_agent.pretrained import UNLIMITED, context_length, end_token_ids, load_tokenizer, longest_input
 from sea_agent.types import LabelSource, Preference, Prompt
 
 
@@ -128,6 +128,20 @@ def test_an_end_token_outside_the_model_is_refused(where: str, llama: Path) -> N
         rewrite(llama / "generation_config.json", eos_token_id=[0, 32])
     with pytest.raises(UserError, match=rf"end-of-sequence token 32 of {where} is outside .* only 32 tokens"):
         ends(llama)
+
+
+@pytest.mark.parametrize("token", ["0", -1, 1.5])
+def test_an_end_token_that_is_no_number_is_refused(token: Any, llama: Path) -> None:
+    rewrite(llama / "generation_config.json", eos_token_id=[0, token])
+    with pytest.raises(UserError, match=rf"end-of-sequence token {token!r} is no token's number"):
+        ends(llama)
+
+
+@pytest.mark.parametrize("model_type", ["roberta", "xlm-roberta", "camembert"])
+def test_roberta_reads_fewer_tokens_than_it_has_positions(model_type: str) -> None:
+    config = CONFIG_MAPPING[model_type](max_position_embeddings=48, pad_token_id=1)
+    assert longest_input(config) == 46
+    assert longest_input(CONFIG_MAPPING["gpt2"](n_positions=48)) == 48
 
 
 @pytest.mark.parametrize("path", ["path/to/policy", "./nowhere", "/nowhere"])

@@ -105,6 +105,7 @@ def _text_of(parts: list[dict[str, Any]], where: str) -> str:
             raise UserError(
                 f"{where}: a message's content has a part of type {part['type']!r}. {_ONLY_TEXT}; leave the row out."
             )
+        refuse_unread({name: value for name, value in part.items() if name not in ("type", "text")}, where)
     if len(parts) != 1:
         raise UserError(f"{where}: a message's content has {len(parts)} parts. Join their texts into one text.")
     return parts[0]["text"]

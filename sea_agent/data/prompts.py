@@ -192,6 +192,9 @@ def _read_dataset(path: str, config: PromptsConfig, key: str, section: str) -> I
     if config.field not in table.column_names:
         raise missing_field(name, config.field, table.column_names, _OTHER_FIELD)
     others = [column for column in MEANINGFUL if column in table.column_names]
+    for column in others:
+        if hasattr(table.features[column], "decode"):  # pictures and sounds need not be opened to be refused
+            table = table.cast_column(column, type(table.features[column])(decode=False))
     return _values(numbered(name, table.select_columns([config.field, *others])), config.field)
 
 

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 
@@ -66,7 +65,14 @@ class RewardModel:
         Raises:
             UserError: one does not fit into the model's context, is refused by its template, or has no finite reward.
         """
-        found = self._rewards({one: self._encode(*one) for one in answered})
+        rows = {one: self._encode(*one) for one in answered}
+        try:
+            found = self._rewards(rows)
+        except (ValueError, IndexError, RuntimeError) as error:
+            raise UserError(
+                f"{self.name}: {type(self._model).__name__} fails on responses to the prompt {_quoted(answered[0][0])} "
+                f"({first_line(error)}). Give a model that reads them with plain transformers."
+            ) from None
         return [found[one] for one in answered]
 
     def try_on(self, prompts: Sequence[Prompt], max_new_tokens: int) -> None:
@@ -80,6 +86,7 @@ class RewardModel:
         text, messages = prompts[0].text, prompts[0].messages
         words = text.strip()[:_TRIAL_LETTERS]
         rows = {side: self._encode(*side) for side in ((text, messages, words), (text, messages, f"{words} {words}"))}
+        self._require_every_message(prompts[0], words)
         first, second = rows
         if rows[first] == rows[second]:
             raise UserError(
@@ -98,6 +105,17 @@ class RewardModel:
                 f"{self.name}: {type(self._model).__name__} gives a response another reward beside a longer one, "
                 f"because of the padding. Set {self._batch_key}=1."
             )
+
+    def _require_every_message(self, prompt: Prompt, response: str) -> None:
+        turns = prompt.messages or (("user", prompt.text),)
+        shown = self._tokens(prompt.text, prompt.messages, response)
+        for place, (role, content) in enumerate(turns):
+            others = (*turns[:place], (role, f"{content} {response}"), *turns[place + 1 :])
+            if self._tokens(f"{prompt.text} {response}", others if prompt.messages else None, response) == shown:
+                raise UserError(
+                    f"{self.name}: the chat template of this model does not show it the text of the {role}'s message "
+                    f"{_quoted(content)}. Repair the template beside the model, or leave such messages out."
+                )
 
     def _require_room(self, prompt: Prompt, max_new_tokens: int) -> None:
         length = len(self._tokens(prompt.text, prompt.messages, "")["input_ids"])
@@ -160,7 +178,7 @@ class RewardModel:
         chat = [{"role": role, "content": content} for role, content in turns]
         try:
             encoding: Row = self._tokenizer.apply_chat_template(chat, tokenize=True, return_dict=True)
-        except (TemplateError, TypeError, ValueError) as error:
+        except Exception as error:  # a template is a program of its author's
             raise UserError(
                 f"{self.name}: the chat template of this model refuses the prompt {_quoted(prompt)} with the roles "
                 f"{', '.join(role for role, _ in turns)} ({first_line(error)}). Change the roles or their order in the "

@@ -196,6 +196,7 @@ def test_keys_without_a_value_are_no_unread_keys(load: Load) -> None:
         ({"content": None}, "content is null"),
         ({"content": [{"type": "text", "text": "red"}, {"type": "image"}]}, "'image'"),
         ({"content": [{"type": "image_url", "image_url": {"url": "x"}}]}, "'image_url'"),
+        ({"content": [{"type": "text", "text": "red", "image": "a.png"}]}, "image would not reach the policy"),
         ({"content": [{"type": "text", "text": "red"}, {"type": "text", "text": "green"}]}, "2 parts"),
     ],
 )
@@ -229,6 +230,28 @@ def test_a_column_that_changes_the_prompt_is_refused(
         file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(UserError, match=rf"(:2|row 2): {key} .*not supported"):
         PromptSource(PromptsConfig(path=str(path)), bytes_tokenizer(), context_length=99, max_new_tokens=9, seed=0)
+
+
+@pytest.mark.parametrize("kind", ["Audio", "Image"])
+def test_sounds_and_pictures_are_refused_without_being_opened(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Opening them would need libraries, and here they are broken."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    column = kind.lower()
+    features = {"prompt": {"dtype": "string", "_type": "Value"}, column: {"_type": kind}}
+    table = pyarrow.table({"prompt": ["red"], column: [{"bytes": b"broken", "path": "a"}]})
+    (tmp_path / "folder").mkdir()
+    pyarrow.parquet.write_table(
+        table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})}),
+        tmp_path / "folder" / "train.parquet",
+    )
+    with pytest.raises(UserError, match=rf"row 1: {column} .*not supported"):
+        PromptSource(
+            PromptsConfig(path=str(tmp_path / "folder")), bytes_tokenizer(), context_length=99, max_new_tokens=9, seed=0
+        )
 
 
 def test_a_template_without_a_system_role_is_refused_by_the_first_system_message(refusal: Callable[..., str]) -> None:

@@ -171,6 +171,11 @@ def test_adapters_that_cannot_be_merged_are_refused_without_the_weights(
     check_adapters(policy, LoraConfig())
 
 
+def test_targets_that_are_no_regular_expression_are_refused(policies: Policies) -> None:
+    with pytest.raises(UserError, match=r"learner\.lora\.targets='\*q\(' does not fit the policy: nothing to repeat"):
+        check_adapters(PolicyConfig(path=str(policies("llama"))), LoraConfig(targets="*q("))
+
+
 @pytest.mark.parametrize(
     ("architecture", "targets"),
     [

@@ -191,6 +191,28 @@ def test_whole_numbers_taken_for_probabilities_are_warned_of_once(
     assert "set oracle.returns=winner" in warning
 
 
+@pytest.mark.parametrize("returns", ["probability", "winner"])
+@pytest.mark.parametrize(
+    "answers", ["'1' * len(duels)", "dict(enumerate(duels))", "['1' for _ in duels]", "[b'1' for _ in duels]"]
+)
+def test_text_and_dictionaries_are_no_answers(answers: str, returns: str, tmp_path: Path) -> None:
+    oracle = python_oracle(tmp_path, f"def compare(duels):\n    return {answers}\n", returns=returns)
+    with pytest.raises(UserError, match=r"returned (str|dict)|answered b?'1'"):
+        oracle.ask([duel()])
+
+
+def test_a_judge_of_ones_own_is_told_by_its_own_key(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "mine.py").write_text(
+        "def compare(duels):\n    return [1 if len(duels) > 1 else None for d in duels]\n"
+    )
+    config = PythonOracleConfig(kind="python", target=f"{tmp_path / 'mine.py'}:compare")
+    judge = make_oracle(config, seed=0, device="cpu", key="evaluation.judge")
+    judge.ask([SHORT_LONG, LONG_SHORT])
+    assert "set evaluation.judge.returns=winner" in caplog.text
+    with pytest.raises(UserError, match=r"^evaluation\.judge\.target=.* or set evaluation\.judge\.returns=winner"):
+        judge.ask([SHORT_LONG])
+
+
 def test_an_undecided_judge_taken_for_a_probability_is_told_the_key(tmp_path: Path) -> None:
     oracle = python_oracle(tmp_path, "def compare(duels):\n    return [-1] * len(duels)\n")
     with pytest.raises(UserError, match=r"answered -1 .* between 0 and 1, .* or set oracle.returns=winner"):

@@ -23,6 +23,7 @@ from oracle import make_oracle
 from oracle.base import Oracle, bradley_terry
 from sea_agent.config import RewardModelOracleConfig
 from sea_agent.errors import UserError
+from sea_agent.features.reward_model import RewardModel
 from sea_agent.types import Duel, Messages, Prompt
 
 # Of many lengths, so that a batch is padded; w2 is the word that some configurations call their padding.
@@ -212,6 +213,49 @@ def test_a_template_that_leaves_the_response_out_is_refused(tmp_path: Path) -> N
     tokenizer.chat_template = "{{ messages[0].content }} <end>"
     with pytest.raises(UserError, match="the same tokens of a prompt with two different responses"):
         oracle_of(make_reward_model("llama", tmp_path, tokenizer)).try_on([prompt("w1 w2")], 4)
+
+
+@pytest.mark.parametrize(
+    "template", ["{{ 1 / 0 }}", "{{ messages | dictsort }}", "{{ messages[0].content.nothing() }}"]
+)
+def test_whatever_a_template_raises_is_told_with_the_prompt(template: str, tmp_path: Path) -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = template
+    with pytest.raises(UserError, match="refuses the prompt 'w1 w2'"):
+        oracle_of(make_reward_model("llama", tmp_path, tokenizer)).try_on([prompt("w1 w2")], 4)
+
+
+@pytest.mark.parametrize(
+    ("template", "chat", "lost"),
+    [
+        ("w28 {{ messages[-1].content }} <end>", None, "user's message 'w1 w2'"),
+        ("{% for m in messages if m.role != 'system' %}{{ m.content }} {% endfor %}", CHAT, "system's message"),
+    ],
+)
+def test_a_template_that_loses_a_message_is_refused(
+    template: str, chat: Messages | None, lost: str, tmp_path: Path
+) -> None:
+    """The model would give the same reward to a response to another prompt."""
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = template
+    with pytest.raises(UserError, match=f"does not show it the text of the {lost}"):
+        oracle_of(make_reward_model("llama", tmp_path, tokenizer)).try_on([prompt("w1 w2", chat)], 4)
+
+
+def test_a_model_that_fails_on_a_later_response_is_told_without_a_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """BART counts end tokens, of which a response may hold one."""
+    oracle = oracle_of(make_reward_model("llama", tmp_path))
+    oracle.try_on([prompt("w1 w2")], 4)
+
+    def count_ends(*_arguments: Any) -> list[float]:
+        raise ValueError("All examples must have the same number of <eos> tokens.")
+
+    monkeypatch.setattr(RewardModel, "_scores", count_ends)
+    with pytest.raises(UserError, match=r"fails on responses to the prompt .* same number of <eos> tokens"):
+        oracle.ask(duels())
+    assert oracle.queries == 0
 
 
 def test_a_prompt_that_leaves_no_room_for_a_response_is_refused_on_trial(tmp_path: Path) -> None:
