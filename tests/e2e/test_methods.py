@@ -261,5 +261,6 @@ def test_beyond_the_divergence_that_is_allowed_a_run_goes_on_as_passive_online_d
     assert last > 0.1, "the bound was reached"
     assert {"sea_ee"} in rules["null"].values()
     imagined = {bound: sum("imagine" in row["seconds"] for row in rows[bound]) for bound in rows}
-    assert 0 < imagined["0.1"] < imagined["100"] == imagined["null"]
+    earned = sum(row.get("posterior_trust", 0.0) >= 0.05 for row in rows["null"] if "imagine" not in row["seconds"])
+    assert 0 < imagined["0.1"] < imagined["100"] == imagined["null"] == 3 * earned
     assert rules["100"] == rules["null"], "where the bound is not reached it changes nothing"
