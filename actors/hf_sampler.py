@@ -1,4 +1,4 @@
-"""Exact per-request sampling with transformers: batched, left-padded, with a KV cache.
+"""Exact per-request sampling with transformers: batched, left-padded, with a cache.
 
 ``generate`` decodes greedily; a logits processor draws each row's token with that row's own uniform numbers and masks
 all others. A response therefore depends only on its request and the weights, not on global random state; other rows
@@ -7,7 +7,7 @@ of the batch affect it only through the rounding of logits under padding.
 Dimensions: R rows, S sampling steps, L positions, V vocabulary.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,13 +18,18 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from actors.sampling import Sampler, SampleRequest, check_update
 from learner.sequences import collate, rows_of
 from sea_agent.config import PolicyConfig
-from sea_agent.pretrained import context_length, end_token_ids, load_policy, load_tokenizer
+from sea_agent.errors import UserError, first_line
+from sea_agent.pretrained import context_length, end_token_ids, load_policy, load_tokenizer, ran_out_of_memory
 from sea_agent.seeding import generator_for
-from sea_agent.types import TokenRow
+from sea_agent.types import Prompt, TokenRow
 from sea_agent.weights import WeightUpdate, checksum
 
 # Most float32 logits held at once while scoring (256 MiB).
 _LOGITS_LIMIT = 2**26
+_TRIALS, _TRIAL_STEPS = (3, 3, 11, 11), 3  # tokens of the prompts and of the responses of a trial
+_ROUNDING = {"float32": 1e-4, "bfloat16": 0.2}
+"""Nats by which a log-probability may move when the same sum is done in another order."""
+_ELSEWHERE = "Give another policy, or set sampler.backend=vllm if vLLM knows it."
 
 
 class HfSampler(Sampler):
@@ -34,7 +39,8 @@ class HfSampler(Sampler):
         """Load tokenizer and model.
 
         Raises:
-            UserError: the policy directory lacks a tokenizer or a loadable model.
+            UserError: the policy directory lacks a tokenizer or a loadable model, or transformers does not sample from
+                it exactly.
         """
         self._device = device
         self._tokenizer = load_tokenizer(policy.path)
@@ -50,8 +56,63 @@ class HfSampler(Sampler):
             do_sample=False,
             use_cache=True,
         )
+        self._group_of = self._drawable(policy)
 
     def _draw(self, requests: Sequence[SampleRequest]) -> Iterator[tuple[list[int], list[float]]]:
+        groups: dict[Any, list[SampleRequest]] = {}
+        for request in requests:
+            groups.setdefault(self._group_of(request), []).append(request)
+        drawn = {
+            request.id: one
+            for group in groups.values()
+            for request, one in zip(group, self._draw_together(group), strict=True)
+        }
+        return (drawn[request.id] for request in requests)
+
+    def _drawable(self, policy: PolicyConfig) -> Callable[[SampleRequest], Any]:
+        """What the requests of one batch must have in common, found by trial.
+
+        A model with a recurrent state may be disturbed by padding, or by any other row of its batch, as RWKV is.
+
+        Raises:
+            UserError: transformers fails on this model, or computes it with its cache otherwise than without.
+        """
+        vocabulary = self._model.config.get_text_config().vocab_size
+        if self._context < max(_TRIALS) + _TRIAL_STEPS or vocabulary <= max(_TRIALS):
+            return _together
+        requests = [
+            SampleRequest(str(place), Prompt(str(place), "", tuple(range(1, length + 1))), place, 1.0, _TRIAL_STEPS)
+            for place, length in enumerate(_TRIALS)
+        ]
+        try:
+            for self._group_of in (_together, _by_length, _alone):
+                error = self._cache_error(requests)
+                if not error > _ROUNDING[policy.dtype]:
+                    return self._group_of
+        except (ValueError, TypeError, AttributeError, IndexError, RuntimeError) as problem:
+            if ran_out_of_memory(problem):
+                raise
+            raise UserError(
+                f"policy.path={policy.path}: transformers fails to sample from {type(self._model).__name__} "
+                f"({first_line(problem)}). {_ELSEWHERE}"
+            ) from None
+        raise UserError(
+            f"policy.path={policy.path}: transformers computes {type(self._model).__name__} with its cache otherwise "
+            f"than without, by {error:.2g} nats a token, so what it samples from is not what is trained. {_ELSEWHERE}"
+        )
+
+    def _cache_error(self, requests: Sequence[SampleRequest]) -> float:
+        """The largest difference, in nats, of what was drawn to what one forward pass says of it."""
+        drawn = list(self._draw(requests))
+        rows = [(request.prompt.token_ids, tokens) for request, (tokens, _) in zip(requests, drawn, strict=True)]
+        scored = [self.logprobs([row])[0] for row in rows]
+        return max(
+            abs(ours - theirs)
+            for (_, logprobs), others in zip(drawn, scored, strict=True)
+            for ours, theirs in zip(logprobs, others, strict=True)
+        )
+
+    def _draw_together(self, requests: Sequence[SampleRequest]) -> Iterator[tuple[list[int], list[float]]]:
         input_ids_R_L, attention_mask_R_L = self._left_padded([request.prompt.token_ids for request in requests])
         draw = _KeyedDraw(requests, self._device)
         with torch.inference_mode():
@@ -99,6 +160,18 @@ class HfSampler(Sampler):
         rows = [torch.tensor(prompt, device=self._device) for prompt in prompts]
         masks = [torch.ones_like(row) for row in rows]
         return pad_sequence(rows, True, self._pad_id, "left"), pad_sequence(masks, True, 0, "left")
+
+
+def _together(request: SampleRequest) -> Any:
+    return None
+
+
+def _by_length(request: SampleRequest) -> Any:
+    return len(request.prompt.token_ids)
+
+
+def _alone(request: SampleRequest) -> Any:
+    return request.id
 
 
 class _KeyedDraw(LogitsProcessor):

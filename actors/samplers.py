@@ -42,6 +42,20 @@ def make_sampler(
     return HfSampler(policy, device=device)
 
 
+def try_sampler(policy: PolicyConfig, config: SamplerConfig, device: str) -> None:
+    """See that the back end can sample the policy: vLLM is asked whether it knows it, transformers tries it on the CPU.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if config.backend == "vllm":
+        from actors.vllm_sampler import require_architecture
+
+        require_architecture(policy.path, device)
+    else:
+        make_sampler(policy, config, device="cpu", threads=1)
+
+
 class SamplerPool:
     """All samplers of a run, or with ``reference`` those that hold the initial policy throughout the run.
 

@@ -99,8 +99,10 @@ class PreferenceLearner:
         if self._reference is not None:
             self._reference = self._engine.share(self._reference)
 
-    def step(self, preferences: Sequence[Preference], rate: float = 1.0) -> dict[str, float]:
+    def step(self, preferences: Sequence[Preference], rate: float = 1.0, batches: int = 1) -> dict[str, float]:
         """One round: ``steps_per_round`` optimiser steps on the weighted mean loss, then one version more.
+
+        With several ``batches`` every n-th preference is in one of them, and each batch is stepped on by itself.
 
         The loss is Σ wᵢlᵢ / Σ wᵢ over all preferences, so ranks and micro-batches change rounding only.
         lᵢ is the preference loss and, with ``optimism``, the exploration term of the explored response.
@@ -127,7 +129,7 @@ class PreferenceLearner:
         metrics = {"pairs": float(len(rows))}
         if rows and self._config.steps_per_round:
             with self._engine.answers():
-                metrics |= self._train(rows, rate)
+                metrics |= self._train([rows[start::batches] for start in range(min(batches, len(rows)))], rate)
         self.version += 1
         return metrics
 
@@ -207,19 +209,16 @@ class PreferenceLearner:
                 "between them. Publish the weights before sampling, or raise learner.max_staleness."
             )
 
-    def _train(self, rows: list[Preference], rate: float) -> dict[str, float]:
-        total_weight = sum(row.weight for row in rows)
-        micros = self._micro_batches(rows)
-        steps = self._config.steps_per_round
+    def _train(self, batches: list[list[Preference]], rate: float) -> dict[str, float]:
+        steps = len(batches) * self._config.steps_per_round
         means = torch.zeros(3, dtype=torch.float64)
         mean_norm = 0.0
-        metrics = {}
-        for index in range(steps):
-            sums = self._engine.sum_over_ranks(self._accumulate(micros, total_weight))
+        metrics: dict[str, float] = {}
+        for number, sums in enumerate(self._gradients(batches)):
             gap, compared_tokens, ratio, own_responses = sums[3:].tolist()
-            if index == 0 and compared_tokens:
+            if number == 0 and compared_tokens:
                 metrics["logprob_gap"] = self._accepted_gap(gap / compared_tokens)
-            if index == 0 and own_responses:
+            if number == 0 and own_responses:
                 metrics["kl"] = ratio / own_responses
             metrics["learning_rate"] = rate * self._learning_rate()
             mean_norm += self._engine.step(metrics["learning_rate"]) / steps
@@ -227,6 +226,14 @@ class PreferenceLearner:
             self._optimizer_steps += 1
         loss, accuracy, margin = means.tolist()
         return metrics | {"loss": loss, "accuracy": accuracy, "margin": margin, "grad_norm": mean_norm}
+
+    def _gradients(self, batches: list[list[Preference]]) -> Iterator[Tensor]:
+        """Accumulates the gradient of one optimiser step after the other, and gives what was summed on the way."""
+        for rows in batches:
+            total_weight = sum(row.weight for row in rows)
+            micros = self._micro_batches(rows)
+            for _ in range(self._config.steps_per_round):
+                yield self._engine.sum_over_ranks(self._accumulate(micros, total_weight))
 
     def _micro_batches(self, rows: list[Preference]) -> list[MicroBatch]:
         parts = shard(rows, self._engine.rank, self._engine.ranks, self._config.micro_batch)

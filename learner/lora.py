@@ -46,9 +46,11 @@ def add_adapters(model: Any, config: "LoraConfig", seed: int) -> "PeftModel":
         try:
             adapted = peft.get_peft_model(model, settings, autocast_adapter_dtype=False).eval()
         except (ValueError, re.error) as error:  # one name is a regular expression
-            raise UserError(
-                f"learner.lora.targets={config.targets!r} does not fit the policy: {first_line(error)}"
-            ) from None
+            whole = re.match(r"Target module (\w+)\(", str(error))
+            reason = first_line(error)
+            if whole:
+                reason = f"it names a {whole[1]}, which is no linear layer or embedding. Name the layers inside it."
+            raise UserError(f"learner.lora.targets={config.targets!r} does not fit the policy: {reason}") from None
     _refuse_unmergeable(adapted.get_base_model(), config)
     return adapted
 
@@ -111,14 +113,20 @@ def _refuse_unmergeable(base: Any, config: "LoraConfig") -> None:
             raise UserError(
                 f"learner.lora.targets={config.targets!r} adapts {base_name(module)}, and {' and '.join(shared)} are "
                 "one tensor in this policy: an adapter on one of them makes them two, which the saved policy could not "
-                "hold. Leave it out of learner.lora.targets, or train all weights with learner.lora=null."
+                f"hold. {_leave_out(config)}, or train all weights with learner.lora=null."
             )
         if _is_special(layer.get_base_layer()):
             raise UserError(
                 f"learner.lora.targets={config.targets!r} adapts {base_name(module)}, a "
                 f"{type(layer.get_base_layer()).__name__}, which does more than multiply by its weight, so an adapter "
-                "beside it cannot be merged into that weight. Leave it out of learner.lora.targets."
+                f"beside it cannot be merged into that weight. {_leave_out(config)}."
             )
+
+
+def _leave_out(config: "LoraConfig") -> str:
+    if config.targets == "all-linear":
+        return "Give learner.lora.targets a list of the other layers' names, such as [q_proj, v_proj]"
+    return "Leave it out of learner.lora.targets"
 
 
 def _is_special(layer: torch.nn.Module) -> bool:

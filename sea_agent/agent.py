@@ -27,7 +27,7 @@ Measured = dict[str, Any]
 _MAX_SILENT_ROUNDS = 20
 _COMPARED = 8  # responses whose log-probabilities are compared after a publish
 _COUNTERS = (
-    *("begun", "rounds", "imagined_pairs", "policy_samples", "imagined_rounds_due", "silent_rounds"),
+    *("begun", "rounds", "imagined_pairs", "policy_samples", "gradient_steps", "imagined_rounds_due", "silent_rounds"),
     "relived_rounds",  # with the answers to duels that other weights sampled, in an earlier life of the run
 )
 
@@ -52,7 +52,7 @@ class Agent:
         self.source, self.samplers, self.selector, self.open_duels = source, samplers, selector, open_duels
         self.learner, self.evaluator, self.ledger, self.stopwatch = learner, evaluator, ledger, stopwatch
         self.begun = False
-        self.rounds = self.imagined_pairs = self.policy_samples = 0
+        self.rounds = self.imagined_pairs = self.policy_samples = self.gradient_steps = 0
         self.imagined_rounds_due = self.silent_rounds = self.relived_rounds = 0
         self.divergence = 0.0  # from the initial policy, in nats per response, as last measured
         self.published = ""  # the checksum of the weights that the samplers have
@@ -104,7 +104,7 @@ class Agent:
         with self.stopwatch("imagine"):
             preferences, trust = self.selector.call("imagine", draw.candidates, self.rounds).result()
         self.imagined_pairs += len(preferences)
-        metrics = self._learn(preferences, rate=trust)
+        metrics = self._learn(preferences, trust, self.config.imagination.batches)
         self.divergence = metrics.get("kl", self.divergence)
         if self._is_far:
             self.imagined_rounds_due = 0
@@ -209,9 +209,10 @@ class Agent:
         tolerance = self.config.learner.largest_gap(self.config.policy.dtype)
         return as_of_now(duels, self.rounds, self.samplers.logprobs, tolerance=tolerance)
 
-    def _learn(self, preferences: list[Preference], rate: float = 1.0) -> Measured:
+    def _learn(self, preferences: list[Preference], rate: float = 1.0, batches: int = 1) -> Measured:
+        self.gradient_steps += batches * self.config.learner.steps_per_round
         with self.stopwatch("learn"):
-            metrics = self.learner.step(preferences, rate)
+            metrics = self.learner.step(preferences, rate, batches)
         with self.stopwatch("publish"):
             self._publish()
             if self.config.sampler.ahead and preferences:  # no response that was learnt from is of a present version
@@ -240,7 +241,7 @@ class Agent:
             posterior_labels=self.ledger.posterior_labels,
             imagined_pairs=self.imagined_pairs,
             policy_samples=self.policy_samples,
-            gradient_steps=self.rounds * self.config.learner.steps_per_round,
+            gradient_steps=self.gradient_steps,
             oracle=self.open_duels.oracle_counts(),
             **metrics,
             evaluation=evaluation,

@@ -177,7 +177,7 @@ def check(
         typer.Option("--foretell", help="Train a posterior on half of the imported preferences, and ask it the rest."),
     ] = False,
 ) -> None:
-    """Check a configuration and its inputs without starting a run; loads reward models and the posterior's encoder."""
+    """Check a configuration and its inputs without starting a run; loads the models that it names."""
     if keys:
         table = Table("key", "default", "meaning")
         for row in describe_keys():
@@ -191,13 +191,12 @@ def check(
         console.print(f"{source}: a valid configuration. To check its inputs too: {INSTALL_AGENT}", markup=False)
         return
     from actors.placement import describe
+    from actors.samplers import try_sampler
     from sea_agent.run.preflight import check as preflight
 
     inputs = preflight(config)
-    if config.sampler.backend == "vllm" and inputs.compute.ray_address is None:
-        from actors.vllm_sampler import require_architecture
-
-        require_architecture(config.policy.path, config.device)
+    if inputs.compute.ray_address is None:
+        try_sampler(config.policy, config.sampler, config.device)
     console.print(f"{source}: valid. {len(inputs.prompts)} prompts, oracle {inputs.oracle.name}.")
     for line in describe(inputs.needs):
         console.print(line, markup=False, highlight=False)

@@ -4,7 +4,7 @@ import inspect
 import json
 import os
 from collections.abc import Mapping, Sequence
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ _LOAD_ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
 _CONTEXT_NAMES = ("max_position_embeddings", "max_seq_len", "max_target_positions", "seq_length")
 _ROBERTAS = ("roberta", "roberta-prelayernorm", "camembert", "data2vec-text", "xlm-roberta", "xlm-roberta-xl", "xmod")
 """Models whose first position is the one after that of the padding."""
+# How peft loads the adapter of each kind of model; all other keys name reward models.
+_MERGED_AS = {"policy.path": ("CausalLM", ""), "posterior.encoder_path": ("FeatureExtraction", "")}
 
 
 @cache
@@ -56,12 +58,18 @@ def _directory(path: str, key: str) -> str:
     except _LOAD_ERRORS:  # what the name lacks is told by what is loaded from it
         adapter = None
     if adapter is not None:
+        kind, options = _MERGED_AS.get(key, ("SequenceClassification", ", num_labels=1"))
         raise UserError(
             f"{key}={path}: it holds an adapter (adapter_config.json), not a whole model. Merge it into its base model "
             "first, and give the new directory:\n"
-            f"  model = peft.AutoPeftModelForCausalLM.from_pretrained({path!r}).merge_and_unload()\n"
+            f"  model = peft.AutoPeftModelFor{kind}.from_pretrained({path!r}{options}).merge_and_unload()\n"
             "  model.save_pretrained('merged')\n"
             "  transformers.AutoTokenizer.from_pretrained(BASE_MODEL).save_pretrained('merged')"
+        )
+    if Path(directory).is_dir() and not (Path(directory) / "config.json").exists():
+        raise UserError(
+            f"{key}={path}: the directory holds no model: config.json is missing. Give a hub name, or a directory "
+            "written by model.save_pretrained(DIR) and tokenizer.save_pretrained(DIR)."
         )
     return directory
 
@@ -187,13 +195,22 @@ def end_token_ids(path: str, tokenizer: Any) -> tuple[int, ...]:
 
 
 def generation_config(path: str) -> Any:
-    """The generation settings saved with the policy, or those that transformers derives from its configuration."""
+    """The generation settings saved with the policy, or those that transformers derives from its configuration.
+
+    Raises:
+        UserError: there are saved ones that cannot be read.
+    """
     directory = resolve(path)
-    try:
-        return _transformers().GenerationConfig.from_pretrained(directory)
-    except OSError:
+    if _file(path, "generation_config.json") is None:
         config = _transformers().AutoConfig.from_pretrained(directory, trust_remote_code=False)
         return _transformers().GenerationConfig.from_model_config(config)
+    try:
+        return _transformers().GenerationConfig.from_pretrained(directory)
+    except (*_LOAD_ERRORS, TypeError, AttributeError) as error:
+        raise UserError(
+            f"policy.path={path}: generation_config.json cannot be read ({first_line(error)}). It names the tokens "
+            "that end a response; repair it, or remove it if the tokenizer's end token is the only one."
+        ) from None
 
 
 def skeleton(path: str, dtype: str) -> Any:
@@ -216,15 +233,28 @@ def missing_prefix(path: str, model: Any) -> str:
 
 def _names_in_files(path: str) -> set[str]:
     """The names of the tensors in the policy's safetensors."""
-    find = partial(_transformers().utils.cached_file, resolve(path), _raise_exceptions_for_missing_entries=False)
-    index = find("model.safetensors.index.json")
+    index = _file(path, "model.safetensors.index.json")
     if index is not None:
         return set(json.loads(Path(index).read_text())["weight_map"])
-    weights = find("model.safetensors")
+    weights = _file(path, "model.safetensors")
     if weights is None:  # a directory of adapters, whose base transformers loads from elsewhere
         return set()
     with safe_open(weights, "pt") as file:
         return set(file.keys())
+
+
+def _file(path: str, name: str) -> str | None:
+    """Where a file of the policy lies on this machine, fetched from the hub if it comes from there; None without it.
+
+    Without a connection only what was fetched before is there.
+    """
+    found: str | None = _transformers().utils.cached_file(
+        resolve(path),
+        name,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    return found
 
 
 def input_limit(model: Any, tokenizer: Any) -> int:

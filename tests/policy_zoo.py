@@ -22,11 +22,16 @@ _USUAL = {
 _GROUPED = _USUAL | {"num_key_value_heads": 1}
 _HEADED = _GROUPED | {"head_dim": 16}
 _GEMMA = _HEADED | {"query_pre_attn_scalar": 16, "sliding_window": 16}
+_HEADS = ("num_key_heads", "num_value_heads", "key_head_dim", "value_head_dim")
 _GPT = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": CONTEXT}
 _EXPERTS = {"num_experts": 4, "num_local_experts": 4, "n_routed_experts": 4, "num_experts_per_tok": 2}
 _EXPERTS |= {"moe_intermediate_size": 16, "shared_expert_intermediate_size": 16}
 _DEEPSEEK = _USUAL | _EXPERTS | {"num_key_value_heads": 2, "n_group": 2, "topk_group": 1, "first_k_dense_replace": 1}
 _DEEPSEEK |= {"q_lora_rank": 8, "kv_lora_rank": 8, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8}
+_LINEAR = {"layer_types": ["linear_attention", "full_attention"]}
+_GATED = _LINEAR | {f"linear_{name}": size for name, size in zip(_HEADS, (2, 2, 8, 8), strict=True)}
+_JAMBA = {"mamba_d_state": 4, "mamba_dt_rank": 4, "attn_layer_period": 2, "expert_layer_period": 2}
+_JAMBA |= {"attn_layer_offset": 1, "expert_layer_offset": 1, "num_experts": 2}
 _OPT = {"hidden_size": 32, "word_embed_proj_dim": 32, "ffn_dim": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -52,13 +57,22 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3_moe": ("qwen3_moe", _HEADED | _EXPERTS),
     "deepseek_v3": ("deepseek_v3", _DEEPSEEK),
     "gpt_oss": ("gpt_oss", _HEADED | _EXPERTS),
+    "qwen3_next": ("qwen3_next", _HEADED | _EXPERTS | _GATED),
+    "jamba": ("jamba", _GROUPED | _JAMBA),
+    "rwkv": ("rwkv", {"hidden_size": 32, "num_hidden_layers": 2, "context_length": CONTEXT}),
 }
 """Model type and settings of its configuration."""
+
+ODD: dict[str, tuple[str, dict[str, Any]]] = {
+    "minimax": ("minimax", _HEADED | _EXPERTS | _LINEAR),
+    "roberta": ("roberta", _USUAL | {"is_decoder": True}),
+}
+"""What transformers computes with its cache otherwise than without, whatever else is in the batch."""
 
 
 def random_model(architecture: str, dtype: str = "float32", **settings: Any) -> PreTrainedModel:
     """A random model over the words of ``make_tokenizer``; every saved tensor differs from what a new model has."""
-    model_type, shape = ARCHITECTURES[architecture]
+    model_type, shape = (ARCHITECTURES | ODD)[architecture]
     tokenizer = make_tokenizer()
     ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
     config = CONFIG_MAPPING[model_type](**{"vocab_size": len(tokenizer)} | shape | ends | settings)

@@ -4,9 +4,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
+import torch
+import transformers
 from policy_zoo import make_policy_of, plain_logprobs
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import (
+    CONFIG_MAPPING,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    GenerationConfig,
+)
 
 from actors.hf_sampler import HfSampler
 from actors.sampling import SampleRequest
@@ -14,7 +24,7 @@ from learner.learner import PreferenceLearner
 from sea_agent.config import LearnerConfig, PolicyConfig
 from sea_agent.errors import UserError
 from sea_agent.features.text import TextFeatures
-from sea_agent.pretrained import UNLIMITED, context_length, end_token_ids, load_tokenizer, longest_input
+from sea_agent.pretrained import UNLIMITED, context_length, end_token_ids, load_model, load_tokenizer, longest_input
 from sea_agent.types import LabelSource, Preference, Prompt
 
 
@@ -148,3 +158,42 @@ def test_roberta_reads_fewer_tokens_than_it_has_positions(model_type: str) -> No
 def test_a_directory_that_is_not_there_is_told_as_one(path: str) -> None:
     with pytest.raises(UserError, match=rf"^policy\.path={path}: no such directory, and no name of a model on the hub"):
         load_tokenizer(path)
+
+
+def test_a_directory_without_a_model_is_told_as_one(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"the directory holds no model: config\.json is missing"):
+        load_tokenizer(str(tmp_path))
+
+
+@pytest.mark.parametrize("content", ["{broken", "[1]", ""])
+def test_generation_settings_that_cannot_be_read_are_refused_and_not_ignored(content: str, llama: Path) -> None:
+    (llama / "generation_config.json").write_text(content)
+    with pytest.raises(UserError, match=r"generation_config\.json cannot be read .*repair it, or remove it"):
+        ends(llama)
+
+
+@pytest.mark.parametrize(
+    ("key", "auto_class"),
+    [("oracle.path", AutoModelForSequenceClassification), ("posterior.encoder_path", AutoModel)],
+)
+def test_the_way_to_merge_an_adapter_is_that_of_its_kind_of_model(
+    key: str, auto_class: Any, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the message says is done, and gives a model with what the adapter learnt."""
+    options = {"num_labels": 1} if key == "oracle.path" else {}
+    task = "SEQ_CLS" if options else "FEATURE_EXTRACTION"
+    model = auto_class.from_pretrained(llama, **options)
+    adapted = peft.get_peft_model(
+        model, peft.LoraConfig(r=2, target_modules=["q_proj"], task_type=task, init_lora_weights=False)
+    )
+    adapted.save_pretrained(tmp_path / "adapter")
+    with pytest.raises(UserError, match="it holds an adapter") as caught:
+        load_tokenizer(str(tmp_path / "adapter"), key=key)
+    code = "\n".join(line.strip() for line in str(caught.value).splitlines()[1:])
+    monkeypatch.chdir(tmp_path)
+    exec(code.replace("BASE_MODEL", repr(str(llama))), {"peft": peft, "transformers": transformers})
+    merged = load_model(auto_class, str(tmp_path / "merged"), key)
+    tokens = torch.tensor([[3, 4, 5]])
+    with torch.inference_mode():
+        for mine, theirs in zip(merged(tokens)[:1], adapted.eval()(tokens)[:1], strict=True):
+            torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-4)

@@ -203,6 +203,9 @@ class ImaginationConfig(Section):
 
     rounds: NonNegativeInt = 0
     """Imagined rounds after each round that asks the oracle; 0 turns them off."""
+    batches: PositiveInt = 1
+    """Optimiser steps of an imagined round, each on its part of the pairs. Sampling costs more than learning: fewer
+    rounds of more steps save it."""
     start: NonNegativeInt = 32
     """Oracle labels before the first imagined round."""
     max_kl: PositiveFloat | None = None

@@ -100,10 +100,17 @@ def refuse_unread(values: Mapping[str, Any], where: str) -> None:
 
 def _text_of(parts: list[dict[str, Any]], where: str) -> str:
     """The text of content that is given as a list with one part."""
+    if not parts:
+        raise UserError(f"{where}: a message's content is an empty list. Give the message a text, or remove it.")
     for part in parts:
-        if part["type"] != "text" or not isinstance(part.get("text"), str):
+        if part["type"] != "text":
             raise UserError(
                 f"{where}: a message's content has a part of type {part['type']!r}. {_ONLY_TEXT}; leave the row out."
+            )
+        if not isinstance(part.get("text"), str):
+            raise UserError(
+                f"{where}: a message's content has a part of type 'text' whose text is {json_type(part.get('text'))}. "
+                "Give it a text, or remove the message."
             )
         refuse_unread({name: value for name, value in part.items() if name not in ("type", "text")}, where)
     if len(parts) != 1:

@@ -17,6 +17,8 @@ from sea_agent.errors import UserError, first_line
 # Prompts per tokenizer call; tokenizers process a batch in parallel.
 _TOKENIZER_BATCH = 1024
 _SHOWN = 60
+_SETTERS = ("system", "developer")
+"""Roles whose message a template may move: some write it into a user's turn."""
 
 
 class _Unfit(Exception):
@@ -116,16 +118,11 @@ def _chat_tokens(row: PromptRow, tokenizer: Any) -> list[int]:
 
 
 def _rendered(row: PromptRow, messages: list[dict[str, Any]], tokenizer: Any, template: str) -> list[int]:
-    try:
-        text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
-    except Exception as error:  # a template is a program of its author's
-        raise _Unfit(
-            f"{template} fails on the prompt ({type(error).__name__}: {first_line(error)}). Change the roles or the "
-            "order of the messages, or set tokenizer.chat_template to one template that renders them, and save the "
-            "tokenizer again."
-        ) from None
+    text = _applied(messages, tokenizer, template, tokenize=False)
+    ids: list[int] = _applied(messages, tokenizer, template, tokenize=True, return_dict=False)
     lost = _lost(row.contents, text)
+    if lost is None:
+        lost = _left_out(messages, tokenizer, template)
     if lost is not None:
         role = (row.messages or ())[lost][0]
         raise _Unfit(
@@ -138,6 +135,47 @@ def _rendered(row: PromptRow, messages: list[dict[str, Any]], tokenizer: Any, te
     if _lost(row.contents, decoded) is not None:
         raise _Unfit(_not_kept(text, decoded))
     return ids
+
+
+def _applied(messages: list[dict[str, Any]], tokenizer: Any, template: str, **options: Any) -> Any:
+    try:
+        return tokenizer.apply_chat_template(messages, add_generation_prompt=True, **options)
+    except Exception as error:  # a template is a program of its author's
+        raise _Unfit(
+            f"{template} fails on the prompt ({type(error).__name__}: {first_line(error)}). Change the roles or the "
+            "order of the messages, or set tokenizer.chat_template to one template that renders them, and save the "
+            "tokenizer again."
+        ) from None
+
+
+def _left_out(messages: Sequence[dict[str, Any]], tokenizer: Any, template: str) -> int | None:
+    """The index of a message that the template does not render, or None.
+
+    A short text is easily found in what the template itself writes, so each text gets a mark of its own.
+
+    Raises:
+        _Unfit: the turns are not in the order of the messages.
+    """
+    marks = [f"mark{place}kram" for place in range(len(messages))]
+    marked = [
+        message | {"content": _marked(message["content"], mark)} for message, mark in zip(messages, marks, strict=True)
+    ]
+    text = _applied(marked, tokenizer, template, tokenize=False).casefold()
+    places = [text.find(mark) for mark in marks]
+    if -1 in places:
+        return places.index(-1)
+    turns = [place for place, message in zip(places, messages, strict=True) if message["role"] not in _SETTERS]
+    if turns != sorted(turns):
+        raise _Unfit(
+            f"{template} renders the messages in another order. Save a template that keeps it with the tokenizer."
+        )
+    return None
+
+
+def _marked(content: str | list[dict[str, str]], mark: str) -> str | list[dict[str, str]]:
+    if isinstance(content, str):
+        return f"{content} {mark}"
+    return [part | {"text": f"{part['text']} {mark}"} for part in content]
 
 
 # --- what is checked -------------------------------------------------------------------------------------------------

@@ -28,8 +28,8 @@ def assemble(config: RunConfig, inputs: Inputs, runtime: Runtime, ledger: Ledger
     samplers = make_pool()
     reference = make_pool(reference=True) if sampler.reference_candidates else None
     duels = min(config.batch_size, len(inputs.prompts))
-    rounds = expected_rounds(config.budget.oracle_queries, duels, config.mixing, config.imagination)
-    total_steps = rounds * config.learner.steps_per_round
+    batches = expected_batches(config.budget.oracle_queries, duels, config.mixing, config.imagination)
+    total_steps = batches * config.learner.steps_per_round
     learner = LearnerGroup(runtime, policy, config.learner, compute, total_steps=total_steps, samplers=sampler)
     selector = runtime.spawn("posterior", inputs.make_selector)
     open_duels = OpenDuels(
@@ -89,14 +89,14 @@ def warm(imported: ImportedPreferences, ledger: Ledger, selector: Remote) -> Non
     selector.call("warm", list(zip(duels, imported.verdicts, strict=True)), imported.weights).result()
 
 
-def expected_rounds(budget: int, duels: int, mixing: MixingConfig, imagination: ImaginationConfig) -> int:
-    """Rounds, imagined ones included, until ``budget`` answers are spent in rounds of so many duels."""
+def expected_batches(budget: int, duels: int, mixing: MixingConfig, imagination: ImaginationConfig) -> int:
+    """Batches of preferences, imagined ones included, until ``budget`` answers are spent in rounds of so many duels."""
     asking = _asking_rounds(mixing, budget, duels)
     if imagination.start > budget:
         return asking
     # Imagined rounds follow the round that brings the labels to ``start``, and every later one.
     first = max(1, _asking_rounds(mixing, imagination.start, duels))
-    return asking + imagination.rounds * (asking - first + 1)
+    return asking + imagination.rounds * imagination.batches * (asking - first + 1)
 
 
 def _asking_rounds(mixing: MixingConfig, labels: int, duels: int) -> int:

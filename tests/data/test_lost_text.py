@@ -1,6 +1,7 @@
 """No text is lost between a file of prompts and the policy's tokens, and no chat template brings a run down."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -198,6 +199,9 @@ def test_keys_without_a_value_are_no_unread_keys(load: Load) -> None:
         ({"content": [{"type": "image_url", "image_url": {"url": "x"}}]}, "'image_url'"),
         ({"content": [{"type": "text", "text": "red", "image": "a.png"}]}, "image would not reach the policy"),
         ({"content": [{"type": "text", "text": "red"}, {"type": "text", "text": "green"}]}, "2 parts"),
+        ({"content": [{"type": "text", "text": None}]}, "whose text is null. Give it a text"),
+        ({"content": [{"type": "text"}]}, "whose text is null. Give it a text"),
+        ({"content": []}, "an empty list. Give the message a text"),
     ],
 )
 def test_what_is_not_read_is_refused_with_its_line(
@@ -206,7 +210,7 @@ def test_what_is_not_read_is_refused_with_its_line(
     said = refusal(bytes_tokenizer(), chat("red"), [{"role": "user", **message}])
     assert "p.jsonl:2: " in said
     assert problem in said
-    if "2 parts" not in said:
+    if not re.search("2 parts|Give", said):
         assert "not supported" in said
 
 
@@ -266,6 +270,31 @@ def test_a_template_without_a_system_role_is_refused_by_the_first_system_message
 def test_a_text_that_stands_twice_must_be_written_twice(refusal: Callable[..., str]) -> None:
     template = "{{ messages[-1].content }}|{% for m in messages %}{{ m.role }}{% endfor %}"
     assert "the user message 'yes'" in refusal(bytes_tokenizer(template=template), chat("yes", "oh", "yes"))
+
+
+def test_a_short_text_is_not_found_in_what_the_template_writes_itself(refusal: Callable[..., str]) -> None:
+    template = "{{ bos_token }}[user] {{ messages[-1].content }}[assistant]"
+    said = refusal(bytes_tokenizer(template=template), chat("red"), chat("red", system="S"))
+    assert "p.jsonl:2: the chat template" in said
+    assert "leaves out the system message 'S'" in said
+    assert "leaves out the user message 'user'" in refusal(bytes_tokenizer(template=template), chat("user", "a", "red"))
+
+
+def test_turns_in_another_order_are_refused_but_a_system_message_may_move(
+    load: Load, refusal: Callable[..., str]
+) -> None:
+    template = "{% for m in messages | reverse %}[{{ m.role }}] {{ m.content }}{% endfor %}[assistant]"
+    assert "renders the messages in another order" in refusal(bytes_tokenizer(template=template), chat("a", "b", "c"))
+    moves = (
+        "{% for m in messages[1:] %}{% if loop.last %}{{ messages[0].content }} {% endif %}"
+        "[{{ m.role }}] {{ m.content }}{% endfor %}[assistant]"
+    )
+    assert len(load(bytes_tokenizer(template=moves), chat("red", "green", "blue", system="Be brief."))) == 1
+
+
+def test_a_template_may_look_into_a_text(load: Load) -> None:
+    template = "{% for m in messages %}{{ m.content if '|' in m.content }}{% endfor %}[assistant]"
+    assert len(load(bytes_tokenizer(template=template), chat("red|green"))) == 1
 
 
 def test_a_template_that_ends_with_the_end_token_is_refused(refusal: Callable[..., str]) -> None:
@@ -360,6 +389,8 @@ def test_without_the_check_lost_text_would_pass(
     arguments = bytes_tokenizer(template=template), chat("red", system="Be brief.")
     assert "Be brief." in refusal(*arguments)
     monkeypatch.setattr(tokens, "_lost", lambda texts, decoded: None)
+    assert "Be brief." in refusal(*arguments)
+    monkeypatch.setattr(tokens, "_left_out", lambda messages, tokenizer, template: None)
     assert len(load(*arguments)) == 1
 
 

@@ -317,6 +317,19 @@ def test_check_asks_vllm_whether_it_knows_the_policy(
     assert "vLLM does not know it" in done.err
 
 
+@pytest.mark.parametrize("command", ["check", "run"])
+def test_a_policy_that_transformers_does_not_sample_exactly_is_refused(
+    command: str, complain: Callable[..., str], sea_agent: Callable[..., Any], tmp_path: Path
+) -> None:
+    complain(expect=0)
+    made = make_policy_of("minimax", tmp_path / "odd")
+    out = ("--out", "odd-run") if command == "run" else ()
+    done = sea_agent(command, "mine.yaml", "--set", f"policy.path={made}", *out)
+    assert done.code == 2
+    assert f"policy.path={made}: transformers computes MiniMaxForCausalLM with its cache otherwise" in done.err
+    assert "Traceback" not in done.err
+
+
 def test_vllm_that_is_not_installed_is_told_before_anything_starts(
     complain: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

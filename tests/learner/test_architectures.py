@@ -177,6 +177,16 @@ def test_targets_that_are_no_regular_expression_are_refused(policies: Policies) 
 
 
 @pytest.mark.parametrize(
+    ("architecture", "target", "module"), [("llama", "mlp", "LlamaMLP"), ("llama", "norm", "LlamaRMSNorm")]
+)
+def test_targets_that_are_no_layer_are_refused_by_what_they_are(
+    architecture: str, target: str, module: str, policies: Policies
+) -> None:
+    with pytest.raises(UserError, match=rf"it names a {module}, which is no linear layer .*Name the layers inside it"):
+        check_adapters(PolicyConfig(path=str(policies(architecture))), LoraConfig(targets=(target,)))
+
+
+@pytest.mark.parametrize(
     ("architecture", "targets"),
     [
         ("llama", ("lm_head", "embed_tokens")),

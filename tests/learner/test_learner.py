@@ -136,6 +136,20 @@ def test_a_round_is_one_version_however_many_optimiser_steps(stale_learner_of: L
     assert state_of(learner)["optimizer_steps"] == 4
 
 
+def test_each_batch_of_a_round_is_stepped_on_by_itself(stale_learner_of: LearnerOf) -> None:
+    together, apart = stale_learner_of(learning_rate=1e-2), stale_learner_of(learning_rate=1e-2)
+    rows = reported_by(together, ROWS)  # only the first batch is of the present policy, so only that is compared
+    means = together.step(rows, batches=3)
+    parts = [apart.step(ROWS[start::3]) for start in range(3)]
+    assert checksum(weights_of(together)) == checksum(weights_of(apart))
+    assert (together.version, state_of(together)["optimizer_steps"]) == (1, 3)
+    for name in ("loss", "accuracy", "margin", "grad_norm"):
+        assert means[name] == pytest.approx(sum(part[name] for part in parts) / 3), name
+    assert means["pairs"] == len(ROWS)
+    assert together.step(ROWS[:2], batches=5)["pairs"] == 2
+    assert state_of(together)["optimizer_steps"] == 5, "no step without a pair"
+
+
 def test_the_learning_rate_follows_the_schedule(stale_learner_of: LearnerOf) -> None:
     learner = stale_learner_of(learning_rate=0.1, warmup_steps=1, schedule="cosine")
     rates = []

@@ -1,4 +1,4 @@
-"""How many rounds a run is expected to take: what the cosine schedule is laid out for."""
+"""How many batches of preferences a run is expected to learn from: what the cosine schedule is laid out for."""
 
 from typing import Any
 
@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from sea_agent.bandit.mixing import imagined_rounds
 from sea_agent.config import RunConfig
 from sea_agent.config.files import parse_config
-from sea_agent.run.assembly import expected_rounds
+from sea_agent.run.assembly import expected_batches
 
 
-def config(budget: int, batch: int, start: int, rounds: int, **mixing: Any) -> RunConfig:
+def config(budget: int, batch: int, start: int, rounds: int, batches: int = 1, **mixing: Any) -> RunConfig:
     return parse_config(
         {
             "policy": {"path": "unused"},
@@ -20,7 +20,7 @@ def config(budget: int, batch: int, start: int, rounds: int, **mixing: Any) -> R
             "oracle": {"kind": "world"},
             "budget": {"oracle_queries": budget},
             "batch_size": batch,
-            "imagination": {"rounds": rounds, "start": start},
+            "imagination": {"rounds": rounds, "start": start, "batches": batches},
             "mixing": mixing,
         },
         where="test",
@@ -29,7 +29,7 @@ def config(budget: int, batch: int, start: int, rounds: int, **mixing: Any) -> R
 
 def foreseen(settings: RunConfig, prompts: int) -> int:
     duels = min(settings.batch_size, prompts)
-    return expected_rounds(settings.budget.oracle_queries, duels, settings.mixing, settings.imagination)
+    return expected_batches(settings.budget.oracle_queries, duels, settings.mixing, settings.imagination)
 
 
 @given(
@@ -37,14 +37,17 @@ def foreseen(settings: RunConfig, prompts: int) -> int:
     batch=st.integers(1, 32),
     start=st.integers(0, 250),
     rounds=st.integers(0, 5),
+    batches=st.integers(1, 4),
     prompts=st.integers(1, 40),
 )
-def test_the_rounds_of_the_loop_are_foreseen(budget: int, batch: int, start: int, rounds: int, prompts: int) -> None:
-    settings = config(budget, batch, start, rounds)
+def test_the_batches_of_the_loop_are_foreseen(
+    budget: int, batch: int, start: int, rounds: int, batches: int, prompts: int
+) -> None:
+    settings = config(budget, batch, start, rounds, batches)
     labels = played = 0
     while labels < budget:
         labels = min(budget, labels + min(batch, prompts))
-        played += 1 + imagined_rounds(settings.imagination, labels)
+        played += 1 + batches * imagined_rounds(settings.imagination, labels)
     assert foreseen(settings, prompts) == played
 
 
