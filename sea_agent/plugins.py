@@ -37,7 +37,8 @@ class Plugin:
         contract: what the function has to be, in a sentence; part of every refusal.
 
     Raises:
-        UserError: when the file, the module or the function is missing, its import fails, or its class cannot be made.
+        UserError: when the file, the module or the function is missing, its import fails, its class cannot be made, or
+            it is async.
     """
 
     def __init__(self, key: str, target: str, contract: str) -> None:
@@ -52,7 +53,7 @@ class Plugin:
         """What the function returns; an iterator is read to its end.
 
         Raises:
-            UserError: when it cannot be called like this, is async or raises anything.
+            UserError: when it cannot be called like this, returns a coroutine or raises anything.
         """
         try:
             self.__signature__.bind(*arguments, **options)
@@ -62,7 +63,7 @@ class Plugin:
             answer = self.function(*arguments, **options)
             if inspect.iscoroutine(answer):
                 answer.close()
-                raise self.refusal("is an async function; give a plain one")
+                raise self.refusal("returned a coroutine; return what it would give")
             return list(answer) if isinstance(answer, Iterator) else answer
         except UserError:
             raise
@@ -78,6 +79,8 @@ class Plugin:
             self.function, self.__signature__ = function, inspect.signature(function)
         except (TypeError, ValueError) as error:
             raise self.refusal(f"cannot be called: {error}") from None
+        if any(map(inspect.iscoroutinefunction, (function, getattr(function, "__call__", None)))):  # noqa: B004
+            raise self.refusal("is an async function; give a plain one")
 
     def refusal(self, problem: str) -> UserError:
         """The error that says what is wrong with the function, and what it has to be."""

@@ -65,6 +65,8 @@ FEATURES = "def mine(texts):\n    return "
         ("selection.rule", "class mine:\n    pass", "cannot be called"),
         ("selection.rule", "def mine(rewards, valid, chance):\n    1 / 0", r"ZeroDivisionError: .*own_parts.py:4"),
         ("selection.rule", "async def mine(rewards, valid, chance):\n    pass", "is an async function"),
+        ("selection.rule", "class mine:\n    async def __call__(self, *all):\n        pass", "is an async function"),
+        ("selection.rule", "async def late(): ...\ndef mine(*all):\n    return late()", "returned a coroutine"),
         ("selection.rule", "def mine(rewards, valid, chance):\n    pass", "returned NoneType"),
         ("selection.rule", RULE + "rewards.mean(0).argmax(1)", r"returned torch.int64 of shape \(3,\) for 3 prompts"),
         ("selection.rule", RULE + "torch.zeros(len(valid), 2)", r"returned torch.float32 of shape \(3, 2\)"),

@@ -31,7 +31,10 @@ def complain(
     write_jsonl: Callable[..., Path],
     sea_agent: Callable[..., Any],
 ) -> Callable[..., str]:
-    """Run a good set-up with changes, expect exit code 2, and return the message."""
+    """Run a good set-up with changes, expect exit code 2, and return the message.
+
+    ``check`` says the same, unless only the ``running`` tells: what the oracle answers, and where the run is written.
+    """
     write_jsonl([{"prompt": "w1 w2"}, {"prompt": "w3"}])
     (tmp_path / "mine.py").write_text(GOOD_ORACLE)
     config = {
@@ -45,11 +48,15 @@ def complain(
     }
     (tmp_path / "mine.yaml").write_text(json.dumps(config))
 
-    def run(*changes: str, expect: int = 2) -> str:
+    def run(*changes: str, expect: int = 2, running: bool = False) -> str:
         options = [part for change in changes for part in ("--set", change)]
         done = sea_agent("run", "mine.yaml", "--out", "out", *options)
         assert done.code == expect, done.out + done.err
         assert "Traceback" not in done.err
+        if expect == 2:
+            checked = sea_agent("check", "mine.yaml", *options)
+            assert checked.code == (0 if running else 2), "only the running tells, or both do"
+            assert running or (checked.err and done.err.endswith(checked.err))
         return done.err
 
     return run
@@ -137,7 +144,7 @@ def test_an_oracle_that_misbehaves_is_named(
     body: str, words: list[str], complain: Callable[..., str], tmp_path: Path
 ) -> None:
     (tmp_path / "mine.py").write_text(f"def compare(duels):\n    {body}\n")
-    message = complain()
+    message = complain(running=True)
     for word in words:
         assert word in message, message
 
@@ -151,7 +158,7 @@ def test_after_an_error_without_answers_the_mended_run_can_use_the_same_director
     complain: Callable[..., str], tmp_path: Path
 ) -> None:
     (tmp_path / "mine.py").write_text("def compare(duels):\n    return []\n")
-    complain()
+    complain(running=True)
     (tmp_path / "mine.py").write_text(GOOD_ORACLE)
     complain(expect=0)
 
@@ -163,7 +170,7 @@ def test_answers_that_were_paid_for_are_kept_when_a_later_one_is_bad(
         "calls = []\ndef compare(duels):\n    calls.append(1)\n"
         "    return [1.0] * len(duels) if len(calls) < 2 else []\n"
     )
-    complain()
+    complain(running=True)
     with Ledger(tmp_path / "out" / "ledger.sqlite") as ledger:
         assert ledger.oracle_queries == 2
 
@@ -297,7 +304,7 @@ def test_held_out_prompts_have_a_subset_of_their_own(
 def test_a_used_output_directory_is_not_overwritten(complain: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "precious").write_text("mine")
-    assert "not an empty directory" in complain()
+    assert "not an empty directory" in complain(running=True)
     assert (tmp_path / "out" / "precious").read_text() == "mine"
 
 
