@@ -15,3 +15,8 @@ WIDTH = 32
 def features(texts: Texts) -> NDArray[np.float64]:
     """features_N_D, independent standard normals."""
     return np.array([generator_for("noise", *text).normal(size=WIDTH) for text in texts])
+
+
+def score(texts: Texts) -> list[float]:
+    """A standard normal for each response."""
+    return [float(generator_for("noise score", *text).normal()) for text in texts]

@@ -64,6 +64,7 @@ CREATE TABLE IF NOT EXISTS rounds (
     round INTEGER PRIMARY KEY,
     weights TEXT NOT NULL
 ) STRICT;
+CREATE INDEX IF NOT EXISTS duels_at_hand ON duels (id, round, label_source);
 CREATE TABLE IF NOT EXISTS hindsight (
     duel_id TEXT PRIMARY KEY REFERENCES duels (id),
     belief REAL NOT NULL,
@@ -85,6 +86,16 @@ FROM duels d
 JOIN responses a ON a.duel_id = d.id AND a.side = 'first'
 JOIN responses b ON b.duel_id = d.id AND b.side = 'second'
 LEFT JOIN verdicts v ON v.duel_id = d.id
+"""
+# The texts of a duel lie in pages of their own, so what needs none of them is read from the index.
+_COUNTS = """
+SELECT d.label_source, count(*) FROM verdicts v CROSS JOIN duels d INDEXED BY duels_at_hand ON d.id = v.duel_id
+WHERE v.round <= ? AND v.outcome != ? GROUP BY d.label_source
+"""
+_UNSETTLED = f"""{_SELECT} WHERE d.id IN (
+    SELECT d.id FROM duels d INDEXED BY duels_at_hand LEFT JOIN verdicts v ON v.duel_id = d.id
+    WHERE d.round > :round OR v.round IS NULL OR v.round > :round
+) ORDER BY d.round, d.rowid
 """
 _ROWS = f"{_SELECT} ORDER BY d.round, d.rowid"
 _NEXT_ROWS = f"""{_SELECT}
@@ -122,21 +133,18 @@ class Ledger:
 
         Returns the duels of the oracle that had no verdict at that time, in the order they were written.
         """
-        self._answered = Counter[LabelSource]()
+        counts = self._db.execute(_COUNTS, (number, Outcome.SKIP))
+        self._answered = Counter({LabelSource(source): count for source, count in counts})
         self._duels_to_come: dict[int, list[Duel]] = {}
         self._verdicts_to_come: dict[int, dict[str, Verdict]] = {}
         waiting = []
-        for duel, verdict, answered_in in self._entries():
-            answered = answered_in is not None and answered_in <= number
+        for duel, verdict, answered_in in map(_parse, self._db.execute(_UNSETTLED, {"round": number})):
             if duel.round > number:
                 self._duels_to_come.setdefault(duel.round, []).append(duel)
-            elif duel.label_source is LabelSource.ORACLE and not answered:
+            elif duel.label_source is LabelSource.ORACLE:
                 waiting.append(duel)
             if verdict is not None and answered_in is not None:
-                if answered:
-                    self._count(duel, verdict)
-                else:
-                    self._verdicts_to_come.setdefault(answered_in, {})[duel.id] = verdict
+                self._verdicts_to_come.setdefault(answered_in, {})[duel.id] = verdict
         return waiting
 
     def add_duels(self, duels: Sequence[Duel], number: int, weights: str | None = None) -> list[Duel]:
@@ -226,7 +234,7 @@ class Ledger:
 
     def rows(self) -> list[tuple[Duel, Verdict | None]]:
         """Every duel in the order it was written, with its verdict where there is one."""
-        return [(duel, verdict) for duel, verdict, _ in self._entries()]
+        return [_parse(row)[:2] for row in self._db.execute(_ROWS)]
 
     def digest(self) -> str:
         """A digest of everything but the times of the verdicts: equal for two runs of one seed."""
@@ -237,10 +245,6 @@ class Ledger:
             for row in self._db.execute(f"SELECT * FROM {table}"):
                 digest.update(json.dumps(row).encode())
         return digest.hexdigest()
-
-    def _entries(self) -> Iterator[tuple[Duel, Verdict | None, int | None]]:
-        """Every duel with its verdict and the round in which that was given."""
-        return (_parse(row) for row in self._db.execute(_ROWS))
 
     def _count(self, duel: Duel, verdict: Verdict) -> None:
         if verdict.outcome is not Outcome.SKIP:
@@ -301,6 +305,7 @@ def _response_row(duel_id: str, side: str, response: Response) -> SqlRow:
 
 
 def _parse(row: SqlRow) -> tuple[Duel, Verdict | None, int | None]:
+    """A duel with its verdict and the round in which that was given."""
     duel_id, number, prompt_id, text, tokens, messages, rule, policy_version, posterior_version, source = row[:10]
     said = None if messages is None else json.loads(messages)
     prompt = prompt_from({"id": prompt_id, "text": text, "token_ids": json.loads(tokens), "messages": said})

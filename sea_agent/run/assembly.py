@@ -18,8 +18,6 @@ from sea_agent.persistence.ledger import Ledger
 from sea_agent.run.preflight import Inputs
 from sea_agent.run.session import NOBODY, Watch
 
-_BEFORE_ROUNDS = -1
-
 
 def assemble(config: RunConfig, inputs: Inputs, runtime: Runtime, ledger: Ledger, watch: Watch = NOBODY) -> Agent:
     """The agent of a run, its parts hosted by ``runtime``."""
@@ -39,8 +37,6 @@ def assemble(config: RunConfig, inputs: Inputs, runtime: Runtime, ledger: Ledger
         tell=watch.tell,
         stopping=watch.stopping,
     )
-    # A run that was interrupted before its first checkpoint has rounds in its ledger.
-    open_duels.restore(ledger.rewind(_BEFORE_ROUNDS))
     return Agent(
         config,
         source=CandidateSource(

@@ -28,6 +28,7 @@ from sea_agent.run.summary import summarise
 from sea_agent.run.tracking import tracked
 
 CHECKPOINTS = "checkpoints"
+_BEFORE_ROUNDS = -1
 
 
 def run(config: RunConfig, out: Path, watch: Watch = NOBODY) -> dict[str, Any]:
@@ -88,8 +89,10 @@ def _run(config: RunConfig, inputs: Inputs, out: Path, watch: Watch, found: Chec
             Checkpoints(out / CHECKPOINTS, config.checkpoint, kept(config)) as checkpoints,
         ):
             agent = assemble(config, inputs, runtime, ledger, watch)
-            if found is None and inputs.imported is not None:
-                warm(inputs.imported, ledger, agent.selector)
+            if found is None:
+                ledger.rewind(_BEFORE_ROUNDS)  # it has rounds if the run was interrupted before its first checkpoint
+                if inputs.imported is not None:
+                    warm(inputs.imported, ledger, agent.selector)
             inputs.oracle.queries = ledger.oracle_answers_written
             session = Session(agent, metrics, checkpoints, watch, runtime.cpu_seconds)
             session.run(found)

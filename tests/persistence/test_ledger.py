@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from made_duels import duel, verdict
 
+import sea_agent.persistence.ledger as ledger_module
 from sea_agent.persistence.ledger import Ledger
 from sea_agent.types import Hindsight, LabelSource, Outcome, Verdict
 
@@ -99,6 +100,22 @@ def test_a_rewound_ledger_hands_out_what_the_later_rounds_asked_and_were_answere
         again.add_verdicts(new, [verdict("x5")], 5)
         assert again.oracle_queries == again.oracle_answers_written == 4
         assert len(again.rows()) == 8
+
+
+def test_going_back_reads_only_what_is_not_settled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run with many labels resumes without reading them."""
+    read, parse = [], ledger_module._parse
+    monkeypatch.setattr(ledger_module, "_parse", lambda row: read.append(row[0]) or parse(row))
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        for number in range(1, 6):
+            duels = ledger.add_duels([duel(f"x{number}", number=number), duel(f"y{number}", number=number)], number)
+            ledger.add_verdicts(duels, [verdict(f"x{number}")] + [verdict("y1")] * (number == 1), number)
+    with Ledger(tmp_path / "ledger.sqlite") as again:
+        assert sorted(read) == ["y2", "y3", "y4", "y5"], "what waits for an answer"
+        read.clear()
+        assert again.rewind(4) == [duel(f"y{number}", number=number) for number in (2, 3, 4)]
+        assert sorted(read) == ["x5", "y2", "y3", "y4", "y5"]
+        assert again.oracle_queries == 5
 
 
 def test_a_round_keeps_the_checksum_of_the_weights_that_it_asked_about(tmp_path: Path) -> None:
