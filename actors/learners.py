@@ -41,9 +41,11 @@ class LearnerGroup:
         self._is_grouped = self._transfer != "object_store"
         self._has_reference = config.lora is not None or PreferenceLoss(config).uses_reference
 
-    def step(self, preferences: Sequence[Preference], rate: float = 1.0, batches: int = 1) -> dict[str, float]:
+    def step(
+        self, preferences: Sequence[Preference], rate: float = 1.0, batches: int = 1, oldest: int | None = None
+    ) -> dict[str, float]:
         """See ``PreferenceLearner.step``."""
-        return self._answer("step", list(preferences), rate, batches)
+        return self._answer("step", list(preferences), rate, batches, oldest)
 
     def weights(self) -> tuple[Pending, str]:
         """The current weights, pending, and the checksum that they must have on arrival.
@@ -148,11 +150,13 @@ class LearnerRank(PreferenceLearner):
         self._compute, self._samplers, self._rank = compute, samplers, rank
         self._published: str | None = None
 
-    def step(self, preferences: Sequence[Preference], rate: float = 1.0, batches: int = 1) -> dict[str, float]:
+    def step(
+        self, preferences: Sequence[Preference], rate: float = 1.0, batches: int = 1, oldest: int | None = None
+    ) -> dict[str, float]:
         """See ``PreferenceLearner.step``."""
         if self._transfer is not None:
             self._transfer.release()
-        return super().step(preferences, rate, batches)
+        return super().step(preferences, rate, batches, oldest)
 
     def rendezvous(self) -> str:
         """A meeting point of the ranks: this node's address as other nodes see it, and a free port."""

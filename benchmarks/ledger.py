@@ -70,7 +70,9 @@ def go_on(path: Path, number: int) -> None:
     with Ledger(path) as ledger:
         ledger.rewind(number)
         seconds, spent = time.perf_counter() - began, time.process_time() - cpu
-    print(f"{seconds:.2f} s, {spent:.2f} CPU s, {(peak() - before) / 2**20:.0f} MiB more ({os.getloadavg()[0]:.1f} load)")
+    print(
+        f"{seconds:.2f} s, {spent:.2f} CPU s, {(peak() - before) / 2**20:.0f} MiB more ({os.getloadavg()[0]:.1f} load)"
+    )
 
 
 def peak() -> int:

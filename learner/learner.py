@@ -99,10 +99,13 @@ class PreferenceLearner:
         if self._reference is not None:
             self._reference = self._engine.share(self._reference)
 
-    def step(self, preferences: Sequence[Preference], rate: float = 1.0, batches: int = 1) -> dict[str, float]:
+    def step(
+        self, preferences: Sequence[Preference], rate: float = 1.0, batches: int = 1, oldest: int | None = None
+    ) -> dict[str, float]:
         """One round: ``steps_per_round`` optimiser steps on the weighted mean loss, then one version more.
 
         With several ``batches`` every n-th preference is in one of them, and each batch is stepped on by itself.
+        ``oldest`` is the first version whose responses may be learnt from; without it, ``max_staleness`` before this.
 
         The loss is Σ wᵢlᵢ / Σ wᵢ over all preferences, so ranks and micro-batches change rounding only.
         lᵢ is the preference loss and, with ``optimism``, the exploration term of the explored response.
@@ -119,12 +122,12 @@ class PreferenceLearner:
             sampled is learnt from, an estimate of the KL divergence.
 
         Raises:
-            RunFailure: when a response, unless it is the reference's, is older than ``max_staleness`` versions, or when
+            RunFailure: when a response, unless it is the reference's, is older than ``oldest``, or when
                 ``logprob_gap`` exceeds ``max_logprob_gap`` (the weights are then as they were), or when another rank
                 does not answer.
             ValueError: for a negative weight.
         """
-        self._check(preferences)
+        self._check(preferences, self.version - self._config.max_staleness if oldest is None else oldest)
         rows = [preference for preference in preferences if preference.weight > 0]
         metrics = {"pairs": float(len(rows))}
         if rows and self._config.steps_per_round:
@@ -192,22 +195,22 @@ class PreferenceLearner:
 
     # One round
 
-    def _check(self, preferences: Sequence[Preference]) -> None:
+    def _check(self, preferences: Sequence[Preference], oldest: int) -> None:
         for preference in preferences:
             if preference.weight < 0:
                 raise ValueError(f"preference {preference.id} has the negative weight {preference.weight}")
             for response in (preference.chosen, preference.rejected, preference.explored):
-                if response is not None and response.policy_version != REFERENCE_VERSION:
+                if response is not None and REFERENCE_VERSION != response.policy_version < oldest:
                     self._refuse_stale(response)
 
     def _refuse_stale(self, response: Response) -> None:
         limit = self._config.max_staleness
-        if self.version - response.policy_version > limit:
-            raise RunFailure(
-                f"response {response.id} was sampled by policy version {response.policy_version}; the learner is at "
-                f"version {self.version} and learner.max_staleness={limit} allows no more than {limit} versions "
-                "between them. Publish the weights before sampling, or raise learner.max_staleness."
-            )
+        raise RunFailure(
+            f"response {response.id} was sampled by policy version {response.policy_version}; the learner is at "
+            f"version {self.version} and learner.max_staleness={limit} allows no more than {limit} versions between "
+            "them, those of imagined rounds not counted. Publish the weights before sampling, or raise "
+            "learner.max_staleness."
+        )
 
     def _train(self, batches: list[list[Preference]], rate: float) -> dict[str, float]:
         steps = len(batches) * self._config.steps_per_round

@@ -84,7 +84,8 @@ class Agent:
             answers = self.open_duels.ask(duels, number, left)
         with stage("label"):
             answers += self._label([duel for duel in duels if duel.label_source is LabelSource.POSTERIOR])
-        metrics = self._learn(self._preferences(answers, duels, draw.explored))
+        oldest = self._oldest()
+        metrics = self._learn(self._preferences(answers, duels, draw.explored, oldest), oldest=oldest)
         with stage("update"):
             found, hindsight = self.selector.call("update", answers, number).result()
             self.ledger.add_hindsight(hindsight)
@@ -188,14 +189,17 @@ class Agent:
             self.ledger.add_verdicts(duels, labels, self.rounds)
         return list(zip(duels, labels, strict=True))
 
+    def _oldest(self) -> int:
+        """The first round whose answers the policy may still learn from. Imagined rounds make an answer no older."""
+        return self.ledger.asking_round(self.rounds, self.config.learner.max_staleness - self.config.sampler.ahead)
+
     def _preferences(
-        self, answers: list[tuple[Duel, Verdict]], duels: list[Duel], explored: Mapping[str, Response]
+        self, answers: list[tuple[Duel, Verdict]], duels: list[Duel], explored: Mapping[str, Response], oldest: int
     ) -> list[Preference]:
         """What the answers say, each with the explored response to its prompt: first those to earlier duels, then those
-        to the round's ``duels`` in their order; without those whose policy is too far behind the present one."""
+        to the round's ``duels`` in their order; without those to duels before round ``oldest``."""
         place = {duel.id: index for index, duel in enumerate(duels)}
         now = {duel.id: duel for duel in self._as_of_now(duels)}
-        oldest = self.rounds - (self.config.learner.max_staleness - self.config.sampler.ahead)
         answered = [(now.get(duel.id, duel), verdict) for duel, verdict in answers]
         answered.sort(key=lambda one: place.get(one[0].id, -1))
         found = (preference_from(duel, verdict) for duel, verdict in answered if duel.round >= oldest)
@@ -209,10 +213,13 @@ class Agent:
         tolerance = self.config.learner.largest_gap(self.config.policy.dtype)
         return as_of_now(duels, self.rounds, self.samplers.logprobs, tolerance=tolerance)
 
-    def _learn(self, preferences: list[Preference], rate: float = 1.0, batches: int = 1) -> Measured:
+    def _learn(
+        self, preferences: list[Preference], rate: float = 1.0, batches: int = 1, oldest: int | None = None
+    ) -> Measured:
         self.gradient_steps += batches * self.config.learner.steps_per_round
+        oldest_version = None if oldest is None else oldest - 1 - self.config.sampler.ahead  # behind round ``oldest``
         with self.stopwatch("learn"):
-            metrics = self.learner.step(preferences, rate, batches)
+            metrics = self.learner.step(preferences, rate, batches, oldest_version)
         with self.stopwatch("publish"):
             self._publish()
             if self.config.sampler.ahead and preferences:  # no response that was learnt from is of a present version

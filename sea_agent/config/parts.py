@@ -273,7 +273,8 @@ class LearnerConfig(Section):
     lora: LoraConfig | None = None
     """Train low-rank adapters instead of all weights."""
     max_staleness: NonNegativeInt = 0
-    """Most weight versions by which a response may lag behind the policy; the learner refuses older ones."""
+    """Rounds that ask by which a response may lag behind the policy; imagined rounds between them do not count. The
+    policy learns from no older one."""
     max_logprob_gap: PositiveFloat | None = None
     """Largest mean absolute difference, in nats per token, between the log-probabilities of sampler and learner. The
     run stops above it. Defaults to 0.0005 for ``policy.dtype: float32`` and 0.05 for ``bfloat16``, both well above

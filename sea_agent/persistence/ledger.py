@@ -177,6 +177,15 @@ class Ledger:
         found = self._db.execute("SELECT weights FROM rounds WHERE round = ?", (number,)).fetchone()
         return None if found is None else str(found[0])
 
+    def asking_round(self, number: int, back: int) -> int:
+        """The round that asked ``back`` such rounds before ``number``, which asks too; 0 where there were fewer."""
+        if not back:
+            return number
+        found = self._db.execute(
+            "SELECT round FROM rounds WHERE round < ? ORDER BY round DESC LIMIT 1 OFFSET ?", (number, back - 1)
+        ).fetchone()
+        return 0 if found is None else int(found[0])
+
     def recorded(self, duels: Iterable[Duel], number: int) -> list[Verdict]:
         """The verdicts on these duels that rounds up to ``number`` were given the first time; they count from now on.
 

@@ -1,14 +1,20 @@
 """Imagined rounds in a real run: they train the policy and cost the oracle nothing."""
 
 import json
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from oracle.base import ProbabilityOracle
+from sea_agent.agent import Agent
 from sea_agent.config import RunConfig
 from sea_agent.config.files import load_config
 from sea_agent.persistence.ledger import Ledger
 from sea_agent.run.lifecycle import run
-from sea_agent.types import LabelSource
+from sea_agent.types import Duel, LabelSource, Verdict
 
 
 def small(rounds: int, start: int = 8) -> RunConfig:
@@ -64,3 +70,31 @@ def test_two_runs_of_one_seed_end_with_the_same_policy(tmp_path: Path) -> None:
     other = run(small(3).model_copy(update={"seed": 1}), tmp_path / "other")
     assert first["policy_checksum"] == again["policy_checksum"] != other["policy_checksum"]
     assert first["ledger_digest"] == again["ledger_digest"]
+
+
+def late_by_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every second duel is answered the second time that the oracle is asked about it."""
+    ask, asked = ProbabilityOracle.ask, set[str]()
+
+    def ask_some(self: ProbabilityOracle, duels: Sequence[Duel]) -> list[Verdict]:
+        now = [duel for place, duel in enumerate(duels) if place % 2 == 0 or duel.id in asked]
+        asked.update(duel.id for duel in duels)
+        return ask(self, now)
+
+    monkeypatch.setattr(ProbabilityOracle, "ask", ask_some)
+
+
+def test_an_answer_grows_no_older_by_imagined_rounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    late_by_a_round(monkeypatch)
+    config = small(3)
+    config = config.model_copy(update={"learner": config.learner.model_copy(update={"max_staleness": 1})})
+
+    def learnt_from(folder: Path) -> int:
+        run(config, folder)
+        rows = rows_of(folder)
+        pairs = (row["pairs"] for before, row in pairwise(rows) if row["oracle_queries"] > before["oracle_queries"])
+        return int(sum(pairs))
+
+    assert learnt_from(tmp_path / "now") == 16, "late answers included"
+    monkeypatch.setattr(Agent, "_oldest", lambda agent: agent.rounds - agent.config.learner.max_staleness)
+    assert learnt_from(tmp_path / "by rounds") < 16

@@ -135,9 +135,11 @@ def test_a_sampler_that_disagrees_about_the_present_policy_stops_the_run(
     gaps = [row["logprob_gap"] for row in metrics(tmp_path / "sound") if row["round"]]
     assert all(0 <= gap < 1e-4 for gap in gaps)
     score = HfSampler.logprobs
-    monkeypatch.setattr(
-        HfSampler, "logprobs", lambda self, rows: [[one - 0.1 for one in row] for row in score(self, rows)]
-    )
+
+    def off(self: HfSampler, rows: Any) -> Any:
+        return [[one - 0.1 * (self.version > 0) for one in row] for row in score(self, rows)]
+
+    monkeypatch.setattr(HfSampler, "logprobs", off)
     with pytest.raises(RunFailure, match=r"sampler and learner disagree by 0\.1"):
         run(ahead(1, budget__oracle_queries=16), tmp_path / "unsound")
 

@@ -195,6 +195,15 @@ def test_a_stale_response_is_refused_by_name(learner_of: LearnerOf) -> None:
         learner.step([replace(old, chosen=replace(old.chosen, policy_version=1))])
 
 
+def test_the_oldest_version_may_be_told(learner_of: LearnerOf) -> None:
+    learner = learner_of(max_staleness=1)
+    for _ in range(5):
+        learner.step([])
+    assert learner.step(preferences_of(1, version=2), oldest=2)["pairs"] == 1
+    with pytest.raises(RunFailure, match=r"version 2.*at version 6.*imagined rounds not counted"):
+        learner.step(preferences_of(1, version=2), oldest=3)
+
+
 def test_a_response_just_young_enough_is_accepted(learner_of: LearnerOf) -> None:
     learner = learner_of(max_staleness=2)
     learner.step([])

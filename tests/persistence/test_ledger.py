@@ -132,6 +132,14 @@ def test_a_round_keeps_the_checksum_of_the_weights_that_it_asked_about(tmp_path:
         assert again.digest() != digest
 
 
+def test_rounds_that_asked_are_counted_back_without_those_between(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        for number in (1, 2, 27, 52):
+            ledger.add_duels([], number, "abc")
+        assert [ledger.asking_round(52, back) for back in range(5)] == [52, 27, 2, 1, 0]
+        assert ledger.asking_round(30, 1) == 27
+
+
 def test_a_round_that_asked_nothing_asks_nothing_when_it_is_lived_again(tmp_path: Path) -> None:
     with Ledger(tmp_path / "ledger.sqlite") as ledger:
         ledger.add_duels([], 2, "abc")
