@@ -123,7 +123,7 @@ def diverse_duels(margins_S_Q: Tensor, count: int) -> Tensor:
     chance_S_Q = torch.sigmoid(margins_S_Q)
     curvature_Q = (chance_S_Q * (1 - chance_S_Q)).mean(0)
     free_Q = torch.ones_like(curvature_Q, dtype=torch.bool)
-    chosen: list[Tensor] = []
+    chosen = [torch.empty(0, dtype=torch.int64, device=margins_S_Q.device)]
     for _ in range(count):
         gain_Q = curvature_Q * covariance_Q_Q.diagonal()
         best_1 = _best(gain_Q, free_Q)[None]

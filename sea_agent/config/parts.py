@@ -109,8 +109,11 @@ class SelectionConfig(Section):
     """``sea_bai``, ``uncertainty``: measure uncertainty by the posterior variance of the preference probability or of
     the reward difference."""
     prompt_pool: PositiveInt = 1
-    """Sample candidates for ``prompt_pool`` × ``batch_size`` prompts and keep the ``batch_size`` prompts with the
-    highest predictive entropy of the policy."""
+    """In a round that asks, sample candidates for ``prompt_pool`` × ``batch_size`` prompts and ask about the
+    ``batch_size`` that ``prompt_choice`` prefers."""
+    prompt_choice: Literal["entropy", "information"] = "entropy"
+    """``entropy``: prompts with the highest predictive entropy of the policy. ``information``: those whose duels tell
+    the posterior most when asked together; as far as it is not trusted, the first ones."""
 
 
 class EnsembleConfig(Section):

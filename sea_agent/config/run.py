@@ -167,7 +167,7 @@ class RunConfig(Section):
     @property
     def needs_posterior(self) -> bool:
         """Whether any decision of the run uses the reward posterior."""
-        asked = self.selection.rule not in BLIND_RULES
+        asked = self.selection.rule not in BLIND_RULES or self.selection.prompt_choice == "information"
         labels = self.mixing.oracle_share < 1.0 or self.imagination.rounds > 0
         return asked or labels or self.evaluation.best_of > 1
 
@@ -179,7 +179,9 @@ def _check_candidates(
     for key, of in (("sampler.candidates", count), ("imagination.candidates", imagination.candidates)):
         if of is not None and frozen > of:
             raise ValueError(f"sampler.reference_candidates={frozen} is more than {key}={of}")
-    if selection.prompt_pool > 1 and frozen == count:
+    if selection.prompt_choice == "information" and selection.prompt_pool == 1:
+        raise ValueError("selection.prompt_choice has nothing to choose from: set selection.prompt_pool above 1")
+    if selection.prompt_pool > 1 and selection.prompt_choice == "entropy" and frozen == count:
         raise ValueError("selection.prompt_pool needs samples of the policy: lower sampler.reference_candidates")
     if frozen and sampler.backend == "vllm" and runtime == "inline":
         raise ValueError("sampler.reference_candidates needs runtime=ray with vllm: a process can hold one engine only")

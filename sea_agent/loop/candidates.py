@@ -1,5 +1,7 @@
 """Sampling the candidates of a round from the current policy, the frozen reference, or both.
 
+Where the selector chooses the prompts by information, it gets the candidates of the whole pool.
+
 Dimension legend: P prompts, M samples of a prompt.
 """
 
@@ -13,7 +15,7 @@ import torch
 
 from actors.samplers import SamplerPool
 from sea_agent.bandit.prompt_choice import most_uncertain
-from sea_agent.config import SamplerConfig
+from sea_agent.config import SamplerConfig, SelectionConfig
 from sea_agent.data.prompts import PromptSource
 from sea_agent.saved_state import require
 from sea_agent.types import PROMPT_FORM, RESPONSE_FORM, Candidates, Prompt, Response, prompt_from, response_from
@@ -62,7 +64,7 @@ class CandidateSource:
     Args:
         reference: required if ``sampler.reference_candidates`` is above 0.
         batch_size: prompts per round.
-        prompt_pool: as in ``SelectionConfig``.
+        selection: which prompts of a pool are kept.
         imagined_candidates: responses per prompt in an imagined round; defaults to ``config.candidates``.
         optimism: as in ``LearnerConfig``.
     """
@@ -75,12 +77,13 @@ class CandidateSource:
         reference: SamplerPool | None = None,
         *,
         batch_size: int,
-        prompt_pool: int = 1,
+        selection: SelectionConfig,
         imagined_candidates: int | None = None,
         optimism: str = "none",
     ) -> None:
         self._config, self._prompts, self._samplers, self._reference = config, prompts, samplers, reference
-        self._batch_size, self._prompt_pool, self._optimism = batch_size, prompt_pool, optimism
+        self._batch_size, self._prompt_pool, self._optimism = batch_size, selection.prompt_pool, optimism
+        self._narrows = selection.prompt_choice == "entropy"
         self._imagined_candidates = imagined_candidates or config.candidates
         self._ahead: deque[_Begun] = deque()  # the next rounds, in order
 
@@ -97,7 +100,7 @@ class CandidateSource:
         begun = self._ahead.popleft() if self._ahead else self._begin(number, asks)
         prompts, own, size = begun.prompts, begun.own(), self._batch_size
         sampled = in_vain + _count(own)
-        if len(prompts) > size:
+        if begun.beside is None:
             logprobs_P_M = torch.tensor([[sum(one.logprobs) for one in row] for row in own], dtype=torch.float64)
             kept = most_uncertain(logprobs_P_M, size)
             prompts, own = [prompts[index] for index in kept], [own[index] for index in kept]
@@ -144,7 +147,8 @@ class CandidateSource:
         prompts = self._prompts.next(min(pool * size, len(self._prompts)))
         own_count = self._per_prompt(asks) - sampler.reference_candidates
         own = self._samplers.begin(prompts, own_count, sampler.temperature, "round", number)
-        beside = self._begin_beside(prompts, number) if len(prompts) <= size else None
+        final = len(prompts) <= size or not self._narrows
+        beside = self._begin_beside(prompts, number) if final else None
         return _Begun(asks, prompts, own, beside)
 
     def _begin_beside(self, prompts: Sequence[Prompt], number: int) -> tuple[Sampling, Sampling]:

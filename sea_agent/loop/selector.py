@@ -17,6 +17,7 @@ from sea_agent.bandit.posterior import make_posterior
 from sea_agent.bandit.selection import (
     RULES,
     belief,
+    diverse_duels,
     load_rule,
     pad_candidates,
     select_pairs,
@@ -64,7 +65,8 @@ class Selector:
         implicit_rewards: Mapping[str, float] | None = None,
         own: bool = False,
     ) -> list[Duel]:
-        """One duel for each prompt with two distinct candidates, at most ``budget_left`` of them for the oracle.
+        """One duel for each prompt with two distinct candidates, at most ``budget_left`` of them for the oracle; with
+        ``selection.prompt_choice: information`` for ``batch_size`` prompts of them.
 
         ``number`` is the round and ``oracle_labels`` the number of oracle labels before it. Prompts without two
         distinct candidates are skipped. If ``implicit_rewards`` of the policy are given, by response id, the rule uses
@@ -95,7 +97,20 @@ class Selector:
             pairs_P_2 = torch.where(imagined_P[:, None], extremes_P_2, pairs_P_2)
         rules = ["passive" if own else self._selection.rule for own in own_P.tolist()]
         duels = self._duels(contested, pairs_P_2, rules, sources, rewards_S_P_M, valid_P_M, number)
+        if self._selection.prompt_choice == "information":
+            duels = self._most_telling(duels, 0.0 if own else self.trust, number)
         return _within_budget(duels, budget_left)
+
+    def _most_telling(self, duels: list[Duel], trust: float, number: int) -> list[Duel]:
+        """``batch_size`` of the duels: as far as the posterior is trusted those that tell it most, then the first."""
+        size = min(self._batch_size, len(duels))
+        sides = [(duel.prompt, duel.first) for duel in duels] + [(duel.prompt, duel.second) for duel in duels]
+        # As candidates of one prompt, because only then one draw is one reward function for all of them.
+        rows_1_2Q_D = self._rows(sides)[None]
+        first_S_Q, second_S_Q = self._posterior.draw(rows_1_2Q_D, self._generator("prompts", number))[:, 0].chunk(2, 1)
+        telling = diverse_duels(first_S_Q - second_S_Q, round(trust * size)).tolist()
+        others = [place for place in range(len(duels)) if place not in telling]
+        return [duels[place] for place in sorted([*telling, *others[: size - len(telling)]])]
 
     @property
     def trust(self) -> float:

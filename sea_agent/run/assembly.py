@@ -45,7 +45,7 @@ def assemble(config: RunConfig, inputs: Inputs, runtime: Runtime, ledger: Ledger
             samplers,
             reference,
             batch_size=config.batch_size,
-            prompt_pool=config.selection.prompt_pool,
+            selection=config.selection,
             imagined_candidates=config.imagination.candidates,
             optimism=config.learner.optimism,
         ),

@@ -162,6 +162,7 @@ def test_every_problem_is_reported_at_once_with_the_file() -> None:
             {"sampler": {"candidates": 4, "reference_candidates": 4}, "selection": {"prompt_pool": 2}},
             "selection.prompt_pool needs samples of the policy",
         ),
+        ({"selection": {"prompt_choice": "information"}}, "nothing to choose from: set selection.prompt_pool above 1"),
         ({"sampler": {"reference_candidates": 1, "backend": "vllm"}}, "needs runtime=ray with vllm"),
         ({"selection": {"rule": "apl"}, "learner": {"loss": "simpo"}}, "selection.rule=apl needs .* a reference"),
         ({"learner": {"optimism": "selm", "loss": "simpo"}}, "learner.optimism=selm needs .* a reference"),

@@ -76,7 +76,7 @@ class Source(CandidateSource):
             Prompts(),  # type: ignore[arg-type]
             *self.pools,
             batch_size=config.batch_size,
-            prompt_pool=config.selection.prompt_pool,
+            selection=config.selection,
             imagined_candidates=config.imagination.candidates,
             optimism=config.learner.optimism,
         )
@@ -157,6 +157,16 @@ def test_the_most_uncertain_prompts_of_the_pool_are_kept_and_all_samples_counted
     assert [group.prompt.id for group in draw.candidates] == kept != ["p0", "p1", "p2", "p3"]
     assert source.asked == [20 * 4, 4 * 2], "the reference answers the kept prompts only"
     assert draw.sampled == sum(source.asked)
+
+
+def test_where_information_decides_the_whole_pool_gets_candidates(config: Callable[..., RunConfig]) -> None:
+    settings = config(candidates=3, frozen=1, pool=5)
+    choice = settings.selection.model_copy(update={"prompt_choice": "information"})
+    source = Source(settings.model_copy(update={"selection": choice}))
+    draw = source.draw(1, asks=True)
+    assert len(draw.candidates) == 20
+    assert (source.asked, draw.sampled) == ([40, 20], 60)
+    assert len(source.draw(2, asks=False).candidates) == 4
 
 
 def test_a_round_that_asks_nobody_chooses_no_prompts(config: Callable[..., RunConfig]) -> None:

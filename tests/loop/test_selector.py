@@ -288,3 +288,30 @@ def test_imported_preferences_are_foretold_before_they_are_learnt(config: Callab
         selector.warm(seen + later, [1.0] * 40)
         assert selector._posterior.labels == 40
         assert (selector.trust > 0.3) is expected
+
+
+@pytest.mark.parametrize(("trust", "telling"), [(0.0, 0), (0.5, 4), (1.0, 8)])
+def test_prompts_whose_duels_tell_most_are_asked_as_far_as_the_posterior_is_trusted(
+    trust: float, telling: int, config: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    """Responses to the first sixteen prompts are all the same to the features; those to the others differ."""
+    (tmp_path / "mine.py").write_text(
+        "import numpy as np\ndef features(texts):\n"
+        "    return np.array([[len(answer), answer.count('w')] if 'w9' in prompt else [0, 0]"
+        " for prompt, answer in texts], float)\n"
+    )
+    settings = config(
+        batch_size=8,
+        posterior={"family": "laplace", "members": 16, "features": f"{tmp_path / 'mine.py'}:features"},
+        selection={"rule": "best_worst", "prompt_pool": 4, "prompt_choice": "information"},
+    )
+    groups = [
+        Candidates(Prompt(f"p{place}", "w1" if place < 16 else "w9", (4,)), one.responses)
+        for place, one in enumerate(many(32))
+    ]
+    selector = make_selector(settings)
+    trust_so_far(selector, trust)
+    duels = selector.select(groups, 1, 0, 100)
+    assert len(duels) == 8
+    assert sum(duel.prompt.text == "w9" for duel in duels) == telling
+    assert len(selector.select(groups[:3], 2, 0, 100)) == 3, "fewer than a batch are all asked"
