@@ -1,9 +1,10 @@
-"""What it costs to go on with a run that has many labels: opening its ledger, and going back to the last checkpoint.
+"""What a ledger with many labels costs: to go on with its run, and to show it on the dashboard.
 
     python -m benchmarks.ledger [--labels 50000]
 
-Prompts have 512 tokens, responses 53, a round asks for 128 labels, and the checkpoint is 20 rounds old. Wall and CPU
-seconds and memory are those of a fresh process; the file is in the disk's cache.
+Prompts have 512 tokens, responses 53, a round asks for 128 labels, and the checkpoint is 20 rounds old. Seconds and
+memory are those of a fresh process; the file is in the disk's cache. The dashboard counts all labels at its first look
+and the new ones later, and shows the newest page of duels.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sea_agent.dashboard.ledgers import Filter, GrowingCounts, count, open_ledger, page
 from sea_agent.persistence.ledger import Ledger
 from sea_agent.types import Duel, LabelSource, Outcome, Prompt, Response, Verdict
 
@@ -39,10 +41,11 @@ def main() -> None:
         print(f"{arguments.labels:,} labels, {path.stat().st_size / 2**20:.0f} MiB")
         command = [sys.executable, "-m", "benchmarks.ledger", "--labels", str(arguments.labels), "--go-on", str(path)]
         subprocess.run(command, check=True)
+        show(path, arguments.labels // ROUND)
 
 
-def make(path: Path, labels: int) -> None:
-    """A ledger of so many answers."""
+def make(path: Path, labels: int, begin: int = 0) -> None:
+    """So many answers in a ledger, from round ``begin`` on."""
     generator = np.random.default_rng(0)
 
     def tokens(count: int) -> tuple[int, ...]:
@@ -58,9 +61,9 @@ def make(path: Path, labels: int) -> None:
         return Duel(name, number, prompt, *sides, "sea_ee", number, number, LabelSource.ORACLE, 0.5, 0.1, 0.1)
 
     with Ledger(path) as ledger:
-        for number in range(labels // ROUND):
+        for number in range(begin, begin + labels // ROUND):
             duels = ledger.add_duels([duel(number, place) for place in range(ROUND)], number, f"{number:032}")
-            verdicts = [Verdict(one.id, Outcome.FIRST, "oracle", 0.0, 1.0) for one in duels]
+            verdicts = [Verdict(one.id, Outcome.FIRST, "oracle", float(number), 1.0) for one in duels]
             ledger.add_verdicts(duels, verdicts, number)
 
 
@@ -73,6 +76,25 @@ def go_on(path: Path, number: int) -> None:
     print(
         f"{seconds:.2f} s, {spent:.2f} CPU s, {(peak() - before) / 2**20:.0f} MiB more ({os.getloadavg()[0]:.1f} load)"
     )
+
+
+def show(path: Path, number: int) -> None:
+    """Print what the dashboard's looks cost, before and after round ``number``."""
+    counts = GrowingCounts()
+    for look in ("first look", "after a round"):
+        began = time.perf_counter()
+        with open_ledger(path.parent, path.parent) as ledger:
+            counts.read(ledger)
+            counted = time.perf_counter()
+            count(ledger, Filter())
+            total = time.perf_counter()
+            page(ledger, Filter(), "newest", 0, 50)
+        print(
+            f"{look}: counts {counted - began:.3f} s, number of duels {total - counted:.3f} s, newest page "
+            f"{time.perf_counter() - total:.3f} s"
+        )
+        if look == "first look":
+            make(path, ROUND, number)
 
 
 def peak() -> int:

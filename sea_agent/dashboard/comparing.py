@@ -10,8 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from sea_agent.dashboard.chosen import Member, Selection, short
-from sea_agent.dashboard.ledgers import Tally, open_ledger, tally
-from sea_agent.dashboard.run import Kept, Run
+from sea_agent.dashboard.ledgers import Tally
 from sea_agent.errors import UserError
 from sea_agent.lab import tables
 from sea_agent.lab.comparison import Comparison, FinalColumn, Values, band_of, compare, shortfall
@@ -124,30 +123,14 @@ def long_table(view: dict[str, Any]) -> Table:
     ]
 
 
-def labels_view(selection: Selection, tallies: "Tallies") -> dict[str, Any]:
+def labels_view(selection: Selection) -> dict[str, Any]:
     """What the ledgers of each method count, and how its beliefs were borne out."""
-    return {"methods": [_labels(name, members, tallies) for name, members in selection.counted.items()]}
+    return {"methods": [_labels(name, members) for name, members in selection.counted.items()]}
 
 
 def calibration_table(view: dict[str, Any]) -> Table:
     """A row for each bin of each method."""
     return [{"method": one["method"], **row} for one in view["methods"] for row in one["calibration"]]
-
-
-class Tallies:
-    """The counts of every ledger, taken again when it has changed."""
-
-    def __init__(self) -> None:
-        self._kept: dict[str, Kept[Tally]] = {}
-
-    def of(self, run: Run) -> Tally:
-        """Raises: UserError when the ledger cannot be read."""
-
-        def read() -> Tally:
-            with open_ledger(run.root, run.place.path) as ledger:
-                return tally(ledger)
-
-        return self._kept.setdefault(run.id, Kept()).get(run.place.files.get("ledger.sqlite"), read)
 
 
 def _records(members: Sequence[Member]) -> list[Record]:
@@ -230,11 +213,11 @@ def _curve(method: str, kind: str, curves: Sequence[tuple[Member, tuple[Values, 
     }
 
 
-def _labels(method: str, members: Sequence[Member], tallies: Tallies) -> dict[str, Any]:
+def _labels(method: str, members: Sequence[Member]) -> dict[str, Any]:
     total, trouble = Tally(), []
     for member in members:
         try:
-            total += tallies.of(member.run)
+            total += member.run.counts().tally
         except UserError as error:
             trouble.append({"run": member.run.id, "why": short(error, member.run)})
     first, second = (total.outcomes.get(side, 0) for side in ("first", "second"))

@@ -23,11 +23,13 @@ SECONDS = 10.0
 TEXT_IN_LISTS = 400
 Sort = Literal["newest", "oldest", "disagreement", "surprise"]
 
+_GROWING = ("duels", "verdicts")
 _ANSWERED = "d.label_source = 'oracle' AND v.outcome != 'skip'"
 _DUELS = "FROM duels d LEFT JOIN verdicts v ON v.duel_id = d.id LEFT JOIN hindsight h ON h.duel_id = d.id"
+# CROSS JOIN keeps the order of the tables: few duels, or few new verdicts, and then what belongs to them.
 _TEXTS = (
-    f"{_DUELS} JOIN responses a ON a.duel_id = d.id AND a.side = 'first' "
-    "JOIN responses b ON b.duel_id = d.id AND b.side = 'second'"
+    f"{_DUELS} CROSS JOIN responses a ON a.duel_id = d.id AND a.side = 'first' "
+    "CROSS JOIN responses b ON b.duel_id = d.id AND b.side = 'second'"
 )
 _WINS = " ".join(f"WHEN '{one}' THEN {one.first_wins}" for one in Outcome if one.first_wins is not None)
 _WON = f"CASE v.outcome {_WINS} END"
@@ -135,46 +137,86 @@ def open_ledger(root: Path, directory: Path) -> Iterator[sqlite3.Connection]:
         ledger.close()
 
 
-def tally(ledger: sqlite3.Connection) -> Tally:
-    """The counts of a ledger."""
-    counts = Tally()
-    for source, outcome, number in ledger.execute(
-        f"SELECT d.label_source, v.outcome, count(*) {_DUELS} GROUP BY d.label_source, v.outcome"
-    ):
-        if source == "posterior":
-            counts.posterior += number
-        elif source == "oracle" and outcome is None:
-            counts.waiting += number
-        elif source == "oracle":
-            counts.outcomes[outcome] = number
-    for place, *sums in ledger.execute(
-        f"SELECT min(cast(d.belief * {BINS} AS INTEGER), {BINS - 1}), count(*), sum(d.belief), sum({_WON}) {_DUELS} "
-        f"WHERE {_ANSWERED} AND ({_WON}) IS NOT NULL AND d.belief BETWEEN 0 AND 1 GROUP BY 1"
-    ):
-        counts.bins[place] = sums
-    first, last, number = ledger.execute(f"SELECT min(v.at), max(v.at), count(*) {_DUELS} WHERE {_ANSWERED}").fetchone()
-    if number > 1 and last > first:
-        counts.seconds, counts.intervals = last - first, number - 1
-    return counts
+@dataclass(frozen=True)
+class Counts:
+    """What a ledger counts.
 
-
-def staleness(ledger: sqlite3.Connection) -> list[tuple[int, float, int]]:
-    """(round, mean, largest) of how many weight versions ago the responses were sampled that each round learnt from.
-
-    The policy that round r improves has version r - 1. Responses of the frozen reference do not count.
+    ``staleness`` has for each round that learnt (responses, sum, largest) of how many weight versions ago they were
+    sampled. The policy that round r improves has version r - 1; responses of the frozen reference do not count.
     """
-    rows = ledger.execute(
-        "SELECT v.round, avg(v.round - 1 - r.policy_version), max(v.round - 1 - r.policy_version) "
-        "FROM duels d JOIN verdicts v ON v.duel_id = d.id JOIN responses r ON r.duel_id = d.id "
-        "WHERE r.policy_version >= 0 GROUP BY 1 ORDER BY 1"
-    )
-    return [(number, mean, largest) for number, mean, largest in rows]
+
+    tally: Tally
+    staleness: dict[int, tuple[int, int, int]]
+
+
+class GrowingCounts:
+    """``Counts`` of a ledger, read on from where the last look ended: duels and verdicts only come at its end."""
+
+    def __init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
+        self._asked = self._duels = self._verdicts = 0  # duels for the oracle; rows that were read
+        self._mark: str | None = None  # the last duel that was read
+        self._span: tuple[float, float] | None = None  # of the oracle's answers
+        self._tally = Tally()
+        self._staleness: dict[int, tuple[int, int, int]] = {}
+
+    def read(self, ledger: sqlite3.Connection) -> Counts:
+        """Take in what is new, and tell all. A ledger that took the place of another one is read from its start."""
+        mark = ledger.execute("SELECT id FROM duels WHERE rowid = ?", (self._duels,)).fetchone()
+        if self._mark != (None if mark is None else mark[0]):
+            self._begin()
+        newest = {name: ledger.execute(f"SELECT max(rowid) FROM {name}").fetchone()[0] or 0 for name in _GROWING}
+        self._read_duels(ledger, newest["duels"])
+        self._read_verdicts(ledger, newest["verdicts"])
+        return Counts(Tally() + self._tally, self._staleness.copy())
+
+    def _read_duels(self, ledger: sqlite3.Connection, newest: int) -> None:
+        asked = "SELECT count(*) FROM duels WHERE rowid > ? AND label_source = 'oracle'"
+        self._asked += ledger.execute(asked, (self._duels,)).fetchone()[0]
+        self._duels = newest
+        self._mark = ledger.execute("SELECT max(id) FROM duels WHERE rowid = ?", (newest,)).fetchone()[0]
+
+    def _read_verdicts(self, ledger: sqlite3.Connection, newest: int) -> None:
+        counts = self._tally
+        newly = f"v.rowid > {self._verdicts}"
+        new = f"FROM verdicts v CROSS JOIN duels d ON d.id = v.duel_id WHERE {newly}"
+        for source, outcome, number in ledger.execute(
+            f"SELECT d.label_source, v.outcome, count(*) {new} GROUP BY d.label_source, v.outcome"
+        ):
+            if source == "posterior":
+                counts.posterior += number
+            elif source == "oracle":
+                counts.outcomes[outcome] += number
+        for place, *sums in ledger.execute(
+            f"SELECT min(cast(d.belief * {BINS} AS INTEGER), {BINS - 1}), count(*), sum(d.belief), sum({_WON}) {new} "
+            f"AND {_ANSWERED} AND ({_WON}) IS NOT NULL AND d.belief BETWEEN 0 AND 1 GROUP BY 1"
+        ):
+            counts.bins[place] += sums
+        first, last = ledger.execute(f"SELECT min(v.at), max(v.at) {new} AND {_ANSWERED}").fetchone()
+        if first is not None:
+            before = self._span or (first, last)
+            self._span = min(before[0], first), max(before[1], last)
+            counts.seconds, counts.intervals = self._span[1] - self._span[0], counts.answers - 1
+            if not counts.seconds:
+                counts.intervals = 0
+        for number, responses, total, largest in ledger.execute(
+            "SELECT v.round, count(*), sum(v.round - 1 - r.policy_version), max(v.round - 1 - r.policy_version) "
+            "FROM verdicts v CROSS JOIN responses r ON r.duel_id = v.duel_id "
+            f"WHERE {newly} AND r.policy_version >= 0 GROUP BY 1 ORDER BY 1"
+        ):
+            known = self._staleness.get(number, (0, 0, largest))
+            self._staleness[number] = known[0] + responses, known[1] + total, max(known[2], largest)
+        counts.waiting = self._asked - sum(counts.outcomes.values())
+        self._verdicts = newest
 
 
 def count(ledger: sqlite3.Connection, wanted: Filter) -> int:
     """How many duels there are."""
     clause, values = wanted.clause()
-    return int(ledger.execute(f"SELECT count(*) {_TEXTS} WHERE {clause}", values).fetchone()[0])
+    tables = _TEXTS if wanted.text else _DUELS if wanted.outcome else "FROM duels d"
+    return int(ledger.execute(f"SELECT count(*) {tables} WHERE {clause}", values).fetchone()[0])
 
 
 def page(ledger: sqlite3.Connection, wanted: Filter, sort: Sort, offset: int, limit: int) -> list[dict[str, Any]]:

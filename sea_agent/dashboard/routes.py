@@ -5,7 +5,6 @@ import io
 import json
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,7 +16,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from sea_agent.dashboard import comparing, single
 from sea_agent.dashboard.board import Answers, Board
 from sea_agent.dashboard.chosen import choose
-from sea_agent.dashboard.comparing import Axis, Column, Table, Tallies
+from sea_agent.dashboard.comparing import Axis, Column, Table
 from sea_agent.dashboard.ledgers import Filter, Sort
 from sea_agent.dashboard.live import News
 from sea_agent.dashboard.run import Run
@@ -121,7 +120,6 @@ def _table_of(view: Callable[..., Any], table: Callable[[Any], Table]) -> Callab
 
 def _comparison_routes(board: Board) -> APIRouter:
     router = APIRouter()
-    labels_view = partial(comparing.labels_view, tallies=Tallies())
 
     def asked(request: Request, runs: RunIds = (), group: GroupParts = None) -> Asked:
         selected, key = _select(board, runs), None if group is None else (group[0], group[1], group[2])
@@ -149,7 +147,7 @@ def _comparison_routes(board: Board) -> APIRouter:
     @router.get("/labels")
     @router.get("/labels.csv")
     def labels(about: About) -> Response:
-        return about.answer(labels_view, _table_of(labels_view, comparing.calibration_table))
+        return about.answer(comparing.labels_view, _table_of(comparing.labels_view, comparing.calibration_table))
 
     return router
 

@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from sea_agent.config.files import load_tree
 from sea_agent.dashboard.files import Stamp, Tail, open_plain, require_small
+from sea_agent.dashboard.ledgers import Counts, GrowingCounts, open_ledger
 from sea_agent.dashboard.scan import Place, RunState
 from sea_agent.errors import UserError
 from sea_agent.lab.reading import CurveColumns, configured, make_record
@@ -121,6 +122,7 @@ class Run:
         self._lock = threading.RLock()
         self._made: dict[object, Kept[Any]] = defaultdict(Kept)
         self._metrics = GrowingMetrics(root, place.path / "metrics.jsonl")
+        self._counts = GrowingCounts()
 
     def made(self, make: Callable[["Run"], T], names: tuple[str, ...]) -> T:
         """What ``make`` gives of this run for the files as they are now."""
@@ -168,6 +170,12 @@ class Run:
         """The columns of ``GrowingMetrics`` so far."""
         with self._lock:
             return {name: column.copy() for name, column in self._read_metrics().columns.items()}
+
+    @made_from("ledger.sqlite")
+    def counts(self) -> Counts:
+        """What the ledger counts so far."""
+        with open_ledger(self.root, self.place.path) as ledger:
+            return self._counts.read(ledger)
 
     def error(self) -> str:
         """The end of ``error.txt``; empty without one."""

@@ -56,19 +56,18 @@ def throughput_view(run: Run) -> dict[str, Any]:
 
 def _from_ledger(run: Run) -> dict[str, Any]:
     try:
-        with open_ledger(run.root, run.place.path) as ledger:
-            rows = ledgers.staleness(ledger)
-            counts = ledgers.tally(ledger)
+        counts = run.counts()
     except UserError as error:
         return {"staleness": None, "waiting": None, "trouble": str(error)}
+    rows = list(counts.staleness.items())
     chunks = [rows[chunk[0] : chunk[-1] + 1] for chunk in np.array_split(np.arange(len(rows)), BUCKETS) if len(chunk)]
     return {
         "staleness": {
             "round": [chunk[-1][0] for chunk in chunks],
-            "mean": [sum(mean for _, mean, _ in chunk) / len(chunk) for chunk in chunks],
-            "largest": [max(largest for _, _, largest in chunk) for chunk in chunks],
+            "mean": [sum(total / responses for _, (responses, total, _) in chunk) / len(chunk) for chunk in chunks],
+            "largest": [max(largest for _, (_, _, largest) in chunk) for chunk in chunks],
         },
-        "waiting": counts.waiting,
+        "waiting": counts.tally.waiting,
         "trouble": None,
     }
 

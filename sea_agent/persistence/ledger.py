@@ -65,6 +65,7 @@ CREATE TABLE IF NOT EXISTS rounds (
     weights TEXT NOT NULL
 ) STRICT;
 CREATE INDEX IF NOT EXISTS duels_at_hand ON duels (id, round, label_source);
+CREATE INDEX IF NOT EXISTS duels_by_round ON duels (round);
 CREATE TABLE IF NOT EXISTS hindsight (
     duel_id TEXT PRIMARY KEY REFERENCES duels (id),
     belief REAL NOT NULL,

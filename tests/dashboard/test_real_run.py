@@ -8,7 +8,7 @@ from e2e.test_run import world_config
 
 from sea_agent.dashboard.board import Board
 from sea_agent.dashboard.chosen import choose
-from sea_agent.dashboard.comparing import Tallies, beliefs_view, comparison_view
+from sea_agent.dashboard.comparing import beliefs_view, comparison_view
 from sea_agent.dashboard.scan import RunState, scan
 from sea_agent.dashboard.single import throughput_view
 from sea_agent.lab.reading import read_run
@@ -37,7 +37,7 @@ def test_a_real_run_is_followed_and_read_as_it_is(tmp_path: Path) -> None:
     one, summary = board[0].run("real"), json.loads((out / "summary.json").read_text())
     assert scan(tmp_path / "runs").places["real"].state is RunState.FINISHED
     assert one.record() == read_run(out)
-    counts = Tallies().of(one)
+    counts = one.counts().tally
     assert (counts.answers, counts.waiting) == (summary["oracle_queries"], 0)
     assert sum(number for number, _, _ in counts.bins) == counts.answers, "each answer had a belief before it"
     selection = choose([one], None)
