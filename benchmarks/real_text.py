@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.tables import Cell, Runs, cells, markdown, number, rate, table
+from benchmarks.tables import COLUMNS, Cell, Runs, cells, markdown, number, rate, table
 from sea_agent.lab.comparison import band
 from sea_agent.lab.records import Bounds
 from sea_agent.lab.statistics import estimate
@@ -16,6 +16,12 @@ BOUNDS = {"reviews": Bounds(5.0, 0.9, 0.6), "tastes": Bounds(5.0, 0.8, 0.6)}
 often."""
 BASELINES = ("passive", "passive-fast")
 """Passive online DPO as tuned with and without bounds."""
+SELECTED = ("uniform-prior", "sea-prior-prompts")
+"""`sea-prior` with random pairs; with the prompts chosen too."""
+COMPUTE = {"sea-prior": (8, 1), "rounds-4": (4, 1), "rounds-4-steps-2": (4, 2), "rounds-2-steps-4": (2, 4)}
+COMPUTE |= {"rounds-1-steps-8": (1, 8)}
+"""Imagined rounds after each round that asks, and optimiser steps of each."""
+CANDIDATES = 16
 _COLUMNS = "method; seeds; answers to it; never; times fewer; t interval; asked in all"
 _THERE = "KL there; judge there; distinct there"
 
@@ -24,10 +30,12 @@ def real_tables(first: dict[str, Runs]) -> dict[str, str]:
     """Those of the experiments `reviews-tuning`, `reviews` and `tastes` by name, as Markdown."""
     made = {"reviews-tuning": _tuning(first["reviews-tuning"])}
     for world, bounds in BOUNDS.items():
-        runs = first[world]
+        runs = [run for run in first[world] if run.method not in SELECTED]
         made[f"bounded-{world}"] = table(f"{_COLUMNS}; {_THERE}", _ordered(cells(runs, BASELINES[0], bounds=bounds)))
         made[f"unbounded-{world}"] = table(f"{_COLUMNS}; {_THERE}", _ordered(cells(runs, BASELINES[1])))
-    return made | {"harm": _harm(first)}
+    selected = cells(first["reviews"], SELECTED[0], [SELECTED[0], "sea-prior", SELECTED[1]])
+    made["active-reviews"] = table("method; seeds; answers to it; times fewer; t interval; KL there", selected)
+    return made | {"compute": _compute(first["compute"], first["reviews"]), "harm": _harm(first)}
 
 
 def _ordered(found: Sequence[Cell]) -> list[Cell]:
@@ -50,6 +58,33 @@ def _tuning(runs: Runs) -> str:
     return markdown(names, rows)
 
 
+def _compute(runs: Runs, reviews: Runs) -> str:
+    """What fewer imagined rounds, or several steps on the samples of each, save of the compute and cost in answers."""
+    seeds = {run.seed for run in runs}
+    both = [run for run in reviews if run.method == "sea-prior" and run.seed in seeds] + runs
+    found = cells([run.model_copy(update={"world": "reviews"}) for run in both], "sea-prior", list(COMPUTE))
+    shown = "seeds; answers to it; never; times fewer; samples; CPU seconds"
+    names = ("imagined rounds", "steps of each", *shown.split("; "), "passive batches")
+    rows = (
+        [*map(str, COMPUTE[cell.row.method]), *(COLUMNS[name](cell) for name in shown.split("; ")), number(batches, 0)]
+        for cell in found
+        for batches in [passive_batches(COMPUTE[cell.row.method][0], CANDIDATES)]
+    )
+    return markdown(names, rows)
+
+
+def passive_batches(imagined: int, candidates: int) -> float:
+    """Arithmetic of an answered batch and its imagined rounds, in units of a batch of passive online DPO.
+
+    Forward passes of the policy or one as large, over prompt and response: one to sample a response, one for its
+    features, and to learn from it four: forwards and backwards, and the reference.
+    """
+    sampled, seen, learnt = 1, 1, 4
+    passive = 2 * (sampled + learnt)
+    asked = candidates * (sampled + seen) + 2 * learnt
+    return (asked + imagined * candidates * (sampled + seen + learnt)) / passive
+
+
 def _harm(first: dict[str, Runs]) -> str:
     """Where each method with imagined rounds stands worst against the baseline, at evaluations that both have."""
     names = ("world", "method", "seeds", "worst difference", "at", "KL", "baseline's", "judge", "baseline's")
@@ -57,7 +92,7 @@ def _harm(first: dict[str, Runs]) -> str:
         [world, f"`{method}`", *worst(first[world], method)]
         for world in BOUNDS
         for method in dict.fromkeys(run.method for run in first[world])
-        if method not in BASELINES
+        if method not in (*BASELINES, *SELECTED)
     )
     return markdown(names, rows)
 
@@ -95,7 +130,8 @@ def draw_frontiers(first: dict[str, Runs], folder: Path) -> None:
     """Win rate by oracle and judge against the divergence spent on it: means over seeds, one point an evaluation."""
     figure = Figure(figsize=(11.0, 4.6), layout="constrained")
     for axes, world in zip(figure.subplots(1, len(BOUNDS), sharey=True), BOUNDS, strict=True):
-        for place, method in enumerate(dict.fromkeys(run.method for run in first[world])):
+        methods = [run.method for run in first[world] if run.method not in SELECTED]
+        for place, method in enumerate(dict.fromkeys(methods)):
             runs = [run for run in first[world] if run.method == method]
             means = [band(runs, column) for column in ("kl_to_reference", "win_rate", "judge_win_rate")]
             kl, *rates = [mean.mean_P for mean in means if mean is not None]

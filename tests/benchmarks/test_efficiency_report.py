@@ -257,9 +257,10 @@ def test_the_baselines_of_real_english_are_among_the_settings_that_were_tried() 
 def real(make_runs: MakeRuns, sea: float, kl: float = 3.0) -> list[Record]:
     """Runs of `reviews` that end ``kl`` nats away, where two samples always differ and the judge agrees.
 
-    Both baselines need 240 answers, and `sea` as many as is said.
+    Both baselines need 240 answers, and `sea` as many as is said. With a score 60 are needed, with random pairs 90.
     """
     methods = dict.fromkeys(real_text.BASELINES, (240.0, 256)) | {"sea": (sea, 256)}
+    methods |= {"sea-prior": (60.0, 96), "uniform-prior": (90.0, 96)}
     runs = make_runs(methods, world="reviews")
     ends = {"distinct_share": 1.0, "judge_win_rate": 0.7}
 
@@ -278,6 +279,7 @@ def test_answers_of_real_english_count_within_bounds_only(make_runs: MakeRuns) -
     first = {
         "reviews-tuning": near,
         "reviews": near,
+        "compute": make_runs({"rounds-4": (80.0, 96)}, world="reviews"),
         "tastes": [run.model_copy(update={"world": "tastes"}) for run in near],
     }
     found = real_text.real_tables(first)
@@ -285,12 +287,23 @@ def test_answers_of_real_english_count_within_bounds_only(make_runs: MakeRuns) -
     beyond = real_text.real_tables(first | {"reviews": far})
     assert "| `sea` | 5 | ≥ 256 | 5 of 5 |" in beyond["bounded-reviews"]
     assert "| `sea` | 5 | 96 [96, 96] | 0 of 5 |" in beyond["unbounded-reviews"]
+    assert "uniform-prior" not in beyond["unbounded-reviews"]
+    assert "| `sea-prior` | 5 | 60 [60, 60] | 1.50 [1.50, 1.50] |" in found["active-reviews"]
+    (fewer,) = [line for line in found["compute"].splitlines() if line.startswith("| 4 | 1 |")]
+    assert "| 5 | 80 [80, 80] | 0 of 5 | 0.75 [0.75, 0.75] |" in fewer
+    assert fewer.endswith("| 42 |")
+
+
+def test_arithmetic_is_counted_in_batches_of_passive_dpo() -> None:
+    """Passive: two responses sampled, and learnt from by two forwards and a backward, which is two: ten passes."""
+    assert real_text.passive_batches(0, 2) == (2 * 2 + 2 * 4) / 10
+    assert real_text.passive_batches(3, 8) - real_text.passive_batches(0, 8) == pytest.approx(3 * 8 * 6 / 10)
 
 
 def test_harm_is_the_worst_difference_to_the_baseline(make_runs: MakeRuns) -> None:
     """After 256 answers passive has .5 + .3 · 256 / 240, and the other method half of the rise."""
     runs = real(make_runs, 480.0)
-    first = dict.fromkeys(("reviews-tuning", "reviews", "tastes"), runs)
+    first = dict.fromkeys(("reviews-tuning", "reviews", "tastes", "compute"), runs)
     shown = next(line for line in real_text.real_tables(first)["harm"].splitlines() if "reviews | `sea`" in line)
     assert "| 5 | -.160 [-.160, -.160] | 256 |" in shown
 
