@@ -52,6 +52,10 @@ class Oracle(ABC):
             UserError: the oracle cannot answer duels of these prompts.
         """
 
+    def waiting(self) -> str:
+        """What else there is to say to a user who waits for answers; empty, or a sentence."""
+        return ""
+
     def metrics(self) -> dict[str, float]:
         """The cost of answering so far, such as requests and money; recorded with the metrics of each round."""
         return {}

@@ -55,6 +55,7 @@ class FeedbackServiceOracle(Oracle):
         self._posted: dict[str, str] = {}  # our id of a duel: the service's
         self._votes: dict[str, dict[str, dict[str, Any]]] = {}  # duel: annotator: the latest entry of the log
         self._seq = 0
+        self._progress: dict[str, int] = {}  # of the run in the service, as last seen
         self._check()
 
     def verdicts(self, duels: Sequence[Duel]) -> list[Verdict]:
@@ -119,9 +120,26 @@ class FeedbackServiceOracle(Oracle):
         votes = ((duel.id, list(self._votes.get(duel.id, {}).values())) for duel in duels)
         return [_verdict(id_, given, self._config.min_agreement) for id_, given in votes if len(given) >= needed]
 
+    def waiting(self) -> str:
+        """See ``Oracle.waiting``: who can still answer."""
+        there, stuck = self._progress.get("annotators", 1), self._progress.get("stuck", 0)
+        if not there:
+            return "Nobody has a key to annotate this run: make one, and send it to somebody."
+        if not stuck:
+            return ""
+        return (
+            f"{stuck} of them need more votes than annotators are left who have neither answered nor skipped them "
+            f"(oracle.votes={self._config.votes}, {there} with a key for this run): make a key for somebody else, or "
+            "cancel them."
+        )
+
     def _withdrawn(self, duels: Sequence[Duel]) -> list[Verdict]:
-        """Skips for duels that were cancelled or have expired in the service, and will never be answered."""
-        if self._call("GET", f"/v1/runs/{self._config.run}/progress")["open"]:
+        """Skips for duels that were cancelled, have expired or were skipped by everybody in the service."""
+        run = f"/v1/runs/{self._config.run}"
+        self._progress = self._call("GET", f"{run}/progress")
+        if self._progress["stuck"]:
+            self._progress = self._call("POST", f"{run}/settle")
+        if self._progress["open"] and not self._progress["cancelled"]:
             return []
         states = ((duel, self._call("GET", f"/v1/queries/{self._posted[duel.id]}")["state"]) for duel in duels)
         gone = [duel for duel, state in states if state in ("cancelled", "expired")]

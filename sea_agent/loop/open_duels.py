@@ -75,7 +75,8 @@ class OpenDuels:
     def _wait(self, open_: int, since: float) -> None:
         assert self._patience is not None  # nobody else waits
         silent = time.monotonic() - since
-        self._tell(f"waiting for {open_} answers of {self._oracle.name}")
+        line, more = f"waiting for {open_} answers of {self._oracle.name}", self._oracle.waiting()
+        self._tell(f"{line}. {more}" if more else line)
         if self._stopping():
             raise Stopped
         if silent > self._patience.wait_hours * 3600:

@@ -7,6 +7,7 @@ from typing import Self
 from sea_agent.service.store import keys as store
 from sea_agent.service.store.database import Database
 from sea_agent.service.store.keys import Key
+from sea_agent.service.store.people import Staff
 from sea_agent.web.problems import Problem
 
 
@@ -45,6 +46,14 @@ class KeyRing:
     def keys(self) -> list[Key]:
         """Every key, the ended ones too, without sessions."""
         return [key for key in self._by_id.values() if key.parent is None]
+
+    def staff(self, run: str) -> Staff:
+        """Who can annotate in a run now."""
+        reach = [key for key in self.keys if self._valid(key) and (key.runs is None or run in key.runs)]
+        return Staff(
+            annotators=frozenset(key.annotator for key in reach if "annotate" in key.scopes),
+            admins=frozenset(key.annotator for key in reach if "admin" in key.scopes),
+        )
 
     def has_admin(self) -> bool:
         """Whether some valid key may make others."""

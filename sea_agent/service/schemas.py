@@ -99,13 +99,19 @@ class RunsOut(Out):
 
 
 class ProgressOut(Out):
-    """How far a run is, and how many labels the caller gave."""
+    """How far a run is, and how many labels the caller gave.
+
+    ``annotators`` can answer its duels with their keys; ``stuck`` open duels lack more votes than annotators are left
+    who neither answered nor skipped them.
+    """
 
     open: int
     answered: int
     cancelled: int
     labels: int
     mine: int
+    annotators: int
+    stuck: int
 
 
 # --- queries ---------------------------------------------------------------------------------------------------------

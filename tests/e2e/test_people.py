@@ -4,6 +4,7 @@ import json
 import random
 import secrets
 import time
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from multiprocessing.process import BaseProcess
@@ -19,6 +20,8 @@ from oracle import feedback_service
 from sea_agent.persistence.files import LOCK
 from sea_agent.persistence.ledger import Ledger
 from sea_agent.run.lifecycle import run
+from sea_agent.run.session import Watch
+from sea_agent.types import Outcome
 
 DUELS = 200
 
@@ -166,3 +169,45 @@ def test_a_run_that_does_not_wait_learns_from_answers_that_come_later(
     assert rows[-1]["open_duels"] == 0
     with Ledger(out / "ledger.sqlite") as ledger:
         assert all(verdict is not None for _, verdict in ledger.rows())
+
+
+def test_a_run_whose_only_annotator_skips_three_duels_ends_with_three_skips(
+    office: Office, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(KEY, office.key("experiment", "experiment"))
+    monkeypatch.setattr(feedback_service, "_POLL_SECONDS", 1)
+    person = Person(office, "ann", skips=3)
+    person.start()
+    tree = tree_of(office, 30)
+    summary = run(world_config(**tree), tmp_path / "out")
+    person.leave()
+    assert summary["oracle_queries"] == 30
+    with Ledger(tmp_path / "out" / "ledger.sqlite") as ledger:
+        outcomes = Counter(verdict.outcome for _, verdict in ledger.rows() if verdict is not None)
+    assert outcomes[Outcome.SKIP] == 3
+    assert outcomes.total() == 33
+
+
+def test_a_run_that_needs_more_people_says_so(office: Office, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two votes a duel, and one of two annotators leaves; then somebody else comes."""
+    monkeypatch.setenv(KEY, office.key("experiment", "experiment"))
+    monkeypatch.setattr(feedback_service, "_POLL_SECONDS", 1)
+    tree = tree_of(office, 20)
+    tree["oracle"]["votes"] = 2
+    people = [Person(office, "ann")]
+    leaver = office.admin.post("/v1/keys", json={"name": "bob", "scopes": ["annotate"]}).raise_for_status().json()
+    office.admin.delete(f"/v1/keys/{leaver['id']}").raise_for_status()
+    people[0].start()
+    told: list[str] = []
+
+    def tell(line: str) -> None:
+        told.append(line)
+        if "(oracle.votes=2, 1 with a key for this run)" in line and len(people) == 1:
+            people.append(Person(office, "cem"))
+            people[1].start()
+
+    summary = run(world_config(**tree), tmp_path / "out", watch=Watch(tell=tell))
+    for person in people:
+        person.leave()
+    assert len(people) == 2, told
+    assert summary["oracle_queries"] == 20

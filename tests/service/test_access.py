@@ -22,6 +22,7 @@ ALLOWED: dict[tuple[str, str], set[str] | None] = {
     ("GET", "/v1/runs/{run}"): {"experiment", "annotate", "read"},
     ("PUT", "/v1/runs/{run}"): {"experiment"},
     ("GET", "/v1/runs/{run}/progress"): {"experiment", "annotate", "read"},
+    ("POST", "/v1/runs/{run}/settle"): {"experiment"},
     ("POST", "/v1/runs/{run}/queries:batch"): {"experiment"},
     ("GET", "/v1/queries/{query_id}"): {"experiment", "read"},
     ("POST", "/v1/queries/{query_id}/cancel"): {"experiment"},

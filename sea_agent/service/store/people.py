@@ -1,0 +1,64 @@
+"""Who can still answer a duel, and duels that nobody can answer any more.
+
+An annotator is done with a duel that they answered or skipped. People are those whose keys let them annotate in a run;
+somebody with all rights counts once they have taken a duel of the run.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, distinct, func, select
+
+from sea_agent.service.store.queries import cancel
+from sea_agent.service.store.tables import leases, queries
+
+_WAITING = (queries.c.state == "open", queries.c.gold.is_(None))
+
+
+@dataclass(frozen=True, slots=True)
+class Staff:
+    """Annotators whose keys are for annotating in a run, and those who may do everything."""
+
+    annotators: frozenset[str]
+    admins: frozenset[str]
+
+
+def of_run(connection: Connection, run: str, staff: Staff) -> frozenset[str]:
+    """The people of a run, by annotator."""
+    took = select(leases.c.annotator).distinct().where(leases.c.run == run, leases.c.annotator.in_(staff.admins))
+    return staff.annotators | set(connection.execute(took).scalars())
+
+
+def stuck(connection: Connection, run: str, people: Collection[str]) -> int:
+    """Open duels that lack more votes than there are people who can still answer them."""
+    missing = queries.c.votes_needed - queries.c.votes
+    short = len(people) - _done_with(people, ("labelled", "skipped")) < missing
+    return int(connection.execute(select(func.count()).where(queries.c.run == run, *_WAITING, short)).scalar_one())
+
+
+def settle(connection: Connection, run: str, staff: Staff) -> None:
+    """End the open duels with which everybody is done, and which somebody skipped: they would wait forever."""
+    people = of_run(connection, run, staff)
+    over = select(queries.c.id).where(
+        queries.c.run == run,
+        *_WAITING,
+        _done_with(people, ("labelled", "skipped")) == len(people),
+        _done_with(people, ("skipped",)) > 0,
+    )
+    for query_id in connection.execute(over).scalars().all():
+        cancel(connection, query_id)
+
+
+def _done_with(people: Collection[str], states: Collection[str]) -> ColumnElement[Any]:
+    """How many of the people have a lease of a duel in one of these states."""
+    return (
+        select(func.count(distinct(leases.c.annotator)))
+        .where(
+            leases.c.query_id == queries.c.id,
+            leases.c.kind == "vote",
+            leases.c.annotator.in_(list(people)),
+            leases.c.state.in_(list(states)),
+        )
+        .scalar_subquery()
+    )
