@@ -58,7 +58,7 @@ def configure(folder: Path, ids: dict[str, list[str]]) -> None:
     (folder / "schemathesis.toml").write_text("\n".join(lines))
 
 
-@pytest.mark.parametrize("examples", [5, pytest.param(30, marks=[pytest.mark.soak, pytest.mark.timeout(3600)])])
+@pytest.mark.parametrize("examples", [10, pytest.param(30, marks=[pytest.mark.soak, pytest.mark.timeout(3600)])])
 def test_nothing_is_found_on_the_whole_contract(serve: Callable[..., Process], tmp_path: Path, examples: int) -> None:
     service = serve(key=GIVEN_KEY, program=[*ALTERED, "impatient"])
     configure(tmp_path, filled(service))
