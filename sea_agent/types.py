@@ -83,6 +83,10 @@ class Prompt:
     messages: Messages | None = None
 
 
+# Of a run in the feedback service: not . or .., which clients and proxies take out of a path.
+RUN_ID = r"^([A-Za-z0-9_-]|\.[A-Za-z0-9_-]|\.\.[A-Za-z0-9._-])[A-Za-z0-9._-]*$"
+LONGEST_RUN_ID = 100
+
 PROMPT_FORM = {"id": str, "text": str, "token_ids": tuple, "messages": tuple | None}
 """Schema (``saved_state.require``) of a prompt in a saved state."""
 

@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from sea_agent.config.section import Section
+from sea_agent.types import LONGEST_RUN_ID, RUN_ID
 
 
 class WorldOracleConfig(Section):
@@ -74,7 +75,7 @@ class FeedbackServiceOracleConfig(RemoteOracleConfig):
     """Who answers: ``world``, ``python``, ``reward_model``, ``feedback_service`` or ``llm_judge``."""
     url: str
     """URL of the service, such as ``http://127.0.0.1:8400``."""
-    run: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,100}$")]
+    run: Annotated[str, Field(pattern=RUN_ID, max_length=LONGEST_RUN_ID)]
     """Id of the run in the service. A resumed run finds its duels and answers under the same id."""
     instructions: str = ""
     """Instructions shown to annotators."""

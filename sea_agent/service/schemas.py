@@ -7,16 +7,19 @@ from fastapi import Path
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
 from sea_agent.service.limits import Comment, LongText, ShortText
+from sea_agent.types import LONGEST_RUN_ID, RUN_ID
 
 Outcome = Literal["first", "second", "tie", "both_bad"]
 Kind = Literal["vote", "repeat", "gold"]
 Scope = Literal["admin", "experiment", "annotate", "read"]
 QueryState = Literal["open", "answered", "cancelled", "expired"]
 
-RUN_ID = r"^[A-Za-z0-9._-]{1,100}$"
 LARGEST_INTEGER = 2**53 - 1  # what JSON readers hold exactly
 
-RunId = Annotated[str, Path(pattern=RUN_ID, description="Id of the run.")]
+RunId = Annotated[str, Path(pattern=RUN_ID, max_length=LONGEST_RUN_ID, description="Id of the run.")]
+RunIds = Annotated[
+    list[Annotated[str, Field(pattern=RUN_ID, max_length=LONGEST_RUN_ID)]], Field(min_length=1, max_length=1000)
+]
 ObjectId = Annotated[str, Path(max_length=40, pattern=r"^[a-z]+-[0-9a-f]+$")]
 
 
@@ -374,7 +377,7 @@ class KeyIn(In):
     name: ShortText
     scopes: Annotated[list[Scope], Field(min_length=1, max_length=4)]
     annotator: ShortText | None = None
-    runs: Annotated[list[Annotated[str, Field(pattern=RUN_ID)]], Field(min_length=1, max_length=1000)] | None = None
+    runs: RunIds | None = None
     expires_at: TimeIn | None = None
 
 

@@ -47,8 +47,7 @@ async def _first_key(keyring: KeyRing, host: str, announce: Callable[[str], None
     if given is not None:
         if len(given) < SHORTEST_ADMIN_KEY or not given.isascii() or not given.isprintable() or " " in given:
             raise UserError(f"{ADMIN_KEY}: needs at least {SHORTEST_ADMIN_KEY} printable ASCII characters, no spaces")
-        if not keyring.knows(given):
-            await keyring.make("admin", frozenset({"admin"}), secret=given)
+        await _rotate(keyring, given)
     if keyring.has_admin():
         return
     if not is_loopback(host):
@@ -58,3 +57,18 @@ async def _first_key(keyring: KeyRing, host: str, announce: Callable[[str], None
         )
     _, secret = await keyring.make("admin", frozenset({"admin"}))
     announce(f"Admin key, shown this once: {secret}")
+
+
+async def _rotate(keyring: KeyRing, given: str) -> None:
+    """Make the key of the environment the only one that ever came from there.
+
+    Raises:
+        UserError: it was ended before.
+    """
+    if keyring.knows(given) and keyring.find(given) is None:
+        raise UserError(f"{ADMIN_KEY}: this key was ended before. Set another one.")
+    if not keyring.knows(given):
+        await keyring.make(ADMIN_KEY, frozenset({"admin"}), annotator="admin", secret=given)
+    for key in keyring.keys:
+        if key.name == ADMIN_KEY and key != keyring.find(given):
+            await keyring.revoke(key.id)

@@ -5,15 +5,12 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from dashboard.runs import append, finish, make_experiment, make_run, row, win_rate
-from made_duels import duel as made_duel
-from made_duels import verdict as made_verdict
 from scipy import stats
 
 from sea_agent.dashboard import comparing, single
@@ -21,12 +18,12 @@ from sea_agent.dashboard.board import Board
 from sea_agent.dashboard.chosen import Selection, choose
 from sea_agent.dashboard.comparing import BELIEFS, comparison_view, curves_view
 from sea_agent.dashboard.files import Tail
-from sea_agent.dashboard.ledgers import Filter, GrowingCounts, open_ledger
+from sea_agent.dashboard.ledgers import Filter
 from sea_agent.errors import UserError
 from sea_agent.lab.comparison import area, band
 from sea_agent.lab.reading import load_records
 from sea_agent.persistence.ledger import Ledger
-from sea_agent.types import Duel, LabelSource, Outcome
+from sea_agent.types import LabelSource, Outcome
 
 Finished = Any
 
@@ -279,48 +276,6 @@ def test_labels_are_counted_as_the_ledger_counts_them(tmp_path: Path) -> None:
     )
     # Answers come every 6 seconds, 8 at once; the first eight and the last are 54 seconds apart.
     assert labels["per_minute"] == pytest.approx(60 * (79 - 1) / 54)
-
-
-def counts_of(path: Path, growing: GrowingCounts | None = None) -> dict[str, Any]:
-    """What one look tells; without ``growing`` the first look."""
-    with open_ledger(path.parent, path.parent) as ledger:
-        counts = (growing or GrowingCounts()).read(ledger)
-    return vars(counts.tally) | {"bins": counts.tally.bins.tolist(), "staleness": counts.staleness}
-
-
-def test_counts_that_grow_are_those_of_a_first_look(tmp_path: Path) -> None:
-    """With late answers, skips, ties, labels of the posterior, a round without answers, and another ledger instead."""
-    path, growing = tmp_path / "ledger.sqlite", GrowingCounts()
-    with Ledger(path) as ledger:
-        assert counts_of(path, growing) == counts_of(path)
-        waiting: list[Duel] = []
-        for number in range(1, 7):
-            free = made_duel(f"free{number}", LabelSource.POSTERIOR, number=number)
-            asked = [made_duel(f"{place}-{number}", number=number) for place in range(4)]
-            asked = [replace(duel, belief=0.1 * place + 0.1 * number) for place, duel in enumerate(asked)]
-            waiting += ledger.add_duels([free, *asked], number)
-            said = [] if number == 3 else waiting[:-2]
-            outcomes = [*Outcome] * len(said)
-            answers = [made_verdict(one.id, outcome) for one, outcome in zip(said, outcomes, strict=False)]
-            answers = [replace(one, at=float(number * 10 + place)) for place, one in enumerate(answers)]
-            ledger.add_verdicts(said, answers, number)
-            waiting = waiting[len(said) :]
-            assert counts_of(path, growing) == counts_of(path)
-        assert counts_of(path, growing)["waiting"] == len(waiting) == 2
-    path.unlink()
-    with Ledger(path) as ledger:
-        ledger.add_duels([made_duel(f"other{place}") for place in range(30)], 3)
-        assert counts_of(path, growing) == counts_of(path)
-        assert counts_of(path, growing)["waiting"] == 30
-
-
-def test_what_was_counted_is_not_read_again(tmp_path: Path) -> None:
-    path, growing = tmp_path / "ledger.sqlite", GrowingCounts()
-    with Ledger(path) as ledger:
-        ledger.add_verdicts(ledger.add_duels([made_duel("x")], 3), [made_verdict("x")], 3)
-        before = counts_of(path, growing)
-        ledger._db.execute("UPDATE verdicts SET outcome = 'second'")  # which no run does
-        assert counts_of(path, growing) == before != counts_of(path)
 
 
 def test_calibration_is_the_share_of_wins_by_belief(tmp_path: Path) -> None:

@@ -325,3 +325,9 @@ async def test_too_many_requests_of_one_key_are_refused_and_others_are_not(
     assert len(refused) == 2
     assert all(is_problem(answer, 429) and answer.headers["retry-after"] == "2" for answer in refused)
     assert (await other.get("/v1/runs")).status_code == 200
+
+
+@pytest.mark.parametrize("run", ["%2E", "%2E%2E", "a/b", "ä", "x" * 101])
+async def test_a_run_has_no_id_that_a_path_cannot_hold(run: str, sqlite_service: Running) -> None:
+    assert (await sqlite_service.admin.put(f"/v1/runs/{run}", json={})).status_code in (404, 422)
+    assert (await sqlite_service.admin.put("/v1/runs/..a", json={})).status_code == 200

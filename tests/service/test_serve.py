@@ -41,6 +41,33 @@ def test_the_environment_gives_the_first_key(serve: Callable[..., Process]) -> N
     assert service.client(GIVEN_KEY).get("/v1/keys").status_code == 200
 
 
+def test_a_new_key_in_the_environment_ends_the_old_one(
+    serve: Callable[..., Process], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def status(service: Process, key: str) -> int:
+        return service.client(key).get("/v1/keys").status_code
+
+    old, new = GIVEN_KEY, GIVEN_KEY[::-1]
+    service = serve(key=old)
+    other = service.client(old).post("/v1/keys", json={"name": "other", "scopes": ["admin"]}).json()["key"]
+    service.stop()
+    service = serve(key=old)
+    assert status(service, old) == 200, "the same again"
+    service.stop()
+    service = serve(key=new)
+    assert [status(service, key) for key in (new, old, other)] == [200, 401, 200]
+    service.stop()
+    monkeypatch.setenv("SEA_AGENT_ADMIN_KEY", old)
+    assert "this key was ended before. Set another one" in refusal("--port", 0, cwd=tmp_path)
+
+
+def test_health_is_told_to_whoever_asks_without_a_body(serve: Callable[..., Process]) -> None:
+    service = serve(key=GIVEN_KEY)
+    for path in ("/healthz", "/readyz"):
+        answer = httpx.head(f"{service.url}{path}", timeout=SECONDS)
+        assert (answer.status_code, answer.content) == (200, b"")
+
+
 def test_a_weak_key_in_the_environment_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SEA_AGENT_ADMIN_KEY", "k" * 31)
     assert "SEA_AGENT_ADMIN_KEY: needs at least 32" in refusal("--port", 0, cwd=tmp_path)

@@ -10,10 +10,10 @@ from sqlalchemy import Connection, Row
 
 from sea_agent.service.auth import Caller, PageCaller
 from sea_agent.service.pages import page, to_sign_in
-from sea_agent.service.schemas import RUN_ID
 from sea_agent.service.state import Service
 from sea_agent.service.store import runs
 from sea_agent.service.store.faults import Missing
+from sea_agent.types import RUN_ID
 
 router = APIRouter(include_in_schema=False)
 
