@@ -123,6 +123,15 @@ def worst(results: Results, world: str, method: str) -> float:
     return float(real_text.worst(results.first[world], method)[1].split(" [")[0])
 
 
+def saved(results: Results, method: str) -> Any:
+    """How many times fewer answers an arm of the compute experiment needs than eight imagined rounds of one step."""
+    runs = results.first["compute"]
+    whole = [
+        run for run in results.first["reviews"] if run.method == "sea-prior" and run.seed in {r.seed for r in runs}
+    ]
+    return factor(cells([*runs, *whole], "sea-prior", [method])[0])
+
+
 def at_divergence(runs: dict[int, Record], nats: float) -> float:
     """The mean win rate where the mean divergence is so large."""
     means = [band(list(runs.values()), column) for column in ("kl_to_reference", "win_rate")]
@@ -267,6 +276,12 @@ CLAIMS: dict[str, Callable[[Results], bool]] = {
         and mean(real(results, "reviews", "passive-fast", False).there("kl_to_reference"))
         > 2.5 * mean(real(results, "reviews", method, False).there("kl_to_reference"))
         for method in ("sea", "sea-encoder")
+    ),
+    "and at most a few more answers": lambda results: (
+        saved(results, "rounds-2-steps-4").low < 1 < saved(results, "rounds-2-steps-4").high
+    ),
+    "Half of the rounds without more steps cost more answers, and so does one round of eight steps": lambda results: (
+        all(saved(results, method).high < 1 for method in ("rounds-4", "rounds-1-steps-8"))
     ),
     "It is at most a hundredth with every kind of features": lambda results: (
         -0.01

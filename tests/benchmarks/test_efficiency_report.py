@@ -297,6 +297,11 @@ def test_answers_of_real_english_count_within_bounds_only(make_runs: MakeRuns) -
 def test_arithmetic_is_counted_in_batches_of_passive_dpo() -> None:
     """Passive: two responses sampled, and learnt from by two forwards and a backward, which is two: ten passes."""
     assert real_text.passive_batches(0, 2) == (2 * 2 + 2 * 4) / 10
+    page = " ".join((ROOT / "docs" / report.PAGE).read_text(encoding="utf-8").split())
+    assert "cost little more than a quarter of the arithmetic of eight rounds" in page
+    assert 0.25 < real_text.passive_batches(2, 16) / real_text.passive_batches(8, 16) < 0.3
+    assert "which is twelve passive batches for each answered one" in page
+    assert real_text.passive_batches(2, 8) == 12
     assert real_text.passive_batches(3, 8) - real_text.passive_batches(0, 8) == pytest.approx(3 * 8 * 6 / 10)
 
 
