@@ -42,7 +42,7 @@ def make_app(settings: Settings) -> FastAPI:
         async with Database(settings.url, settings.deadline_seconds, measured.committed) as database:
             keyring = await KeyRing.load(database, settings.clock)
             rate = RateLimit(settings.requests_per_second, settings.burst)
-            app.state.service = State(settings, database, keyring, rate, measured)
+            app.state.service = State(settings, database, keyring, rate, measured, settings.cookie)
             yield
 
     app = FastAPI(

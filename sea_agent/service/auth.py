@@ -17,7 +17,6 @@ from sea_agent.service.store.keys import Key
 from sea_agent.service.store.leases import Author
 from sea_agent.web.problems import Problem
 
-COOKIE = "sea_session"
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 
 
@@ -115,7 +114,7 @@ async def sign_in(request: Request, key: str) -> str:
 
 async def sign_out(request: Request) -> None:
     """End the page session of a request, if it has one."""
-    token = request.cookies.get(COOKIE)
+    token = request.cookies.get(state_of(request).cookie)
     if token is not None:
         await state_of(request).keyring.sign_out(token)
 
@@ -130,7 +129,7 @@ PageCaller = Annotated[Caller | None, Depends(page_caller)]
 
 
 def _session(request: Request) -> Key | None:
-    token = request.cookies.get(COOKIE)
+    token = request.cookies.get(state_of(request).cookie)
     return None if token is None else state_of(request).keyring.find_session(token)
 
 

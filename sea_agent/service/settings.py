@@ -1,10 +1,13 @@
 """Settings of the feedback service."""
 
+import hashlib
 import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from sqlalchemy import make_url
 
 
 @dataclass(frozen=True)
@@ -38,3 +41,11 @@ class Settings:
     def url(self) -> str:
         """Where the database is."""
         return self.database or f"sqlite:///{self.data / 'feedback.sqlite'}"
+
+    @property
+    def cookie(self) -> str:
+        """Name of the pages' cookie: browsers send it to every port of a host, so each database has its own."""
+        url = make_url(self.url)
+        local = url.drivername.startswith("sqlite")
+        place = str(Path(url.database or "").resolve()) if local else f"{url.host}:{url.port}/{url.database}"
+        return f"sea_session_{hashlib.sha256(place.encode()).hexdigest()[:8]}"

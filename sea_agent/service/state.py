@@ -21,6 +21,8 @@ class State:
     keyring: KeyRing
     rate: RateLimit
     metrics: Metrics
+    cookie: str
+    """Name of the pages' cookie."""
 
     def now(self) -> float:
         """Seconds UTC by the service's clock."""

@@ -1,11 +1,13 @@
 """Who may do what, and what becomes of requests that are wrong."""
 
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from service.conftest import ORIGIN, Running, claim, label, start, together
 
+from sea_agent.service.settings import Settings
 from sea_agent.service.store import runs
 
 pytestmark = pytest.mark.anyio
@@ -171,7 +173,7 @@ async def signed_in(service: Running) -> httpx.AsyncClient:
     """A browser with the cookie of a session whose key may annotate."""
     _, secret = await service.state.keyring.make("ann", frozenset({"annotate"}))
     browser = await service.client()
-    browser.cookies.set("sea_session", await service.state.keyring.sign_in(secret))
+    browser.cookies.set(service.state.cookie, await service.state.keyring.sign_in(secret))
     return browser
 
 
@@ -200,13 +202,23 @@ async def test_a_session_ends_by_signing_out_by_time_and_with_its_key(sqlite_ser
     assert keyring.find_session(last) is None
 
 
+async def test_two_services_of_one_host_do_not_sign_each_other_out(tmp_path: Path) -> None:
+    """Browsers send a cookie to every port of a host."""
+    names = [Settings(data=tmp_path / folder).cookie for folder in ("one", "other", "one/../one")]
+    assert names[0] == names[2] != names[1]
+    places = ("a.test/data", "b.test/data", "a.test/other", "a.test:9/data")
+    assert len({Settings(database=f"postgresql://me:word@{place}").cookie for place in places}) == 4
+    secrets = {Settings(database=f"postgresql://me:{word}@a.test/data").cookie for word in ("one", "other")}
+    assert len(secrets) == 1, "the password is no part of it"
+
+
 async def test_a_session_token_is_no_key_and_a_key_no_session(sqlite_service: Running) -> None:
     keyring = sqlite_service.state.keyring
     _, secret = await keyring.make("ann", frozenset({"annotate"}))
     token = await keyring.sign_in(secret)
     nobody = await sqlite_service.client()
     assert is_problem(await nobody.get("/v1/runs", headers={"Authorization": f"Bearer {token}"}), 401)
-    nobody.cookies.set("sea_session", secret)
+    nobody.cookies.set(sqlite_service.state.cookie, secret)
     assert is_problem(await nobody.get("/v1/runs"), 401)
 
 

@@ -7,6 +7,7 @@ from fastapi.responses import RedirectResponse
 
 from sea_agent.service import auth
 from sea_agent.service.pages import own_path, page
+from sea_agent.service.state import state_of
 from sea_agent.service.store.keys import SESSION_SECONDS
 from sea_agent.web.problems import Problem
 
@@ -30,7 +31,7 @@ async def sign_in(request: Request, key: Annotated[str, Form()] = "", next: Anno
     await auth.sign_out(request)
     response = RedirectResponse(own_path(next), 303)
     response.set_cookie(
-        auth.COOKIE,
+        state_of(request).cookie,
         token,
         max_age=int(SESSION_SECONDS),
         httponly=True,
@@ -46,5 +47,7 @@ async def sign_out(request: Request) -> Response:
     auth.check_origin(request)
     await auth.sign_out(request)
     response = RedirectResponse("/sign-in", 303)
-    response.delete_cookie(auth.COOKIE, httponly=True, samesite="strict", secure=request.url.scheme == "https")
+    response.delete_cookie(
+        state_of(request).cookie, httponly=True, samesite="strict", secure=request.url.scheme == "https"
+    )
     return response
