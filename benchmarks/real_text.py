@@ -16,8 +16,8 @@ BOUNDS = {"reviews": Bounds(5.0, 0.9, 0.6), "tastes": Bounds(5.0, 0.8, 0.6)}
 often."""
 BASELINES = ("passive", "passive-fast")
 """Passive online DPO as tuned with and without bounds."""
-SELECTED = ("uniform-prior", "sea-prior-prompts")
-"""`sea-prior` with random pairs; with the prompts chosen too."""
+SELECTED = ("uniform-prior", "sea-prior", "sea-prior-prompts")
+"""A score to begin with, and random pairs; pairs of Thompson draws; the prompts chosen too."""
 COMPUTE = {"sea-prior": (8, 1), "rounds-4": (4, 1), "rounds-4-steps-2": (4, 2), "rounds-2-steps-4": (2, 4)}
 COMPUTE |= {"rounds-1-steps-8": (1, 8)}
 """Imagined rounds after each round that asks, and optimiser steps of each."""
@@ -30,10 +30,10 @@ def real_tables(first: dict[str, Runs]) -> dict[str, str]:
     """Those of the experiments `reviews-tuning`, `reviews` and `tastes` by name, as Markdown."""
     made = {"reviews-tuning": _tuning(first["reviews-tuning"])}
     for world, bounds in BOUNDS.items():
-        runs = [run for run in first[world] if run.method not in SELECTED]
+        runs = first[world]
         made[f"bounded-{world}"] = table(f"{_COLUMNS}; {_THERE}", _ordered(cells(runs, BASELINES[0], bounds=bounds)))
         made[f"unbounded-{world}"] = table(f"{_COLUMNS}; {_THERE}", _ordered(cells(runs, BASELINES[1])))
-    selected = cells(first["reviews"], SELECTED[0], [SELECTED[0], "sea-prior", SELECTED[1]])
+    selected = cells(first["active"], SELECTED[0], SELECTED)
     made["active-reviews"] = table("method; seeds; answers to it; times fewer; t interval; KL there", selected)
     return made | {"compute": _compute(first["compute"], first["reviews"]), "harm": _harm(first)}
 
@@ -92,7 +92,7 @@ def _harm(first: dict[str, Runs]) -> str:
         [world, f"`{method}`", *worst(first[world], method)]
         for world in BOUNDS
         for method in dict.fromkeys(run.method for run in first[world])
-        if method not in (*BASELINES, *SELECTED)
+        if method not in BASELINES
     )
     return markdown(names, rows)
 
@@ -130,8 +130,7 @@ def draw_frontiers(first: dict[str, Runs], folder: Path) -> None:
     """Win rate by oracle and judge against the divergence spent on it: means over seeds, one point an evaluation."""
     figure = Figure(figsize=(11.0, 4.6), layout="constrained")
     for axes, world in zip(figure.subplots(1, len(BOUNDS), sharey=True), BOUNDS, strict=True):
-        methods = [run.method for run in first[world] if run.method not in SELECTED]
-        for place, method in enumerate(dict.fromkeys(methods)):
+        for place, method in enumerate(dict.fromkeys(run.method for run in first[world])):
             runs = [run for run in first[world] if run.method == method]
             means = [band(runs, column) for column in ("kl_to_reference", "win_rate", "judge_win_rate")]
             kl, *rates = [mean.mean_P for mean in means if mean is not None]

@@ -123,6 +123,12 @@ def worst(results: Results, world: str, method: str) -> float:
     return float(real_text.worst(results.first[world], method)[1].split(" [")[0])
 
 
+def selected(results: Results, method: str, before: int = 90) -> Any:
+    """How many times fewer answers than with random pairs, in the seeds below one."""
+    runs = [run for run in results.first["active"] if run.seed < before]
+    return factor(cells(runs, real_text.SELECTED[0], [method])[0])
+
+
 def saved(results: Results, method: str) -> Any:
     """How many times fewer answers an arm of the compute experiment needs than eight imagined rounds of one step."""
     runs = results.first["compute"]
@@ -276,6 +282,13 @@ CLAIMS: dict[str, Callable[[Results], bool]] = {
         and mean(real(results, "reviews", "passive-fast", False).there("kl_to_reference"))
         > 2.5 * mean(real(results, "reviews", method, False).there("kl_to_reference"))
         for method in ("sea", "sea-encoder")
+    ),
+    "The intervals contain 1, also with thirty seeds": lambda results: (
+        all(selected(results, method).t_low < 1 < selected(results, method).t_high for method in real_text.SELECTED[1:])
+        and len(cells(results.first["active"], None, ["sea-prior"])[0].runs) == 30
+    ),
+    "of which the first ten had flattered the pairs of Thompson draws": lambda results: (
+        selected(results, "sea-prior", before=70).mean > selected(results, "sea-prior").mean
     ),
     "and at most a few more answers": lambda results: (
         saved(results, "rounds-2-steps-4").low < 1 < saved(results, "rounds-2-steps-4").high
