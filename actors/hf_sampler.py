@@ -60,9 +60,14 @@ class HfSampler(Sampler):
         self._group_of = self._drawable(policy)
 
     def _draw(self, requests: Sequence[SampleRequest]) -> Iterator[tuple[list[int], list[float]]]:
+        return self._draw_in_groups(requests, self._group_of)
+
+    def _draw_in_groups(
+        self, requests: Sequence[SampleRequest], group_of: Callable[[SampleRequest], Any]
+    ) -> Iterator[tuple[list[int], list[float]]]:
         groups: dict[Any, list[SampleRequest]] = {}
         for request in requests:
-            groups.setdefault(self._group_of(request), []).append(request)
+            groups.setdefault(group_of(request), []).append(request)
         drawn = {
             request.id: one
             for group in groups.values()
@@ -86,10 +91,10 @@ class HfSampler(Sampler):
             for place, length in enumerate(_TRIALS)
         ]
         try:
-            for self._group_of in (_together, _by_length, _alone):
-                error = self._cache_error(requests)
+            for group_of in (_together, _by_length, _alone):
+                error = self._cache_error(requests, group_of)
                 if not error > _ROUNDING[policy.dtype]:
-                    return self._group_of
+                    return group_of
         except (ValueError, TypeError, AttributeError, IndexError, RuntimeError) as problem:
             if ran_out_of_memory(problem):
                 raise
@@ -102,9 +107,9 @@ class HfSampler(Sampler):
             f"than without, by {error:.2g} nats a token, so what it samples from is not what is trained. {_ELSEWHERE}"
         )
 
-    def _cache_error(self, requests: Sequence[SampleRequest]) -> float:
+    def _cache_error(self, requests: Sequence[SampleRequest], group_of: Callable[[SampleRequest], Any]) -> float:
         """The largest difference, in nats, of what was drawn to what one forward pass says of it."""
-        drawn = list(self._draw(requests))
+        drawn = list(self._draw_in_groups(requests, group_of))
         rows = [(request.prompt.token_ids, tokens) for request, (tokens, _) in zip(requests, drawn, strict=True)]
         scored = [self.logprobs([row])[0] for row in rows]
         return max(

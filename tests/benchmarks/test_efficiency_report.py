@@ -251,6 +251,23 @@ def test_the_baselines_of_real_english_are_among_the_settings_that_were_tried() 
         assert {settings(cell) for cell in baselines} <= tried
 
 
+def test_the_page_tells_of_compute_what_the_experiment_sets() -> None:
+    told = {
+        cell.method: (cell.config.imagination.rounds, cell.config.imagination.batches)
+        for name in ("reviews", "compute")
+        for cell in planned(name)
+        if cell.method in real_text.COMPUTE
+    }
+    assert told == real_text.COMPUTE
+    assert {cell.config.sampler.candidates for cell in planned("compute")} == {real_text.CANDIDATES}
+
+
+def test_the_same_method_has_the_same_settings_in_both_experiments() -> None:
+    shared = ({c.seed: c.config for c in planned(name) if c.method == "sea-prior"} for name in ("reviews", "active"))
+    first, again = shared
+    assert first == {seed: again[seed] for seed in first}
+
+
 # --- real English ----------------------------------------------------------------------------------------------------
 
 
