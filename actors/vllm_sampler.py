@@ -26,7 +26,7 @@ from actors.sampling import Sampler, SampleRequest, check_update
 from sea_agent.config import PolicyConfig, SamplerConfig
 from sea_agent.errors import RunFailure, UserError
 from sea_agent.pretrained import context_length, end_token_ids, load_tokenizer, model_config, skeleton
-from sea_agent.types import TokenRow
+from sea_agent.types import Prompt, TokenRow
 from sea_agent.weights import WeightOffer, WeightUpdate, checksum
 from sea_agent.worlds import resolve
 
@@ -34,6 +34,7 @@ from sea_agent.worlds import resolve
 _SHARD_ORDER: dict[Any, int] = {"q": 0, "k": 1, "v": 2}
 # Tokens that a CPU reads at once, unless a single request is longer.
 _TOKENS_AT_ONCE = 4096
+_TRIAL = SampleRequest("trial", Prompt("trial", "", (0,)), seed=0, temperature=1.0, max_new_tokens=1)
 
 
 class VllmSampler(Sampler):
@@ -100,6 +101,7 @@ class VllmSampler(Sampler):
                 disable_log_stats=True,
                 **settings,
             )
+            next(self._draw([_TRIAL]))  # some models, such as those of odd head sizes, are refused only by a kernel
         except (ValueError, RuntimeError, torch.OutOfMemoryError) as error:
             raise UserError(
                 f"sampler.backend=vllm: the engine did not start for policy.path={policy.path}: {error}. If memory "

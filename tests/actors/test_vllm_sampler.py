@@ -127,9 +127,13 @@ class Engine:
         return list(self.run(child_call, "logprobs", rows))
 
 
+def _own_process() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn"))
+
+
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Engine]:
-    with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as pool:
+    with _own_process() as pool:
         yield Engine(pool)
 
 
@@ -275,6 +279,14 @@ def test_an_architecture_that_vllm_does_not_know_is_refused_without_an_engine(
         engine.run(child_require, tiny_policy(known))
     with pytest.raises(UserError, match=r"vLLM does not know GPTNeoForCausalLM.*sampler\.backend=hf"):
         engine.run(child_require, tiny_policy("gpt_neo"))
+
+
+def test_a_model_that_only_the_kernels_refuse_is_refused_at_the_start(tmp_path: Path) -> None:
+    """vLLM starts with heads of 16 numbers, and its attention on CPUs cannot compute them."""
+    policy = PolicyConfig(path=str(make_policy_of("gemma2", tmp_path)))
+    said = r"did not start for policy\.path=.*head_dim=16.*sampler\.backend=hf"
+    with _own_process() as pool, pytest.raises(UserError, match=said):  # a failed engine spoils its process
+        Engine(pool).run(child_start, policy)
 
 
 def test_many_long_prompts_in_one_call_are_sampled_as_they_are_in_many(llama: Engine) -> None:
