@@ -3,26 +3,24 @@
 import json
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from threading import Event
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from sea_agent.config.files import describe_keys, load_config
 from sea_agent.doctor import INSTALL_AGENT, missing
-from sea_agent.errors import RunFailure, Stopped, UserError
+from sea_agent.errors import RunFailure, UserError
+from sea_agent.plan.command import plan
+from sea_agent.terminal import announce, closing_table, complain, console, samples_table, watched
 
 if TYPE_CHECKING:
-    from sea_agent.persistence.rounds import RoundMetrics
     from sea_agent.run.session import Watch
 
 app = typer.Typer(
@@ -33,8 +31,7 @@ app = typer.Typer(
 )
 world = typer.Typer(no_args_is_help=True, help="The built-in worlds.")
 app.add_typer(world, name="world")
-console = Console(emoji=False)  # `judge.py:star` is a function
-complaints = Console(stderr=True, emoji=False)
+app.command()(plan)
 
 Source = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file or the name of a preset.")]
 Overrides = Annotated[
@@ -67,7 +64,6 @@ def run_command(
     _require_agent()
     from sea_agent.run import lifecycle
     from sea_agent.run.resumption import finished, holds
-    from sea_agent.terminal import closing_table
 
     config = load_config(source, overrides or [])
     if not (resuming and holds(out, config)):
@@ -120,15 +116,15 @@ def submit(
 
     prepared = prepare(source, out, overrides or [], working_dir, names or [])
     cluster = Cluster(address)
-    _announce(prepared.packing.describe())
+    announce(prepared.packing.describe())
     job = cluster.submit(prepared)
-    _announce(f"job {job} submitted\n{cluster.hints(job)}")
+    announce(f"job {job} submitted\n{cluster.hints(job)}")
     if not wait:
         return
     try:
         code = cluster.follow(job, partial(print, end="", flush=True))
     except KeyboardInterrupt:
-        _complain(f"no longer watching; job {job} continues\n{cluster.hints(job)}", style="yellow")
+        complain(f"no longer watching; job {job} continues\n{cluster.hints(job)}", style="yellow")
         code = 130
     raise typer.Exit(code)
 
@@ -145,7 +141,6 @@ def demo(out: Out = Path("runs/demo"), overrides: Overrides = None) -> None:
     from sea_agent.run import lifecycle
     from sea_agent.run.inspection import sample_run
     from sea_agent.run.resumption import require_unused
-    from sea_agent.terminal import samples_table
 
     configs = {arm: load_config(arm.preset, [*WORLD, *arm.settings, *(overrides or [])]) for arm in ARMS}
     for arm, config in configs.items():
@@ -281,7 +276,7 @@ def compare(
 
     loaded = load_records(sources)
     for problem in loaded.problems:
-        _complain(f"skipped: {problem}", style="yellow")
+        complain(f"skipped: {problem}", style="yellow")
     bounds = Bounds(max_kl, min_distinct, min_judge)
     comparison = compare_runs(loaded.records, level=level, bounds=bounds, baseline=baseline, horizon=horizon)
     for table in terminal_tables(comparison):
@@ -312,7 +307,6 @@ def sample(run: Run, prompts: Count = 5) -> None:
     """Show responses before and after training, side by side."""
     _require_agent()
     from sea_agent.run.inspection import sample_run
-    from sea_agent.terminal import samples_table
 
     console.print(samples_table(sample_run(run, prompts)))
 
@@ -351,7 +345,7 @@ def serve(
     from sea_agent.service.serve import serve as run_service
     from sea_agent.service.settings import Settings
 
-    run_service(Settings(data=data, database=database, host=host, port=port, runs=runs), _announce)
+    run_service(Settings(data=data, database=database, host=host, port=port, runs=runs), announce)
 
 
 @app.command()
@@ -363,7 +357,7 @@ def dashboard(
     """Serve a read-only page of live and finished runs: labels saved, win rates, duels."""
     from sea_agent.dashboard.app import serve as show
 
-    show(runs, host, port, _announce)
+    show(runs, host, port, announce)
 
 
 @app.command()
@@ -406,10 +400,10 @@ def main() -> NoReturn:
     try:
         app()
     except UserError as error:
-        _complain(error)
+        complain(error)
         sys.exit(2)
     except RunFailure as error:
-        _complain(error)
+        complain(error)
         sys.exit(1)
     sys.exit(0)
 
@@ -420,79 +414,16 @@ def _require_agent() -> None:
         raise UserError(f"this command needs packages that are not installed ({', '.join(lacking)}): {INSTALL_AGENT}")
 
 
-def _announce(line: str) -> None:
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def _complain(message: object, style: str = "red") -> None:
-    complaints.print(f"sea-agent: {message}", style=style, markup=False, highlight=False, soft_wrap=True)
-
-
 def _follow(act: Callable[["Watch"], dict[str, Any]], out: Path, label: str, budget: int) -> None:
     """Run or resume what ``out`` will hold while its progress is shown, then show its figures."""
     from sea_agent.lab.figures import draw_runs
     from sea_agent.lab.reading import read_run
-    from sea_agent.terminal import closing_table
 
-    with _watched(out, label, budget) as watch:
+    with watched(out, label, budget) as watch:
         summary = act(watch)
     if summary["win_rate"] is not None:
         draw_runs([read_run(out, label)], out / "figures" / "win_rate.png")
     console.print(closing_table(summary))
-
-
-@contextmanager
-def _watched(out: Path, label: str, budget: int) -> Iterator["Watch"]:
-    """Show progress; without a terminal, a line for each round that asks. The first Ctrl-C or SIGTERM stops the run
-    after its round, the second one immediately."""
-    from sea_agent.run.session import Watch
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("oracle queries"),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[figures]}"),
-    )
-    stopping = Event()
-
-    def stop(number: int, frame: object) -> None:
-        if stopping.is_set():
-            raise KeyboardInterrupt
-        stopping.set()
-        complaints.print("sea-agent: stopping after this round; interrupt again to stop at once")
-
-    handlers = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task(label, total=budget, figures="starting")
-        figures: dict[str, float] = {}
-        said = ""
-
-        def on_round(row: "RoundMetrics") -> None:
-            rates = row.evaluation
-            new = {"win rate": rates.win_rate, "judge": rates.judge_win_rate, "loss": row.loss}
-            figures.update({name: value for name, value in new.items() if value is not None})
-            text = "  ".join(f"{name} {value:.3f}" for name, value in figures.items())
-            progress.update(task, completed=row.oracle_queries, figures=text)
-            if not console.is_terminal and not row.is_imagined:
-                _announce(f"round {row.round}  {row.oracle_queries}/{budget} oracle queries  {text}")
-
-        def tell(line: str) -> None:
-            nonlocal said
-            progress.update(task, figures=line)
-            if not console.is_terminal and line != said:
-                _announce(line)
-            said = line
-
-        try:
-            yield Watch(on_round, tell, stopping.is_set)
-        except Stopped:
-            complaints.print(f"sea-agent: stopped. To continue: sea-agent resume {out}")
-            raise typer.Exit(130) from None
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
 
 
 if __name__ == "__main__":

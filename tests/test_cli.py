@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from sea_agent.cli import _watched
 from sea_agent.persistence.rounds import Evaluation, RoundMetrics, Seconds
+from sea_agent.terminal import watched
 
 SOME = Seconds(wall=1.0, cpu=1.0)
 
@@ -17,7 +17,7 @@ def row(number: int, queries: int, stage: str, win_rate: float | None = None) ->
 
 def test_only_rounds_that_ask_get_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [row(0, 0, "evaluate", 0.5), row(1, 8, "ask"), row(2, 8, "imagine"), row(3, 8, "imagine", 0.75)]
-    with _watched(tmp_path, "sea", 16) as watch:
+    with watched(tmp_path, "sea", 16) as watch:
         for one in [*rows, row(4, 16, "ask")]:
             watch.on_round(one)
     assert capsys.readouterr().out.splitlines() == [

@@ -46,6 +46,7 @@ ROOMS = (
     "sea_agent.service",
     "sea_agent.doctor",
     "sea_agent.terminal",
+    "sea_agent.plan",
     "sea_agent.cli",
     "sea_agent.__main__",
 )

@@ -1,0 +1,82 @@
+"""When the answers to duels come: at once, from people who work some hours a day, or from a judge."""
+
+import heapq
+from collections.abc import Sequence
+from typing import Protocol
+
+from numpy.random import Generator
+
+from sea_agent.plan.machine import Judge, Machine, People
+
+_DAY = 24 * 3600.0
+
+
+class Answering(Protocol):
+    """Who answers. All times are seconds since the run began."""
+
+    busy: float
+    """Seconds of work on answers so far, of everybody together."""
+    workers: int
+    """How many work side by side."""
+    work_share: float
+    """The part of the day in which they work."""
+
+    def ask(self, now: float, duels: int) -> Sequence[float]:
+        """When each duel that is asked about ``now`` has its answer, the earliest first."""
+
+
+class AtOnce:
+    """An oracle that computes: all answers come together, after as long as a recorded run or the model says."""
+
+    workers, work_share = 1, 1.0
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds, self.busy = seconds, 0.0
+
+    def ask(self, now: float, duels: int) -> Sequence[float]:
+        """See ``Answering``."""
+        self.busy += self._seconds
+        return [now + self._seconds] * duels
+
+
+class Workers:
+    """People, or the parallel requests of a judge: whoever is free takes the oldest duel that he has not answered."""
+
+    def __init__(self, machine: People | Judge, votes: int, generator: Generator) -> None:
+        if isinstance(machine, People):
+            self.workers, self.work_share = machine.annotators, machine.hours_a_day / 24
+        else:
+            self.workers, self.work_share = machine.parallel, 1.0
+        self._median, self._spread = machine.seconds, machine.spread
+        self._votes, self._generator, self.busy = votes, generator, 0.0
+        self._free = [0.0] * self.workers  # when each is free, on a clock that stands still outside working hours
+
+    def ask(self, now: float, duels: int) -> Sequence[float]:
+        """See ``Answering``."""
+        begin = self._worked(now)
+        done = []
+        for _ in range(duels):
+            takers = [heapq.heappop(self._free) for _ in range(self._votes)]
+            ends = []
+            for free in takers:
+                seconds = self._median * self._generator.lognormal(0.0, self._spread)
+                self.busy += seconds
+                ends.append(max(free, begin) + seconds)
+                heapq.heappush(self._free, ends[-1])
+            done.append(self._on_the_clock(max(ends)))
+        return sorted(done)
+
+    def _worked(self, clock: float) -> float:
+        """Seconds of working time before ``clock``; each day begins with them."""
+        days, rest = divmod(clock, _DAY)
+        return days * self.work_share * _DAY + min(rest, self.work_share * _DAY)
+
+    def _on_the_clock(self, worked: float) -> float:
+        days, rest = divmod(worked, self.work_share * _DAY)
+        return days * _DAY + rest
+
+
+def answering(machine: Machine, votes: int, seconds: float, generator: Generator) -> Answering:
+    """Who answers on this machine; otherwise an oracle that takes ``seconds`` for a round."""
+    workers = machine.people or machine.judge
+    return AtOnce(seconds) if workers is None else Workers(workers, votes, generator)

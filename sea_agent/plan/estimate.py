@@ -1,0 +1,123 @@
+"""What comes of playing a run through: hours, money, who waits for whom, memory, and layouts that do better."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from actors.placement import needs_of, total
+from sea_agent.config import Compute, RunConfig
+from sea_agent.config.oracle import RemoteOracleConfig
+from sea_agent.plan.answering import answering
+from sea_agent.plan.modelled import modelled
+from sea_agent.plan.planned import Costs, Planned
+from sea_agent.plan.simulation import Played, play
+from sea_agent.seeding import generator_for
+
+_PLAYS = 20
+_ACTIVATION_BYTES = 34  # per token, layer and hidden unit, kept for the backward pass (arXiv 2205.05198, eq. 1)
+_LOGIT_BYTES = 6  # per token and entry of the vocabulary: once in 16 bits, once in 32
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The middle of several plays; ``hours`` with the ends of 95 % of them."""
+
+    hours: tuple[float, float, float]
+    played: Played
+    """The play in the middle."""
+    shares: dict[str, float]
+    """Share of the time in which each part works; of people, of their working hours."""
+    gpus: float
+    dollars: tuple[float, float]
+    """For GPUs, and for answers."""
+
+    @property
+    def bottleneck(self) -> str:
+        """The part that works most."""
+        return max(self.shares, key=lambda part: self.shares[part])
+
+
+def estimate(planned: Planned, costs: Costs, plays: int = _PLAYS) -> Estimate:
+    """Play the run through, several times where it depends on who answers when.
+
+    Raises:
+        UserError: there are fewer annotators than votes for a duel.
+    """
+    machine, votes = planned.machine, planned.votes
+    workers = machine.people or machine.judge
+    ends = []
+    for number in range(plays if workers else 1):
+        who = answering(machine, votes, costs.asked.get("ask", 0.0), generator_for("plan", number))
+        ends.append((play(planned, costs, who), who))
+    ends.sort(key=lambda end: end[0].wall)
+    low, middle, high = np.quantile([played.wall / 3600 for played, _ in ends], [0.025, 0.5, 0.975])
+    played, who = ends[len(ends) // 2]
+    shares = {part: seconds / played.wall for part, seconds in played.busy.items() if part != "oracle"}
+    shares["oracle"] = played.busy["oracle"] / (played.wall * who.workers * who.work_share)
+    gpus = gpus_of(planned)
+    return Estimate(
+        hours=(float(middle), float(low), float(high)),
+        played=played,
+        shares=shares,
+        gpus=gpus,
+        dollars=(gpus * float(middle) * machine.price, played.answers * votes * (workers.price if workers else 0.0)),
+    )
+
+
+def gpus_of(planned: Planned) -> float:
+    """GPUs that the run reserves."""
+    config = planned.config
+    if config.runtime == "inline":
+        return 1.0 if config.device == "cuda" else 0.0
+    compute = Compute(device=config.device)
+    return total(needs_of(config.learner, config.sampler, config.placement, compute, config.needs_posterior))[1]
+
+
+def memory(planned: Planned) -> dict[str, float]:
+    """Bytes on the GPU of each actor: weights, and what learning a micro-batch keeps for the backward pass."""
+    config, shape, learner = planned.config, planned.shape, planned.config.learner
+    tokens = 2 * learner.micro_batch * planned.row_tokens
+    kept = tokens * (_ACTIVATION_BYTES * shape.layers * shape.width / 2 + _LOGIT_BYTES * shape.vocabulary)
+    if learner.lora is not None:
+        weights = 2 * shape.weights
+    else:  # policy and reference on every rank; gradients and AdamW's state are shared by the ranks from ZeRO 2 on
+        weights = shape.weights * (4 + 16 / (learner.ranks if learner.zero_stage >= 2 else 1))
+    found = {"learner": weights + kept, "sampler": 2 * shape.weights}
+    if config.needs_posterior and config.posterior.features in ("policy", "text"):
+        batch = config.posterior.feature_batch * planned.row_tokens
+        found["posterior"] = 2 * shape.weights + 4 * batch * shape.width
+    return found
+
+
+def layouts(planned: Planned) -> list[tuple[list[str], Estimate]]:
+    """The settings of samplers, ranks and sampling ahead on the front of hours against dollars, the fastest first;
+    only those that the GPUs hold. Of many, the ends and the middle."""
+    gpu, most = planned.machine.device, planned.machine.gpus * planned.machine.nodes
+    found = []
+    for settings, changed in _variants(planned):
+        if gpu is None or gpus_of(changed) > most or max(memory(changed).values()) > gpu.memory:
+            continue
+        found.append((settings, estimate(changed, modelled(changed), plays=1)))
+    found.sort(key=lambda layout: (layout[1].hours[0], sum(layout[1].dollars)))
+    front: list[tuple[list[str], Estimate]] = []
+    for settings, one in found:
+        if not front or sum(one.dollars) < sum(front[-1][1].dollars):
+            front.append((settings, one))
+    return front if len(front) <= 3 else [front[0], front[len(front) // 2], front[-1]]
+
+
+def _variants(planned: Planned) -> Iterator[tuple[list[str], Planned]]:
+    config = planned.config
+    ahead_too = not isinstance(config.oracle, RemoteOracleConfig) or config.oracle.wait
+    for ranks in (1, 2, 4, 8, 16):
+        for actors in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48):
+            for ahead in (0, 1) if ahead_too else (config.sampler.ahead,):
+                stale = max(ahead, config.learner.max_staleness)
+                learner = {"ranks": ranks, "engine": "deepspeed", "max_staleness": stale}
+                sampler = {"actors": actors, "ahead": ahead}
+                tree = config.model_dump()
+                tree |= {"runtime": "ray", "learner": tree["learner"] | learner, "sampler": tree["sampler"] | sampler}
+                settings = [f"learner.ranks={ranks}", f"sampler.actors={actors}", f"sampler.ahead={ahead}"]
+                settings += [f"learner.max_staleness={stale}"] * (ahead > 0)
+                yield settings, replace(planned, config=RunConfig.model_validate(tree))
