@@ -16,10 +16,9 @@ class Answering(Protocol):
 
     busy: float
     """Seconds of work on answers so far, of everybody together."""
-    workers: int
-    """How many work side by side."""
-    work_share: float
-    """The part of the day in which they work."""
+
+    def could_work(self, until: float) -> float:
+        """Seconds that they were there for, of everybody together."""
 
     def ask(self, now: float, duels: int) -> Sequence[float]:
         """When each duel that is asked about ``now`` has its answer, the earliest first."""
@@ -28,10 +27,12 @@ class Answering(Protocol):
 class AtOnce:
     """An oracle that computes: all answers come together, after as long as a recorded run or the model says."""
 
-    workers, work_share = 1, 1.0
-
     def __init__(self, seconds: float) -> None:
         self._seconds, self.busy = seconds, 0.0
+
+    def could_work(self, until: float) -> float:
+        """See ``Answering``."""
+        return until
 
     def ask(self, now: float, duels: int) -> Sequence[float]:
         """See ``Answering``."""
@@ -44,12 +45,12 @@ class Workers:
 
     def __init__(self, machine: People | Judge, votes: int, generator: Generator) -> None:
         if isinstance(machine, People):
-            self.workers, self.work_share = machine.annotators, machine.hours_a_day / 24
+            workers, self._share = machine.annotators, machine.hours_a_day / 24
         else:
-            self.workers, self.work_share = machine.parallel, 1.0
+            workers, self._share = machine.parallel, 1.0
         self._median, self._spread = machine.seconds, machine.spread
         self._votes, self._generator, self.busy = votes, generator, 0.0
-        self._free = [0.0] * self.workers  # when each is free, on a clock that stands still outside working hours
+        self._free = [0.0] * workers  # when each is free, on a clock that stands still outside working hours
 
     def ask(self, now: float, duels: int) -> Sequence[float]:
         """See ``Answering``."""
@@ -66,13 +67,17 @@ class Workers:
             done.append(self._on_the_clock(max(ends)))
         return sorted(done)
 
+    def could_work(self, until: float) -> float:
+        """See ``Answering``."""
+        return len(self._free) * self._worked(until)
+
     def _worked(self, clock: float) -> float:
         """Seconds of working time before ``clock``; each day begins with them."""
         days, rest = divmod(clock, _DAY)
-        return days * self.work_share * _DAY + min(rest, self.work_share * _DAY)
+        return days * self._share * _DAY + min(rest, self._share * _DAY)
 
     def _on_the_clock(self, worked: float) -> float:
-        days, rest = divmod(worked, self.work_share * _DAY)
+        days, rest = divmod(worked, self._share * _DAY)
         return days * _DAY + rest
 
 

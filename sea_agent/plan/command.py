@@ -44,11 +44,12 @@ def plan(
     console.print(_outcome(planned, foretold))
     if costs.source == "recorded":
         return
+    announce(_GUESS)
     table = Table("settings", "GPUs", "hours", "$", title="Layouts that no other beats in both", title_justify="left")
     for settings, one in layouts(planned):
-        table.add_row(" ".join(settings), f"{one.gpus:g}", f"{one.hours[0]:.1f}", f"{sum(one.dollars):,.0f}")
-    console.print(table)
-    announce(_GUESS)
+        table.add_row(" ".join(settings), f"{one.gpus:g}", f"{one.hours[0]:.3g}", f"{sum(one.dollars):,.0f}")
+    if table.row_count:
+        console.print(table)
 
 
 def _shape_of(path: str) -> Shape:

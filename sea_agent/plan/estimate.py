@@ -2,11 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
 
 import numpy as np
 
 from actors.placement import needs_of, total
 from sea_agent.config import Compute, RunConfig
+from sea_agent.config.files import flat
 from sea_agent.config.oracle import RemoteOracleConfig
 from sea_agent.plan.answering import answering
 from sea_agent.plan.modelled import modelled
@@ -15,7 +18,9 @@ from sea_agent.plan.simulation import Played, play
 from sea_agent.seeding import generator_for
 
 _PLAYS = 20
-_ACTIVATION_BYTES = 34  # per token, layer and hidden unit, kept for the backward pass (arXiv 2205.05198, eq. 1)
+_RANKS = (1, 2, 4, 8, 16)
+_SAMPLERS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
+_ACTIVATION_BYTES = 34  # of a token in each layer and hidden unit, kept for the backward pass (arXiv 2205.05198, eq. 1)
 _LOGIT_BYTES = 6  # per token and entry of the vocabulary: once in 16 bits, once in 32
 
 
@@ -54,7 +59,7 @@ def estimate(planned: Planned, costs: Costs, plays: int = _PLAYS) -> Estimate:
     low, middle, high = np.quantile([played.wall / 3600 for played, _ in ends], [0.025, 0.5, 0.975])
     played, who = ends[len(ends) // 2]
     shares = {part: seconds / played.wall for part, seconds in played.busy.items() if part != "oracle"}
-    shares["oracle"] = played.busy["oracle"] / (played.wall * who.workers * who.work_share)
+    shares["oracle"] = played.busy["oracle"] / who.could_work(played.wall)
     gpus = gpus_of(planned)
     return Estimate(
         hours=(float(middle), float(low), float(high)),
@@ -78,7 +83,7 @@ def memory(planned: Planned) -> dict[str, float]:
     """Bytes on the GPU of each actor: weights, and what learning a micro-batch keeps for the backward pass."""
     config, shape, learner = planned.config, planned.shape, planned.config.learner
     tokens = 2 * learner.micro_batch * planned.row_tokens
-    kept = tokens * (_ACTIVATION_BYTES * shape.layers * shape.width / 2 + _LOGIT_BYTES * shape.vocabulary)
+    kept = tokens * (_ACTIVATION_BYTES * shape.layers * shape.width + _LOGIT_BYTES * shape.vocabulary)
     if learner.lora is not None:
         weights = 2 * shape.weights
     else:  # policy and reference on every rank; gradients and AdamW's state are shared by the ranks from ZeRO 2 on
@@ -87,18 +92,13 @@ def memory(planned: Planned) -> dict[str, float]:
     if config.needs_posterior and config.posterior.features in ("policy", "text"):
         batch = config.posterior.feature_batch * planned.row_tokens
         found["posterior"] = 2 * shape.weights + 4 * batch * shape.width
-    return found
+    return found if config.runtime == "ray" else {"all parts": sum(found.values())}
 
 
 def layouts(planned: Planned) -> list[tuple[list[str], Estimate]]:
     """The settings of samplers, ranks and sampling ahead on the front of hours against dollars, the fastest first;
     only those that the GPUs hold. Of many, the ends and the middle."""
-    gpu, most = planned.machine.device, planned.machine.gpus * planned.machine.nodes
-    found = []
-    for settings, changed in _variants(planned):
-        if gpu is None or gpus_of(changed) > most or max(memory(changed).values()) > gpu.memory:
-            continue
-        found.append((settings, estimate(changed, modelled(changed), plays=1)))
+    found = [(settings, estimate(changed, modelled(changed), plays=1)) for settings, changed in _variants(planned)]
     found.sort(key=lambda layout: (layout[1].hours[0], sum(layout[1].dollars)))
     front: list[tuple[list[str], Estimate]] = []
     for settings, one in found:
@@ -108,16 +108,31 @@ def layouts(planned: Planned) -> list[tuple[list[str], Estimate]]:
 
 
 def _variants(planned: Planned) -> Iterator[tuple[list[str], Planned]]:
-    config = planned.config
-    ahead_too = not isinstance(config.oracle, RemoteOracleConfig) or config.oracle.wait
-    for ranks in (1, 2, 4, 8, 16):
-        for actors in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48):
-            for ahead in (0, 1) if ahead_too else (config.sampler.ahead,):
-                stale = max(ahead, config.learner.max_staleness)
-                learner = {"ranks": ranks, "engine": "deepspeed", "max_staleness": stale}
-                sampler = {"actors": actors, "ahead": ahead}
-                tree = config.model_dump()
-                tree |= {"runtime": "ray", "learner": tree["learner"] | learner, "sampler": tree["sampler"] | sampler}
-                settings = [f"learner.ranks={ranks}", f"sampler.actors={actors}", f"sampler.ahead={ahead}"]
-                settings += [f"learner.max_staleness={stale}"] * (ahead > 0)
-                yield settings, replace(planned, config=RunConfig.model_validate(tree))
+    """What the GPUs hold, with the largest micro-batch that their memory does."""
+    oracle, learner, sampler = planned.config.oracle, planned.config.learner, planned.config.sampler
+    gpu, most = planned.machine.device, planned.machine.gpus * planned.machine.nodes
+    waits = not isinstance(oracle, RemoteOracleConfig) or oracle.wait
+    micro_batches = [learner.micro_batch // 2**step for step in range(learner.micro_batch.bit_length())]
+    for ranks, actors, ahead in product(_RANKS, _SAMPLERS, (0, 1) if waits else (sampler.ahead,)):
+        stale = max(ahead, learner.max_staleness)
+        for micro in micro_batches:
+            changes = {
+                "runtime": "ray",
+                "learner": {"ranks": ranks, "engine": "deepspeed", "max_staleness": stale, "micro_batch": micro},
+                "sampler": {"actors": actors, "ahead": ahead},
+            }
+            settings, changed = _changed(planned, changes)
+            if gpus_of(changed) > most:
+                break
+            if gpu is not None and max(memory(changed).values()) <= gpu.memory:
+                yield settings, changed
+                break
+
+
+def _changed(planned: Planned, changes: dict[str, Any]) -> tuple[list[str], Planned]:
+    tree = planned.config.model_dump()
+    there = flat(tree)
+    for section, values in changes.items():
+        tree[section] = tree[section] | values if isinstance(values, dict) else values
+    settings = [f"{key}={value}" for key, value in flat(changes).items() if there[key] != value]
+    return settings, replace(planned, config=RunConfig.model_validate(tree))

@@ -39,7 +39,10 @@ def costs(**stages: float) -> Costs:
 class Now:
     """Answers at once."""
 
-    busy, workers, work_share = 0.0, 1, 1.0
+    busy = 0.0
+
+    def could_work(self, until: float) -> float:
+        return until
 
     def ask(self, now: float, duels: int) -> list[float]:
         return [now] * duels
@@ -102,6 +105,8 @@ def test_people_answer_in_their_working_hours() -> None:
     work = people(annotators=1, seconds=1800, hours=1.0)
     assert list(work.ask(0.0, 3)) == pytest.approx([1800, 24 * 3600, 24 * 3600 + 1800])
     assert list(work.ask(30 * 3600, 1)) == pytest.approx([48 * 3600 + 1800])  # nobody works at that hour
+    assert work.could_work(900) == pytest.approx(900)
+    assert work.could_work(30 * 3600) == pytest.approx(2 * 3600)
 
 
 def test_a_judge_answers_as_many_at_once_as_it_may() -> None:
