@@ -421,7 +421,7 @@ def _follow(act: Callable[["Watch"], dict[str, Any]], out: Path, label: str, bud
 
     with watched(out, label, budget) as watch:
         summary = act(watch)
-    if summary["win_rate"] is not None:
+    if summary["win_rate"] is not None or summary["judge_win_rate"] is not None:
         draw_runs([read_run(out, label)], out / "figures" / "win_rate.png")
     console.print(closing_table(summary))
 

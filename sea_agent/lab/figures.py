@@ -2,7 +2,7 @@
 
 import re
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -21,7 +21,6 @@ _COLOURS = [
 _OVER_SEEDS = (
     f"Mean and 95 % percentile bootstrap interval over seeds; single runs where there are fewer than {LEAST_SEEDS}."
 )
-_DASHED = "Solid: oracle; dashed: independent judge."
 _Runs = dict[str, list[Record]]
 
 
@@ -38,7 +37,12 @@ def draw_runs(records: Sequence[Record], path: Path) -> None:
     _name_win_rate(axes)
     axes.legend(handles=_legend([record.method for record in records], records), fontsize=8)
     measured = definition({record.measurement for record in records})
-    _save(figure, path, "Win rate on held-out prompts", f"{measured} {_DASHED} 95 % bootstrap interval over prompts.")
+    _save(
+        figure,
+        path,
+        "Win rate on held-out prompts",
+        f"{measured}{_dashed(records)} 95 % bootstrap interval over prompts.",
+    )
 
 
 def draw_comparison(comparison: Comparison, records: Sequence[Record], folder: Path) -> list[Path]:
@@ -48,8 +52,9 @@ def draw_comparison(comparison: Comparison, records: Sequence[Record], folder: P
     for group in comparison.groups:
         runs = runs_of[group.world, group.loss, group.labels]
         measured = definition(group.measurements)
+        all_runs = [record for method in runs.values() for record in method]
         figures = {
-            "win-rate": (_win_rates(runs, comparison.level), f"{measured} {_DASHED} {_OVER_SEEDS}"),
+            "win-rate": (_win_rates(runs, comparison.level), f"{measured}{_dashed(all_runs)} {_OVER_SEEDS}"),
             "labels-saved": (_labels_saved(group, comparison), f"{measured} {_factor_caption(comparison)}"),
             "judge": (
                 _judge_against_oracle(runs),
@@ -61,6 +66,11 @@ def draw_comparison(comparison: Comparison, records: Sequence[Record], folder: P
                 slug = re.sub(r"[^A-Za-z0-9._+-]+", "-", "-".join((name, group.world, group.loss, group.labels)))
                 files.append(_save(figure, folder / f"{slug}.png", title(group), caption))
     return files
+
+
+def _dashed(records: Iterable[Record]) -> str:
+    judged = any(record.curve.judge_win_rate is not None for record in records)
+    return " Solid: oracle; dashed: independent judge." if judged else ""
 
 
 def _win_rates(runs: _Runs, level: float) -> Figure:

@@ -19,6 +19,7 @@ MARKS = ("config.yaml", "metrics.jsonl", "summary.json", "error.txt")
 
 
 # Sections and keys of a configuration in which the seeds of one method may differ: none of them changes a figure.
+_NO_EVALUATORS = ("feedback_service", "llm_judge")  # unless they are told to
 _NO_SETTING = ("seed", "runtime", "ray_address", "placement", "threads", "deadline_seconds", "checkpoint", "tracking")
 
 
@@ -153,8 +154,7 @@ def configured(file: Path) -> dict[str, Any]:
             "setting": id_for("setting", json.dumps(setting, sort_keys=True, default=str)),
             "budget": tree["budget"]["oracle_queries"],
             "measurement": {
-                "oracle": _name(oracle),
-                "judge": _name(evaluation["judge"]) if evaluation["judge"] else None,
+                **_who_evaluates(oracle, evaluation["judge"]),
                 "reference": tree["policy"]["path"],
                 "prompts": evaluation["prompts"],
                 "temperature": evaluation["temperature"] or tree["sampler"]["temperature"],
@@ -162,6 +162,12 @@ def configured(file: Path) -> dict[str, Any]:
         }
     except (KeyError, TypeError) as error:
         raise UserError(f"{file}: not the configuration of a run ({type(error).__name__}: {error})") from None
+
+
+def _who_evaluates(oracle: Mapping[str, Any], judge: Mapping[str, Any] | None) -> dict[str, Any]:
+    if judge is not None and oracle["kind"] in _NO_EVALUATORS and not oracle.get("evaluates", False):
+        return {"oracle": _name(judge), "by_judge": True}
+    return {"oracle": _name(oracle), "judge": None if judge is None else _name(judge)}
 
 
 def _name(oracle: Mapping[str, Any]) -> str:
@@ -203,12 +209,14 @@ class CurveColumns:
             if stage != "evaluate":
                 self._cpu_seconds += seconds.cpu
                 self._wall_seconds += seconds.wall
-        found = row.evaluation
-        if found.win_rate is None or found.win_rate_ci is None:
+        found = vars(row.evaluation)
+        if found["win_rate"] is None:  # the oracle does not evaluate
+            found = {name: found.get(name.replace("win_rate", "judge_win_rate")) for name in found}
+        if found["win_rate"] is None or found["win_rate_ci"] is None:
             return
-        low, high = found.win_rate_ci
+        low, high = found["win_rate_ci"]
         values = {
-            **vars(found),
+            **found,
             "queries": row.oracle_queries,
             "low": low,
             "high": high,
@@ -229,7 +237,9 @@ class CurveColumns:
         """
         evaluations = len(self._columns["queries"])
         if not evaluations:
-            raise not_metrics(self._file, "no win rate; set evaluation.prompts_path")
+            raise not_metrics(
+                self._file, "no win rate; set evaluation.prompts_path, and evaluation.judge where people answer"
+            )
         return {name: column for name, column in self._columns.items() if len(column) == evaluations}
 
 

@@ -54,7 +54,7 @@ class Curve(Section):
     queries: Counts
     """Oracle answers so far."""
     win_rate: tuple[float, ...]
-    """By the training oracle, against the initial policy."""
+    """Against the initial policy, by the training oracle; by the judge where ``Measurement.by_judge``."""
     low: tuple[float, ...]
     """Lower end of the win rate's 95 % interval over prompts."""
     high: tuple[float, ...]
@@ -128,6 +128,8 @@ class Measurement(Section):
     """Who judged ``win_rate``."""
     judge: str | None = None
     """Who judged ``judge_win_rate``."""
+    by_judge: bool = False
+    """The training oracle does not evaluate, as people do not, so that ``win_rate`` is the independent judge's."""
     reference: str
     """The policy that responses are compared with."""
     prompts: PositiveInt

@@ -89,8 +89,10 @@ def definition(measurements: Iterable[Measurement]) -> str:
         return " or ".join(dict.fromkeys(str(value) for one in found if (value := getattr(one, key)) is not None))
 
     judge = f" Independent judge: {of('judge')}." if of("judge") else ""
+    who = {False: "the oracle", True: "the independent judge, because the oracle does not evaluate"}
+    by = " or by ".join(who[by_judge] for by_judge in sorted({one.by_judge for one in found}))
     return (
-        f"Win rate: mean probability by the oracle, {of('oracle')}, that the policy's response is preferred to the "
+        f"Win rate: mean probability by {by} ({of('oracle')}) that the policy's response is preferred to the "
         f"initial policy's. One response each to {of('prompts')} held-out prompts, temperature {of('temperature')}; "
         f"ties count ½.{judge}"
     )

@@ -12,6 +12,7 @@ from sea_agent.config.files import load_config, to_yaml
 from sea_agent.errors import UserError
 from sea_agent.lab.reading import load_records, read_run
 from sea_agent.lab.records import Record, read_records, write_records
+from sea_agent.lab.tables import definition
 
 MakeRecord = Callable[..., Record]
 
@@ -57,6 +58,48 @@ def test_a_record_holds_what_the_run_wrote(tmp_path: Path) -> None:
     assert record.measurement.judge == "lexicon judge"
     assert (record.measurement.prompts, record.measurement.temperature) == (8, 0.7)
     assert record.commit == "0123456789ab"
+
+
+SERVICE = "oracle={kind: feedback_service, url: http://127.0.0.1:8400, run: mine}"
+CHAT = "oracle={kind: llm_judge, model: m, evaluates: %s}"
+JUDGE = "evaluation.judge={kind: world, scorer: judge}"
+
+
+def judged_only(directory: Path, *settings: str) -> Path:
+    """A run whose oracle was never asked to evaluate."""
+    run = make_run(directory, *settings)
+    found = [{name: value for name, value in row.items() if not name.startswith("win_rate")} for row in rows()]
+    evaluated = [row | {"judge_win_rate_ci": [0.3, 0.7]} if "judge_win_rate" in row else row for row in found]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in evaluated))
+    return run
+
+
+@pytest.mark.parametrize("oracle", [SERVICE, CHAT % "false"], ids=["people", "LLM"])
+def test_where_the_oracle_does_not_evaluate_the_judge_does_and_it_is_said(oracle: str, tmp_path: Path) -> None:
+    record = read_run(judged_only(tmp_path / "run", oracle, JUDGE))
+    assert record.curve.win_rate == (0.5, 0.5)
+    assert (record.curve.low, record.curve.high) == ((0.3, 0.3), (0.7, 0.7))
+    assert record.curve.judge_win_rate is None, "it is not beside itself"
+    assert record.measurement.by_judge
+    assert "by the independent judge, because the oracle does not evaluate (lexicon judge)" in definition(
+        [record.measurement]
+    )
+
+
+def test_an_llm_that_evaluates_is_the_oracle_of_the_win_rate(tmp_path: Path) -> None:
+    record = read_run(make_run(tmp_path / "run", CHAT % "true", JUDGE))
+    assert not record.measurement.by_judge
+    assert record.curve.win_rate == (0.5, 0.6123)
+    assert "by the oracle (llm_judge)" in definition([record.measurement])
+
+
+def test_people_without_a_judge_are_told_to_name_one(tmp_path: Path) -> None:
+    run = judged_only(tmp_path / "run", SERVICE, "evaluation.judge=null")
+    unjudged = [{name: value for name, value in row.items() if "judge" not in name} for row in rows()]
+    unjudged = [{name: value for name, value in row.items() if name != "win_rate"} for row in unjudged]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in unjudged))
+    with pytest.raises(UserError, match=r"evaluation\.judge where people answer"):
+        read_run(run)
 
 
 def test_a_cell_says_where_it_belongs(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ class CurvePanel {
 
 export class WinRate extends CurvePanel {
   constructor() {
-    super("win-rate", "Win rate", [{ name: "win_rate", title: "by the oracle", height: 340, y: { label: "win rate", format: rate } }]);
+    super("win-rate", "Win rate", [{ name: "win_rate", title: "against the initial policy", height: 340, y: { label: "win rate", format: rate } }]);
   }
 
   definition(shown) {
@@ -106,7 +106,7 @@ const graph = (name, title, height, format, empty) => ({ name, title, height, y:
 export class Optimisation extends CurvePanel {
   constructor() {
     super("optimisation", "Over-optimisation", [
-      graph("judge_win_rate", "Win rate by the independent judge", 200, rate, "No judge: set evaluation.judge."),
+      graph("judge_win_rate", "Win rate by the independent judge", 200, rate, "No judge beside the oracle: set evaluation.judge."),
       graph("response_tokens", "Tokens of a response", 200, short),
       graph("distinct_share", "Prompts with two different samples", 200, percent),
       graph("kl_to_reference", "KL to the initial policy, nats", 200, short, "No reference is kept by this loss."),

@@ -67,7 +67,7 @@ export class Headline {
     const over = low === null ? (counted.length === 1 ? interval(...counted[0].interval, rate) : "") : interval(low, high, rate);
     const of = low === null ? (over ? "over prompts, one run" : plural(counted.length, "run")) : `over ${plural(counted.length, "seed")}`;
     return tile("win-rate", `Win rate @${at}`, rate(mean), `${over} ${of}${row.so_far ? ", so far" : ""}`, {
-      title: "Last evaluation, by the training oracle against the initial policy; 95 % interval",
+      title: "Last evaluation, against the initial policy; 95 % interval",
     });
   }
 
