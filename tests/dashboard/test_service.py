@@ -88,13 +88,13 @@ def beside(asked: Path, serve: Callable[..., Served]) -> Served:
 
 
 def test_annotators_are_shown_after_signing_in(beside: Served, view: Callable[..., Viewer]) -> None:
-    admin = beside.process.client(GIVEN_KEY)
+    admin, odd = beside.process.client(GIVEN_KEY), (3, "jo", "kitchen")
     for run in ("other", "kitchen"):
         admin.put(f"/v1/runs/{run}", json={"name": run.title(), "votes_needed": 2}).raise_for_status()
         queries = [{"client_key": f"k{n}", "prompt": "p", "first": f"one {n}", "second": f"two {n}"} for n in range(4)]
         admin.post(f"/v1/runs/{run}/queries:batch", json={"queries": queries}).raise_for_status()
         labels = [
-            {"client_key": f"k{n}", "annotator": name, "outcome": "second" if n == 3 and name == "jo" else "first"}
+            {"client_key": f"k{n}", "annotator": name, "outcome": "second" if (n, name, run) == odd else "first"}
             for n in range(4)
             for name in ("mira", "jo")
         ]
@@ -119,6 +119,12 @@ def test_annotators_are_shown_after_signing_in(beside: Served, view: Callable[..
     assert agreement["alpha"] is not None
     assert viewer.text("#tile-agreement .figure") == f"{agreement['alpha']:.2f}"
     assert viewer.page.locator("#live").get_attribute("class") == "live live"
+
+    with viewer.page.expect_response(lambda response: "/v1/runs/other/annotators" in response.url):
+        viewer.page.locator("#annotators select").select_option("other")
+    viewer.loaded()
+    assert f"{agreement['alpha']:.2f}" not in viewer.text("#annotators .flow")
+    assert viewer.text("#tile-agreement .figure") == f"{agreement['alpha']:.2f}", "still that of the chosen run"
 
 
 def test_the_news_end_with_the_key(beside: Served, asked: Path) -> None:

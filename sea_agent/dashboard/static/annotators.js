@@ -34,17 +34,19 @@ export class Annotators {
     const run = [state.annotations, own, ids[0]].find((id) => ids.includes(id));
     options(this.pick, runs.map(({ id, name }) => [id, name ? `${name} (${id})` : id]), run);
     if (!run) return { run: null };
-    const at = `/v1/runs/${encodeURIComponent(run)}`;
-    const [agreement, { annotators }] = await Promise.all([get(`${at}/agreement`), get(`${at}/annotators`)]);
-    return { run, agreement, annotators };
+    const about = (what, of = run) => get(`/v1/runs/${encodeURIComponent(of)}/${what}`);
+    const [agreement, { annotators }] = await Promise.all([about("agreement"), about("annotators")]);
+    const asked = own === run ? agreement : ids.includes(own) ? await about("agreement", own) : null;
+    return { run, agreement, annotators, asked };
   }
 
-  #draw({ run, agreement, annotators }) {
+  /** `asked` is the agreement on the duels of the chosen run, whichever of the service's runs the panel shows. */
+  #draw({ run, agreement, annotators, asked }) {
     if (!run) {
       this.headline.setAgreement(null, "no run in the service");
       return this.panel.fail("The service holds no run yet.");
     }
-    this.headline.setAgreement(agreement, "fewer than two votes on any duel");
+    this.headline.setAgreement(asked, asked ? "fewer than two votes on any duel" : "the chosen run asks nobody here");
     const share = (found) => (found.n ? percent(found.share) : NONE);
     this.about.textContent = `α ${rate(agreement.alpha, 2)} ${interval(agreement.alpha_low, agreement.alpha_high, (value) => rate(value, 2))} · gold ${share(agreement.gold_accuracy)} · the same answer again ${share(agreement.self_agreement)} · shown first ${share(agreement.first_shown)}`;
     this.table.replaceChildren(
