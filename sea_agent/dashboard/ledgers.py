@@ -72,6 +72,11 @@ class Tally:
         """Answers of the oracle that count as queries."""
         return sum(count for outcome, count in self.outcomes.items() if outcome != "skip")
 
+    @property
+    def asked(self) -> int:
+        """Duels that the oracle was asked about, whatever came of them."""
+        return self.waiting + sum(self.outcomes.values())
+
 
 @dataclass(frozen=True)
 class Filter:

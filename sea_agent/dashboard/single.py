@@ -58,7 +58,7 @@ def _from_ledger(run: Run) -> dict[str, Any]:
     try:
         counts = run.counts()
     except UserError as error:
-        return {"staleness": None, "waiting": None, "trouble": str(error)}
+        return {"staleness": None, "duels": None, "trouble": str(error)}
     rows = list(counts.staleness.items())
     chunks = [rows[chunk[0] : chunk[-1] + 1] for chunk in np.array_split(np.arange(len(rows)), BUCKETS) if len(chunk)]
     return {
@@ -67,7 +67,13 @@ def _from_ledger(run: Run) -> dict[str, Any]:
             "mean": [sum(total / responses for _, (responses, total, _) in chunk) / len(chunk) for chunk in chunks],
             "largest": [max(largest for _, (_, _, largest) in chunk) for chunk in chunks],
         },
-        "waiting": counts.tally.waiting,
+        # All from one reading: the metrics are as old as the last round.
+        "duels": {
+            "asked": counts.tally.asked,
+            "answered": counts.tally.answers,
+            "skipped": counts.tally.outcomes["skip"],
+            "waiting": counts.tally.waiting,
+        },
         "trouble": None,
     }
 

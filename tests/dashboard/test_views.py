@@ -429,7 +429,10 @@ def test_throughput_sums_to_what_the_metrics_say(tmp_path: Path) -> None:
     assert len(view["round"]) == single.BUCKETS
     assert view["seconds"]["learn"][-1] == pytest.approx(0.5)
     assert view["counts"]["oracle_queries"] == 2400
-    assert (view["waiting"], view["trouble"]) == (1, None)
+    asked = view["duels"]
+    assert (asked["waiting"], view["trouble"]) == (1, None)
+    assert asked["asked"] == 80 == asked["answered"] + asked["skipped"] + asked["waiting"], "as old as each other"
+    assert asked["answered"] < 80 < view["counts"]["oracle_queries"], "the ledger is read, and not the last round"
     assert view["staleness"]["round"] == list(range(1, 11))
     assert set(view["staleness"]["mean"]) == {0.0}, "each round asks about responses of the newest weights"
 

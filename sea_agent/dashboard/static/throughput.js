@@ -45,15 +45,17 @@ export class Throughput {
       ...curves.map(({ name, colour }) => h("li", {}, swatch(colour), name, h("small", {}, all ? percent(view.totals[name] / all) : ""))),
     );
     const { counts, oracle, staleness } = view;
+    const duels = view.duels ?? { answered: counts.oracle_queries };
     this.oracle.textContent = Object.entries(oracle).map(([name, value]) => `${name.replaceAll("_", " ")} ${short(value)}`).join(" · ");
     this.flow.replaceChildren(
       ...[
         [counts.policy_samples, "sampled"],
-        [counts.oracle_queries + (view.waiting ?? 0), "asked"],
-        [counts.oracle_queries, "answered"],
+        [duels.asked, "asked"],
+        [duels.answered, "answered"],
         [counts.gradient_steps, "policy updates"],
-      ].flatMap(([number, what], k) => [k ? h("span", { "aria-hidden": "true" }, " → ") : "", h("b", {}, count(number)), ` ${what}`]),
-      view.waiting ? h("span", {}, `, ${count(view.waiting)} waiting for an answer`) : "",
+      ].filter(([number]) => number !== undefined).flatMap(([number, what], k) => [k ? h("span", { "aria-hidden": "true" }, " → ") : "", h("b", {}, count(number)), ` ${what}`]),
+      duels.waiting ? h("span", {}, `, ${count(duels.waiting)} waiting for an answer`) : "",
+      duels.skipped ? h("span", {}, `, ${count(duels.skipped)} skipped`) : "",
       counts.imagined_pairs ? `, and ${count(counts.imagined_pairs)} imagined pairs` : "",
     );
     const stale = !staleness
