@@ -26,5 +26,8 @@ def router(runs: Path) -> APIRouter:
 
 async def _reads_everything(request: Request, caller: Reader) -> None:
     if caller.runs is not None:
-        raise Problem(403, "The dashboard shows every run; this key is for some.")
+        raise Problem(
+            403,
+            "The dashboard shows every run; this key is for some. Ask for a key with the scope read and without runs.",
+        )
     request.state.key_id = caller.key_id

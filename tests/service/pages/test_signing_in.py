@@ -1,11 +1,13 @@
 """Signing in to the pages and out again, and what they show to whom."""
 
+from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from playwright.async_api import Browser, Dialog
-from service.conftest import ORIGIN, Running
+from service.conftest import ORIGIN, Running, start
 from service.pages.browsing import Site, Visitor
 from service.pages.conftest import Visit
 
@@ -88,6 +90,28 @@ async def test_the_list_has_the_runs_of_the_key_and_no_other(site: Site, visit: 
     await ann.says("No such run", "h1")
 
 
+async def test_a_link_that_came_before_the_run_shows_it_once_it_begins(site: Site, visit: Visit) -> None:
+    ann = await visit(site.run("begun"), key=site.key("ann", runs=["late", "begun"]))
+    await ann.page.clock.install()
+    ann.failures_expected = True
+    await ann.page.goto(f"{site.url}/label/late")
+    await ann.says("No such run", "h1")
+    site.post(site.run("late"))
+    await ann.page.clock.fast_forward("00:11")
+    assert (await ann.shown())[0] == "prompt 0"
+
+
+async def test_an_empty_list_shows_a_run_once_there_is_one(site: Site, visit: Visit) -> None:
+    ann = await visit("second", key=site.key("ann", runs=["second"]))
+    ann.failures_expected = True  # its page is not there yet
+    await ann.page.clock.install()
+    await ann.page.goto(f"{site.url}/label")
+    assert await ann.page.locator("[data-run]").count() == 0
+    site.run("second", name="Second")
+    await ann.page.clock.fast_forward("00:11")
+    await ann.page.get_by_role("link", name="Second").wait_for()
+
+
 # --- without a browser -----------------------------------------------------------------------------------------------
 
 
@@ -156,8 +180,8 @@ async def test_what_is_not_for_a_reader_is_told_on_a_page(sqlite_service: Runnin
     for client, path, status, told in (
         (reader, "/label", 403, "scope annotate"),
         (reader, "/label/run", 403, "scope annotate"),
-        (annotator, "/label/missing", 404, "There is no such run"),
-        (annotator, "/label/a%00b", 404, "There is no such run"),
+        (annotator, "/label/missing", 404, "There is no such run yet"),
+        (annotator, "/label/a%00b", 404, "There is no such run yet"),
         (annotator, "/label/run", 200, "First is better"),
     ):
         answer = await client.get(path)
@@ -165,6 +189,18 @@ async def test_what_is_not_for_a_reader_is_told_on_a_page(sqlite_service: Runnin
         assert answer.headers["content-type"].startswith("text/html")
         assert answer.headers["cache-control"] == "no-store"
         assert "unsafe" not in answer.headers["content-security-policy"]
+
+
+async def test_who_may_only_read_is_shown_to_the_dashboard_where_there_is_one(
+    sqlite_service: Running, tmp_path: Path
+) -> None:
+    reader = await browser_of(sqlite_service, "read")
+    assert "/dashboard/" not in (await reader.get("/label")).text, "there is none"
+    async with AsyncExitStack() as stack:
+        beside = await start(stack, f"sqlite:///{tmp_path / 'feedback.sqlite'}", runs=tmp_path)
+        for scopes, shown in ((("read",), True), (("experiment",), False)):
+            client = await browser_of(beside, *scopes)
+            assert ('href="/dashboard/"' in (await client.get("/label")).text) is shown
 
 
 async def test_a_browser_keeps_static_files_and_asks_whether_they_have_changed(sqlite_service: Running) -> None:
