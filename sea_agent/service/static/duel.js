@@ -12,6 +12,7 @@ const KEYS = {
   ArrowLeft: "first", ArrowRight: "second", t: "tie", b: "both_bad", s: "skip", u: "undo", Escape: "keep",
   1: "strength-1", 2: "strength-2", 3: "strength-3", c: "comment", d: "differences", i: "instructions", "?": "help",
 };
+const SKETCH = `sea-agent/sketch/${document.body.dataset.run}`;
 const UNREADABLE_MS = 250; // nobody has read a duel by then: a second press of a key was meant for the one before
 
 const { annotator, run } = document.body.dataset;
@@ -22,6 +23,7 @@ try {
   view.showPanel("This page cannot keep your answers", remedy);
   throw error;
 }
+addEventListener("pagehide", () => shown && sketch()); // before the duel is given back, which clears the page
 const outbox = new Outbox(annotator, run);
 const leases = new Leases(annotator, run, outbox);
 const history = new History(annotator, run);
@@ -129,6 +131,22 @@ function begin(duel, { ms = 0, strength: level = null, comment = "" } = {}) {
   scrollTo(0, 0);
 }
 
+/** What was begun on a duel before the page was loaded again. */
+function sketched(duel) {
+  const sketch = JSON.parse(sessionStorage.getItem(SKETCH) ?? "null");
+  return sketch?.query === duel.query_id ? sketch : {};
+}
+
+function sketch() {
+  const duel = aside?.duel ?? shown;
+  const begun = revising ? aside : { ms: stopwatch.ms, strength, comment: view.comment() };
+  try {
+    sessionStorage.setItem(SKETCH, JSON.stringify({ ...begun, duel: undefined, query: duel.query_id }));
+  } catch (error) {
+    if (!(error instanceof DOMException)) throw error; // the browser's storage is full: only a sketch is lost
+  }
+}
+
 function showInstructions(open) {
   view.showInstructions(open);
   localStorage.setItem(`sea-agent/instructions/${run}`, open ? "open" : "read");
@@ -139,7 +157,7 @@ function showInstructions(open) {
 /** Bring the page in line with the state. */
 function render() {
   if (!leases.chosen) [revising, aside] = [null, null];
-  if (leases.duel && !revising && shown !== leases.duel) begin(leases.duel);
+  if (leases.duel && !revising && shown !== leases.duel) begin(leases.duel, sketched(leases.duel));
   const current = revising?.duel ?? leases.duel;
   const passing = shown && !current && leases.looking && leases.chosen && !trouble(); // the next is on its way
   if (!current) readable = false;
@@ -198,6 +216,14 @@ function panel() {
   return ["Nothing to answer now", "The next duel appears here by itself, as soon as there is one for you."];
 }
 
+/** What a key does, by the letter on it; by its place where the layout has no such letters, or shifts its digits. */
+function named({ key, code }) {
+  if (key.length > 1) return KEYS[key];
+  const letter = key.toLowerCase();
+  const place = code.replace(/^(Key|Digit)/, "").toLowerCase();
+  return KEYS[letter] ?? (/[a-z]/.test(letter) ? undefined : KEYS[place]);
+}
+
 // --- from here on everything happens by itself -----------------------------------------------------------------------
 
 outbox.addEventListener("change", render);
@@ -213,7 +239,7 @@ document.addEventListener("click", ({ target }) => {
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.altKey || event.metaKey || event.repeat || view.isHelpShown()) return;
   if (event.target.matches("textarea")) return event.key === "Escape" && event.target.blur();
-  const name = KEYS[event.key.length === 1 ? event.key.toLowerCase() : event.key];
+  const name = named(event);
   if (!name) return;
   event.preventDefault();
   if (name === "comment") actions.comment();

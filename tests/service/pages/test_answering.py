@@ -38,6 +38,53 @@ async def test_every_other_key_does_what_it_says(site: Site, run: str, visit: Vi
     assert (await bob.shown())[0] == "prompt 2"  # skipped is left to others, and never comes back to who skipped it
 
 
+@pytest.mark.parametrize(
+    ("key", "code", "outcome"),
+    [("е", "KeyT", "tie"), ("β", "KeyB", "both_bad"), ("T", "KeyT", "tie"), ("t", "KeyK", "tie"), ("k", "KeyT", None)],
+    ids=["Cyrillic", "Greek", "shifted", "Dvorak", "another letter of Dvorak"],
+)
+async def test_letters_are_found_on_other_keyboards(
+    key: str, code: str, outcome: str | None, site: Site, run: str, visit: Visit
+) -> None:
+    site.post(run)
+    ann = await visit(run)
+    await ann.ready()
+    await ann.page.locator("body").dispatch_event("keydown", {"key": key, "code": code})
+    if outcome is None:
+        await ann.press("b")  # of a duel that is still there
+    await ann.nothing_left()
+    assert site.outcomes(run) == {"k0": outcome or "both_bad"}
+
+
+async def test_a_french_digit_says_how_much_better(site: Site, run: str, visit: Visit) -> None:
+    site.post(run)
+    ann = await visit(run)
+    await ann.ready()
+    await ann.page.locator("body").dispatch_event("keydown", {"key": "é", "code": "Digit2"})
+    await ann.press("ArrowLeft")
+    await ann.nothing_left()
+    assert site.log(run)[0]["strength"] == 2
+
+
+async def test_what_was_begun_outlives_a_reload(site: Site, run: str, visit: Visit) -> None:
+    site.post(run, 2)
+    ann = await visit(run)
+    first = await ann.shown()
+    await ann.page.keyboard.press("3")
+    await ann.page.keyboard.press("c")
+    await ann.page.keyboard.type("so far")
+    await ann.page.reload()
+    assert await ann.shown() == first
+    assert await ann.page.locator("textarea").input_value() == "so far"
+    await ann.press("ArrowLeft")
+    await ann.says("prompt 1", "#prompt")
+    await ann.says("Saved")
+    assert [(entry["strength"], entry["comment"]) for entry in site.log(run)] == [(3, "so far")]
+    await ann.page.reload()
+    await ann.shown()
+    assert await ann.page.locator("textarea").input_value() == "", "it belongs to the other duel"
+
+
 async def test_the_buttons_do_what_the_keys_do(site: Site, run: str, visit: Visit) -> None:
     site.post(run, 5)
     ann = await visit(run)
