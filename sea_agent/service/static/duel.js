@@ -194,7 +194,7 @@ function saved() {
 }
 
 function note() {
-  if (unkept) return "Not saved: this browser keeps no data for this page. Allow it to, then answer again.";
+  if (unkept) return "Not saved: this browser keeps no data for this page. Its storage is full or not allowed; see to that, then answer again.";
   if (leases.lapsed && !revising) return "Others may answer this duel now. Your answer still counts, as a late one.";
   return "";
 }

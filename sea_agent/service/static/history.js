@@ -31,7 +31,15 @@ export class History {
     return this.#items[(item ? this.#items.indexOf(item) : this.#items.length) - 1];
   }
 
+  /** As many of the last ones as the browser has room for; this page has them all until it is loaded again. */
   #keep() {
-    sessionStorage.setItem(this.#name, JSON.stringify(this.#items));
+    sessionStorage.removeItem(this.#name); // room for the new ones
+    for (let items = this.#items; items.length; items = items.slice(1)) {
+      try {
+        return sessionStorage.setItem(this.#name, JSON.stringify(items));
+      } catch (error) {
+        if (!(error instanceof DOMException)) throw error;
+      }
+    }
   }
 }

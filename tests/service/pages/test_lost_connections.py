@@ -203,6 +203,28 @@ async def test_without_a_place_to_keep_it_an_answer_is_not_sent(site: Site, run:
     assert answers(site, run) == [("k0", "both_bad")]
 
 
+async def test_a_full_storage_of_the_tab_costs_only_what_can_be_taken_back_after_a_reload(
+    site: Site, run: str, visit: Visit
+) -> None:
+    site.post(run, 3)
+    ann = await visit(run)
+    await ann.press("t")
+    await ann.says("prompt 1", "#prompt")
+    await ann.page.evaluate(
+        """() => { for (let size = 2 ** 22; size >= 1; size /= 2) {
+            try { for (let n = 0; ; n++) sessionStorage.setItem(`full/${size}/${n}`, "x".repeat(size)) } catch {} } }"""
+    )
+    await ann.press("b")
+    await ann.says("prompt 2", "#prompt")
+    await ann.says("Saved")
+    await ann.press("u")
+    await ann.says("Your answer was: Both bad", "#earlier")
+    await ann.page.keyboard.press("Escape")
+    await ann.press("t")
+    await ann.nothing_left()
+    assert answers(site, run) == [("k0", "tie"), ("k1", "both_bad"), ("k2", "tie")]
+
+
 # --- tabs and sessions -----------------------------------------------------------------------------------------------
 
 
