@@ -219,7 +219,9 @@ def test_a_run_appears_and_grows_without_a_reload(tmp_path: Path, serve: Callabl
     served = serve(tmp_path)
     viewer = view()
     viewer.open(served.url)
-    assert "No run yet" in viewer.text("#targets .fault")
+    assert viewer.page.get_by_text("No run yet").count() == 1, "once"
+    assert "sea-agent run sea --out" in viewer.text("#empty")
+    assert not viewer.page.locator("#targets").is_visible()
     viewer.page.evaluate("window.same = true")
     run = make_run(tmp_path / "live", "sea", rounds=1, finished=False)
     with held(run):

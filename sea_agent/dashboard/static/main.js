@@ -60,6 +60,7 @@ async function everything() {
   listing = await get("runs");
   byId("name").textContent = listing.name;
   document.title = `${listing.name} · sea-agent`;
+  if (isEmpty()) return;
   chooseRuns();
   const all = await comparison();
   const view = all?.methods.length ? all : null;
@@ -75,6 +76,15 @@ async function everything() {
   }
 }
 
+/** Whether there is no run, which the page then says once. */
+function isEmpty() {
+  const empty = !listing.runs.length;
+  byId("place").textContent = listing.name;
+  byId("empty").hidden = !empty;
+  for (const part of [byId("controls"), ...document.querySelectorAll(".headline, .chips, .grid")]) part.hidden = empty;
+  return empty;
+}
+
 /** The newest collection, until somebody chooses. */
 function chooseRuns() {
   const known = new Set(listing.runs.flatMap((run) => [run.id, run.collection]));
@@ -85,10 +95,6 @@ function chooseRuns() {
 }
 
 async function comparison() {
-  if (!listing.runs.length) {
-    nothing("No run yet: this page shows the first one as soon as it is there.");
-    return null;
-  }
   const about = { runs: state.runs, group: state.group ? state.group.split("|") : [] };
   try {
     const view = await get("comparison", { ...about, level: state.level, baseline: state.baseline });
