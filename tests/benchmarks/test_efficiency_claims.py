@@ -283,6 +283,13 @@ CLAIMS: dict[str, Callable[[Results], bool]] = {
         > 2.5 * mean(real(results, "reviews", method, False).there("kl_to_reference"))
         for method in ("sea", "sea-encoder")
     ),
+    "Within bounds seven of ten runs with an encoder reach the level, where two of the baseline do": lambda results: (
+        [10 - real(results, "reviews", method).row.censored for method in ("sea-encoder", "passive")] == [7, 2]
+    ),
+    "that would be a quarter more answers for the baseline": lambda results: (
+        1.2 < factor(real(results, "reviews", "sea-encoder")).mean < 1.3
+        and factor(real(results, "reviews", "sea-encoder")).t_low > 1
+    ),
     "The intervals contain 1, also with thirty seeds": lambda results: (
         all(selected(results, method).t_low < 1 < selected(results, method).t_high for method in real_text.SELECTED[1:])
         and len(cells(results.first["active"], None, ["sea-prior"])[0].runs) == 30
