@@ -34,6 +34,7 @@ from benchmarks.tables import (
     loss_table,
     main_tables,
     tilted_table,
+    trusted_table,
     tuned,
     worlds,
 )
@@ -47,7 +48,7 @@ ROOT = Path(__file__).parent.parent
 PAGE = "sample-efficiency.md"
 FACTORS = "efficiency.json"
 REPEATED = ("tuning", "main", "losses", "ablations")
-EXPERIMENTS = ("reviews-tuning", "reviews", "tastes", "active", "compute", *REPEATED)
+EXPERIMENTS = ("reviews-tuning", "reviews", "tastes", "active", "compute", "trusted", *REPEATED)
 DRAWN = ("passive", "passive-short", "sea_ee", *OURS, "sea-policy-features")
 _MARKED = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -85,6 +86,7 @@ def tables(results: Results) -> dict[str, str]:
     """The tables of the page by name, as Markdown."""
     return main_tables(worlds(results.first["main"])) | {
         "again": again_table(*(worlds(runs) for runs in results.repeated("main"))),
+        "trusted": trusted_table(worlds(results.first["trusted"])),
         "losses": loss_table(results.first["losses"]),
         "ablation": ablation_table(results.first["ablations"]),
         "tilted": tilted_table(results.selection),

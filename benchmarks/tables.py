@@ -217,6 +217,12 @@ def main_tables(main: dict[str, Runs]) -> dict[str, str]:
     }
 
 
+def trusted_table(found: dict[str, Runs]) -> str:
+    """The methods as they run today."""
+    columns = "world; method; seeds; answers to it; never; times fewer; t interval; than; KL there; by judge"
+    return table(columns, (cell for runs in found.values() for cell in cells(runs, tuned(runs))))
+
+
 def loss_table(runs: Runs) -> str:
     """Other losses and labels, each at a level that passive DPO reaches."""
     found = (cell for group in groups(runs) for cell in cells(group, BASELINES[0], level=level_of(group)))
