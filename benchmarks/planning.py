@@ -1,6 +1,7 @@
 """What `sea-agent plan` foretells of runs from short records, beside what the runs then take.
 
     python -m benchmarks.planning [--repeats 3]
+    python -m benchmarks.planning --model
 
 Three kinds of run on CPUs: imagined rounds in one process; sampling ahead of the learner on Ray, foretold from a record
 without; and people, who are an oracle here that waits as long as they would. The record is made just before the run, as
@@ -20,10 +21,30 @@ from pathlib import Path
 from sea_agent.config.files import load_config
 from sea_agent.plan.estimate import estimate
 from sea_agent.plan.machine import Machine, Shape
+from sea_agent.plan.modelled import modelled
 from sea_agent.plan.planned import Costs, Planned
 from sea_agent.plan.recorded import recorded
 
-SHAPE = Shape(weights=2e5, layers=2, width=64, vocabulary=256)  # changes nothing that was recorded
+SHAPES = {
+    "1B": Shape(weights=1.01e9, layers=16, width=2048, vocabulary=50304),
+    "2.8B": Shape(weights=2.78e9, layers=32, width=2560, vocabulary=50304),
+    "6.9B": Shape(weights=6.86e9, layers=32, width=4096, vocabulary=50432),
+}
+ON_GPUS = ("device=cuda", "policy.dtype=bfloat16", "runtime=ray", "sampler.backend=vllm")
+BATCH = (*ON_GPUS, "batch_size=128", "sampler.max_new_tokens=53", "sampler.chunk=640")
+METHODS = {
+    "passive online DPO, two candidates": (
+        "selection.rule=passive",
+        "imagination.rounds=0",
+        "sampler.candidates=2",
+    ),
+    "`own`: two imagined rounds of four steps, eight candidates": (),
+    "the same with an encoder's features": ("posterior={features: encoder, encoder_path: any}",),
+    "24 imagined rounds, 17 candidates, as in the preset `sea`": (
+        "imagination={rounds: 24, batches: 1}",
+        "sampler.candidates=17",
+    ),
+}
 PEOPLE = {"annotators": 3, "seconds": 0.5, "spread": 0.6, "hours_a_day": 24}
 ORACLE = '''import heapq, random, time
 clock = random.Random(7)
@@ -105,8 +126,7 @@ def ratios(case: Case, folder: Path) -> tuple[float, float]:
     measured = wall_seconds(case.preset, case.run, folder / "run")
     config = load_config(case.preset, case.run)
     planned, wrong = (
-        Planned(config, Machine.model_validate({"people": people}), SHAPE)
-        for people in (case.people, case.wrong_people)
+        Planned(config, Machine.model_validate({"people": people})) for people in (case.people, case.wrong_people)
     )
     costs = recorded(folder / "record", planned)
     foretold, control = (3600 * estimate(*one).hours[0] for one in ((planned, costs), (wrong, case.wrong(costs))))
@@ -114,11 +134,36 @@ def ratios(case: Case, folder: Path) -> tuple[float, float]:
     return foretold / measured, control / measured
 
 
+def asked_batch(settings: Sequence[str], gpu: str, shape: Shape) -> float:
+    """Seconds of an asked batch with its imagined rounds, by the model of the machine."""
+    config = load_config("own", [*BATCH, *settings])
+    costs = modelled(Planned(config, Machine.model_validate({"gpu": gpu, "gpus": 8}), shape))
+    return sum(costs.asked.values()) + config.imagination.rounds * sum(costs.imagined.values())
+
+
+def print_model() -> None:
+    """The table of docs/plan.md."""
+    columns = [("h100", name) for name in SHAPES] + [("a100-40", "1B")]
+    print("| | " + " | ".join(f"{name}, {gpu}" for gpu, name in columns) + " |")
+    passive, *_ = METHODS.values()
+    for method, settings in METHODS.items():
+        cells = []
+        for gpu, name in columns:
+            seconds = asked_batch(settings, gpu, SHAPES[name])
+            shown = f"{seconds:,.0f}" if seconds >= 10 else f"{seconds:.1f}"
+            cells.append(f"{shown} ({seconds / asked_batch(passive, gpu, SHAPES[name]):.0f} ×)")
+        print(f"| {method} | {' | '.join(cells)} |")
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
-    repeats = parser.parse_args().repeats
+    parser.add_argument("--model", action="store_true", help="only what imagination costs by the model of GPUs")
+    arguments = parser.parse_args()
+    if arguments.model:
+        return print_model()
+    repeats = arguments.repeats
     for case in CASES:
         found = []
         for _ in range(repeats):

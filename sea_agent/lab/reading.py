@@ -18,8 +18,9 @@ MARKS = ("config.yaml", "metrics.jsonl", "summary.json", "error.txt")
 """Any of these files marks the directory of a run, whole or broken."""
 
 
+# Oracles that do not evaluate win rates; the second does where it is told to.
+_NO_EVALUATORS = ("feedback_service", "llm_judge")
 # Sections and keys of a configuration in which the seeds of one method may differ: none of them changes a figure.
-_NO_EVALUATORS = ("feedback_service", "llm_judge")  # unless they are told to
 _NO_SETTING = ("seed", "runtime", "ray_address", "placement", "threads", "deadline_seconds", "checkpoint", "tracking")
 
 

@@ -43,14 +43,11 @@ class AtOnce:
 class Workers:
     """People, or the parallel requests of a judge: whoever is free takes the oldest duel that he has not answered."""
 
-    def __init__(self, machine: People | Judge, votes: int, generator: Generator) -> None:
-        if isinstance(machine, People):
-            workers, self._share = machine.annotators, machine.hours_a_day / 24
-        else:
-            workers, self._share = machine.parallel, 1.0
-        self._median, self._spread = machine.seconds, machine.spread
+    def __init__(self, workers: People | Judge, votes: int, generator: Generator) -> None:
+        self._share = workers.day_share
+        self._median, self._spread = workers.seconds, workers.spread
         self._votes, self._generator, self.busy = votes, generator, 0.0
-        self._free = [0.0] * workers  # when each is free, on a clock that stands still outside working hours
+        self._free = [0.0] * workers.at_once  # when each is free, on a clock that stands still outside working hours
 
     def ask(self, now: float, duels: int) -> Sequence[float]:
         """See ``Answering``."""
@@ -83,5 +80,5 @@ class Workers:
 
 def answering(machine: Machine, votes: int, seconds: float, generator: Generator) -> Answering:
     """Who answers on this machine; otherwise an oracle that takes ``seconds`` for a round."""
-    workers = machine.people or machine.judge
+    workers = machine.workers
     return AtOnce(seconds) if workers is None else Workers(workers, votes, generator)

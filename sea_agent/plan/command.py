@@ -1,6 +1,5 @@
 """The command ``sea-agent plan``."""
 
-import math
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +17,8 @@ from sea_agent.plan.planned import Costs, Planned
 from sea_agent.plan.recorded import recorded
 from sea_agent.terminal import announce, console
 
+_BYTES_IN_CHECKPOINT = 12  # of a weight that is trained: itself and AdamW's two moments, in float32
+_LACK = ", which is more than there is"
 _GUESS = "Stages without a recorded run are guesses by operations, bytes and latencies: docs/plan.md."
 
 
@@ -37,7 +38,8 @@ def plan(
     if missing("agent"):
         raise UserError(f"plan reads the policy's configuration: {INSTALL_AGENT}")
     config, there = load_config(source, overrides or []), load_machine(machine)
-    planned = Planned(config, there, there.policy or _shape_of(config.policy.path))
+    shape = there.policy or (_shape_of(config.policy.path) if run is None else None)
+    planned = Planned(config, there, shape)
     costs = modelled(planned) if run is None else recorded(run, planned)
     foretold = estimate(planned, costs)
     console.print(_stages(costs))
@@ -56,10 +58,10 @@ def _shape_of(path: str) -> Shape:
     from sea_agent.pretrained import model_config
     from sea_agent.worlds import resolve
 
-    model = model_config(path).get_text_config()
     weights = parameters(resolve(path))
     if weights is None:
-        raise UserError(f"plan: nothing tells the size of policy.path={path}; give policy in --machine")
+        raise UserError(f"plan: policy.path={path} has no weights here that tell its size; give policy in --machine")
+    model = model_config(path).get_text_config()
     return Shape(weights=weights, layers=model.num_hidden_layers, width=model.hidden_size, vocabulary=model.vocab_size)
 
 
@@ -71,7 +73,7 @@ def _stages(costs: Costs) -> Table:
 
 
 def _outcome(planned: Planned, foretold: Estimate) -> Table:
-    config, device = planned.config, planned.machine.device
+    config, there = planned.config, planned.machine
     table = Table(show_header=False, title=f"{config.budget.oracle_queries} answers", title_justify="left")
     middle, low, high = foretold.hours
     table.add_row("hours", f"{middle:.3g} [{low:.3g}, {high:.3g}]")
@@ -79,14 +81,15 @@ def _outcome(planned: Planned, foretold: Estimate) -> Table:
     for part, share in sorted(foretold.shares.items(), key=lambda one: -one[1]):
         table.add_row(f"{part} at work", f"{share:.0%}")
     table.add_row("the most at work", foretold.bottleneck)
-    table.add_row("all else waits for answers", f"{foretold.played.waited / foretold.played.wall:.0%}")
+    table.add_row("the loop waits for answers", f"{foretold.played.waited / foretold.played.wall:.0%}")
     table.add_row("duels open after a round", f"{foretold.played.open_duels:.0f}")
-    table.add_row("GPUs", f"{foretold.gpus:g}")
+    lack = _LACK if foretold.gpus > there.gpus * there.nodes else ""
+    table.add_row("GPUs", f"{foretold.gpus:g}{lack}")
     table.add_row("$ for GPUs and for answers", " and ".join(f"{amount:,.0f}" for amount in foretold.dollars))
-    there = device.memory if device is not None else math.inf
-    for part, size in memory(planned).items() if config.device == "cuda" else ():
-        fits = "" if size <= there else ", which is more than it has"
-        table.add_row(f"memory of a GPU: {part}", f"{size / 1e9:.1f} GB{fits}")
-    checkpoint = planned.shape.weights * 12 * (config.checkpoint.keep + config.checkpoint.keep_best)
-    table.add_row("disk for checkpoints", f"{checkpoint / 1e9:.3g} GB")
+    for one in memory(planned):
+        lack = "" if there.gpu is None or one.fits(there.gpu) else _LACK
+        table.add_row(f"memory of a GPU: {one.part}", f"{one.bytes / 1e9:.1f} GB{lack}")
+    if planned.shape is not None and config.learner.lora is None:
+        kept = config.checkpoint.keep + config.checkpoint.keep_best
+        table.add_row("disk for checkpoints", f"{planned.shape.weights * _BYTES_IN_CHECKPOINT * kept / 1e9:.3g} GB")
     return table

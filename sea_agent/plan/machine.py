@@ -5,7 +5,15 @@ from pathlib import Path
 from typing import Annotated
 
 import yaml
-from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from sea_agent.config.files import validate
 from sea_agent.config.section import Section
@@ -32,32 +40,63 @@ GPUS = {
 """By NVIDIA's data sheets."""
 
 
-class People(Section):
+class _Workers(Section):
+    seconds: Annotated[float, Field(gt=0.0, le=1e6)]
+    """Median seconds for an answer."""
+    spread: Annotated[float, Field(ge=0.0, le=3.0)]
+    """Standard deviation of its logarithm."""
+    price: NonNegativeFloat = 0.0
+    """$ for an answer."""
+
+    @property
+    def at_once(self) -> int:
+        """How many answers are worked on side by side."""
+        raise NotImplementedError
+
+    @property
+    def day_share(self) -> float:
+        """The part of a day in which they work."""
+        return 1.0
+
+
+class People(_Workers):
     """Annotators. Each answers one duel after the other; the times are log-normal."""
 
     annotators: PositiveInt = 10
     """How many work at the same hours."""
-    seconds: PositiveFloat = 30.0
+    seconds: Annotated[float, Field(gt=0.0, le=1e6)] = 30.0
     """Median seconds for an answer."""
-    spread: NonNegativeFloat = 0.6
+    spread: Annotated[float, Field(ge=0.0, le=3.0)] = 0.6
     """Standard deviation of its logarithm."""
-    hours_a_day: Annotated[float, Field(gt=0.0, le=24.0)] = 8.0
+    hours_a_day: Annotated[float, Field(ge=0.1, le=24.0)] = 8.0
     """Hours a day that they work; the run waits for the rest of the day."""
-    price: NonNegativeFloat = 0.0
-    """$ for an answer."""
+
+    @property
+    def at_once(self) -> int:
+        """How many answers are worked on side by side."""
+        return self.annotators
+
+    @property
+    def day_share(self) -> float:
+        """The part of a day in which they work."""
+        return self.hours_a_day / 24
 
 
-class Judge(Section):
-    """An oracle that answers by itself, such as an LLM behind an API."""
+class Judge(_Workers):
+    """An oracle that answers by itself, such as an LLM behind an API. An answer of ``llm_judge`` is two requests, one
+    for each order."""
 
     parallel: PositiveInt = 8
-    """Questions at once."""
-    seconds: PositiveFloat = 2.0
+    """Answers at once."""
+    seconds: Annotated[float, Field(gt=0.0, le=1e6)] = 4.0
     """Median seconds for an answer."""
-    spread: NonNegativeFloat = 0.3
+    spread: Annotated[float, Field(ge=0.0, le=3.0)] = 0.3
     """Standard deviation of its logarithm."""
-    price: NonNegativeFloat = 0.0
-    """$ for an answer."""
+
+    @property
+    def at_once(self) -> int:
+        """How many answers are worked on side by side."""
+        return self.parallel
 
 
 class Shape(Section):
@@ -73,16 +112,18 @@ class Shape(Section):
     """Tokens."""
 
 
-def _known(name: str) -> str:
-    if name not in GPUS:
+def _by_name(gpu: object) -> object:
+    if not isinstance(gpu, str):
+        return gpu
+    if gpu not in GPUS:
         raise ValueError(f"expected one of {', '.join(GPUS)}, or flops, bandwidth and memory of another")
-    return name
+    return GPUS[gpu]
 
 
 class Machine(Section):
     """The file of ``--machine``."""
 
-    gpu: Gpu | Annotated[str, AfterValidator(_known)] | None = None
+    gpu: Annotated[Gpu | None, BeforeValidator(_by_name)] = None
     """A name from ``GPUS``, or the figures of another. Without it the stages have to come from a recorded run."""
     gpus: NonNegativeInt = 0
     """GPUs on each node."""
@@ -102,9 +143,15 @@ class Machine(Section):
     """Mean tokens of a response; ``sampler.max_new_tokens`` by default."""
 
     @property
-    def device(self) -> Gpu | None:
-        """The figures of its GPUs."""
-        return GPUS[self.gpu] if isinstance(self.gpu, str) else self.gpu
+    def workers(self) -> People | Judge | None:
+        """Who answers, where it is not the recorded oracle."""
+        return self.people or self.judge
+
+    @model_validator(mode="after")
+    def _one_kind_answers(self) -> "Machine":
+        if self.people is not None and self.judge is not None:
+            raise ValueError("give people or judge, whoever answers, and not both")
+        return self
 
 
 def load_machine(path: Path) -> Machine:
@@ -113,7 +160,7 @@ def load_machine(path: Path) -> Machine:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--machine {path}: cannot be read as UTF-8 text ({error})") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # the latter for a date that is none
         raise UserError(f"--machine {path}: not YAML ({error})") from None
     if not isinstance(tree, dict):
         raise UserError(f"--machine {path}: expected keys such as gpu and gpus; docs/plan.md has an example")

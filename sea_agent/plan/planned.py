@@ -1,5 +1,6 @@
 """What is planned: a run, the machine it would have, and what each stage of it takes."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,11 +12,11 @@ from sea_agent.plan.machine import Machine, Shape
 
 @dataclass(frozen=True)
 class Planned:
-    """A run on a machine. ``shape`` is its policy's."""
+    """A run on a machine. ``shape`` is its policy's, where anything depends on that."""
 
     config: RunConfig
     machine: Machine
-    shape: Shape
+    shape: Shape | None = None
 
     @property
     def answer_tokens(self) -> int:
@@ -32,13 +33,25 @@ class Planned:
         """Answers that a duel takes.
 
         Raises:
-            UserError: there are fewer annotators than that.
+            UserError: fewer could be given at once.
         """
         votes = self.config.oracle.votes if isinstance(self.config.oracle, FeedbackServiceOracleConfig) else 1
-        people = self.machine.people
-        if people is not None and people.annotators < votes:
-            raise UserError(f"plan: {people.annotators} annotators cannot give oracle.votes={votes} for a duel")
+        workers = self.machine.workers
+        if workers is not None and workers.at_once < votes:
+            raise UserError(f"plan: {workers.at_once} at once cannot give a duel oracle.votes={votes}")
         return votes
+
+    def responses(self, asks: bool) -> int:
+        """Responses that a round of this kind samples."""
+        config, candidates = self.config, self.config.sampler.candidates
+        if asks:
+            return config.batch_size * config.selection.prompt_pool * candidates
+        return config.batch_size * (config.imagination.candidates or candidates)
+
+    def turns(self, asks: bool, actors: int | None = None) -> int:
+        """Chunks that the busiest sampler has of a round, with ``sampler.actors`` of them or so many."""
+        chunks = math.ceil(self.responses(asks) / self.config.sampler.chunk)
+        return math.ceil(chunks / (actors or self.config.sampler.actors))
 
 
 @dataclass(frozen=True)
@@ -49,8 +62,8 @@ class Costs:
     asked: dict[str, float]
     imagined: dict[str, float]
     evaluation: float
-    rest: float
-    """Of a round, beside its stages: checkpoints, files."""
+    once: float
+    """Of a run, beside the stages of its rounds."""
     actors: int
     imagined_share: float
     """Imagined rounds that there were, of those that ``imagination`` allows."""

@@ -9,7 +9,7 @@ from numpy.random import default_rng
 
 from sea_agent.config.files import parse_config
 from sea_agent.plan.answering import Workers
-from sea_agent.plan.machine import Judge, Machine, People, Shape
+from sea_agent.plan.machine import Judge, Machine, People
 from sea_agent.plan.planned import Costs, Planned
 from sea_agent.plan.simulation import play
 
@@ -27,13 +27,16 @@ def run(**sections: Any) -> Planned:
     }
     for name, values in sections.items():
         tree[name] = {**tree.get(name, {}), **values} if isinstance(values, dict) and name != "oracle" else values
-    return Planned(parse_config(tree, "test"), Machine(), Shape(weights=1, layers=1, width=1, vocabulary=1))
+    return Planned(parse_config(tree, "test"), Machine())
 
 
-def costs(**stages: float) -> Costs:
-    asked = {"sample": 4.0, "select": 1.0, "learn": 2.0, "publish": 0.5, "update": 1.0} | stages
-    imagined = {"sample": 3.0, "imagine": 1.0, "learn": 5.0, "publish": 0.5}
-    return Costs(asked, imagined, evaluation=0.0, rest=0.25, actors=1, imagined_share=1.0, source="recorded")
+def costs(
+    evaluation: float = 0.0, once: float = 0.0, imagined: dict[str, float] | None = None, **asked: float
+) -> Costs:
+    """A round that asks takes 8.5 seconds, an imagined one 9.5."""
+    usual = {"sample": 4.0, "select": 1.0, "learn": 2.0, "publish": 0.5, "update": 1.0}
+    imagined = imagined or {"sample": 3.0, "imagine": 1.0, "learn": 5.0, "publish": 0.5}
+    return Costs(usual | asked, imagined, evaluation, once, actors=1, imagined_share=1.0, source="recorded")
 
 
 class Now:
@@ -54,31 +57,53 @@ def people(annotators: int = 2, seconds: float = 30.0, hours: float = 24.0, vote
 
 
 def test_one_stage_after_the_other_takes_their_sum() -> None:
-    played = play(run(), costs(), Now())
+    played = play(run(), costs(once=3.0), Now())
     assert played.rounds == 10
-    assert played.wall == pytest.approx(10 * (4 + 1 + 2 + 0.5 + 1 + 0.25))
-    assert played.busy == pytest.approx({"samplers": 40, "posterior": 20, "learner": 20, "publishing": 5, "oracle": 0})
+    assert played.wall == pytest.approx(3 + 10 * 8.5)
+    busy = {"samplers": 40, "posterior": 20, "learner": 20, "publishing": 5, "evaluation": 0, "oracle": 0}
+    assert played.busy == pytest.approx(busy)
 
 
 def test_imagined_rounds_come_after_each_round_that_asks_from_their_start_on() -> None:
     played = play(run(imagination={"rounds": 2, "start": 50}), costs(), Now())
     assert played.rounds == 10 + 2 * 6
-    assert played.wall == pytest.approx(10 * 8.75 + 12 * (3 + 1 + 5 + 0.5 + 0.25))
+    assert played.wall == pytest.approx(10 * 8.5 + 12 * 9.5)
+
+
+def test_evaluations_are_at_the_start_at_the_end_and_as_often_as_the_run_evaluates() -> None:
+    often = run(batch_size=48, budget={"oracle_queries": 960}, evaluation={"every": 64})
+    assert play(often, costs(evaluation=7.0), Now()).busy["evaluation"] == 7 * 16  # after 96, 144, 192 of every 192
+    seldom = run(evaluation={"every": 1000})
+    assert play(seldom, costs(evaluation=7.0), Now()).wall == pytest.approx(10 * 8.5 + 2 * 7)
 
 
 @given(sample=st.floats(0.1, 20.0), learn=st.floats(0.1, 20.0))
-def test_sampling_ahead_hides_the_shorter_of_sampling_and_the_rest(sample: float, learn: float) -> None:
+def test_sampling_ahead_hides_the_shorter_of_sampling_and_learning(sample: float, learn: float) -> None:
     ahead = run(runtime="ray", sampler={"ahead": 1}, learner={"max_staleness": 1})
     played = play(ahead, costs(sample=sample, learn=learn, select=0.0, update=0.0), Now())
-    # New weights wait for what is being sampled. The first round has nothing ahead.
-    assert played.wall == pytest.approx(sample + 10 * (max(sample, learn) + 0.5 + 0.25), rel=0.05, abs=0.3)
+    # New weights wait for what is being sampled. The first round has nothing ahead, and the last begins nothing.
+    assert played.wall == pytest.approx(sample + 9 * (max(sample, learn) + 0.5) + learn + 0.5)
 
 
-def test_twice_the_samplers_take_half_the_chunks() -> None:
-    two = play(run(runtime="ray", sampler={"actors": 2}), costs(), Now())
-    assert two.wall == pytest.approx(10 * (2 + 1 + 2 + 0.5 + 1 + 0.25))
-    more_than_chunks = play(run(runtime="ray", sampler={"actors": 9}), costs(), Now())
-    assert more_than_chunks.wall == pytest.approx(10 * (1 + 1 + 2 + 0.5 + 1 + 0.25))
+def test_what_is_sampled_ahead_is_of_the_kind_that_comes() -> None:
+    """A long sampling hides behind the short learning before it, and the other way round."""
+    ahead = {"runtime": "ray", "sampler": {"ahead": 1}, "learner": {"max_staleness": 1}}
+    turns = run(imagination={"rounds": 1, "start": 0}, **ahead)
+    short = {"sample": 1.0, "imagine": 0.0, "learn": 1.0, "publish": 0.0}
+    found = costs(imagined=short, sample=10.0, learn=10.0, select=0.0, publish=0.0, update=0.0)
+    assert play(turns, found, Now()).wall == pytest.approx(10 + 10 * 10 + 9 * 10 + 1)
+
+
+@pytest.mark.parametrize(("actors", "seconds"), [(2, 2), (4, 1), (9, 1)])
+def test_more_samplers_share_the_chunks(actors: int, seconds: float) -> None:
+    played = play(run(runtime="ray", sampler={"actors": actors}), costs(), Now())
+    assert played.wall == pytest.approx(10 * (seconds + 4.5))
+    assert played.busy["samplers"] == pytest.approx(10 * seconds), "no part works longer than the run"
+
+
+def test_one_chunk_is_no_faster_with_more_samplers() -> None:
+    few = run(runtime="ray", sampler={"actors": 4, "chunk": 20}, imagination={"rounds": 1, "start": 0, "candidates": 2})
+    assert play(few, costs(), Now()).busy["samplers"] == pytest.approx(10 * 4 / 2 + 10 * 3)
 
 
 def test_a_round_waits_for_the_last_of_its_answers() -> None:
@@ -114,7 +139,8 @@ def test_a_judge_answers_as_many_at_once_as_it_may() -> None:
     assert list(judge.ask(10.0, 10)) == pytest.approx([12.0] * 5 + [14.0] * 5)
 
 
-def test_what_the_posterior_labels_is_not_asked() -> None:
-    mixed = play(run(mixing={"oracle_share": 0.5, "burn_in": 20}), costs(), Now())
-    assert mixed.rounds == 2 + 16
-    assert mixed.wall == pytest.approx(18 * 8.75)
+@pytest.mark.parametrize(("share", "rounds"), [(0.5, 2 + 16), (0.95, 2 + 9), (0.02, 2 + 400)])
+def test_what_the_posterior_labels_is_not_asked(share: float, rounds: int) -> None:
+    mixed = play(run(mixing={"oracle_share": share, "burn_in": 20}), costs(), Now())
+    assert mixed.rounds == rounds
+    assert mixed.wall == pytest.approx(rounds * 8.5, rel=0.02), "the pairs to learn from are as many"

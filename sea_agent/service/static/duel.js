@@ -12,10 +12,10 @@ const KEYS = {
   ArrowLeft: "first", ArrowRight: "second", t: "tie", b: "both_bad", s: "skip", u: "undo", Escape: "keep",
   1: "strength-1", 2: "strength-2", 3: "strength-3", c: "comment", d: "differences", i: "instructions", "?": "help",
 };
-const SKETCH = `sea-agent/sketch/${document.body.dataset.run}`;
 const UNREADABLE_MS = 250; // nobody has read a duel by then: a second press of a key was meant for the one before
 
 const { annotator, run } = document.body.dataset;
+const SKETCH = `sea-agent/sketch/${encodeURIComponent(annotator)}/${run}`;
 try {
   signIn(annotator);
 } catch (error) {
@@ -134,6 +134,7 @@ function begin(duel, { ms = 0, strength: level = null, comment = "" } = {}) {
 /** What was begun on a duel before the page was loaded again. */
 function sketched(duel) {
   const sketch = JSON.parse(sessionStorage.getItem(SKETCH) ?? "null");
+  sessionStorage.removeItem(SKETCH); // it is on the page from now on, and no other duel's
   return sketch?.query === duel.query_id ? sketch : {};
 }
 
