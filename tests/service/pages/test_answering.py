@@ -85,6 +85,21 @@ async def test_what_was_begun_outlives_a_reload(site: Site, run: str, visit: Vis
     assert await ann.page.locator("textarea").input_value() == "", "it belongs to the other duel"
 
 
+async def test_what_was_begun_is_nobody_elses(site: Site, run: str, visit: Visit) -> None:
+    """Two people take turns in one tab, at one duel that the first gave back."""
+    site.post(run)
+    ann = await visit(run)
+    await ann.ready()
+    await ann.page.keyboard.press("c")
+    await ann.page.keyboard.type("mine")
+    await ann.page.goto(f"{site.url}/label")
+    await ann.page.get_by_role("button", name="Sign out").click()
+    await ann.sign_in(site.key("bob"))
+    await ann.page.goto(f"{site.url}/label/{run}")
+    assert (await ann.shown())[0] == "prompt 0"
+    assert await ann.page.locator("textarea").input_value() == ""
+
+
 async def test_the_buttons_do_what_the_keys_do(site: Site, run: str, visit: Visit) -> None:
     site.post(run, 5)
     ann = await visit(run)
