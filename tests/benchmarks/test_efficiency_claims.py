@@ -93,6 +93,26 @@ def judged_above_half(cell: Cell) -> bool:
     return by_judge is not None and by_judge.low is not None and by_judge.low > 0.5
 
 
+def trusted(results: Results) -> dict[tuple[str, str], Cell]:
+    """The cells of the methods as they run today."""
+    found = worlds(results.first["trusted"]).items()
+    return {(world, cell.row.method): cell for world, runs in found for cell in cells(runs, tuned(runs))}
+
+
+def noisy(results: Results, world: str) -> Any:
+    """How many times fewer answers `sea` needs when it begins with a score of random numbers."""
+    return factor(cells(worlds(results.first["trusted"])[world], "sea", ["sea-noise-prior"])[0])
+
+
+def earned(results: Results, world: str) -> float:
+    """The share of `sea`'s answers that it saves to act on its posterior before that is trusted, on the same seeds."""
+    before, today = (
+        {run.seed: run.curve.queries_to(0.8) or run.budget for run in worlds(runs)[world] if run.method == "sea"}
+        for runs in (results.first["main"], results.first["trusted"])
+    )
+    return 1 - float(np.exp(np.mean([np.log(before[seed] / today[seed]) for seed in before.keys() & today.keys()])))
+
+
 def differences(results: Results) -> list[float]:
     """How many times the answers to .80 of two runs with one seed differ, where imagined rounds were used."""
     pairs = zip(*results.repeated("main"), strict=True)
@@ -148,10 +168,29 @@ def at_divergence(runs: dict[int, Record], nats: float) -> float:
 BOTH = {"lexicon", "kitchen"}
 PUBLISHED = ("apl", "xpo", "selm", "offline", "uniform", "uncertainty", "best_worst", "sea_ee", "sea_bai")
 CLAIMS: dict[str, Callable[[Results], bool]] = {
-    "needs about a tenth of the answers of tuned passive online DPO, or fewer": lambda results: all(
+    "about a ninth of the answers of tuned passive online DPO on `lexicon` and a tenth on `kitchen`": lambda results: (
+        [round(factor(trusted(results)[world, "sea"]).mean) for world in ("lexicon", "kitchen")] == [9, 10]
+    ),
+    "With a score to begin with it needs a twentieth or fewer": lambda results: all(
+        factor(trusted(results)[cell]).mean > 20
+        for cell in (("lexicon", "sea-prior"), ("kitchen", "sea-prior-kitchen"))
+    ),
+    "a tenth more answers on `lexicon`, a twentieth fewer on `kitchen`, and both intervals contain 1": lambda results: (
+        [f"{noisy(results, world).mean:.2f}" for world in ("lexicon", "kitchen")] == ["0.91", "1.05"]
+        and all(noisy(results, world).t_low < 1 < noisy(results, world).t_high for world in BOTH)
+    ),
+    "With random numbers as features a run stays with passive online DPO": lambda results: all(
+        float(real_text.worst(worlds(results.first["trusted"])[world], "sea-noise")[1].split(" [")[0]) > -0.02
+        and mean(trusted(results)[world, "sea-noise"].last("win_rate")) < 0.7
+        for world in BOTH
+    ),
+    "by a sixth on `lexicon` and by more than a quarter on `kitchen`": lambda results: (
+        abs(earned(results, "lexicon") - 1 / 6) < 0.04 and 0.25 < earned(results, "kitchen") < 0.35
+    ),
+    "need about a tenth of the answers of tuned passive online DPO, or fewer": lambda results: all(
         factor(cell).mean > 10 and factor(cell).t_low > 9 for cell in of_world(results, "sea")
     ),
-    "Every run of it reaches .80": lambda results: all(cell.row.censored == 0 for cell in of_world(results, "sea")),
+    "Every one of them reaches .80": lambda results: all(cell.row.censored == 0 for cell in of_world(results, "sea")),
     "because half of the passive runs never do": lambda results: (
         0.4
         < sum(c.row.censored for c in of_world(results, "passive"))
@@ -343,6 +382,8 @@ DEFINED = (
     "Variants 1 to 3",
     "Variants 4 to 6",
     "Variant 7",
+    "from the 32nd answer on",
+    "correlates with the oracle at .77",
     "seeds 100 and 101",
     "seeds 60 to 69",
     "seeds 60 to 63",
