@@ -58,6 +58,7 @@ def compare(duels):
 '''
 AT_ONCE = "def compare(duels):\n    return [0.7] * len(duels)\n"
 PRIOR = ("posterior.prior=[world://lexicon/judge]", "imagination.start=0")
+NOT_EVALUATED = ("evaluation.prompts_path=null", "evaluation.judge=null")  # people do not evaluate
 NO_DREAMS = ("runtime=ray", "imagination.rounds=0", "sampler.chunk=64")
 
 
@@ -104,8 +105,8 @@ CASES = (
     Case(
         "people",
         "passive",
-        ("oracle={kind: python, target: 'at_once.py:compare'}", "budget.oracle_queries=160"),
-        ("oracle={kind: python, target: 'people.py:compare'}", "budget.oracle_queries=320"),
+        ("oracle={kind: python, target: 'at_once.py:compare'}", *NOT_EVALUATED, "budget.oracle_queries=160"),
+        ("oracle={kind: python, target: 'people.py:compare'}", *NOT_EVALUATED, "budget.oracle_queries=320"),
         people=PEOPLE,
         wrong_people=PEOPLE | {"annotators": 4},
     ),
