@@ -41,7 +41,7 @@ def load_config(source: str, overrides: Sequence[str] = ()) -> RunConfig:
 
 def parse_config(tree: Mapping[str, Any], where: str) -> RunConfig:
     """Validate a mapping. The error reports every problem with its key and ``where``."""
-    keys, otherwise = list(_valid_keys(RunConfig, tree)), "see `sea-agent check --keys`"
+    keys, otherwise = list(valid_keys(RunConfig, tree)), "see `sea-agent check --keys`"
     return validate(RunConfig, tree, f"{where}: the configuration is not valid", keys, otherwise)
 
 
@@ -208,14 +208,14 @@ def _without_tags(location: Sequence[str]) -> Iterator[str]:
         yield part
 
 
-def _valid_keys(model: type[BaseModel], tree: Any, prefix: str = "") -> Iterator[str]:
+def valid_keys(model: type[BaseModel], tree: Any, prefix: str = "") -> Iterator[str]:
     """Dotted keys below ``model``. If ``tree`` names the kind of a section, only the keys of that kind."""
     for name, field in model.model_fields.items():
         yield prefix + name
         inside = tree.get(name) if isinstance(tree, Mapping) else None
         for section in _sections(field.annotation):
             if not _is_of_another_kind(section, inside):
-                yield from _valid_keys(section, inside, f"{prefix}{name}.")
+                yield from valid_keys(section, inside, f"{prefix}{name}.")
 
 
 def _is_of_another_kind(section: type[BaseModel], tree: Any) -> bool:

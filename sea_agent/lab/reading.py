@@ -10,7 +10,7 @@ from typing import Any
 from sea_agent.config.files import load_tree, validate
 from sea_agent.errors import UserError
 from sea_agent.lab.records import Curve, Record, four_digits, read_json, read_records
-from sea_agent.persistence.rounds import RoundMetrics, not_metrics
+from sea_agent.persistence.rounds import RoundMetrics, not_metrics, read_rows
 from sea_agent.seeding import id_for
 
 _SUMMARY = ("oracle_queries", "posterior_labels", "evaluation_queries", "rounds", "cpu_seconds", "wall_seconds")
@@ -187,12 +187,8 @@ def _summarised(summary: Mapping[str, Any]) -> dict[str, Any]:
 def _curve(file: Path) -> dict[str, Any]:
     """The columns of ``Curve`` from a run's metrics."""
     columns = CurveColumns(file)
-    try:
-        lines = file.read_bytes().splitlines()
-    except OSError as error:
-        raise not_metrics(file, error) from None
-    for line in lines:
-        columns.add(RoundMetrics.parse(line, file))
+    for row in read_rows(file):
+        columns.add(row)
     return columns.tree()
 
 

@@ -183,6 +183,15 @@ class RoundMetrics(_Row):
         return "imagine" in self.seconds
 
 
+def read_rows(file: Path) -> list[RoundMetrics]:
+    """Every row of a file of metrics. Raises: UserError, naming the file, when it cannot be read or holds others."""
+    try:
+        lines = file.read_bytes().splitlines()
+    except OSError as error:
+        raise not_metrics(file, error) from None
+    return [RoundMetrics.parse(line, file) for line in lines]
+
+
 def not_metrics(file: Path, why: object) -> UserError:
     """What is said of a file that holds no rows of rounds."""
     return UserError(f"{file}: not the metrics of a run ({why})")

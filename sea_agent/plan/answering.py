@@ -41,7 +41,7 @@ class AtOnce:
 
 
 class Workers:
-    """People, or the parallel requests of a judge: whoever is free takes the oldest duel that he has not answered."""
+    """People, or the parallel requests of a judge: whoever is free takes the oldest duel not yet theirs."""
 
     def __init__(self, workers: People | Judge, votes: int, generator: Generator) -> None:
         self._share = workers.day_share

@@ -1,8 +1,7 @@
 """What a run is planned for: GPUs, who answers, and the policy's size."""
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import yaml
 from pydantic import (
@@ -15,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from sea_agent.config.files import validate
+from sea_agent.config.files import valid_keys, validate
 from sea_agent.config.section import Section
 from sea_agent.errors import UserError
 
@@ -40,36 +39,23 @@ GPUS = {
 """By NVIDIA's data sheets."""
 
 
-class _Workers(Section):
-    seconds: Annotated[float, Field(gt=0.0, le=1e6)]
-    """Median seconds for an answer."""
-    spread: Annotated[float, Field(ge=0.0, le=3.0)]
-    """Standard deviation of its logarithm."""
-    price: NonNegativeFloat = 0.0
-    """$ for an answer."""
-
-    @property
-    def at_once(self) -> int:
-        """How many answers are worked on side by side."""
-        raise NotImplementedError
-
-    @property
-    def day_share(self) -> float:
-        """The part of a day in which they work."""
-        return 1.0
+_Seconds = Annotated[float, Field(gt=0.0, le=1e6)]
+_Spread = Annotated[float, Field(ge=0.0, le=3.0)]
 
 
-class People(_Workers):
+class People(Section):
     """Annotators. Each answers one duel after the other; the times are log-normal."""
 
     annotators: PositiveInt = 10
     """How many work at the same hours."""
-    seconds: Annotated[float, Field(gt=0.0, le=1e6)] = 30.0
+    seconds: _Seconds = 30.0
     """Median seconds for an answer."""
-    spread: Annotated[float, Field(ge=0.0, le=3.0)] = 0.6
+    spread: _Spread = 0.6
     """Standard deviation of its logarithm."""
     hours_a_day: Annotated[float, Field(ge=0.1, le=24.0)] = 8.0
     """Hours a day that they work; the run waits for the rest of the day."""
+    price: NonNegativeFloat = 0.0
+    """$ for an answer."""
 
     @property
     def at_once(self) -> int:
@@ -82,16 +68,19 @@ class People(_Workers):
         return self.hours_a_day / 24
 
 
-class Judge(_Workers):
+class Judge(Section):
     """An oracle that answers by itself, such as an LLM behind an API. An answer of ``llm_judge`` is two requests, one
     for each order."""
 
     parallel: PositiveInt = 8
     """Answers at once."""
-    seconds: Annotated[float, Field(gt=0.0, le=1e6)] = 4.0
+    seconds: _Seconds = 4.0
     """Median seconds for an answer."""
-    spread: Annotated[float, Field(ge=0.0, le=3.0)] = 0.3
+    spread: _Spread = 0.3
     """Standard deviation of its logarithm."""
+    price: NonNegativeFloat = 0.0
+    """$ for an answer."""
+    day_share: ClassVar[float] = 1.0
 
     @property
     def at_once(self) -> int:
@@ -164,12 +153,6 @@ def load_machine(path: Path) -> Machine:
         raise UserError(f"--machine {path}: not YAML ({error})") from None
     if not isinstance(tree, dict):
         raise UserError(f"--machine {path}: expected keys such as gpu and gpus; docs/plan.md has an example")
-    return validate(Machine, tree, f"{path}: not a machine", list(_keys(Machine)), "docs/plan.md names all keys")
-
-
-def _keys(section: type[Section], prefix: str = "") -> Iterator[str]:
-    for name in section.model_fields:
-        yield prefix + name
-    for name, part in (("people", People), ("judge", Judge), ("policy", Shape), ("gpu", Gpu)):
-        if name in section.model_fields:
-            yield from _keys(part, f"{name}.")
+    return validate(
+        Machine, tree, f"{path}: not a machine", list(valid_keys(Machine, tree)), "docs/plan.md names all keys"
+    )

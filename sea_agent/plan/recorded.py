@@ -1,6 +1,6 @@
 """Seconds of each stage as a recorded run had them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from sea_agent.config import RunConfig
@@ -8,7 +8,7 @@ from sea_agent.config.files import flat, load_tree, parse_config
 from sea_agent.config.oracle import RemoteOracleConfig
 from sea_agent.errors import UserError
 from sea_agent.lab.records import read_json
-from sea_agent.persistence.rounds import RoundMetrics
+from sea_agent.persistence.rounds import RoundMetrics, read_rows
 from sea_agent.plan.planned import Costs, Planned
 
 _FREE = (
@@ -45,7 +45,7 @@ def recorded(directory: Path, planned: Planned) -> Costs:
             f"--run {directory}: it did not wait for answers, so that nothing tells what they take. Give people or "
             "judge in --machine"
         )
-    rows = _rows(directory / "metrics.jsonl")
+    rows = read_rows(directory / "metrics.jsonl")
     asked = [row for row in rows if row.round and not row.is_imagined]
     imagined = [row for row in rows if row.is_imagined]
     if len(asked) < 3:
@@ -82,14 +82,6 @@ def _config_of(directory: Path) -> RunConfig:
     if not file.is_file():
         raise UserError(f"--run {directory}: not the directory of a run: there is no config.yaml")
     return parse_config(load_tree(str(file)), str(file))
-
-
-def _rows(file: Path) -> list[RoundMetrics]:
-    try:
-        lines: Iterable[bytes] = file.read_bytes().splitlines()
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror})") from None
-    return [RoundMetrics.parse(line, file) for line in lines]
 
 
 def _wall_seconds(directory: Path, otherwise: float) -> float:

@@ -122,9 +122,24 @@ def test_annotators_are_shown_after_signing_in(beside: Served, view: Callable[..
 
     with viewer.page.expect_response(lambda response: "/v1/runs/other/annotators" in response.url):
         viewer.page.locator("#annotators select").select_option("other")
-    viewer.loaded()
-    assert f"{agreement['alpha']:.2f}" not in viewer.text("#annotators .flow")
+    viewer.until(f"!document.querySelector('#annotators .flow').innerText.includes('{agreement['alpha']:.2f}')")
     assert viewer.text("#tile-agreement .figure") == f"{agreement['alpha']:.2f}", "still that of the chosen run"
+
+
+def test_who_answers_is_shown_before_there_is_a_run(
+    tmp_path: Path, serve: Callable[..., Served], view: Callable[..., Viewer]
+) -> None:
+    alone = serve("--runs", tmp_path, program=SERVE, key=GIVEN_KEY)
+    alone.process.client(GIVEN_KEY).put("/v1/runs/office", json={"name": "Office"}).raise_for_status()
+    viewer = view()
+    viewer.page.goto(f"{alone.url.split('/dashboard')[0]}/sign-in?next=/dashboard/")
+    viewer.page.get_by_label("Your key").fill(GIVEN_KEY)
+    viewer.page.get_by_role("button", name="Sign in").click()
+    viewer.page.wait_for_url("**/dashboard/")
+    viewer.loaded()
+    assert "sea-agent run sea --out" in viewer.text("#empty")
+    assert viewer.page.locator("#annotators select").input_value() == "office"
+    assert not viewer.page.locator("#targets").is_visible()
 
 
 def test_the_news_end_with_the_key(beside: Served, asked: Path) -> None:

@@ -60,7 +60,7 @@ async function everything() {
   listing = await get("runs");
   byId("name").textContent = listing.name;
   document.title = `${listing.name} · sea-agent`;
-  if (isEmpty()) return;
+  if (isEmpty()) return annotators.update(listing.service);
   chooseRuns();
   const all = await comparison();
   const view = all?.methods.length ? all : null;
@@ -81,7 +81,8 @@ function isEmpty() {
   const empty = !listing.runs.length;
   byId("place").textContent = listing.name;
   byId("empty").hidden = !empty;
-  for (const part of [byId("controls"), ...document.querySelectorAll(".headline, .chips, .grid")]) part.hidden = empty;
+  for (const part of document.querySelectorAll("#controls, .headline, .chips, .grid > :not(#annotators)")) part.hidden = empty;
+  byId("annotators").hidden = empty && !listing.service; // who answers is kept by the service
   return empty;
 }
 

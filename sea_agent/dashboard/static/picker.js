@@ -54,7 +54,7 @@ export class Picker {
     const scrolled = this.list.scrollTop;
     this.list.replaceChildren(
       ...sorted.map(([id, runs]) => this.#collection(id, runs, now, wanted)),
-      ...(sorted.length ? [] : [h("p", { class: "empty" }, wanted ? "No run fits." : "No run yet: this page shows the first one as soon as it is there.")]),
+      ...(sorted.length ? [] : [h("p", { class: "empty" }, "No run fits.")]),
       ...this.listing.trouble.map(({ place, what }) => h("p", { class: "trouble" }, `${place}: ${what}`)),
     );
     this.list.scrollTop = scrolled;

@@ -106,7 +106,7 @@ function stored(entry) {
 
 /** Answer an earlier duel again; the one that is on the page waits. */
 function reopen(item) {
-  aside ??= { duel: leases.duel, ms: stopwatch.ms, strength, comment: view.comment() };
+  aside ??= { duel: leases.duel, ...begun() };
   revising = item;
   begin(item.duel, { ms: 0, ...item.latest });
 }
@@ -131,6 +131,11 @@ function begin(duel, { ms = 0, strength: level = null, comment = "" } = {}) {
   scrollTo(0, 0);
 }
 
+/** What is begun on the duel that is shown. */
+function begun() {
+  return { ms: stopwatch.ms, strength, comment: view.comment() };
+}
+
 /** What was begun on a duel before the page was loaded again. */
 function sketched(duel) {
   const sketch = JSON.parse(sessionStorage.getItem(SKETCH) ?? "null");
@@ -139,10 +144,9 @@ function sketched(duel) {
 }
 
 function sketch() {
-  const duel = aside?.duel ?? shown;
-  const begun = revising ? aside : { ms: stopwatch.ms, strength, comment: view.comment() };
+  const { duel, ...rest } = aside ?? { duel: shown, ...begun() };
   try {
-    sessionStorage.setItem(SKETCH, JSON.stringify({ ...begun, duel: undefined, query: duel.query_id }));
+    sessionStorage.setItem(SKETCH, JSON.stringify({ ...rest, query: duel?.query_id }));
   } catch (error) {
     if (!(error instanceof DOMException)) throw error; // the browser's storage is full: only a sketch is lost
   }
