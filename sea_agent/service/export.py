@@ -8,7 +8,8 @@ from functools import partial
 from sea_agent.data.encoders import Columns, Encoder
 from sea_agent.data.rows import Record
 from sea_agent.service.quality import majority
-from sea_agent.service.schemas import ExportIn, iso
+from sea_agent.service.schemas.base import iso
+from sea_agent.service.schemas.quality import ExportIn
 from sea_agent.service.store import answers
 from sea_agent.service.store.answers import Labelled
 from sea_agent.service.store.database import Database

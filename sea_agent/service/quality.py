@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sea_agent.seeding import generator_for
-from sea_agent.service.schemas import AgreementOut, AnnotatorOut, RateOut
+from sea_agent.service.schemas.quality import AgreementOut, AnnotatorOut, RateOut
 from sea_agent.service.store.tables import OUTCOMES
 
 LEAST_DUELS = 20

@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 from sea_agent.cli import main
 from sea_agent.service.keyring import KeyRing
 from sea_agent.service.routes import health
-from sea_agent.service.schemas import HealthOut
+from sea_agent.service.schemas.base import HealthOut
 from sea_agent.service.store import database
 from sea_agent.service.store.database import Database
 from sea_agent.web.problems import Problem

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from sea_agent.service import quality
 from sea_agent.service.quality import LEAST_DUELS, Answer
-from sea_agent.service.schemas import RateOut
+from sea_agent.service.schemas.quality import RateOut
 from sea_agent.service.store.tables import OUTCOMES
 
 NO = RateOut(n=0, share=None, low=None, high=None)

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Header
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from sea_agent.service.auth import Reader
-from sea_agent.service.schemas import LARGEST_INTEGER, RunId
+from sea_agent.service.schemas.base import LARGEST_INTEGER, RunId
 from sea_agent.service.state import Service
 from sea_agent.service.store import runs as store
 from sea_agent.service.store.database import StoreUnavailable

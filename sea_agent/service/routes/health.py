@@ -3,7 +3,7 @@
 from fastapi import APIRouter
 from sqlalchemy import select
 
-from sea_agent.service.schemas import HealthOut
+from sea_agent.service.schemas.base import HealthOut
 from sea_agent.service.state import Service
 from sea_agent.web.problems import documented
 

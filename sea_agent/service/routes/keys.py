@@ -5,7 +5,8 @@ from typing import Any
 from fastapi import APIRouter
 
 from sea_agent.service.auth import Admin
-from sea_agent.service.schemas import KeyIn, KeyOut, KeysOut, NewKeyOut, ObjectId
+from sea_agent.service.schemas.base import ObjectId
+from sea_agent.service.schemas.keys import KeyIn, KeyOut, KeysOut, NewKeyOut
 from sea_agent.service.state import Service
 from sea_agent.service.store.keys import Key
 from sea_agent.web.problems import documented

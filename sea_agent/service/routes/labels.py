@@ -7,19 +7,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query, Response
 
 from sea_agent.service.auth import Annotator, Experiment, Reader
-from sea_agent.service.schemas import (
-    LARGEST_INTEGER,
-    LONGEST_WAIT,
-    ImportedOut,
-    LabelIn,
-    LabelOut,
-    LabelsIn,
-    LabelsOut,
-    LogEntryOut,
-    LogOut,
-    ObjectId,
-    RunId,
-)
+from sea_agent.service.schemas.base import LARGEST_INTEGER, ObjectId, RunId
+from sea_agent.service.schemas.duels import LONGEST_WAIT
+from sea_agent.service.schemas.labels import ImportedOut, LabelIn, LabelOut, LabelsIn, LabelsOut, LogEntryOut, LogOut
 from sea_agent.service.state import Service, State
 from sea_agent.service.store import labels as store
 from sea_agent.service.store.labels import Refused

@@ -6,7 +6,8 @@ from functools import partial
 from fastapi import APIRouter, Request, Response
 
 from sea_agent.service.auth import Annotator
-from sea_agent.service.schemas import HeartbeatIn, HeartbeatOut, LeaseIn, LeaseOut, ObjectId, RunId
+from sea_agent.service.schemas.base import ObjectId, RunId
+from sea_agent.service.schemas.duels import HeartbeatIn, HeartbeatOut, LeaseIn, LeaseOut
 from sea_agent.service.state import Service
 from sea_agent.service.store import leases as store
 from sea_agent.service.store.leases import Claim

@@ -12,7 +12,8 @@ from sea_agent.data.encoders import Encoder, JsonLines, Parquet
 from sea_agent.service import export, quality
 from sea_agent.service.auth import Reader
 from sea_agent.service.quality import Answer
-from sea_agent.service.schemas import AgreementOut, AnnotatorsOut, ExportIn, RunId
+from sea_agent.service.schemas.base import RunId
+from sea_agent.service.schemas.quality import AgreementOut, AnnotatorsOut, ExportIn
 from sea_agent.service.state import Service, State
 from sea_agent.service.store import answers as store
 from sea_agent.service.store import runs

@@ -5,7 +5,9 @@ from functools import partial
 from fastapi import APIRouter
 
 from sea_agent.service.auth import Experiment, Reader
-from sea_agent.service.schemas import LogEntryOut, ObjectId, PostedOut, QueriesIn, QueriesOut, QueryOut, RunId
+from sea_agent.service.schemas.base import ObjectId, RunId
+from sea_agent.service.schemas.duels import PostedOut, QueriesIn, QueriesOut
+from sea_agent.service.schemas.labels import LogEntryOut, QueryOut
 from sea_agent.service.state import Service
 from sea_agent.service.store import labels
 from sea_agent.service.store import queries as store

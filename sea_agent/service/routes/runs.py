@@ -6,7 +6,8 @@ from fastapi import APIRouter
 from sqlalchemy import Connection
 
 from sea_agent.service.auth import Anyone, Experiment
-from sea_agent.service.schemas import ProgressOut, RunId, RunIn, RunOut, RunsOut
+from sea_agent.service.schemas.base import RunId
+from sea_agent.service.schemas.runs import ProgressOut, RunIn, RunOut, RunsOut
 from sea_agent.service.state import Service
 from sea_agent.service.store import people
 from sea_agent.service.store import runs as store

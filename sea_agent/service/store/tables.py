@@ -36,6 +36,7 @@ metadata = MetaData(naming_convention=_NAMES)
 
 OUTCOMES = ("first", "second", "tie", "both_bad")
 KINDS = ("vote", "repeat", "gold")
+RUN_STATES = ("open", "paused", "closed", "archived")
 QUERY_STATES = ("open", "answered", "cancelled", "expired")
 LEASE_STATES = ("live", "labelled", "skipped", "released", "expired")
 
@@ -79,6 +80,12 @@ runs = Table(
     Column("gold_share", Double, nullable=False),
     Column("created_at", Double, nullable=False),
     Column("last_seq", BigInteger, nullable=False),  # of the label log
+    Column("state", String(10), nullable=False, server_default="open"),
+    Column("examples", Text, nullable=False, server_default="[]"),  # JSON list, shown with the instructions
+    Column("qualification", Integer, nullable=False, server_default="0"),  # gold duels before the first other one
+    Column("qualifying_share", Double, nullable=False, server_default="0.8"),  # of them that must be right
+    Column("retention_days", Double),  # after which the texts of duels that are over are erased; null: never
+    _one_of("state", RUN_STATES),
 )
 
 queries = Table(
@@ -100,6 +107,7 @@ queries = Table(
     Column("votes", Integer, nullable=False),
     Column("places", Integer, nullable=False),  # votes_needed − votes − live leases: how many more may lease it now
     Column("created_at", Double, nullable=False),
+    Column("erased_at", Double),  # when the texts were erased
     # Long texts stand last: SQLite reads a row up to the last column that is asked for.
     Column("prompt", Text, nullable=False),
     Column("first", Text, nullable=False),
@@ -128,6 +136,15 @@ Index(
     queries.c.number,
     **_where("gold IS NOT NULL"),
 )
+
+# A duel that is in it is only for the annotators it names.
+assignments = Table(
+    "assignments",
+    metadata,
+    Column("query_id", String(40), ForeignKey("queries.id"), primary_key=True),
+    Column("annotator", String(200), primary_key=True),
+)
+Index("ix_assignments_annotator", assignments.c.annotator)
 
 leases = Table(
     "leases",

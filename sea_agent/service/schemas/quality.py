@@ -1,0 +1,75 @@
+"""Quality of the labels, and what is exported."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from sea_agent.service.schemas.base import (
+    Count,
+    Out,
+    Share,
+)
+
+
+class RateOut(Out):
+    """A share of ``n`` with its 95 % Wilson interval; null where ``n`` is 0."""
+
+    n: int
+    share: float | None
+    low: float | None
+    high: float | None
+
+
+class AgreementOut(Out):
+    """Quality of the labels of a run. A figure that cannot be computed is null.
+
+    ``alpha`` is Krippendorff's, over the ``compared`` duels that have two votes or more; its 95 % bootstrap interval is
+    over duels. ``first_shown`` is the share of answers with a winner that chose the response shown first.
+    """
+
+    votes: int
+    duels: int
+    compared: int
+    annotators: int
+    alpha: float | None
+    alpha_low: float | None
+    alpha_high: float | None
+    self_agreement: RateOut
+    gold_accuracy: RateOut
+    gold_kappa: float | None
+    first_shown: RateOut
+    ties: RateOut
+    both_bad: RateOut
+
+
+class AnnotatorOut(Out):
+    """One annotator. ``with_others`` is agreement with the most frequent vote of the others on the same duel."""
+
+    annotator: str
+    answers: int
+    votes: int
+    skips: int
+    median_s: float | None
+    p90_s: float | None
+    gold_accuracy: RateOut
+    gold_kappa: float | None
+    self_agreement: RateOut
+    with_others: RateOut
+    first_shown: RateOut
+    late: RateOut
+
+
+class AnnotatorsOut(Out):
+    """Everybody who answered or skipped in a run, by name."""
+
+    annotators: list[AnnotatorOut]
+
+
+class ExportIn(BaseModel):
+    """Which duels are exported. Those without a winner, ties among them, have null for both responses."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    min_agreement: Share = 0.0
+    min_votes: Count = 1
+    ties: Literal["drop", "keep"] = "drop"
