@@ -3,11 +3,13 @@
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Column, Connection, Integer, MetaData, inspect, text
+from sqlalchemy import Column, Connection, Integer, MetaData, create_engine, inspect, text
 
 from sea_agent.errors import UserError
-from sea_agent.service.store import runs
+from sea_agent.service.store import labels, leases, runs
 from sea_agent.service.store.database import Database
+from sea_agent.service.store.leases import Claim
+from sea_agent.service.store.schema import migrate
 from sea_agent.service.store.tables import metadata
 
 pytestmark = pytest.mark.anyio
@@ -37,6 +39,59 @@ async def test_opening_again_keeps_what_is_there(database_url: str) -> None:
         await database.write(lambda connection: runs.put(connection, "run", {}, now=0.0))
     async with Database(database_url, 20) as database:
         assert await database.read(lambda connection: runs.exists(connection, "run"))
+
+
+def first_version(connection: Connection) -> None:
+    """A database as the first version left it: a run with an answered duel, a leased one and one that waits."""
+    migrate(connection, "0001")
+    insert_into(connection, "runs", id="run", name="Run", instructions="Be kind.", votes_needed=1, repeat_share=0.0)
+    for number, (state, places) in enumerate([("answered", 0), ("open", 0), ("open", 1)]):
+        insert_into(
+            connection, "queries", id=f"query-{number}", run="run", client_key=f"k{number}", body_digest="d",
+            votes_needed=1, priority=0, state=state, votes=1 - places if state == "answered" else 0, places=places,
+            prompt="p", first=f"a{number}", second="b",
+        )  # fmt: skip
+    for number, state in enumerate(["labelled", "live"]):
+        insert_into(
+            connection, "leases", id=f"lease-{number}", query_id=f"query-{number}", run="run", annotator="ann",
+            number=number, kind="vote", swapped=False, state=state, expires_at=1e10,
+        )  # fmt: skip
+    insert_into(
+        connection, "labels", run="run", seq=1, id="label-0", query_id="query-0", lease_id="lease-0", annotator="ann",
+        entered_by="ann", kind="vote", outcome="first", swapped=False, late=False, comment="fine", body_digest="d",
+        at=1.0,
+    )  # fmt: skip
+    connection.execute(text("UPDATE runs SET last_seq = 1"))
+    connection.commit()
+
+
+def insert_into(connection: Connection, table: str, **values: object) -> None:
+    """A row of the first version's table; what is not given is 0 where it must be something."""
+    needed = {"runs": ("gold_share", "created_at", "last_seq"), "queries": ("created_at",), "leases": ("created_at",)}
+    values = dict.fromkeys(needed.get(table, ()), 0) | values
+    names = ", ".join(f'"{name}"' for name in values)
+    connection.execute(
+        text(f"INSERT INTO {table} ({names}) VALUES ({', '.join(f':{name}' for name in values)})"), values
+    )
+
+
+async def test_a_database_of_the_version_before_goes_on_with_what_it_has(database_url: str) -> None:
+    engine = create_engine(database_url.replace("postgresql://", "postgresql+psycopg://"))
+    with engine.connect() as connection:
+        first_version(connection)
+    engine.dispose()
+    async with Database(database_url, 20) as database:
+        assert await database.read(lambda connection: differences(connection, metadata)) == []
+        run = await database.read(lambda connection: runs.get(connection, "run"))
+        assert (run.instructions, run.labels, run.answered, run.state, run.examples) == ("Be kind.", 1, 1, "open", "[]")
+        (label,) = await database.read(lambda connection: labels.page(connection, "run", 0, 10))
+        assert (label.annotator, label.outcome, label.comment) == ("ann", "first", "fine")
+        ann, bob = (Claim("run", name, 300.0, seed=0) for name in ("ann", "bob"))
+        held = await database.write(lambda connection: leases.claim(connection, ann, now=2.0))
+        taken = await database.write(lambda connection: leases.claim(connection, bob, now=2.0))
+        assert held is not None
+        assert taken is not None
+        assert (held["lease_id"], taken["query_id"]) == ("lease-1", "query-2")
 
 
 async def test_a_database_of_a_newer_version_is_refused_and_left_alone(database_url: str) -> None:
