@@ -13,6 +13,7 @@ from sea_agent.service.limits import BodyLimit, RateLimit
 from sea_agent.service.metrics import Measure, Metrics
 from sea_agent.service.pages import Static
 from sea_agent.service.routes import (
+    admin_page,
     events,
     health,
     keys,
@@ -63,7 +64,7 @@ def make_app(settings: Settings) -> FastAPI:
         app.include_router(
             module.router, prefix="/v1", responses=problems.documented(400, 401, 403, 413, 422, 429, 503)
         )
-    for module in (health, metrics, sign_in, label_page):
+    for module in (health, metrics, sign_in, label_page, admin_page):
         app.include_router(module.router)
     app.mount("/static", Static(), name="static")
     if settings.runs is not None:

@@ -2,9 +2,10 @@
 
 /** The service has decided against a request; asking again changes nothing. */
 export class Refusal extends Error {
-  constructor(status, detail) {
+  constructor(status, detail, errors = []) {
     super(detail);
     this.status = status;
+    this.errors = errors; // of a 422: {where, what} of each field
   }
 }
 
@@ -23,7 +24,7 @@ export async function call(method, path, body, { seconds = 20, signal } = {}) {
     if (response.status === 204) return null;
     const answer = await response.json();
     if (response.ok) return answer;
-    if (response.status < 500 && response.status !== 429) throw new Refusal(response.status, answer.detail);
+    if (response.status < 500 && response.status !== 429) throw new Refusal(response.status, answer.detail, answer.errors);
     throw new Unreachable(answer.detail);
   } catch (error) {
     if (error instanceof Refusal || error instanceof Unreachable) throw error;
@@ -71,7 +72,9 @@ export class Pauses {
   }
 }
 
+/** A `Blob` is sent as it is, with its type; anything else as JSON. */
 function request(method, body) {
+  if (body instanceof Blob) return { method, body, redirect: "error", headers: { "Content-Type": body.type } };
   const json = { body: JSON.stringify(body), headers: { "Content-Type": "application/json" } };
   return { method, redirect: "error", ...(body !== undefined && json) };
 }
