@@ -13,8 +13,8 @@ export class Assigning {
   #people = h("div", { class: "ticks" });
   #list = new List(this.#people, (name) => name, (name) => tick(name, h("input", { type: "checkbox", value: name })));
   #others = h("input", { autocomplete: "off" });
-  #amount = h("input", { type: "number", min: 0, step: "any", required: true, value: 100, inputmode: "decimal" });
-  #unit = select({}, [["share", "% of the duels that wait"], ["count", "duels"]]);
+  #amount = h("input", { type: "number", required: true, value: 100, inputmode: "decimal" });
+  #unit = select({ onchange: () => this.#limit() }, [["share", "per cent"], ["count", "duels"]]);
   #each = h("input", { type: "number", min: 1, max: 100, step: 1, inputmode: "numeric" });
   #submit = h("button", { class: "main" }, "Hand out");
   #fault = h("p", { class: "fault", role: "alert", hidden: true });
@@ -22,6 +22,7 @@ export class Assigning {
 
   constructor(changed) {
     this.#changed = changed;
+    this.#limit();
     this.element = section(
       "Hand out duels",
       hint("A duel that is handed out is only for the people it is handed to; the others are for everybody."),
@@ -29,12 +30,17 @@ export class Assigning {
         "form",
         { class: "stack", onsubmit: (event) => this.#send(event) },
         group("To", this.#people, field("Other names", this.#others, "Separated by commas.")),
-        h("div", { class: "pair" }, field("How much", this.#amount), field("Of what", this.#unit)),
+        h("div", { class: "pair" }, field("How much", this.#amount, "Of the duels that wait and are for everybody."), field("Unit", this.#unit)),
         field("People for each duel", this.#each, "Empty: as many as it needs votes."),
         this.#fault,
         h("div", { class: "buttons" }, this.#submit, button("Take all back", () => this.#takeBack())),
       ),
     );
+  }
+
+  #limit() {
+    const limits = this.#unit.value === "share" ? { min: 0.1, max: 100, step: 0.1 } : { min: 1, max: 100000, step: 1 };
+    Object.assign(this.#amount, limits);
   }
 
   /** Offer these people; who is ticked stays so. */

@@ -1,6 +1,6 @@
 // One duel in a dialog: its texts, who answered or has it, and what can be done about it.
 
-import { h } from "../dom.js";
+import { h, headings } from "../dom.js";
 import { call } from "../service.js";
 import { isAdmin, ofDuel } from "./context.js";
 import { confirm, open } from "./dialog.js";
@@ -73,7 +73,7 @@ export class DuelDialog {
   #part({ part, duel, votes, leases }) {
     if (part === "state") return texts(duel);
     if (part === "votes") return votes.length ? votesTable(votes) : h("p", { class: "hint" }, "Nobody has answered it yet.");
-    return h("ul", { class: "plain" }, leases.map(({ annotator, state, expires_at }) => h("li", {}, leaseInWords(annotator, state, expires_at))));
+    return h("ul", { class: "plain" }, leases.filter(({ state }) => state !== "labelled").map(({ annotator, state, expires_at }) => h("li", {}, leaseInWords(annotator, state, expires_at))));
   }
 
   #action(key, text) {
@@ -151,7 +151,7 @@ function votesTable(votes) {
     h(
       "table",
       {},
-      h("thead", {}, h("tr", {}, ["Annotator", "Answer", "Kind", "Time", "At", "Comment"].map((name) => h("th", { scope: "col" }, name)))),
+      headings(["Annotator", "Answer", "Kind", "Time", "At", "Comment"]),
       h("tbody", {}, votes.map((vote) => h("tr", {}, h("th", { scope: "row" }, vote.annotator), row(vote).map((text) => h("td", {}, text))))),
     ),
   );
@@ -160,6 +160,6 @@ function votesTable(votes) {
 function leaseInWords(annotator, state, until) {
   if (state === "live") return `${annotator} has it until ${moment(until)}.`;
   if (state === "skipped") return `${annotator} skipped it.`;
-  if (state === "labelled") return `${annotator} answered it.`;
-  return `${annotator} had it and gave it back, or let it run out.`;
+  if (state === "released") return `${annotator} gave it back, or it was taken back.`;
+  return `${annotator} had it and let it run out.`;
 }

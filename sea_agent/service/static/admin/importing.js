@@ -57,8 +57,9 @@ export class Importing {
     const done = await act(this.#submit, this.#fault, async () => {
       const file = this.#chosen();
       const path = ofRun(`/queries:import${query({ gold: this.#gold.checked ? "chosen" : "" })}`);
-      const { created, known } = await call("POST", path, file, { seconds: SECONDS });
-      return `${plural(created, "duel")} imported from ${this.#file.files[0].name}, ${known} known already.`;
+      const { created, known, ignored } = await call("POST", path, file, { seconds: SECONDS });
+      const left = ignored.length ? ` Columns that were ignored: ${ignored.join(", ")}.` : "";
+      return `${plural(created, "duel")} imported from ${file.name}, ${known} known already.${left}`;
     });
     if (!done) return;
     this.#form.reset();

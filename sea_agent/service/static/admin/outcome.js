@@ -2,11 +2,17 @@
 
 import { Refusal, Unreachable } from "../service.js";
 
+const SECONDS = 10; // for which it stands there
+
+let timer;
+
 /** Say what was done: in the dialog that is open, since nothing else is read out while it is, or on the page. */
 export function say(text) {
   const place = [...document.querySelectorAll("dialog[open] [role=status]")].at(-1) ?? document.getElementById("outcome");
   place.textContent = ""; // said again, it is read out again
   requestAnimationFrame(() => (place.textContent = text));
+  clearTimeout(timer);
+  timer = setTimeout(() => (place.textContent = ""), SECONDS * 1000);
 }
 
 /**

@@ -40,11 +40,8 @@ export class Quality {
 }
 
 function figures(found) {
-  const alpha = found.alpha === null
-    ? "not known: no duel has two votes yet"
-    : `${fixed(found.alpha, 2)} (${fixed(found.alpha_low, 2)} to ${fixed(found.alpha_high, 2)}) on ${plural(found.compared, "duel")}`;
   const pairs = [
-    ["Agreement α", alpha],
+    ["Agreement α", alpha(found)],
     ["Gold right", share(found.gold_accuracy)],
     ["Same answer again", share(found.self_agreement)],
     ["First shown chosen", share(found.first_shown)],
@@ -52,6 +49,12 @@ function figures(found) {
     ["Both bad", share(found.both_bad)],
   ];
   return h("dl", { class: "figures" }, pairs.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
+}
+
+function alpha({ alpha, alpha_low, alpha_high, compared }) {
+  if (alpha === null) return "not known yet: it needs duels with two votes";
+  const interval = alpha_low === null ? "" : ` (${fixed(alpha_low, 2)} to ${fixed(alpha_high, 2)})`;
+  return `${fixed(alpha, 2)}${interval} on ${plural(compared, "duel")}`;
 }
 
 function row(one) {

@@ -23,11 +23,12 @@ export function start(view) {
 
   view.append(
     h("div", { class: "card stack" }, head, actions.element, actions.fault, links()),
+    quality.element,
     h(
       "div",
       { class: "columns" },
       h("div", { class: "stack" }, duels.element),
-      h("div", { class: "stack" }, importing.element, assigning.element, quality.element, exporting.element),
+      h("div", { class: "stack" }, importing.element, assigning.element, exporting.element),
     ),
   );
 

@@ -21,7 +21,8 @@ export const number = (value) => (value === null || value === undefined ? NONE :
 /** "1 duel", "3 duels" */
 export const plural = (count, one, many = `${one}s`) => `${number(count)} ${count === 1 ? one : many}`;
 
-export const fixed = (value, decimals) => (value === null || value === undefined ? NONE : value.toFixed(decimals));
+export const fixed = (value, decimals) =>
+  value === null || value === undefined ? NONE : value.toFixed(decimals).replace("-", "−");
 
 /** A share with its interval and of how many: "83 % (61–94, n = 18)". */
 export function share(rate) {
