@@ -310,7 +310,7 @@ async def test_an_unknown_path_and_a_wrong_method_are_problems(sqlite_service: R
     assert is_problem(await sqlite_service.admin.get("/v1/runs/a b"), 422)
     wrong = await sqlite_service.admin.post("/v1/runs/run", json={})
     assert is_problem(wrong, 405)
-    assert wrong.headers["allow"] == "GET, PUT"
+    assert wrong.headers["allow"] == "DELETE, GET, PUT"
 
 
 async def test_a_fault_of_the_service_is_a_problem_that_tells_nothing(

@@ -95,7 +95,7 @@ class ListedQueryOut(Out):
 
 
 class QueryListOut(Out):
-    """A page of the duels that are wanted, the newest first; ask on with ``after=next_after``. ``total`` counts all."""
+    """A page of the duels that are wanted, the newest first; ask on with ``after=next_after``."""
 
     queries: list[ListedQueryOut]
     next_after: int | None
