@@ -14,6 +14,7 @@ from sea_agent.service.metrics import Measure, Metrics
 from sea_agent.service.pages import Static
 from sea_agent.service.routes import (
     admin_page,
+    assignments,
     events,
     health,
     keys,
@@ -60,7 +61,7 @@ def make_app(settings: Settings) -> FastAPI:
     problems.install(app)
     refusals.install(app)
     # Routes are tried in this order, so those that every label passes come first.
-    for module in (leases, labels, queries, runs, events, quality, keys):
+    for module in (leases, labels, queries, runs, assignments, events, quality, keys):
         app.include_router(
             module.router, prefix="/v1", responses=problems.documented(400, 401, 403, 413, 422, 429, 503)
         )

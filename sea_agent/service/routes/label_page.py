@@ -70,6 +70,6 @@ def _with_progress(connection: Connection, caller: Caller, now: float) -> list[t
     """Each run that the caller sees, with its progress."""
     return [
         (run, runs.progress(connection, run.id, caller.annotator, now))
-        for run in runs.everything(connection)
+        for run in runs.everything(connection, runs.UNFINISHED)
         if caller.sees(run.id)
     ]

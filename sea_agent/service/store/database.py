@@ -317,6 +317,7 @@ def _sqlite_engine(url: URL, connections: int, read_only: bool = False) -> Engin
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, _: object) -> None:
         connection.isolation_level = None  # transactions begin where the pool says, not where Python guesses
+        connection.create_function("lower", 1, str.lower, deterministic=True)  # SQLite's own knows ASCII only
         for pragma in (
             f"busy_timeout = {BUSY_MS}",
             "journal_mode = WAL",
