@@ -16,6 +16,7 @@ from sea_agent.service.routes import (
     admin_page,
     assignments,
     events,
+    files,
     health,
     keys,
     label_page,
@@ -55,13 +56,13 @@ def make_app(settings: Settings) -> FastAPI:
         docs_url=None,  # its scripts come from elsewhere
         redoc_url=None,
     )
-    app.add_middleware(BodyLimit, largest=settings.body_bytes)
+    app.add_middleware(BodyLimit, largest=settings.body_bytes, others={files.IMPORT: settings.file_bytes})
     app.add_middleware(SecurityHeaders)
     app.add_middleware(Measure, metrics=measured)
     problems.install(app)
     refusals.install(app)
     # Routes are tried in this order, so those that every label passes come first.
-    for module in (leases, labels, queries, runs, assignments, events, quality, keys):
+    for module in (leases, labels, queries, runs, assignments, events, quality, files, keys):
         app.include_router(
             module.router, prefix="/v1", responses=problems.documented(400, 401, 403, 413, 422, 429, 503)
         )

@@ -26,6 +26,8 @@ class Settings:
     """Directory of runs for the dashboard; without one there is no dashboard."""
     body_bytes: int = 2_000_000
     """Largest request body."""
+    file_bytes: int = 20_000_000
+    """Largest file of duels."""
     requests_per_second: float = 600.0
     """Requests a second of one key, on average."""
     burst: int = 1200

@@ -1,14 +1,6 @@
-"""Quality of the labels, and what is exported."""
+"""Quality of the labels."""
 
-from typing import Literal
-
-from pydantic import BaseModel, ConfigDict
-
-from sea_agent.service.schemas.base import (
-    Count,
-    Out,
-    Share,
-)
+from sea_agent.service.schemas.base import Out
 
 
 class RateOut(Out):
@@ -63,13 +55,3 @@ class AnnotatorsOut(Out):
     """Everybody who answered or skipped in a run, by name."""
 
     annotators: list[AnnotatorOut]
-
-
-class ExportIn(BaseModel):
-    """Which duels are exported. Those without a winner, ties among them, have null for both responses."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-    min_agreement: Share = 0.0
-    min_votes: Count = 1
-    ties: Literal["drop", "keep"] = "drop"

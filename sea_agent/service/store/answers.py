@@ -66,6 +66,7 @@ _PAGE = (
     select(queries, labels.c.seq)
     .join(queries, queries.c.id == labels.c.query_id)
     .where(labels.c.run == _RUN, labels.c.seq > _AFTER, labels.c.seq <= _UP_TO, *_IS_VOTE)
+    .where(queries.c.erased_at.is_(None))
     .where(
         ~select(_earlier.c.seq)
         .where(
@@ -98,7 +99,10 @@ def skips(connection: Connection, run: str) -> dict[str, int]:
 
 
 def page(connection: Connection, run: str, after_seq: int, up_to_seq: int, at_most: int) -> list[Labelled]:
-    """Voted duels whose first vote lies after ``after_seq``, as they stood when the log was ``up_to_seq`` long."""
+    """Voted duels whose first vote lies after ``after_seq``, as they stood when the log was ``up_to_seq`` long.
+
+    Those whose texts were erased are left out.
+    """
     known = {"of_run": run, "after_seq": after_seq, "up_to_seq": up_to_seq, "at_most": at_most}
     found = connection.execute(_PAGE, known).all()
     of_page = {"of_queries": [query.id for query in found], "up_to_seq": up_to_seq}

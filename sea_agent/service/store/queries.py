@@ -36,7 +36,7 @@ def post(connection: Connection, run: str, items: Sequence[Values], now: float) 
         query_id = id_for("query", run, client_key)
         created = client_key not in known
         if known.setdefault(client_key, digest) != digest:
-            raise Conflict(f"client_key {client_key!r} is there already with another body.")
+            raise Conflict(f"client_key {client_key!r} is there already with another body.", client_key)
         answers.append({"id": query_id, "client_key": client_key, "created": created})
         if created:
             new.append(_row(run, item, query_id, digest, default, now))
