@@ -1,5 +1,7 @@
 """The application: routes, limits and problem documents around one open store."""
 
+import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -8,6 +10,7 @@ from fastapi import FastAPI
 
 from sea_agent import __version__
 from sea_agent.service import refusals
+from sea_agent.service.erasing import keep_to_retention
 from sea_agent.service.keyring import KeyRing
 from sea_agent.service.limits import BodyLimit, RateLimit
 from sea_agent.service.metrics import Measure, Metrics
@@ -15,6 +18,7 @@ from sea_agent.service.pages import Static
 from sea_agent.service.routes import (
     admin_page,
     assignments,
+    erasure,
     events,
     files,
     health,
@@ -23,6 +27,7 @@ from sea_agent.service.routes import (
     labels,
     leases,
     metrics,
+    people,
     quality,
     queries,
     runs,
@@ -33,6 +38,8 @@ from sea_agent.service.state import State
 from sea_agent.service.store.database import Database
 from sea_agent.web import problems
 from sea_agent.web.security import SecurityHeaders
+
+logger = logging.getLogger(__name__)
 
 
 def make_app(settings: Settings) -> FastAPI:
@@ -45,8 +52,12 @@ def make_app(settings: Settings) -> FastAPI:
         async with Database(settings.url, settings.deadline_seconds, measured.committed) as database:
             keyring = await KeyRing.load(database, settings.clock)
             rate = RateLimit(settings.requests_per_second, settings.burst)
-            app.state.service = State(settings, database, keyring, rate, measured, settings.cookie)
+            service = State(settings, database, keyring, rate, measured, settings.cookie)
+            app.state.service = service
+            retention = asyncio.create_task(keep_to_retention(service))
+            retention.add_done_callback(_tell_failure)
             yield
+            retention.cancel()
 
     app = FastAPI(
         title="sea-agent feedback service",
@@ -62,7 +73,7 @@ def make_app(settings: Settings) -> FastAPI:
     problems.install(app)
     refusals.install(app)
     # Routes are tried in this order, so those that every label passes come first.
-    for module in (leases, labels, queries, runs, assignments, events, quality, files, keys):
+    for module in (leases, labels, queries, runs, assignments, events, quality, files, keys, people, erasure):
         app.include_router(
             module.router, prefix="/v1", responses=problems.documented(400, 401, 403, 413, 422, 429, 503)
         )
@@ -75,6 +86,11 @@ def make_app(settings: Settings) -> FastAPI:
         app.include_router(dashboard.router(settings.runs))
     _describe_problems(app)
     return app
+
+
+def _tell_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.error("texts whose time has passed are erased no more until the service starts again", exc_info=error)
 
 
 def _describe_problems(app: FastAPI) -> None:

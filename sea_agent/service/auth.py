@@ -18,6 +18,8 @@ from sea_agent.service.store.leases import Author
 from sea_agent.web.problems import Problem
 
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+READS = ("read", "experiment")
+"""Scopes that may read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +98,8 @@ class Requires(SecurityBase):
 Admin = Annotated[Caller, Depends(Requires("admin"))]
 Experiment = Annotated[Caller, Depends(Requires("experiment"))]
 Annotator = Annotated[Caller, Depends(Requires("annotate"))]
-Reader = Annotated[Caller, Depends(Requires("read", "experiment"))]
-Anyone = Annotated[Caller, Depends(Requires("read", "experiment", "annotate"))]
+Reader = Annotated[Caller, Depends(Requires(*READS))]
+Anyone = Annotated[Caller, Depends(Requires(*READS, "annotate"))]
 
 
 def check_origin(request: Request) -> None:
@@ -107,9 +109,14 @@ def check_origin(request: Request) -> None:
         raise Problem(403, f"Requests with a cookie must come from a page of {own}.")
 
 
-async def sign_in(request: Request, key: str) -> str:
-    """Start a page session; the token for the cookie. Raises: Problem 401 for a key that is not valid."""
-    return await state_of(request).keyring.sign_in(key)
+async def sign_in(request: Request, key: str) -> tuple[str, Caller]:
+    """Start a page session; the token for the cookie, and whose it is.
+
+    Raises:
+        Problem: 401 for a key that is not valid.
+    """
+    session, token = await state_of(request).keyring.sign_in(key)
+    return token, _caller(session)
 
 
 async def sign_out(request: Request) -> None:

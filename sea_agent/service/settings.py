@@ -1,9 +1,10 @@
 """Settings of the feedback service."""
 
+import asyncio
 import hashlib
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,6 +39,8 @@ class Settings:
     """Of the draws of presentation order, repeated and gold duels."""
     clock: Callable[[], float] = time.time
     """Seconds UTC."""
+    pause: Callable[[float], Awaitable[None]] = asyncio.sleep
+    """Between two looks for texts whose time has passed."""
 
     @property
     def url(self) -> str:

@@ -1,4 +1,4 @@
-"""The page of those who run experiments. The shell is made here; what it shows and does goes through the REST routes."""
+"""The page of those who run experiments. The shell is made here; what it does goes through the REST routes."""
 
 import contextlib
 import re

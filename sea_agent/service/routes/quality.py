@@ -54,4 +54,5 @@ def _answer(given: Given) -> Answer:
         gold=holds.gold,
         late=first.late,
         elapsed_ms=first.elapsed_ms,
+        at=first.at,
     )

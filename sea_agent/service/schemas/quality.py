@@ -1,6 +1,6 @@
 """Quality of the labels."""
 
-from sea_agent.service.schemas.base import Out
+from sea_agent.service.schemas.base import Out, TimeOut
 
 
 class RateOut(Out):
@@ -35,12 +35,15 @@ class AgreementOut(Out):
 
 
 class AnnotatorOut(Out):
-    """One annotator. ``with_others`` is agreement with the most frequent vote of the others on the same duel."""
+    """One annotator. ``with_others`` is agreement with the most frequent vote of the others on the same duel;
+    ``per_hour`` counts answers by the time between them, without pauses of more than five minutes."""
 
     annotator: str
     answers: int
     votes: int
     skips: int
+    last_at: TimeOut | None
+    per_hour: float | None
     median_s: float | None
     p90_s: float | None
     gold_accuracy: RateOut

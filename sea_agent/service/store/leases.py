@@ -146,6 +146,7 @@ _REPEATABLE = (
     .with_only_columns(queries.c.id)
     .join(leases, leases.c.query_id == queries.c.id)
     .where(*_MINE, leases.c.kind == "vote", leases.c.state == "labelled", leases.c.number <= bindparam("last"))
+    .where(queries.c.erased_at.is_(None))
     .order_by(leases.c.number)
 )
 _HELD = (

@@ -14,6 +14,9 @@ from sea_agent.service.store.tables import LIVE, leases, queries, runs
 
 Values = dict[str, Any]
 
+NO_DIGEST = ""
+"""In the place of the digest of what was erased: it could confirm a guess."""
+
 
 def digest_of(body: Any) -> str:
     """SHA-256 of a JSON value in one fixed spelling: equal for equal bodies."""
@@ -22,6 +25,8 @@ def digest_of(body: Any) -> str:
 
 def post(connection: Connection, run: str, items: Sequence[Values], now: float) -> list[Values]:
     """Store the duels of a batch that are not there yet: all of them or, with an exception, none.
+
+    One whose texts were erased is there with any body, so that a run that posts it again goes on.
 
     Raises:
         Missing: for an unknown run.
@@ -35,7 +40,7 @@ def post(connection: Connection, run: str, items: Sequence[Values], now: float) 
         client_key, digest = item["client_key"], digest_of(item)
         query_id = id_for("query", run, client_key)
         created = client_key not in known
-        if known.setdefault(client_key, digest) != digest:
+        if known.setdefault(client_key, digest) not in (digest, NO_DIGEST):
             raise Conflict(f"client_key {client_key!r} is there already with another body.", client_key)
         answers.append({"id": query_id, "client_key": client_key, "created": created})
         if created:
