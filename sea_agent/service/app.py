@@ -37,14 +37,19 @@ from sea_agent.service.settings import Settings
 from sea_agent.service.state import State
 from sea_agent.service.store.database import Database
 from sea_agent.web import problems
+from sea_agent.web.head import Head
 from sea_agent.web.security import SecurityHeaders
+from sea_agent.web.subpath import SubPath, require_free
 
 logger = logging.getLogger(__name__)
 
 
 def make_app(settings: Settings) -> FastAPI:
-    """The service as an ASGI application; its lifespan opens and closes the store (``app.state.service``)."""
+    """The service as an ASGI application; its lifespan opens and closes the store (``app.state.service``).
 
+    Raises:
+        UserError: when the directory of runs is none, or the root path is one of the service's own.
+    """
     measured = Metrics()
 
     @asynccontextmanager
@@ -63,6 +68,7 @@ def make_app(settings: Settings) -> FastAPI:
         title="sea-agent feedback service",
         version=__version__,
         lifespan=lifespan,
+        root_path=settings.root_path,
         openapi_url="/v1/openapi.json",
         docs_url=None,  # its scripts come from elsewhere
         redoc_url=None,
@@ -70,6 +76,9 @@ def make_app(settings: Settings) -> FastAPI:
     app.add_middleware(BodyLimit, largest=settings.body_bytes, others={files.IMPORT: settings.file_bytes})
     app.add_middleware(SecurityHeaders)
     app.add_middleware(Measure, metrics=measured)
+    app.add_middleware(Head)
+    if settings.root_path:
+        app.add_middleware(SubPath, root=settings.root_path)
     problems.install(app)
     refusals.install(app)
     # Routes are tried in this order, so those that every label passes come first.
@@ -84,6 +93,7 @@ def make_app(settings: Settings) -> FastAPI:
         from sea_agent.service.routes import dashboard  # its statistics take seconds to import
 
         app.include_router(dashboard.router(settings.runs))
+    require_free(settings.root_path, [getattr(route, "path", "/") for route in app.routes])
     _describe_problems(app)
     return app
 

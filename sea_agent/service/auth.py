@@ -105,8 +105,31 @@ Anyone = Annotated[Caller, Depends(Requires(*READS, "annotate"))]
 def check_origin(request: Request) -> None:
     """Raises: Problem 403 when a browser's request does not come from a page of this service."""
     own = f"{request.url.scheme}://{request.headers.get('host', '')}"
-    if request.headers.get("origin") != own:
-        raise Problem(403, f"Requests with a cookie must come from a page of {own}.")
+    origin = request.headers.get("origin")
+    if origin != own:
+        raise Problem(403, f"Requests with a cookie must come from a page of {own}.{_remedy(request, origin, own)}")
+
+
+def _remedy(request: Request, origin: str | None, own: str) -> str:
+    """What a proxy in between is to be told, if the page was this service's own."""
+    if origin is None or origin == "null":
+        return ""
+    scheme, _, host = origin.partition("://")
+    other_scheme, named = scheme != request.url.scheme, request.headers.get("x-forwarded-proto")
+    proxy = request.client.host if other_scheme and named == scheme and request.client else None
+    headers = [
+        *(["Host"] if host != request.headers.get("host") else []),
+        *(["X-Forwarded-Proto"] if other_scheme and not proxy else []),
+    ]
+    remedies = []
+    if headers:
+        remedies.append(f"let the proxy pass on the header{'s' * (len(headers) > 1)} {' and '.join(headers)}")
+    if proxy:
+        remedies.append(
+            f"X-Forwarded-Proto is not believed of {proxy}; if that is your proxy, "
+            f"start the service with --proxy {proxy}"
+        )
+    return f" The page came from {origin}, but this service was reached as {own}: {'; '.join(remedies)}."
 
 
 async def sign_in(request: Request, key: str) -> tuple[str, Caller]:

@@ -7,7 +7,7 @@ from fastapi.responses import RedirectResponse
 
 from sea_agent.service import auth
 from sea_agent.service.auth import READS, Caller, PageCaller
-from sea_agent.service.pages import own_path, page, to_sign_in
+from sea_agent.service.pages import own_path, page, redirect, to_sign_in
 from sea_agent.service.state import Service, state_of
 from sea_agent.service.store import runs
 from sea_agent.service.store.keys import SESSION_SECONDS
@@ -22,25 +22,26 @@ _USES = {
 
 
 @router.get("/sign-in")
-async def sign_in_page(request: Request, next: str = "/label") -> Response:
+async def sign_in_page(request: Request, next: str = "") -> Response:
     """Ask for a key."""
-    return page(request, "sign_in.html", next=own_path(next), fault=None)
+    return page(request, "sign_in.html", next=own_path(request, next), fault=None)
 
 
 @router.post("/sign-in")
 async def sign_in(request: Request, key: Annotated[str, Form()] = "", next: Annotated[str, Form()] = "") -> Response:
     """Start a session, end the previous one if there is one, and redirect to the requested page."""
-    auth.check_origin(request)
     try:
+        auth.check_origin(request)
         token, caller = await auth.sign_in(request, key.strip())
     except Problem as problem:
-        return page(request, "sign_in.html", problem.status_code, next=own_path(next), fault=problem.detail)
+        return page(request, "sign_in.html", problem.status_code, next=own_path(request, next), fault=problem.detail)
     await auth.sign_out(request)
-    response = RedirectResponse(_first_page(request, caller, own_path(next)), 303)
+    response = RedirectResponse(_first_page(request, caller, own_path(request, next)), 303)
     response.set_cookie(
         state_of(request).cookie,
         token,
         max_age=int(SESSION_SECONDS),
+        path=state_of(request).settings.cookie_path,
         httponly=True,
         samesite="strict",
         secure=request.url.scheme == "https",
@@ -60,10 +61,11 @@ async def key_page(request: Request, service: Service, caller: PageCaller) -> Re
 
 def _first_page(request: Request, caller: Caller, wanted: str) -> str:
     """Where somebody is led who signed in: whoever cannot answer duels would be refused on the label page."""
-    if caller.may("annotate") or not wanted.startswith("/label"):
+    settings = state_of(request).settings
+    if caller.may("annotate") or not wanted.startswith(f"{settings.root_path}/label"):
         return wanted
-    dashboard = state_of(request).settings.runs is not None and caller.may(*READS) and caller.runs is None
-    return "/dashboard/" if dashboard else "/your-key"
+    dashboard = settings.runs is not None and caller.may(*READS) and caller.runs is None
+    return settings.root_path + ("/dashboard/" if dashboard else "/your-key")
 
 
 @router.post("/sign-out")
@@ -71,8 +73,12 @@ async def sign_out(request: Request) -> Response:
     """End the session."""
     auth.check_origin(request)
     await auth.sign_out(request)
-    response = RedirectResponse("/sign-in", 303)
+    response = redirect(request, "/sign-in")
     response.delete_cookie(
-        state_of(request).cookie, httponly=True, samesite="strict", secure=request.url.scheme == "https"
+        state_of(request).cookie,
+        path=state_of(request).settings.cookie_path,
+        httponly=True,
+        samesite="strict",
+        secure=request.url.scheme == "https",
     )
     return response

@@ -1,5 +1,7 @@
 // Requests to the service. There is an answer, or a Refusal, or Unreachable: no answer that settles anything.
 
+import { at } from "./place.js";
+
 /** The service has decided against a request; asking again changes nothing. */
 export class Refusal extends Error {
   constructor(status, detail, errors = []) {
@@ -20,7 +22,7 @@ export async function call(method, path, body, { seconds = 20, signal } = {}) {
   const timeout = AbortSignal.timeout(seconds * 1000);
   try {
     const limits = { signal: AbortSignal.any(signal ? [timeout, signal] : [timeout]) };
-    const response = await fetch(path, { ...request(method, body), ...limits });
+    const response = await fetch(at(path), { ...request(method, body), ...limits });
     if (response.status === 204) return null;
     const answer = await response.json();
     if (response.ok) return answer;
@@ -35,7 +37,7 @@ export async function call(method, path, body, { seconds = 20, signal } = {}) {
 
 /** A request that outlives the page, and whose answer nobody waits for. */
 export function send(method, path) {
-  fetch(path, { ...request(method), keepalive: true }).catch(() => {}); // nothing hangs on it
+  fetch(at(path), { ...request(method), keepalive: true }).catch(() => {}); // nothing hangs on it
 }
 
 /** Pauses between attempts: longer each time, over at once when the connection or the reader comes back. */

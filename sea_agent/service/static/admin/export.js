@@ -1,6 +1,7 @@
 // The answers as a file. The link follows the filters.
 
 import { h } from "../dom.js";
+import { at } from "../place.js";
 import { ofRun, query } from "./context.js";
 import { field, group, hint, section, select, tick } from "./parts.js";
 import { List } from "./list.js";
@@ -53,7 +54,7 @@ export class Export {
       until: utc(this.#until),
       annotator: [...this.#people.querySelectorAll("input:checked")].map(({ value }) => value),
     });
-    if (this.#form.checkValidity()) this.#link.href = ofRun(`/export.${this.#format.value}${filters}`);
+    if (this.#form.checkValidity()) this.#link.href = at(ofRun(`/export.${this.#format.value}${filters}`));
     else this.#link.removeAttribute("href");
     this.#link.setAttribute("aria-disabled", String(!this.#link.href));
   }

@@ -1,6 +1,7 @@
 // The page of one run. Its parts follow the service; what is typed into them stays.
 
 import { h } from "../dom.js";
+import { at } from "../place.js";
 import { call } from "../service.js";
 import { Assigning } from "./assigning.js";
 import { isAdmin, ofRun, run as id } from "./context.js";
@@ -54,7 +55,7 @@ export function start(view) {
 }
 
 function links() {
-  return h("p", { class: "links" }, h("a", { href: `/label/${encodeURIComponent(id)}` }, "Label page of this run"));
+  return h("p", { class: "links" }, h("a", { href: at(`/label/${encodeURIComponent(id)}`) }, "Label page of this run"));
 }
 
 function canAnswer({ active, keys }) {

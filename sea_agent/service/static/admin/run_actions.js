@@ -1,6 +1,7 @@
 // What can be done to a run as a whole.
 
 import { h } from "../dom.js";
+import { at } from "../place.js";
 import { call } from "../service.js";
 import { isAdmin, ofRun } from "./context.js";
 import { confirm } from "./dialog.js";
@@ -124,6 +125,6 @@ export class RunActions {
       typed: this.#run.id,
       work: () => call("DELETE", ofRun("", this.#run.id), undefined, { seconds: 120 }),
     });
-    if (done) location.assign("/admin");
+    if (done) location.assign(at("/admin"));
   }
 }

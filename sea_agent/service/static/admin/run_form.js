@@ -1,6 +1,7 @@
 // The form of a run, to make one and to change it.
 
 import { h } from "../dom.js";
+import { at } from "../place.js";
 import { call } from "../service.js";
 import { ofRun } from "./context.js";
 import * as dialog from "./dialog.js";
@@ -21,7 +22,7 @@ export function makeRun(known) {
   id.addEventListener("input", taken);
   show("New run", "Make the run", { votes_needed: 1, repeat_share: 0.05, gold_share: 0.05 }, field("Id", id, help), async (body) => {
     await call("PUT", ofRun("", id.value), body);
-    location.assign(`/admin/runs/${encodeURIComponent(id.value)}`);
+    location.assign(at(`/admin/runs/${encodeURIComponent(id.value)}`));
     return "";
   });
 }

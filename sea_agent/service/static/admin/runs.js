@@ -1,6 +1,7 @@
 // Every run: how far it is, who can answer it, and what is in its way.
 
 import { h } from "../dom.js";
+import { at } from "../place.js";
 import { call } from "../service.js";
 import { ofRun, query } from "./context.js";
 import { List } from "./list.js";
@@ -47,7 +48,7 @@ export function start(view) {
     return h(
       "li",
       { class: "card run-card" },
-      h("h2", {}, h("a", { href: `/admin/runs/${encodeURIComponent(run.id)}`, "data-action": "open" }, run.name || run.id)),
+      h("h2", {}, h("a", { href: at(`/admin/runs/${encodeURIComponent(run.id)}`), "data-action": "open" }, run.name || run.id)),
       summary(run, progress),
       toggle &&
         button(
