@@ -17,6 +17,9 @@ export const ofDuel = (id, what = "") => `/v1/queries/${encodeURIComponent(id)}$
 /** The address of something about a person. */
 export const ofPerson = (name, what) => `/v1/people/${encodeURIComponent(name)}${what}`;
 
+/** Whether a key can be used now. */
+export const holds = ({ revoked_at, expires_at }) => !revoked_at && !(expires_at && new Date(expires_at) < new Date());
+
 /** `?a=1&b=2`; what is empty is left out, lists are repeated. */
 export function query(values) {
   const parameters = new URLSearchParams();

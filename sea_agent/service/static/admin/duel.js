@@ -97,8 +97,8 @@ export class DuelDialog {
       text: "Prompt and responses are gone for good; if it waits, it is cancelled first. Its labels stay.",
       action: "Erase the texts",
       work: async () => {
-        await call("POST", ofDuel(this.#id, "/erase"));
-        return "The texts of the duel are erased.";
+        const { left } = await call("POST", ofDuel(this.#id, "/erase"), undefined, { seconds: 120 });
+        return ["The texts of the duel are erased.", ...left].join(" ");
       },
     });
   }

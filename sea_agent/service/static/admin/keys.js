@@ -2,6 +2,7 @@
 
 import { h } from "../dom.js";
 import { call } from "../service.js";
+import { holds } from "./context.js";
 import { confirm } from "./dialog.js";
 import { RunTicks, Until } from "./key_fields.js";
 import { List } from "./list.js";
@@ -53,7 +54,7 @@ export class Keys {
   /** List the keys that hold and are for more than answering. */
   async load() {
     const { keys } = await call("GET", "/v1/keys");
-    this.#list.show(keys.filter(({ scopes, revoked_at }) => !revoked_at && String(scopes) !== "annotate"));
+    this.#list.show(keys.filter((key) => holds(key) && String(key.scopes) !== "annotate"));
   }
 
   #item(key) {

@@ -2,7 +2,8 @@
 
 import { Refusal, Unreachable } from "../service.js";
 
-const SECONDS = 10; // for which it stands there
+const SECONDS = 8; // for which it stands there, and for each of its characters a little longer
+const SECONDS_TO_READ = 0.1;
 
 let timer;
 
@@ -12,7 +13,7 @@ export function say(text) {
   place.textContent = ""; // said again, it is read out again
   requestAnimationFrame(() => (place.textContent = text));
   clearTimeout(timer);
-  timer = setTimeout(() => (place.textContent = ""), SECONDS * 1000);
+  timer = setTimeout(() => (place.textContent = ""), (SECONDS + SECONDS_TO_READ * text.length) * 1000);
 }
 
 /**

@@ -2,7 +2,7 @@
 
 import { h } from "../dom.js";
 import { call } from "../service.js";
-import { ofPerson } from "./context.js";
+import { holds, ofPerson } from "./context.js";
 import { confirm } from "./dialog.js";
 import { Inviting } from "./inviting.js";
 import { Keys } from "./keys.js";
@@ -45,7 +45,7 @@ export function start(view) {
 
 function card(person, changed) {
   const { annotator, active, erased, keys, runs } = person;
-  const live = keys.filter(({ revoked_at }) => !revoked_at);
+  const live = keys.filter(holds);
   const reach = live.some((key) => key.runs === null) ? "every run" : [...new Set(live.flatMap((key) => key.runs))].sort().join(", ");
   return h(
     "li",
@@ -54,7 +54,7 @@ function card(person, changed) {
     h(
       "p",
       { class: "about" },
-      badge(erased ? "Erased" : active ? "Has access" : "No access", active ? "open" : "closed"),
+      badge(erased ? "Erased" : active ? "Can answer" : "Cannot answer", active ? "open" : "closed"),
       h("span", {}, `last seen ${ago(person.last_seen)}`),
       h("span", {}, plural(person.answers, "answer")),
       h("span", {}, `${number(person.answers_last_hour)} in the last hour`),
@@ -94,8 +94,8 @@ async function erase(name, changed) {
     action: "Erase this person",
     typed: name,
     work: async () => {
-      const { pseudonym, labels } = await call("POST", ofPerson(name, "/erase"), undefined, { seconds: 120 });
-      return `Erased: ${plural(labels, "label")} now stand under ${pseudonym}.`;
+      const { pseudonym, labels, left } = await call("POST", ofPerson(name, "/erase"), undefined, { seconds: 120 });
+      return [`Erased: ${plural(labels, "label")} of theirs now under ${pseudonym}.`, ...left].join(" ");
     },
   });
   await changed();

@@ -60,7 +60,7 @@ function alpha({ alpha, alpha_low, alpha_high, compared }) {
 function row(one) {
   const cells = [
     number(one.answers),
-    fixed(one.per_hour, 0),
+    number(one.per_hour && Math.round(one.per_hour)),
     fixed(one.median_s, 1),
     share(one.with_others),
     share(one.gold_accuracy),

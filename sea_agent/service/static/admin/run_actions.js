@@ -111,8 +111,8 @@ export class RunActions {
       action: "Erase the texts",
       typed: this.#run.id,
       work: async () => {
-        await call("POST", ofRun("/erase", this.#run.id), undefined, { seconds: 120 });
-        return `The texts of ${this.#run.id} are erased.`;
+        const { duels, left } = await call("POST", ofRun("/erase", this.#run.id), undefined, { seconds: 120 });
+        return [`The texts of ${plural(duels, "duel")} are erased.`, ...left].join(" ");
       },
     });
   }
