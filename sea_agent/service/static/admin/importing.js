@@ -73,6 +73,6 @@ export class Importing {
     const type = TYPES[file.name.split(".").at(-1).toLowerCase()];
     if (!type) throw new Refusal(422, `${file.name} does not end in .jsonl, .ndjson, .json or .csv.`);
     if (file.size > LARGEST) throw new Refusal(413, `${file.name} is larger than 20 MB: split it.`);
-    return new Blob([file], { type });
+    return new File([file], file.name, { type });
   }
 }

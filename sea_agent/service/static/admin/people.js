@@ -35,6 +35,7 @@ export function start(view) {
     keys.offer(runs);
     show();
   });
+  refresh.now();
 
   function show() {
     const text = search.value.trim().toLowerCase();

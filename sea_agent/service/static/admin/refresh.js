@@ -4,29 +4,42 @@ import { inWords } from "./outcome.js";
 
 const SECONDS = 3;
 
-/** Calls `load` at once and then every few seconds, one call at a time, while the page is in view. */
+/** Calls `load` every few seconds from the first `now` on, one call at a time, while the page is in view. */
 export class Refresh {
   #load;
   #timer = null;
   #running = null;
   #again = false;
+  #held = false;
 
   constructor(load) {
     this.#load = load;
     document.addEventListener("visibilitychange", () => this.now());
-    this.now();
   }
 
   /** Load now, because something has been changed; returns when what is shown is no older than this call. */
   async now() {
+    if (this.#held) return;
     this.#again = true;
     this.#running ??= this.#run();
     await this.#running;
   }
 
+  /** Ask for nothing while `work` does away with what is shown; go on only if it fails. */
+  async without(work) {
+    this.#held = true;
+    await this.#running;
+    try {
+      return await work();
+    } catch (error) {
+      this.#held = false;
+      throw error;
+    }
+  }
+
   async #run() {
     clearTimeout(this.#timer);
-    while (this.#again) {
+    while (this.#again && !this.#held) {
       this.#again = false;
       await this.#once();
     }

@@ -15,10 +15,11 @@ import { RunActions } from "./run_actions.js";
 import { summary } from "./summary.js";
 
 export function start(view) {
+  const refresh = new Refresh(load);
   const changed = () => refresh.now();
   const head = h("div", {});
   const top = new List(head, () => "summary", ({ run, progress }) => summary(run, progress));
-  const actions = new RunActions(changed);
+  const actions = new RunActions(refresh);
   const [duels, importing, assigning] = [new Duels(changed), new Importing(changed), new Assigning(changed)];
   const [quality, exporting] = [new Quality(), new Export()];
 
@@ -33,7 +34,7 @@ export function start(view) {
     ),
   );
 
-  const refresh = new Refresh(async () => {
+  async function load() {
     const people = isAdmin ? call("GET", "/v1/people") : { people: [] };
     const [run, progress, staff] = await Promise.all([
       call("GET", ofRun()),
@@ -51,7 +52,9 @@ export function start(view) {
     assigning.show([...new Set([...able, ...answered])].sort());
     duels.offer([...new Set([...able, ...answered])].sort());
     exporting.offer(answered);
-  });
+  }
+
+  refresh.now();
 }
 
 function links() {

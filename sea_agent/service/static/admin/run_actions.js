@@ -25,7 +25,7 @@ export const changeState = (pressed, fault, { id, name }, state) =>
     return `${name || id} ${DONE[state]}`;
   });
 
-/** The buttons of a run's page; `changed` is called when something was done. */
+/** The buttons of a run's page; `refresh` follows the run. */
 export class RunActions {
   element = h("div", { class: "buttons", role: "group", "aria-label": "This run" });
   fault = h("p", { class: "fault", role: "alert", hidden: true });
@@ -37,11 +37,11 @@ export class RunActions {
     erase: () => this.#erase(),
     delete: () => this.#delete(),
   };
-  #changed;
+  #refresh;
   #run;
 
-  constructor(changed) {
-    this.#changed = changed;
+  constructor(refresh) {
+    this.#refresh = refresh;
   }
 
   /** Offer what can be done to the run now. */
@@ -69,7 +69,7 @@ export class RunActions {
     const danger = key === "erase" || key === "delete";
     const pressed = async (event) => {
       await work(event.currentTarget);
-      await this.#changed();
+      await this.#refresh.now();
     };
     return button(text, pressed, { action: key, danger });
   }
@@ -123,7 +123,7 @@ export class RunActions {
       text: "Its duels, labels and everything else about it are gone for good. Export the labels first if you may need them.",
       action: "Delete the run",
       typed: this.#run.id,
-      work: () => call("DELETE", ofRun("", this.#run.id), undefined, { seconds: 120 }),
+      work: () => this.#refresh.without(() => call("DELETE", ofRun("", this.#run.id), undefined, { seconds: 120 })),
     });
     if (done) location.assign(at("/admin"));
   }

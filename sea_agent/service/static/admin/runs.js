@@ -34,6 +34,7 @@ export function start(view) {
     found = runs.map((run, place) => ({ run, progress: progress[place] }));
     show();
   });
+  refresh.now();
 
   function show() {
     const text = search.value.trim().toLowerCase();
