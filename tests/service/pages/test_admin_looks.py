@@ -147,7 +147,7 @@ async def test_markup_in_texts_and_names_stays_text(site: Site, run: str, office
         admin.failures_expected = True
         await serve_changed(admin.page, "dom.js", *MARKUP)
     await admin.page.goto(f"{site.url}/admin/runs/{run}")
-    foreign = admin.page.locator("main img:not(.qr), main script, main b:not(.counts b), dialog img, dialog script")
+    foreign = admin.page.locator("main img:not(.qr), main script, main svg, dialog img, dialog script")
     if broken:
         await expect(foreign.first).to_be_attached()
         admin.complaints.clear()
