@@ -1,4 +1,4 @@
-"""Take the pictures of the label page in this folder: ``python docs/screenshots.py``; needs Chromium."""
+"""Take the pictures of the service's pages in this folder: ``python docs/screenshots.py``; needs Chromium."""
 
 import os
 import re
@@ -12,13 +12,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
-from playwright.sync_api import BrowserContext, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, expect, sync_playwright
 
 HERE = Path(__file__).parent
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 SECONDS = 60
 
 RUN = "kitchen"
+VOTES = "baking"
 INSTRUCTIONS = "Prefer the answer you would rather cook from: correct, complete, and no longer than it needs to be."
 DUELS = [
     (
@@ -95,6 +96,50 @@ def photograph(context: BrowserContext, url: str, key: str, path: Path) -> None:
     context.close()
 
 
+def prepare_votes(admin: httpx.Client) -> None:
+    """A run in which two people agree on most duels."""
+    run = {"name": "Baking, second votes", "instructions": INSTRUCTIONS, "votes_needed": 2}
+    admin.put(f"/v1/runs/{VOTES}", json=run).raise_for_status()
+    queries = [
+        {"client_key": f"b{n}", "prompt": prompt, "first": first, "second": second}
+        for n, (prompt, first, second) in enumerate(DUELS * 40)
+    ]
+    admin.post(f"/v1/runs/{VOTES}/queries:batch", json={"queries": queries}).raise_for_status()
+    labels = [
+        {
+            "client_key": f"b{n}",
+            "outcome": "second" if (n % 9 == 0 and name == "jo") or n % 2 else "first",
+            "annotator": name,
+        }
+        for name in ("mira", "jo")
+        for n in range(64)
+    ]
+    headers = {"Idempotency-Key": "votes"}
+    admin.post(f"/v1/runs/{VOTES}/labels:batch", json={"labels": labels}, headers=headers).raise_for_status()
+    handed = {"annotators": ["mira"], "count": 4, "each": 1}
+    admin.post(f"/v1/runs/{VOTES}/assignments", json=handed).raise_for_status()
+
+
+def photograph_admin(browser: Browser, url: str, admin_key: str) -> None:
+    """Pictures of the page of a run, and of that of people with an invitation."""
+    context = browser.new_context(viewport={"width": 1280, "height": 1000})
+    form = {"key": admin_key}
+    context.request.post(f"{url}/sign-in", form=form, headers={"Origin": url}, max_redirects=0)
+    page = context.new_page()
+    page.goto(f"{url}/admin/runs/{VOTES}")
+    page.get_by_role("row", name="jo").wait_for()
+    expect(page.locator(".duels")).to_contain_text("sourdough")
+    page.screenshot(path=HERE / "admin-run.png", animations="disabled")
+    page.goto(f"{url}/admin/people")
+    page.get_by_label("Name", exact=True).fill("sam")
+    page.get_by_role("button", name="Make a link").click()
+    page.get_by_role("img", name="QR code").wait_for()
+    expect(page.get_by_role("heading", name="sam")).to_be_visible()
+    page.mouse.move(0, 0)
+    page.screenshot(path=HERE / "admin-people.png", animations="disabled")
+    context.close()
+
+
 def main() -> None:
     """Write the pictures."""
     with service() as admin, sync_playwright() as playwright:
@@ -107,6 +152,8 @@ def main() -> None:
             viewport={"width": 390, "height": 844}, device_scale_factor=2, is_mobile=True, has_touch=True
         )
         photograph(phone, url, key, HERE / "label-page-phone.png")
+        prepare_votes(admin)
+        photograph_admin(browser, url, admin.headers["Authorization"].removeprefix("Bearer "))
         browser.close()
 
 

@@ -26,10 +26,20 @@ _POST_BYTES = 1_000_000  # half of the service's limit
 _PAGE = 1000
 _POLL_SECONDS = 20
 _RETRY_SECONDS = 45
+_OVER = ("closed", "archived", "deleted")
+"""The states of a run in the service in which no duel is answered any more."""
 
 
 class _Unavailable(Exception):
     """The service does not answer or is temporarily unable to."""
+
+
+class _Refused(RunFailure):
+    """The service rejects a request, with a status."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class FeedbackServiceOracle(Oracle):
@@ -55,18 +65,16 @@ class FeedbackServiceOracle(Oracle):
         self._posted: dict[str, str] = {}  # our id of a duel: the service's
         self._votes: dict[str, dict[str, dict[str, Any]]] = {}  # duel: annotator: the latest entry of the log
         self._seq = 0
-        self._progress: dict[str, int] = {}  # of the run in the service, as last seen
+        self._path = f"/v1/runs/{config.run}"
+        self._state = "open"  # of the run in the service, and its progress, as last seen
+        self._progress: dict[str, int] = {}
         self._check()
 
     def verdicts(self, duels: Sequence[Duel]) -> list[Verdict]:
         """Post new duels, wait briefly for votes, and return the decided verdicts."""
         try:
             self._post(duels)
-            self._read(wait_s=0)
-            decided = self._decided(duels)
-            if duels and not decided:
-                self._read(wait_s=_POLL_SECONDS)
-                decided = self._decided(duels) or self._withdrawn(duels)
+            decided = self._answered(duels)
         except _Unavailable:
             return []  # the run decides how long to wait
         return decided
@@ -97,17 +105,38 @@ class FeedbackServiceOracle(Oracle):
     def _post(self, duels: Sequence[Duel]) -> None:
         if not self._announced:
             metadata = {"instructions": self._config.instructions, "votes_needed": self._config.votes}
-            self._call("PUT", f"/v1/runs/{self._config.run}", json=metadata)
+            self._call("PUT", self._path, json=metadata)
             self._announced = True
         for batch in _batches([_query(duel) for duel in duels if duel.id not in self._posted]):
-            answer = self._call("POST", f"/v1/runs/{self._config.run}/queries:batch", json={"queries": batch})
+            try:
+                answer = self._call("POST", f"{self._path}/queries:batch", json={"queries": batch})
+            except _Refused as refused:
+                self._look()
+                raise self._over() if self._state in _OVER else refused from None
             self._posted |= {row["client_key"]: row["id"] for row in answer["queries"]}
+
+    def _answered(self, duels: Sequence[Duel]) -> list[Verdict]:
+        """What is decided now or soon; skips where nothing will be."""
+        try:
+            self._read(wait_s=0)
+            decided = self._decided(duels)
+            if duels and not decided:
+                self._read(wait_s=_POLL_SECONDS)
+                decided = self._decided(duels) or self._withdrawn(duels)
+        except _Refused as refused:
+            if refused.status != 404:
+                raise
+            self._look()
+            if self._state not in _OVER:
+                raise
+            return self._skips(duels)
+        return decided
 
     def _read(self, wait_s: int) -> None:
         """Read the log from the cursor to its end."""
         while True:
             parameters = {"after_seq": self._seq, "limit": _PAGE, "wait_s": wait_s}
-            page = self._call("GET", f"/v1/runs/{self._config.run}/labels", params=parameters)
+            page = self._call("GET", f"{self._path}/labels", params=parameters)
             for entry in page["labels"]:
                 if entry["kind"] == "vote":
                     self._votes.setdefault(entry["client_key"], {})[entry["annotator"]] = entry
@@ -115,13 +144,15 @@ class FeedbackServiceOracle(Oracle):
             if len(page["labels"]) < _PAGE:
                 return
 
-    def _decided(self, duels: Sequence[Duel]) -> list[Verdict]:
-        needed = self._config.votes
+    def _decided(self, duels: Sequence[Duel], needed: int | None = None) -> list[Verdict]:
+        needed = needed or self._config.votes
         votes = ((duel.id, list(self._votes.get(duel.id, {}).values())) for duel in duels)
         return [_verdict(id_, given, self._config.min_agreement) for id_, given in votes if len(given) >= needed]
 
     def waiting(self) -> str:
-        """See ``Oracle.waiting``: who can still answer."""
+        """See ``Oracle.waiting``: whether anybody is asked, and who can still answer."""
+        if self._state == "paused":
+            return "The run is paused in the service: nobody gets a duel until it is opened again."
         there, stuck = self._progress.get("annotators", 1), self._progress.get("stuck", 0)
         if not there:
             return "Nobody has a key to annotate this run: make one, and send it to somebody."
@@ -134,23 +165,49 @@ class FeedbackServiceOracle(Oracle):
         )
 
     def _withdrawn(self, duels: Sequence[Duel]) -> list[Verdict]:
-        """Skips for duels that were cancelled, have expired or were skipped by everybody in the service."""
-        run = f"/v1/runs/{self._config.run}"
-        self._progress = self._call("GET", f"{run}/progress")
+        """Skips for duels that were cancelled, have expired or were skipped by everybody in the service, and for all of
+        a run that is over; verdicts for those that somebody let need fewer votes."""
+        self._look()
+        if self._state in _OVER:
+            return self._skips(duels)
+        self._progress = self._call("GET", f"{self._path}/progress")
         if self._progress["stuck"]:
-            self._progress = self._call("POST", f"{run}/settle")
-        if self._progress["open"] and not self._progress["cancelled"]:
+            self._progress = self._call("POST", f"{self._path}/settle")
+        if self._progress["open"] >= len(duels) and not self._progress["cancelled"]:
             return []
-        states = ((duel, self._call("GET", f"/v1/queries/{self._posted[duel.id]}")["state"]) for duel in duels)
-        gone = [duel for duel, state in states if state in ("cancelled", "expired")]
-        return [Verdict(duel.id, Outcome.SKIP, self.name, time.time()) for duel in gone]
+        states = {duel.id: self._call("GET", f"/v1/queries/{self._posted[duel.id]}")["state"] for duel in duels}
+        self._read(wait_s=0)  # the votes of what was answered meanwhile
+        answered = self._decided([duel for duel in duels if states[duel.id] == "answered"], needed=1)
+        gone = self._skips([duel for duel in duels if states[duel.id] in ("cancelled", "expired")])
+        found = {verdict.duel_id: verdict for verdict in answered + gone}
+        return [found[duel.id] for duel in duels if duel.id in found]
+
+    def _look(self) -> None:
+        """Note the state of the run in the service; without such a run it is deleted."""
+        try:
+            self._state = self._call("GET", self._path)["state"]
+        except _Refused as refused:
+            if refused.status != 404:
+                raise
+            self._state = "deleted"
+
+    def _over(self) -> RunFailure:
+        """Why no duel can be posted."""
+        remedy = "To make it anew" if self._state == "deleted" else "Open it again there, and"
+        return RunFailure(
+            f"{self.name}: was {self._state} in the service and takes no more duels; those that waited for an answer "
+            f"when this was seen are skipped. {remedy} go on with `sea-agent resume`."
+        )
+
+    def _skips(self, duels: Sequence[Duel]) -> list[Verdict]:
+        return [Verdict(duel.id, Outcome.SKIP, self.name, time.time()) for duel in duels]
 
     def _call(self, method: str, path: str, **options: Any) -> Any:
         """The JSON response to a request, with retries.
 
         Raises:
             _Unavailable: the service stays unavailable.
-            RunFailure: it rejects the request, or holds other duels under the keys of this run.
+            _Refused: it rejects the request, or holds other duels under the keys of this run.
         """
         return self._retrying(self._once, method, path, **options)
 
@@ -162,12 +219,14 @@ class FeedbackServiceOracle(Oracle):
         if response.status_code == 429 or response.status_code >= 500:
             raise _Unavailable(_detail(response))
         if response.status_code == 409:
-            raise RunFailure(
+            raise _Refused(
+                409,
                 f"{self.name}: holds other duels under the keys of this run ({_detail(response)}). Another run used "
-                "the same oracle.run; give this one a name of its own."
+                "the same oracle.run; give this one a name of its own.",
             )
         if response.status_code >= 400:
-            raise RunFailure(f"{self.name}: refused {method} {path} with {response.status_code}: {_detail(response)}")
+            refusal = f"{self.name}: refused {method} {path} with {response.status_code}: {_detail(response)}"
+            raise _Refused(response.status_code, refusal)
         return response.json()
 
 

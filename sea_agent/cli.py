@@ -340,12 +340,33 @@ def serve(
         Path | None,
         typer.Option(metavar="DIR", help="Also serve a dashboard of the runs in DIR, to keys with read access."),
     ] = None,
+    root_path: Annotated[
+        str, typer.Option(metavar="PATH", help="Path of the host below which a proxy shows everything: /feedback.")
+    ] = "",
+    proxy: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Address or network of a proxy on another machine, whose X-Forwarded-Proto is believed. Repeatable.",
+        ),
+    ] = None,
 ) -> None:
     """Run the feedback service, where people and judges answer duels."""
     from sea_agent.service.serve import serve as run_service
     from sea_agent.service.settings import Settings
+    from sea_agent.web.listening import proxy_network
+    from sea_agent.web.subpath import sub_path
 
-    run_service(Settings(data=data, database=database, host=host, port=port, runs=runs), announce)
+    settings = Settings(
+        data=data,
+        database=database,
+        host=host,
+        port=port,
+        root_path=sub_path(root_path),
+        proxies=tuple(map(proxy_network, proxy or ())),
+        runs=runs,
+    )
+    run_service(settings, announce)
 
 
 @app.command()

@@ -1,7 +1,5 @@
 """The page and what it asks for. All of it only reads, and ids of runs are looked up, never joined to a path."""
 
-import csv
-import io
 import json
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +18,7 @@ from sea_agent.dashboard.comparing import Axis, Column, Table
 from sea_agent.dashboard.ledgers import Filter, Sort
 from sea_agent.dashboard.live import News
 from sea_agent.dashboard.run import Run
+from sea_agent.data.spreadsheets import csv_lines
 from sea_agent.errors import UserError
 from sea_agent.types import LabelSource, Outcome
 from sea_agent.web.problems import Problem
@@ -101,7 +100,8 @@ class Asked:
 
         def make() -> bytes:
             if as_csv and table is not None:
-                return _csv(table(self.subject(), *options))
+                rows = table(self.subject(), *options)
+                return csv_lines(list(dict.fromkeys(name for row in rows for name in row)), rows)
             return json.dumps(view(self.subject(), *options), allow_nan=False, separators=(",", ":")).encode()
 
         try:
@@ -250,16 +250,3 @@ def _find(board: Board, id_: str) -> Run:
         return board.run(id_)
     except KeyError:
         raise Problem(404, f"There is no run {id_} here.") from None
-
-
-def _csv(rows: Table) -> bytes:
-    """A table with a line of headings. Texts that a spreadsheet would take for a formula get an apostrophe."""
-    target = io.StringIO()
-    writer = csv.DictWriter(target, fieldnames=list(dict.fromkeys(name for row in rows for name in row)))
-    writer.writeheader()
-    writer.writerows({name: _plain(value) for name, value in row.items()} for row in rows)
-    return target.getvalue().encode()
-
-
-def _plain(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value

@@ -1,4 +1,4 @@
-"""Encodes rows of preferences as JSON Lines or Parquet, in the format that TRL and ``datasets`` read.
+"""Encodes rows of preferences as JSON Lines, Parquet or CSV, in the format that TRL and ``datasets`` read.
 
 A row holds ``prompt``, ``chosen`` and ``rejected``: texts, or for a chat prompt its messages and one assistant message
 each. Columns of provenance follow, which readers of preferences ignore.
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sea_agent.data.rows import ENDINGS, Record
+from sea_agent.data.spreadsheets import csv_lines
 from sea_agent.errors import UserError
 from sea_agent.persistence.files import whole_file
 from sea_agent.types import Outcome, Prompt
@@ -20,6 +21,7 @@ Kind = Literal["text", "texts", "integer", "number", "counts"]
 Columns = Mapping[str, Kind]
 
 _ROWS_AT_ONCE = 256
+_SIDES = ("prompt", "chosen", "rejected")
 
 
 class Encoder:
@@ -70,6 +72,24 @@ class Parquet(Encoder):
         return self._written.take()
 
 
+class Csv(Encoder):
+    """Comma-separated values for spreadsheets, with a line of headings. Lists and counts are written as JSON."""
+
+    media_type = "text/csv"
+
+    def __init__(self, columns: Columns, *, chat: bool = False) -> None:
+        self._names = [*_SIDES, *columns]
+        self._headings = True
+
+    def encode(self, rows: Sequence[Record]) -> bytes:
+        headings, self._headings = self._headings, False
+        cells = ({name: _cell(value) for name, value in row.items()} for row in rows)
+        return csv_lines(self._names, cells, headings=headings)
+
+    def close(self) -> bytes:
+        return self.encode([]) if self._headings else b""
+
+
 ENCODERS: dict[str, type[Encoder]] = dict(zip(ENDINGS, (JsonLines, Parquet), strict=True))
 
 
@@ -117,8 +137,12 @@ def _schema(columns: Columns, chat: bool) -> Any:
         "counts": pyarrow.struct([(one.value, pyarrow.int64()) for one in Outcome if one is not Outcome.SKIP]),
     }
     side = pyarrow.list_(pyarrow.struct([("role", text), ("content", text)])) if chat else text
-    own = [(name, side) for name in ("prompt", "chosen", "rejected")]
+    own = [(name, side) for name in _SIDES]
     return pyarrow.schema(own + [(name, kinds[kind]) for name, kind in columns.items()])
+
+
+def _cell(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, list | dict) else value
 
 
 class _Written(io.BytesIO):

@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from sea_agent.data.prompt_rows import MEANINGFUL, PromptRow, check_message, check_prompt, refuse_unread
-from sea_agent.data.rows import ENDINGS, Layout, Record, json_type, read_rows, whole_text
+from sea_agent.data.prompt_rows import MEANINGFUL, PromptRow, check_prompt, check_response, refuse_unread
+from sea_agent.data.rows import ENDINGS, Layout, Record, json_type, read_rows
 from sea_agent.errors import UserError
 from sea_agent.worlds import resolve
 
@@ -50,24 +50,10 @@ def _checked(row: Record, where: str) -> PreferenceRow:
     refuse_unread({key: row.get(key) for key in MEANINGFUL}, where)
     return PreferenceRow(
         prompt=check_prompt(row["prompt"], where),
-        chosen=_response(row["chosen"], "chosen", where),
-        rejected=_response(row["rejected"], "rejected", where),
+        chosen=check_response(row["chosen"], "chosen", where),
+        rejected=check_response(row["rejected"], "rejected", where),
         weight=_weight(row.get("weight"), where),
         annotator=_annotator(row.get("annotator"), where),
-    )
-
-
-def _response(value: Any, field: str, where: str) -> str:
-    """A response may be empty: a policy may end immediately."""
-    match value:
-        case str(text):
-            return whole_text(text, where)
-        case [{"role": "assistant"} as message]:
-            return check_message(message, where)[1]
-        case None:
-            raise UserError(f"{where}: {field} is null. Leave out duels that nobody won.")
-    raise UserError(
-        f"{where}: {field} is {json_type(value)}. Give a text, or a list with one message of the assistant."
     )
 
 

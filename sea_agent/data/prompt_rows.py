@@ -1,4 +1,5 @@
-"""Prompts as a file holds them: texts or chats. What the policy could not be given is refused, not left out."""
+"""Prompts and responses as a file holds them: texts or chats. What the policy could not be given is refused, not left
+out."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -59,6 +60,25 @@ def check_prompt(value: Any, where: str) -> PromptRow:
         return PromptRow(where, _readable(messages), messages)
     raise UserError(
         f"{where}: the prompt is {json_type(value)}. Give a text, or a list of messages with role and content."
+    )
+
+
+def check_response(value: Any, field: str, where: str) -> str:
+    """A response as a file holds it in ``field``: a text, which may be empty, as a policy may end immediately, or a
+    list with one message of the assistant.
+
+    Raises:
+        UserError: naming the problem.
+    """
+    match value:
+        case str(text):
+            return whole_text(text, where)
+        case [{"role": "assistant"} as message]:
+            return check_message(message, where)[1]
+        case None:
+            raise UserError(f"{where}: {field} is null. Leave out duels that nobody won.")
+    raise UserError(
+        f"{where}: {field} is {json_type(value)}. Give a text, or a list with one message of the assistant."
     )
 
 

@@ -1,5 +1,7 @@
 """The application: routes, limits and problem documents around one open store."""
 
+import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -8,18 +10,24 @@ from fastapi import FastAPI
 
 from sea_agent import __version__
 from sea_agent.service import refusals
+from sea_agent.service.erasing import keep_to_retention
 from sea_agent.service.keyring import KeyRing
 from sea_agent.service.limits import BodyLimit, RateLimit
 from sea_agent.service.metrics import Measure, Metrics
 from sea_agent.service.pages import Static
 from sea_agent.service.routes import (
+    admin_page,
+    assignments,
+    erasure,
     events,
+    files,
     health,
     keys,
     label_page,
     labels,
     leases,
     metrics,
+    people,
     quality,
     queries,
     runs,
@@ -29,12 +37,19 @@ from sea_agent.service.settings import Settings
 from sea_agent.service.state import State
 from sea_agent.service.store.database import Database
 from sea_agent.web import problems
+from sea_agent.web.head import Head
 from sea_agent.web.security import SecurityHeaders
+from sea_agent.web.subpath import SubPath, require_free
+
+logger = logging.getLogger(__name__)
 
 
 def make_app(settings: Settings) -> FastAPI:
-    """The service as an ASGI application; its lifespan opens and closes the store (``app.state.service``)."""
+    """The service as an ASGI application; its lifespan opens and closes the store (``app.state.service``).
 
+    Raises:
+        UserError: when the directory of runs is none, or the root path is one of the service's own.
+    """
     measured = Metrics()
 
     @asynccontextmanager
@@ -42,36 +57,50 @@ def make_app(settings: Settings) -> FastAPI:
         async with Database(settings.url, settings.deadline_seconds, measured.committed) as database:
             keyring = await KeyRing.load(database, settings.clock)
             rate = RateLimit(settings.requests_per_second, settings.burst)
-            app.state.service = State(settings, database, keyring, rate, measured, settings.cookie)
+            service = State(settings, database, keyring, rate, measured, settings.cookie)
+            app.state.service = service
+            retention = asyncio.create_task(keep_to_retention(service))
+            retention.add_done_callback(_tell_failure)
             yield
+            retention.cancel()
 
     app = FastAPI(
         title="sea-agent feedback service",
         version=__version__,
         lifespan=lifespan,
+        root_path=settings.root_path,
         openapi_url="/v1/openapi.json",
         docs_url=None,  # its scripts come from elsewhere
         redoc_url=None,
     )
-    app.add_middleware(BodyLimit, largest=settings.body_bytes)
+    app.add_middleware(BodyLimit, largest=settings.body_bytes, others={files.IMPORT: settings.file_bytes})
     app.add_middleware(SecurityHeaders)
     app.add_middleware(Measure, metrics=measured)
+    app.add_middleware(Head)
+    if settings.root_path:
+        app.add_middleware(SubPath, root=settings.root_path)
     problems.install(app)
     refusals.install(app)
     # Routes are tried in this order, so those that every label passes come first.
-    for module in (leases, labels, queries, runs, events, quality, keys):
+    for module in (leases, labels, queries, runs, assignments, events, quality, files, keys, people, erasure):
         app.include_router(
             module.router, prefix="/v1", responses=problems.documented(400, 401, 403, 413, 422, 429, 503)
         )
-    for module in (health, metrics, sign_in, label_page):
+    for module in (health, metrics, sign_in, label_page, admin_page):
         app.include_router(module.router)
     app.mount("/static", Static(), name="static")
     if settings.runs is not None:
         from sea_agent.service.routes import dashboard  # its statistics take seconds to import
 
         app.include_router(dashboard.router(settings.runs))
+    require_free(settings.root_path, [getattr(route, "path", "/") for route in app.routes])
     _describe_problems(app)
     return app
+
+
+def _tell_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.error("texts whose time has passed are erased no more until the service starts again", exc_info=error)
 
 
 def _describe_problems(app: FastAPI) -> None:

@@ -18,6 +18,8 @@ from sea_agent.service.store.leases import Author
 from sea_agent.web.problems import Problem
 
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+READS = ("read", "experiment")
+"""Scopes that may read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,20 +98,48 @@ class Requires(SecurityBase):
 Admin = Annotated[Caller, Depends(Requires("admin"))]
 Experiment = Annotated[Caller, Depends(Requires("experiment"))]
 Annotator = Annotated[Caller, Depends(Requires("annotate"))]
-Reader = Annotated[Caller, Depends(Requires("read", "experiment"))]
-Anyone = Annotated[Caller, Depends(Requires("read", "experiment", "annotate"))]
+Reader = Annotated[Caller, Depends(Requires(*READS))]
+Anyone = Annotated[Caller, Depends(Requires(*READS, "annotate"))]
 
 
 def check_origin(request: Request) -> None:
     """Raises: Problem 403 when a browser's request does not come from a page of this service."""
     own = f"{request.url.scheme}://{request.headers.get('host', '')}"
-    if request.headers.get("origin") != own:
-        raise Problem(403, f"Requests with a cookie must come from a page of {own}.")
+    origin = request.headers.get("origin")
+    if origin != own:
+        raise Problem(403, f"Requests with a cookie must come from a page of {own}.{_remedy(request, origin, own)}")
 
 
-async def sign_in(request: Request, key: str) -> str:
-    """Start a page session; the token for the cookie. Raises: Problem 401 for a key that is not valid."""
-    return await state_of(request).keyring.sign_in(key)
+def _remedy(request: Request, origin: str | None, own: str) -> str:
+    """What a proxy in between is to be told, if the page was this service's own."""
+    if origin is None or origin == "null":
+        return ""
+    scheme, _, host = origin.partition("://")
+    other_scheme, named = scheme != request.url.scheme, request.headers.get("x-forwarded-proto")
+    proxy = request.client.host if other_scheme and named == scheme and request.client else None
+    headers = [
+        *(["Host"] if host != request.headers.get("host") else []),
+        *(["X-Forwarded-Proto"] if other_scheme and not proxy else []),
+    ]
+    remedies = []
+    if headers:
+        remedies.append(f"let the proxy pass on the header{'s' * (len(headers) > 1)} {' and '.join(headers)}")
+    if proxy:
+        remedies.append(
+            f"X-Forwarded-Proto is not believed of {proxy}; if that is your proxy, "
+            f"start the service with --proxy {proxy}"
+        )
+    return f" The page came from {origin}, but this service was reached as {own}: {'; '.join(remedies)}."
+
+
+async def sign_in(request: Request, key: str) -> tuple[str, Caller]:
+    """Start a page session; the token for the cookie, and whose it is.
+
+    Raises:
+        Problem: 401 for a key that is not valid.
+    """
+    session, token = await state_of(request).keyring.sign_in(key)
+    return token, _caller(session)
 
 
 async def sign_out(request: Request) -> None:

@@ -4,12 +4,15 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
+from typing import Any
+
+from sqlalchemy import Row
 
 from sea_agent.data.encoders import Columns, Encoder
 from sea_agent.data.rows import Record
 from sea_agent.service.quality import majority
 from sea_agent.service.schemas.base import iso
-from sea_agent.service.schemas.quality import ExportIn
+from sea_agent.service.schemas.files import ExportIn
 from sea_agent.service.store import answers
 from sea_agent.service.store.answers import Labelled
 from sea_agent.service.store.database import Database
@@ -51,12 +54,13 @@ async def export(
 
 
 def _encoded(page: Sequence[Labelled], wanted: ExportIn, encoder: Encoder) -> bytes:
-    return encoder.encode([row for row in map(preference, page) if _is_wanted(row, wanted)])
+    voted = ((duel.query, [given.holds for given in duel.votes if _counts(given.holds, wanted)]) for duel in page)
+    rows = [preference(query, entries) for query, entries in voted if entries]
+    return encoder.encode([row for row in rows if _is_wanted(row, wanted)])
 
 
-def preference(duel: Labelled) -> Record:
-    """A duel as a row. Its outcome is the most frequent one; None when two are equally frequent."""
-    query, entries = duel.query, [given.holds for given in duel.votes]
+def preference(query: Row[Any], entries: Sequence[Row[Any]]) -> Record:
+    """A duel with votes as a row. Its outcome is the most frequent one; None when two are equally frequent."""
     counts = Counter(entry.outcome for entry in entries)
     outcome = majority(entry.outcome for entry in entries)
     sides = {"first": (query.first, query.second), "second": (query.second, query.first)}
@@ -81,9 +85,16 @@ def preference(duel: Labelled) -> Record:
     }
 
 
-def _is_wanted(row: Record, wanted: ExportIn) -> bool:
+def _counts(vote: Row[Any], wanted: ExportIn) -> bool:
     return (
-        (wanted.ties == "keep" or row["chosen"] is not None)
-        and row["agreement"] >= wanted.min_agreement
-        and len(row["annotators"]) >= wanted.min_votes
+        (not wanted.annotator or vote.annotator in wanted.annotator)
+        and (wanted.since is None or vote.at >= wanted.since)
+        and (wanted.until is None or vote.at < wanted.until)
     )
+
+
+def _is_wanted(row: Record, wanted: ExportIn) -> bool:
+    is_outcome = wanted.ties == "keep" or row["chosen"] is not None
+    if wanted.outcome is not None:
+        is_outcome = row["outcome"] == wanted.outcome
+    return is_outcome and row["agreement"] >= wanted.min_agreement and len(row["annotators"]) >= wanted.min_votes

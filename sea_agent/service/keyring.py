@@ -1,14 +1,18 @@
 """The keys in memory: as one process writes them, what is here is what is stored."""
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Self
+
+from sqlalchemy import Connection
 
 from sea_agent.service.store import keys as store
 from sea_agent.service.store.database import Database
 from sea_agent.service.store.keys import Key
 from sea_agent.service.store.people import Staff
 from sea_agent.web.problems import Problem
+from sea_agent.web.signals import Topic
 
 
 class KeyRing:
@@ -17,8 +21,8 @@ class KeyRing:
     def __init__(self, database: Database, clock: Callable[[], float], loaded: list[Key]) -> None:
         self._database = database
         self._clock = clock
-        self._by_id = {key.id: key for key in loaded}
-        self._by_digest = {key.digest: key for key in loaded}
+        self._barred: set[str] = set()
+        self.replace(loaded)
 
     @classmethod
     async def load(cls, database: Database, clock: Callable[[], float]) -> Self:
@@ -75,7 +79,7 @@ class KeyRing:
         secret, now = secret or "sea_" + secrets.token_urlsafe(32), self._clock()
         digest = store.digest_of(secret)
         key = Key(store.new_id(), name, annotator or name, scopes, runs, digest, None, now, expires_at, None)
-        await self._add(key)
+        await self._write(lambda connection: store.add(connection, key), lambda: self._remember(key))
         return key, secret
 
     async def revoke(self, key_id: str) -> None:
@@ -92,12 +96,37 @@ class KeyRing:
         if self._admins() == [key]:
             raise Problem(409, "This is the last admin key; make another one first.")
         now = self._clock()
-        await self._database.write(lambda connection: store.revoke(connection, key_id, now))
-        self._forget(lambda other: other.id == key_id)
-        self._remember(store.replace(key, revoked_at=now))
 
-    async def sign_in(self, secret: str) -> str:
-        """Start a page session of a key; the token for its cookie.
+        def follow() -> None:
+            held = self._by_id[key_id]
+            self._remember(store.replace(held, revoked_at=held.revoked_at or now))
+
+        await self._write(lambda connection: store.revoke(connection, key_id, now), follow)
+
+    def replace(self, stored: Iterable[Key]) -> None:
+        """Hold these keys and sessions, which are all that are stored."""
+        self._by_id = {key.id: key for key in stored}
+        self._by_digest = {key.digest: key for key in self._by_id.values()}
+
+    @contextmanager
+    def barred(self, annotator: str) -> Iterator[None]:
+        """Let nobody in as this annotator while their keys are ended: what they sent before is written before that,
+        and nothing of theirs after it.
+
+        Raises:
+            Problem: 409 when nobody else could make keys.
+        """
+        admins = self._admins()
+        if admins and all(key.annotator == annotator for key in admins):
+            raise Problem(409, "They hold the last admin key; make another one for somebody else first.")
+        self._barred.add(annotator)
+        try:
+            yield
+        finally:
+            self._barred.discard(annotator)
+
+    async def sign_in(self, secret: str) -> tuple[Key, str]:
+        """Start a page session of a key; the session and the token for its cookie.
 
         Raises:
             Problem: 401 for an unknown or ended key.
@@ -106,17 +135,26 @@ class KeyRing:
         if parent is None:
             raise Problem(401, "This key is unknown or has ended.")
         now = self._clock()
-        await self._database.write(lambda connection: store.remove_sessions(connection, now))
-        self._forget(lambda key: key.parent is not None and not self._valid(key))
         child, token = store.make_session(parent, now)
-        await self._add(child)
-        return token
+
+        def write(connection: Connection) -> None:
+            store.remove_sessions(connection, now)
+            store.add(connection, child)
+
+        def follow() -> None:
+            self._forget(lambda key: key.parent is not None and not self._valid(key))
+            self._remember(child)
+
+        await self._write(write, follow)
+        return child, token
 
     async def sign_out(self, token: str) -> None:
         """End a page session; an unknown one is no error."""
         digest, now = store.digest_of(token), self._clock()
-        await self._database.write(lambda connection: store.remove_sessions(connection, now, digest))
-        self._forget(lambda key: key.parent is not None and key.digest == digest)
+        await self._write(
+            lambda connection: store.remove_sessions(connection, now, digest),
+            lambda: self._forget(lambda key: key.parent is not None and key.digest == digest),
+        )
 
     def _find(self, secret: str, *, session: bool) -> Key | None:
         key = self._by_digest.get(store.digest_of(secret))
@@ -125,11 +163,16 @@ class KeyRing:
     def _valid(self, key: Key) -> bool:
         now = self._clock()
         parent = None if key.parent is None else self._by_id.get(key.parent)
-        return key.valid(now) and (parent is None or parent.valid(now))
+        return key.valid(now) and (parent is None or parent.valid(now)) and key.annotator not in self._barred
 
-    async def _add(self, key: Key) -> None:
-        await self._database.write(lambda connection: store.add(connection, key))
-        self._remember(key)
+    async def _write(self, change: Callable[[Connection], None], follow: Callable[[], None]) -> None:
+        """Change what is stored, and once it is, what is held: in the order of the commits, whoever still waits."""
+
+        def committed(_: None) -> Sequence[Topic]:
+            follow()
+            return ()
+
+        await self._database.write(change, wake=committed)
 
     def _remember(self, key: Key) -> None:
         self._by_id[key.id] = key

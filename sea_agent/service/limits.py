@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated
 
 from pydantic import StringConstraints
@@ -21,32 +21,39 @@ ShortText = Annotated[str, StringConstraints(min_length=1, max_length=200, patte
 
 
 class BodyLimit:
-    """Refuse bodies above a size: at once where a length is given, while reading where none is."""
+    """Refuse bodies above a size: at once where a length is given, while reading where none is.
 
-    def __init__(self, app: ASGIApp, largest: int) -> None:
+    Paths that end in a key of ``others`` have the size there as their limit instead of ``largest``.
+    """
+
+    def __init__(self, app: ASGIApp, largest: int, others: Mapping[str, int]) -> None:
         self._app = app
         self._largest = largest
+        self._others = others
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
+        limits = (limit for ending, limit in self._others.items() if scope["path"].endswith(ending))
+        largest = next(limits, self._largest)
         length = dict(scope["headers"]).get(b"content-length", b"0")
-        if length.isdigit() and int(length) > self._largest:
-            return await problem_response(self._too_large())(scope, receive, send)
+        if length.isdigit() and int(length) > largest:
+            return await problem_response(_too_large(largest))(scope, receive, send)
         received = 0
 
         async def counted() -> Message:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self._largest:
-                raise self._too_large()
+            if received > largest:
+                raise _too_large(largest)
             return message
 
         await self._app(scope, counted, send)
 
-    def _too_large(self) -> Problem:
-        return Problem(413, f"The body is larger than {self._largest:,} bytes; send less at once.")
+
+def _too_large(largest: int) -> Problem:
+    return Problem(413, f"The body is larger than {largest:,} bytes; send less at once.")
 
 
 class RateLimit:

@@ -3,13 +3,15 @@
 import re
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote, urlsplit
 
 import jinja2
 from fastapi import Request
 from fastapi.responses import RedirectResponse, Response
 from fastapi.staticfiles import StaticFiles
 from fastapi.templating import Jinja2Templates
+
+from sea_agent.service.state import state_of
 
 _HERE = Path(__file__).parent
 _templates = Jinja2Templates(
@@ -41,8 +43,13 @@ class Static(StaticFiles):
 
 
 def page(request: Request, template: str, status: int = 200, **values: Any) -> Response:
-    """A page from a template."""
-    return _templates.TemplateResponse(request, template, values, status)
+    """A page from a template, whose addresses begin with ``root``: the service may be below a path of its host."""
+    return _templates.TemplateResponse(request, template, {"root": _root(request), **values}, status)
+
+
+def redirect(request: Request, path: str) -> Response:
+    """Send the reader of a page to another one of this service."""
+    return RedirectResponse(f"{_root(request)}{path}", 303)
 
 
 def to_sign_in(request: Request) -> Response:
@@ -51,9 +58,20 @@ def to_sign_in(request: Request) -> Response:
         # A browser that follows a link from elsewhere withholds a SameSite=Strict cookie. Opened once more, from
         # a page of the service, the page shows whether there is one.
         return page(request, "again.html", path=request.url.path)
-    return RedirectResponse(f"/sign-in?next={quote(request.url.path)}", 303)
+    return redirect(request, f"/sign-in?next={quote(request.url.path)}")
 
 
-def own_path(path: str) -> str:
-    """The path if it leads to this service, else that of the label page."""
-    return path if _OWN_PATH.fullmatch(path) else "/label"
+def own_path(request: Request, path: str) -> str:
+    """The path if it leads to this service, else that of the label page. It is as the browser shows it, so below the
+    service's own path if that has one."""
+    root = _root(request)
+    leads_here = (
+        _OWN_PATH.fullmatch(path)
+        and path.startswith(f"{root}/")
+        and {".", ".."}.isdisjoint(unquote(urlsplit(path).path).split("/"))
+    )
+    return path if leads_here else f"{root}/label"
+
+
+def _root(request: Request) -> str:
+    return state_of(request).settings.root_path

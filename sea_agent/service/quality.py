@@ -9,6 +9,7 @@ Array names end in their dimensions: D duels, V values (outcomes), P patterns of
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import krippendorff
 import numpy as np
@@ -20,6 +21,8 @@ from sea_agent.service.store.tables import OUTCOMES
 
 LEAST_DUELS = 20
 """Duels with two votes from which agreement gets an interval."""
+LONGEST_GAP_SECONDS = 300.0
+"""Between two answers; a longer one is a pause."""
 _RESAMPLES = 2000
 
 Counts = NDArray[np.int64]
@@ -28,7 +31,7 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An annotator's answer to a duel, corrections applied. ``elapsed_ms`` and ``late`` are the first answer's."""
+    """An annotator's answer to a duel, corrections applied; ``elapsed_ms``, ``late``, ``at`` are the first answer's."""
 
     query: str
     annotator: str
@@ -38,6 +41,7 @@ class Answer:
     gold: str | None = None
     late: bool = False
     elapsed_ms: int | None = None
+    at: float | None = None
 
 
 # --- a run, and each annotator ---------------------------------------------------------------------------------------
@@ -79,12 +83,15 @@ def annotators(answers: Sequence[Answer], skips: Mapping[str, int]) -> list[Anno
 
 def _annotator(name: str, answers: Sequence[Answer], skips: int, agreed: Sequence[bool]) -> AnnotatorOut:
     seconds = [answer.elapsed_ms / 1000 for answer in answers if answer.elapsed_ms is not None]
+    times = [answer.at for answer in answers if answer.at is not None]
     median, p90 = np.quantile(seconds, [0.5, 0.9]).tolist() if seconds else (None, None)
     return AnnotatorOut(
         annotator=name,
         answers=len(answers),
         votes=sum(answer.kind == "vote" for answer in answers),
         skips=skips,
+        last_at=max(times, default=None),
+        per_hour=per_hour(times),
         median_s=median,
         p90_s=p90,
         gold_accuracy=_gold_accuracy(answers),
@@ -109,6 +116,13 @@ def rate(hits: Iterable[bool]) -> RateOut:
     interval = binomtest(sum(found), len(found)).proportion_ci(method="wilson")
     share = sum(found) / len(found)
     return RateOut(n=len(found), share=share, low=float(interval.low), high=float(interval.high))
+
+
+def per_hour(times: Iterable[float]) -> float | None:
+    """Answers in an hour of work: how many came how soon after the one before, where that was no pause."""
+    gaps = [later - earlier for earlier, later in pairwise(sorted(times))]
+    working = [gap for gap in gaps if gap <= LONGEST_GAP_SECONDS]
+    return len(working) * 3600 / sum(working) if any(working) else None
 
 
 def majority(outcomes: Iterable[str]) -> str | None:

@@ -38,7 +38,8 @@ async def _serve(settings: Settings, announce: Callable[[str], None]) -> None:
         service: State = app.state.service
         await _first_key(service.keyring, settings.host, announce)
         gc.freeze()  # what stays until the end is not looked through again: a label takes about 6 % less
-        await listen(app, settings.host, settings.port, "/label", service.database.signals, announce)
+        page, signals = f"{service.settings.root_path}/label", service.database.signals
+        await listen(app, settings.host, settings.port, page, signals, announce, settings.proxies)
 
 
 async def _first_key(keyring: KeyRing, host: str, announce: Callable[[str], None]) -> None:

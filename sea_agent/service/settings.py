@@ -1,9 +1,10 @@
 """Settings of the feedback service."""
 
+import asyncio
 import hashlib
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,10 +23,16 @@ class Settings:
     """Address to listen on."""
     port: int = 8400
     """Port to listen on; 0 takes a free one."""
+    root_path: str = ""
+    """Path of the host below which everything is, such as ``/feedback``; empty for the whole host."""
+    proxies: tuple[str, ...] = ()
+    """Addresses or networks of proxies that are believed when they say how they were asked; this machine always is."""
     runs: Path | None = None
     """Directory of runs for the dashboard; without one there is no dashboard."""
     body_bytes: int = 2_000_000
     """Largest request body."""
+    file_bytes: int = 20_000_000
+    """Largest file of duels."""
     requests_per_second: float = 600.0
     """Requests a second of one key, on average."""
     burst: int = 1200
@@ -36,6 +43,8 @@ class Settings:
     """Of the draws of presentation order, repeated and gold duels."""
     clock: Callable[[], float] = time.time
     """Seconds UTC."""
+    pause: Callable[[float], Awaitable[None]] = asyncio.sleep
+    """Between two looks for texts whose time has passed."""
 
     @property
     def url(self) -> str:
@@ -44,8 +53,14 @@ class Settings:
 
     @property
     def cookie(self) -> str:
-        """Name of the pages' cookie: browsers send it to every port of a host, so each database has its own."""
+        """Name of the pages' cookie: browsers send it to every port of a host, so each database has its own, and each
+        path of the host, as the databases of containers are called the same."""
         url = make_url(self.url)
         local = url.drivername.startswith("sqlite")
         place = str(Path(url.database or "").resolve()) if local else f"{url.host}:{url.port}/{url.database}"
-        return f"sea_session_{hashlib.sha256(place.encode()).hexdigest()[:8]}"
+        return f"sea_session_{hashlib.sha256(f'{place}{self.root_path}'.encode()).hexdigest()[:8]}"
+
+    @property
+    def cookie_path(self) -> str:
+        """Where browsers send the pages' cookie."""
+        return self.root_path or "/"

@@ -1,7 +1,8 @@
 """A server on one address: one uvicorn worker that says when it listens and ends in order."""
 
+import ipaddress
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import uvicorn
 from fastapi import FastAPI
@@ -10,12 +11,33 @@ from sea_agent.errors import UserError
 from sea_agent.web.signals import Signals
 
 SHUTDOWN_SECONDS = 5
+LOOPBACK = ("127.0.0.1", "::1")
+"""Whose ``X-Forwarded-Proto`` is always believed: only this machine sends from there."""
+
+
+def proxy_network(text: str) -> str:
+    """An address or network of proxies, as it is compared with.
+
+    Raises:
+        UserError: when it is neither; names are not looked up.
+    """
+    try:
+        return str(ipaddress.ip_network(text))
+    except ValueError as error:
+        raise UserError(f"--proxy {text}: expected an address such as 172.18.0.1, or a network ({error})") from None
 
 
 async def listen(
-    app: FastAPI, host: str, port: int, path: str, signals: Signals, announce: Callable[[str], None]
+    app: FastAPI,
+    host: str,
+    port: int,
+    path: str,
+    signals: Signals,
+    announce: Callable[[str], None],
+    proxies: Sequence[str] = (),
 ) -> None:
     """Serve an app whose lifespan has begun until SIGTERM or Ctrl-C, and announce the address of its page at ``path``.
+    ``proxies`` are believed when they say by ``X-Forwarded-Proto`` how they were asked, as is this machine.
 
     Raises:
         UserError: when the address cannot be used.
@@ -28,6 +50,7 @@ async def listen(
             log_config=None,
             timeout_graceful_shutdown=SHUTDOWN_SECONDS,
             server_header=False,
+            forwarded_allow_ips=[*LOOPBACK, *proxies],
         )
         await _Server(config, path, signals, announce).serve(sockets=[listener])
 

@@ -23,11 +23,18 @@ ALLOWED: dict[tuple[str, str], set[str] | None] = {
     ("GET", "/v1/runs"): {"experiment", "annotate", "read"},
     ("GET", "/v1/runs/{run}"): {"experiment", "annotate", "read"},
     ("PUT", "/v1/runs/{run}"): {"experiment"},
+    ("DELETE", "/v1/runs/{run}"): set(),
     ("GET", "/v1/runs/{run}/progress"): {"experiment", "annotate", "read"},
     ("POST", "/v1/runs/{run}/settle"): {"experiment"},
     ("POST", "/v1/runs/{run}/queries:batch"): {"experiment"},
+    ("GET", "/v1/runs/{run}/queries"): {"experiment", "read"},
+    ("POST", "/v1/runs/{run}/assignments"): {"experiment"},
+    ("DELETE", "/v1/runs/{run}/assignments"): {"experiment"},
     ("GET", "/v1/queries/{query_id}"): {"experiment", "read"},
+    ("PATCH", "/v1/queries/{query_id}"): {"experiment"},
     ("POST", "/v1/queries/{query_id}/cancel"): {"experiment"},
+    ("POST", "/v1/queries/{query_id}/reopen"): {"experiment"},
+    ("POST", "/v1/queries/{query_id}/take-back"): {"experiment"},
     ("POST", "/v1/runs/{run}/leases"): {"annotate"},
     ("PATCH", "/v1/leases/{lease_id}"): {"annotate"},
     ("DELETE", "/v1/leases/{lease_id}"): {"annotate"},
@@ -155,9 +162,14 @@ async def test_a_key_of_some_runs_reaches_no_other(sqlite_service: Running) -> N
         ("GET", "/v1/runs/other/labels"),
         ("POST", "/v1/runs/other/leases"),
         ("GET", f"/v1/queries/{other}"),
+        ("GET", "/v1/runs/other/queries"),
+        ("DELETE", "/v1/runs/other/assignments"),
         ("POST", f"/v1/queries/{other}/cancel"),
+        ("POST", f"/v1/queries/{other}/reopen"),
+        ("POST", f"/v1/queries/{other}/take-back"),
+        ("PATCH", f"/v1/queries/{other}"),
     ):
-        assert is_problem(await client.request(method, path, json={} if method == "POST" else None), 403)
+        assert is_problem(await client.request(method, path, json={} if method in ("POST", "PATCH") else None), 403)
     # The same person, with a key for every run: the restricted key does not even see that lease or label.
     everywhere = await sqlite_service.client("annotate", annotator="experiment-annotate")
     lease = await claim(everywhere, "other")
@@ -298,13 +310,13 @@ async def test_an_unknown_path_and_a_wrong_method_are_problems(sqlite_service: R
     assert is_problem(await sqlite_service.admin.get("/v1/runs/a b"), 422)
     wrong = await sqlite_service.admin.post("/v1/runs/run", json={})
     assert is_problem(wrong, 405)
-    assert wrong.headers["allow"] == "GET, PUT"
+    assert wrong.headers["allow"] == "DELETE, GET, PUT"
 
 
 async def test_a_fault_of_the_service_is_a_problem_that_tells_nothing(
     sqlite_service: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(connection: object) -> None:
+    def fail(connection: object, states: object) -> None:
         raise RuntimeError("the secret is 42")
 
     monkeypatch.setattr(runs, "everything", fail)

@@ -13,6 +13,7 @@ from sea_agent.service.schemas.base import LARGEST_INTEGER, RunId
 from sea_agent.service.state import Service
 from sea_agent.service.store import runs as store
 from sea_agent.service.store.database import StoreUnavailable
+from sea_agent.service.store.faults import Missing
 from sea_agent.web.problems import documented
 from sea_agent.web.signals import log
 
@@ -42,7 +43,7 @@ async def events(
     """A stream of events; the id of each is the ``seq`` that the label log has reached.
 
     The first comes at once, unless ``Last-Event-ID`` names it already; the next when the log has grown. The entries are
-    read with ``after_seq``. The stream ends with the service and with the key; ask again with ``Last-Event-ID``.
+    read with ``after_seq``. The stream ends with the service, the run and the key; ask again with ``Last-Event-ID``.
     """
     signals = service.database.signals
     sent: int | None = last_event_id
@@ -50,7 +51,7 @@ async def events(
         grown = signals.event(log(run))
         try:
             reached = await service.database.read(partial(store.last_seq, run=run))
-        except StoreUnavailable:
+        except (Missing, StoreUnavailable):  # deleted meanwhile; down
             return
         if reached != sent:
             yield ServerSentEvent(event="log", id=str(reached), data={"seq": reached})

@@ -10,14 +10,12 @@ from sea_agent.web.problems import documented
 router = APIRouter(tags=["health"])
 
 
-@router.head("/healthz", include_in_schema=False)
 @router.get("/healthz", responses=documented(500))
 async def healthz() -> HealthOut:
     """The process is up."""
     return HealthOut(status="ok")
 
 
-@router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", responses=documented(503))
 async def readyz(service: Service) -> HealthOut:
     """The store answers."""

@@ -17,7 +17,7 @@ router = APIRouter(tags=["keys"])
 @router.get("/keys")
 async def list_keys(service: Service, caller: Admin) -> KeysOut:
     """Every key, without its secret."""
-    return KeysOut(keys=[KeyOut(**_public(key)) for key in service.keyring.keys])
+    return KeysOut(keys=[KeyOut(**public(key)) for key in service.keyring.keys])
 
 
 @router.post("/keys", status_code=201)
@@ -30,7 +30,7 @@ async def make_key(body: KeyIn, service: Service, caller: Admin) -> NewKeyOut:
         None if body.runs is None else frozenset(body.runs),
         body.expires_at,
     )
-    return NewKeyOut(**_public(key), key=secret)
+    return NewKeyOut(**public(key), key=secret)
 
 
 @router.delete("/keys/{key_id}", status_code=204, responses=documented(404, 409))
@@ -39,6 +39,7 @@ async def end_key(key_id: ObjectId, service: Service, caller: Admin) -> None:
     await service.keyring.revoke(key_id)
 
 
-def _public(key: Key) -> dict[str, Any]:
+def public(key: Key) -> dict[str, Any]:
+    """What is told of a key: all but its secret."""
     shown = {field: getattr(key, field) for field in KeyOut.model_fields}
     return shown | {"scopes": sorted(key.scopes), "runs": None if key.runs is None else sorted(key.runs)}

@@ -5,11 +5,10 @@ import re
 from functools import partial
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import RedirectResponse
 from sqlalchemy import Connection, Row
 
 from sea_agent.service.auth import Caller, PageCaller
-from sea_agent.service.pages import page, to_sign_in
+from sea_agent.service.pages import page, redirect, to_sign_in
 from sea_agent.service.state import Service, State
 from sea_agent.service.store import runs
 from sea_agent.service.store.faults import Missing
@@ -22,9 +21,9 @@ _DASHBOARD = ("/dashboard/", "Your key opens the dashboard")
 
 
 @router.get("/")
-async def home() -> Response:
+async def home(request: Request) -> Response:
     """The label page is the first page."""
-    return RedirectResponse("/label", 303)
+    return redirect(request, "/label")
 
 
 @router.get("/label")
@@ -61,7 +60,7 @@ async def duel_page(request: Request, run: str, service: Service, caller: PageCa
 
 def _may_not_answer(request: Request, service: State, caller: Caller) -> Response:
     detail = "Your key does not let you answer duels. Ask for a key with the scope annotate, and sign in with that."
-    links = [_DASHBOARD] if service.settings.runs is not None and caller.may("read") and caller.runs is None else []
+    links = [_DASHBOARD] if service.settings.runs is not None and caller.may("read", "experiment") else []
     values = {"title": "A key for annotators is needed", "detail": detail, "links": links, "looks_again": False}
     return page(request, "message.html", 403, caller=caller, **values)
 
@@ -70,6 +69,6 @@ def _with_progress(connection: Connection, caller: Caller, now: float) -> list[t
     """Each run that the caller sees, with its progress."""
     return [
         (run, runs.progress(connection, run.id, caller.annotator, now))
-        for run in runs.everything(connection)
+        for run in runs.everything(connection, runs.UNFINISHED)
         if caller.sees(run.id)
     ]

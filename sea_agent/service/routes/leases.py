@@ -11,7 +11,7 @@ from sea_agent.service.schemas.duels import HeartbeatIn, HeartbeatOut, LeaseIn, 
 from sea_agent.service.state import Service
 from sea_agent.service.store import leases as store
 from sea_agent.service.store.leases import Claim
-from sea_agent.web.problems import Responses, documented
+from sea_agent.web.problems import Problem, Responses, documented
 from sea_agent.web.signals import work
 
 router = APIRouter(tags=["leases"])
@@ -33,6 +33,8 @@ async def claim(
     signals = service.database.signals
     while True:
         woken = signals.event(work(run))
+        if not service.keyring.holds(caller.key_id):
+            raise Problem(401, "This key has ended.")
         wanted = Claim(run, caller.annotator, body.ttl_s, service.settings.seed)
         lease = await service.database.write(partial(store.claim, wanted=wanted, now=service.now()))
         if lease is not None:

@@ -1,24 +1,21 @@
-"""Quality of the labels of a run, and their export as preference data."""
+"""Quality of the labels of a run."""
 
 import asyncio
 from functools import partial
-from typing import Annotated
 
-from fastapi import APIRouter, Query
-from fastapi.responses import StreamingResponse
+from fastapi import APIRouter
 from sqlalchemy import Connection
 
-from sea_agent.data.encoders import Encoder, JsonLines, Parquet
-from sea_agent.service import export, quality
+from sea_agent.service import quality
 from sea_agent.service.auth import Reader
 from sea_agent.service.quality import Answer
 from sea_agent.service.schemas.base import RunId
-from sea_agent.service.schemas.quality import AgreementOut, AnnotatorsOut, ExportIn
+from sea_agent.service.schemas.quality import AgreementOut, AnnotatorsOut
 from sea_agent.service.state import Service, State
 from sea_agent.service.store import answers as store
 from sea_agent.service.store import runs
 from sea_agent.service.store.answers import Given
-from sea_agent.web.problems import Responses, documented
+from sea_agent.web.problems import documented
 
 router = APIRouter(tags=["quality"])
 
@@ -36,37 +33,6 @@ async def get_annotators(run: RunId, service: Service, caller: Reader) -> Annota
     answers = await _answers(service, run)
     skips = await service.database.read(partial(store.skips, run=run))
     return AnnotatorsOut(annotators=await asyncio.to_thread(quality.annotators, answers, skips))
-
-
-def _file(encoder: type[Encoder]) -> Responses:
-    content = {encoder.media_type: {"schema": {"type": "string", "format": "binary"}}}
-    return {200: {"description": "The file", "content": content}} | documented(404)
-
-
-@router.get("/runs/{run}/export.jsonl", response_class=StreamingResponse, responses=_file(JsonLines))
-async def export_jsonl(
-    run: RunId, service: Service, caller: Reader, wanted: Annotated[ExportIn, Query()]
-) -> StreamingResponse:
-    """Labelled duels as preference data, one JSON object a line, with where each comes from.
-
-    The winner is the most frequent outcome of the votes, corrections applied. Gold duels and repeats are left out.
-    """
-    return await _export(run, service, wanted, "jsonl", JsonLines)
-
-
-@router.get("/runs/{run}/export.parquet", response_class=StreamingResponse, responses=_file(Parquet))
-async def export_parquet(
-    run: RunId, service: Service, caller: Reader, wanted: Annotated[ExportIn, Query()]
-) -> StreamingResponse:
-    """The same as Parquet."""
-    return await _export(run, service, wanted, "parquet", Parquet)
-
-
-async def _export(run: str, service: State, wanted: ExportIn, ending: str, encoder: type[Encoder]) -> StreamingResponse:
-    up_to_seq = await service.database.read(partial(runs.last_seq, run=run))
-    content = export.export(service.database, run, up_to_seq, wanted, encoder(export.COLUMNS))
-    headers = {"Content-Disposition": f'attachment; filename="{run}.{ending}"'}
-    return StreamingResponse(content, media_type=encoder.media_type, headers=headers)
 
 
 async def _answers(service: State, run: str) -> list[Answer]:
@@ -88,4 +54,5 @@ def _answer(given: Given) -> Answer:
         gold=holds.gold,
         late=first.late,
         elapsed_ms=first.elapsed_ms,
+        at=first.at,
     )

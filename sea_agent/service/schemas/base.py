@@ -12,6 +12,8 @@ Outcome = Literal["first", "second", "tie", "both_bad"]
 Kind = Literal["vote", "repeat", "gold"]
 Scope = Literal["admin", "experiment", "annotate", "read"]
 QueryState = Literal["open", "answered", "cancelled", "expired"]
+LeaseState = Literal["live", "labelled", "skipped", "released", "expired"]
+RunState = Literal["open", "paused", "closed", "archived"]
 
 LARGEST_INTEGER = 2**53 - 1  # what JSON readers hold exactly
 

@@ -2,10 +2,23 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from sea_agent.service.limits import LongText, ShortText
-from sea_agent.service.schemas.base import LARGEST_INTEGER, WHOLE, Count, In, Out, TimeIn, TimeOut
+from sea_agent.service.schemas.base import (
+    LARGEST_INTEGER,
+    WHOLE,
+    Count,
+    In,
+    Kind,
+    LeaseState,
+    Out,
+    QueryState,
+    TimeIn,
+    TimeOut,
+)
+
+Priority = Annotated[int, Field(ge=-1_000_000, le=1_000_000), WHOLE]
 
 
 class QueryIn(In):
@@ -19,7 +32,7 @@ class QueryIn(In):
     rule: ShortText | None = None
     score: float | None = None
     votes_needed: Count | None = None
-    priority: Annotated[int, Field(ge=-1_000_000, le=1_000_000), WHOLE] = 0
+    priority: Priority = 0
     expires_at: TimeIn | None = None
     gold: Literal["first", "second"] | None = None
 
@@ -42,6 +55,92 @@ class QueriesOut(Out):
     """The batch in its own order."""
 
     queries: list[PostedOut]
+
+
+class QueryChangeIn(In):
+    """What is to change of a duel. ``assigned`` are the only ones who get it from now on; everybody if it is empty."""
+
+    priority: Priority | None = None
+    votes_needed: Count | None = None
+    assigned: Annotated[list[ShortText], Field(max_length=100)] | None = None
+
+
+class DuelLeaseOut(Out):
+    """Who has a duel, or had it."""
+
+    lease_id: str
+    annotator: str
+    state: LeaseState
+    kind: Kind
+    created_at: TimeOut
+    expires_at: TimeOut
+
+
+class ListedQueryOut(Out):
+    """A duel in the list: the beginning of its prompt, how many votes it has, and its leases but those of repeats."""
+
+    id: str
+    client_key: str
+    state: QueryState
+    gold: Literal["first", "second"] | None
+    votes: int
+    votes_needed: int
+    priority: int
+    created_at: TimeOut
+    expires_at: TimeOut | None
+    erased_at: TimeOut | None
+    prompt: str
+    assigned: list[str]
+    leases: list[DuelLeaseOut]
+
+
+class QueryListOut(Out):
+    """A page of the duels that are wanted, the newest first; ask on with ``after=next_after``."""
+
+    queries: list[ListedQueryOut]
+    next_after: int | None
+    total: int
+
+
+class QueryListIn(BaseModel):
+    """Which duels are listed.
+
+    ``leased`` are those that somebody has now, ``skipped`` those that somebody skipped, ``stuck`` the open ones that too
+    few people are left for. ``text`` is looked for in the prompt, the responses and the ``client_key``. ``annotator``
+    are those that somebody holds, skipped, answered or is assigned to; with ``leased`` and ``skipped``, by them.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    state: Literal["open", "answered", "cancelled", "expired", "leased", "skipped", "stuck"] | None = None
+    text: ShortText | None = None
+    annotator: ShortText | None = None
+    gold: bool | None = None
+    after: Annotated[int, Field(ge=0, le=LARGEST_INTEGER)] | None = None
+    limit: Annotated[int, Field(ge=1, le=500)] = 100
+
+
+class _HandOutIn(In):
+    annotators: Annotated[list[ShortText], Field(min_length=1, max_length=100)]
+    each: Count | None = None
+
+
+class ShareHandOutIn(_HandOutIn):
+    """Assign a share of the duels that nobody has, evenly, each to ``each`` of the annotators (its votes if absent)."""
+
+    share: Annotated[float, Field(gt=0.0, le=1.0)]
+
+
+class CountHandOutIn(_HandOutIn):
+    """Assign so many of the duels that nobody has, evenly, each to ``each`` of the annotators (its votes if absent)."""
+
+    count: Annotated[int, Field(ge=1, le=100_000), WHOLE]
+
+
+class HandOutOut(Out):
+    """How many duels each annotator was assigned."""
+
+    assigned: dict[str, int]
 
 
 LONGEST_LEASE = 3600

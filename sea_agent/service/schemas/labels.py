@@ -6,6 +6,7 @@ from pydantic import Field
 
 from sea_agent.service.limits import Comment, ShortText
 from sea_agent.service.schemas.base import WHOLE, In, Kind, Out, Outcome, QueryState, TimeIn, TimeOut
+from sea_agent.service.schemas.duels import DuelLeaseOut
 
 
 class LabelIn(In):
@@ -53,7 +54,7 @@ class LogOut(Out):
 
 
 class QueryOut(Out):
-    """A duel with its answers."""
+    """A duel with its answers, whom it is for, and its leases but those of repeats."""
 
     id: str
     run: str
@@ -70,7 +71,10 @@ class QueryOut(Out):
     gold: Literal["first", "second"] | None
     state: QueryState
     created_at: TimeOut
+    erased_at: TimeOut | None
     votes: list[LogEntryOut]
+    assigned: list[str]
+    leases: list[DuelLeaseOut]
 
 
 class _ImportedLabelIn(In):

@@ -1,14 +1,6 @@
-"""Quality of the labels, and what is exported."""
+"""Quality of the labels."""
 
-from typing import Literal
-
-from pydantic import BaseModel, ConfigDict
-
-from sea_agent.service.schemas.base import (
-    Count,
-    Out,
-    Share,
-)
+from sea_agent.service.schemas.base import Out, TimeOut
 
 
 class RateOut(Out):
@@ -43,12 +35,15 @@ class AgreementOut(Out):
 
 
 class AnnotatorOut(Out):
-    """One annotator. ``with_others`` is agreement with the most frequent vote of the others on the same duel."""
+    """One annotator. ``with_others`` is agreement with the most frequent vote of the others on the same duel;
+    ``per_hour`` counts answers by the time between them, without pauses of more than five minutes."""
 
     annotator: str
     answers: int
     votes: int
     skips: int
+    last_at: TimeOut | None
+    per_hour: float | None
     median_s: float | None
     p90_s: float | None
     gold_accuracy: RateOut
@@ -63,13 +58,3 @@ class AnnotatorsOut(Out):
     """Everybody who answered or skipped in a run, by name."""
 
     annotators: list[AnnotatorOut]
-
-
-class ExportIn(BaseModel):
-    """Which duels are exported. Those without a winner, ties among them, have null for both responses."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-    min_agreement: Share = 0.0
-    min_votes: Count = 1
-    ties: Literal["drop", "keep"] = "drop"

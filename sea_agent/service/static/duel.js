@@ -3,6 +3,7 @@
 import { History } from "./history.js";
 import { Leases } from "./leases.js";
 import { Outbox, signIn } from "./outbox.js";
+import { at, own } from "./place.js";
 import { Stopwatch } from "./stopwatch.js";
 import * as view from "./view.js";
 
@@ -15,7 +16,7 @@ const KEYS = {
 const UNREADABLE_MS = 250; // nobody has read a duel by then: a second press of a key was meant for the one before
 
 const { annotator, run } = document.body.dataset;
-const SKETCH = `sea-agent/sketch/${encodeURIComponent(annotator)}/${run}`;
+const SKETCH = own(`sketch/${encodeURIComponent(annotator)}/${run}`);
 try {
   signIn(annotator);
 } catch (error) {
@@ -35,7 +36,7 @@ let revising = null; // the item of the history that is being answered again
 let aside = null; // what was begun on the duel that waits meanwhile: {duel, ms, strength, comment}
 let strength = null;
 let unkept = false; // whether the browser refused to keep the last answer
-let marking = localStorage.getItem("sea-agent/differences") !== "off";
+let marking = localStorage.getItem(own("differences")) !== "off";
 
 // --- what the reader does --------------------------------------------------------------------------------------------
 
@@ -52,7 +53,7 @@ const actions = {
   discard: (lease) => outbox.discard(lease),
   differences() {
     marking = !marking;
-    localStorage.setItem("sea-agent/differences", marking ? "on" : "off");
+    localStorage.setItem(own("differences"), marking ? "on" : "off");
   },
 };
 for (const outcome of OUTCOMES) actions[outcome] = () => answer(outcome);
@@ -154,7 +155,7 @@ function sketch() {
 
 function showInstructions(open) {
   view.showInstructions(open);
-  localStorage.setItem(`sea-agent/instructions/${run}`, open ? "open" : "read");
+  localStorage.setItem(own(`instructions/${run}`), open ? "open" : "read");
 }
 
 // --- what the page shows ---------------------------------------------------------------------------------------------
@@ -207,7 +208,7 @@ function note() {
 function panel() {
   const kept = outbox.waiting.length ? "What you answered waits in this browser, and is sent then." : "";
   const here = { text: "Answer here", action: "here" };
-  const again = { text: "Sign in", href: `/sign-in?next=${location.pathname}` };
+  const again = { text: "Sign in", href: at(`/sign-in?next=${location.pathname}`) };
   if (!leases.chosen) return ["Open in another tab", "You answer this run in another tab.", here];
   switch (trouble()) {
     case "signed-out":
@@ -259,5 +260,5 @@ document.querySelector(".account").addEventListener("submit", (event) => {
 
 addEventListener("pageshow", ({ persisted }) => persisted && location.reload()); // what it shows may be long over
 
-showInstructions(localStorage.getItem(`sea-agent/instructions/${run}`) !== "read");
+showInstructions(localStorage.getItem(own(`instructions/${run}`)) !== "read");
 render();

@@ -3,6 +3,8 @@
 // An item: {duel, answer, latest}. `answer` is the body that the first PUT carried (null after a skip), `latest` the
 // body that holds now.
 
+import { own } from "./place.js";
+
 const LONGEST = 10; // items: texts are long, and a tab may keep a few megabytes
 
 export class History {
@@ -10,7 +12,7 @@ export class History {
   #items;
 
   constructor(annotator, run) {
-    this.#name = `sea-agent/history/${encodeURIComponent(annotator)}/${run}`;
+    this.#name = own(`history/${encodeURIComponent(annotator)}/${run}`);
     this.#items = JSON.parse(sessionStorage.getItem(this.#name) ?? "[]");
   }
 

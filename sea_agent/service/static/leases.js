@@ -4,6 +4,7 @@
 // several tabs with the same run, the one opened (or chosen) last answers, and the others let go.
 
 import { isSignedIn } from "./outbox.js";
+import { own } from "./place.js";
 import { call, Pauses, Refusal, send, Unreachable } from "./service.js";
 
 const WAIT_S = 25; // for a duel to come
@@ -38,7 +39,7 @@ export class Leases extends EventTarget {
     this.#annotator = annotator;
     this.#path = `/v1/runs/${run}`;
     this.#outbox = outbox;
-    this.#tabs = new BroadcastChannel(`sea-agent/${annotator}/${run}`);
+    this.#tabs = new BroadcastChannel(own(`${annotator}/${run}`));
     this.#tabs.addEventListener("message", ({ data }) => data > this.#since && this.#letGo());
     document.addEventListener("visibilitychange", () => (document.hidden ? this.#claim.abort() : this.#beat()));
     addEventListener("pagehide", () => this.leave());

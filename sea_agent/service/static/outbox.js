@@ -6,9 +6,10 @@
 // An entry: {lease, at, answer?, revision?, skip?, refused?}. `answer` is the body that the first PUT carried, and a
 // revision is sent with the label that the service names when it gets that body again.
 
+import { own } from "./place.js";
 import { call, Pauses, Refusal, send } from "./service.js";
 
-const READER = "sea-agent/reader"; // who is signed in in this browser
+const READER = own("reader"); // who is signed in in this browser
 
 /** Remember who is signed in, so that pages of somebody else that are still open stop asking and sending. */
 export function signIn(annotator) {
@@ -36,7 +37,7 @@ export class Outbox extends EventTarget {
   constructor(annotator, run) {
     super();
     this.#annotator = annotator;
-    this.#prefix = `sea-agent/answers/${encodeURIComponent(annotator)}/${run}/`;
+    this.#prefix = own(`answers/${encodeURIComponent(annotator)}/${run}/`);
     addEventListener("storage", (event) => this.#otherTab(event));
     this.#sendForever();
   }

@@ -1,10 +1,13 @@
 // Requests to the service. There is an answer, or a Refusal, or Unreachable: no answer that settles anything.
 
+import { at } from "./place.js";
+
 /** The service has decided against a request; asking again changes nothing. */
 export class Refusal extends Error {
-  constructor(status, detail) {
+  constructor(status, detail, errors = []) {
     super(detail);
     this.status = status;
+    this.errors = errors; // of a 422: {where, what} of each field
   }
 }
 
@@ -19,11 +22,11 @@ export async function call(method, path, body, { seconds = 20, signal } = {}) {
   const timeout = AbortSignal.timeout(seconds * 1000);
   try {
     const limits = { signal: AbortSignal.any(signal ? [timeout, signal] : [timeout]) };
-    const response = await fetch(path, { ...request(method, body), ...limits });
+    const response = await fetch(at(path), { ...request(method, body), ...limits });
     if (response.status === 204) return null;
     const answer = await response.json();
     if (response.ok) return answer;
-    if (response.status < 500 && response.status !== 429) throw new Refusal(response.status, answer.detail);
+    if (response.status < 500 && response.status !== 429) throw new Refusal(response.status, answer.detail, answer.errors);
     throw new Unreachable(answer.detail);
   } catch (error) {
     if (error instanceof Refusal || error instanceof Unreachable) throw error;
@@ -34,7 +37,7 @@ export async function call(method, path, body, { seconds = 20, signal } = {}) {
 
 /** A request that outlives the page, and whose answer nobody waits for. */
 export function send(method, path) {
-  fetch(path, { ...request(method), keepalive: true }).catch(() => {}); // nothing hangs on it
+  fetch(at(path), { ...request(method), keepalive: true }).catch(() => {}); // nothing hangs on it
 }
 
 /** Pauses between attempts: longer each time, over at once when the connection or the reader comes back. */
@@ -71,7 +74,9 @@ export class Pauses {
   }
 }
 
+/** A `Blob` is sent as it is, with its type; anything else as JSON. */
 function request(method, body) {
+  if (body instanceof Blob) return { method, body, redirect: "error", headers: { "Content-Type": body.type } };
   const json = { body: JSON.stringify(body), headers: { "Content-Type": "application/json" } };
   return { method, redirect: "error", ...(body !== undefined && json) };
 }

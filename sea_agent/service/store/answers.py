@@ -46,6 +46,7 @@ _OF_RUN = (
         labels.c.swapped,
         labels.c.late,
         labels.c.elapsed_ms,
+        labels.c.at,
         queries.c.gold,
     )
     .join(queries, queries.c.id == labels.c.query_id)
@@ -61,11 +62,13 @@ _SKIPS = (
 _vote = labels.alias("vote")
 _IS_VOTE = (labels.c.kind == "vote", labels.c.revises.is_(None))
 _earlier = labels.alias("earlier")
-# Duels in the order of their first votes: the log's primary key leads from one to the next.
+# Duels in the order of their first votes: the log's primary key leads from one to the next. Those whose texts were
+# erased have nothing to learn from.
 _PAGE = (
     select(queries, labels.c.seq)
     .join(queries, queries.c.id == labels.c.query_id)
     .where(labels.c.run == _RUN, labels.c.seq > _AFTER, labels.c.seq <= _UP_TO, *_IS_VOTE)
+    .where(queries.c.erased_at.is_(None))
     .where(
         ~select(_earlier.c.seq)
         .where(
@@ -98,7 +101,8 @@ def skips(connection: Connection, run: str) -> dict[str, int]:
 
 
 def page(connection: Connection, run: str, after_seq: int, up_to_seq: int, at_most: int) -> list[Labelled]:
-    """Voted duels whose first vote lies after ``after_seq``, as they stood when the log was ``up_to_seq`` long."""
+    """Voted duels that have their texts, as they stood when the log was ``up_to_seq`` long; their first votes lie after
+    ``after_seq``."""
     known = {"of_run": run, "after_seq": after_seq, "up_to_seq": up_to_seq, "at_most": at_most}
     found = connection.execute(_PAGE, known).all()
     of_page = {"of_queries": [query.id for query in found], "up_to_seq": up_to_seq}

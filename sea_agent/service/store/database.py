@@ -4,6 +4,8 @@ The writer runs every function that is queued, commits once, and only then answe
 and the requests share the cost of the commit. If a function raises, the transaction is rolled back and all functions
 run again, each in a savepoint, so that the failed one undoes only its own work. Savepoints cost as much as the work
 itself, which is why they are not used from the start.
+
+Messages of errors hold no parameters of statements: texts and names stay out of the log.
 """
 
 import asyncio
@@ -69,6 +71,7 @@ class _Job:
     function: Callable[[Connection], Any]
     future: asyncio.Future[Any]
     wake: Callable[[Any], Sequence[Topic]]
+    apart: bool = False
     value: Any = None
     error: Exception | None = None
 
@@ -99,6 +102,13 @@ class Pool:
         with self.engine.connect() as connection:
             self.start(connection)
             yield connection
+
+    @contextmanager
+    def apart(self) -> Iterator[Connection]:
+        """A connection without a transaction: each statement commits by itself."""
+        with self.engine.connect() as connection:
+            driver_begins = self.begin is None
+            yield connection.execution_options(isolation_level="AUTOCOMMIT") if driver_begins else connection
 
     def start(self, connection: Connection) -> None:
         """Begin a transaction on a connection that has none."""
@@ -174,17 +184,30 @@ class Database:
         Raises:
             StoreUnavailable: when the commit fails or the deadline passes.
         """
-        if self.queued >= LONGEST_QUEUE:
-            raise StoreUnavailable("The store has too much to write. Nothing was saved; try again.")
-        future: asyncio.Future[T] = self._loop.create_future()
-        self._queue.put(_Job(function, future, wake))
         try:
             async with asyncio.timeout(self._deadline):
-                return await future
+                return await self._queued(_Job(function, self._loop.create_future(), wake))
         except TimeoutError:
             raise StoreUnavailable(
                 "The store did not answer in time. Ask again to see whether it saved this."
             ) from None
+
+    async def maintain(self, function: Callable[[Connection], T]) -> T:
+        """Run a function on the writer's connection outside of transactions, for what no transaction can hold.
+
+        It begins after the commit of everything that was queued before. Nothing is written meanwhile, however long it
+        takes, so nothing else can come between its statements.
+
+        Raises:
+            StoreUnavailable: when the database fails.
+        """
+        return await self._queued(_Job(function, self._loop.create_future(), _nothing, apart=True))
+
+    async def _queued(self, job: _Job) -> Any:
+        if self.queued >= LONGEST_QUEUE:
+            raise StoreUnavailable("The store has too much to write. Nothing was saved; try again.")
+        self._queue.put(job)
+        return await job.future
 
     async def read(self, function: Callable[[Connection], T]) -> T:
         """Run a function that only reads.
@@ -213,10 +236,13 @@ class Database:
             with suppress(Empty):
                 while len(queued) < LARGEST_BATCH:
                     queued.append(self._queue.get_nowait())
-            batch = [job for job in queued if job is not None]
-            closing = len(batch) < len(queued)
-            if batch:
+            jobs = [job for job in queued if job is not None]
+            closing = len(jobs) < len(queued)
+            if batch := [job for job in jobs if not job.apart]:
                 self._write(batch)
+            for job in jobs:
+                if job.apart:
+                    self._maintain(job)
 
     def _write(self, batch: Sequence[_Job]) -> None:
         message = NOTHING_SAVED
@@ -250,6 +276,17 @@ class Database:
                 raise
             except Exception as error:
                 job.error = error
+
+    def _maintain(self, job: _Job) -> None:
+        try:
+            with self._writer.apart() as connection:
+                job.value = job.function(connection)
+        except (*_FAULTS, UserError, OSError) as error:
+            logger.error("maintenance of the store failed: %s", _reason(error))
+            job.error = StoreUnavailable("The store cannot do this now; try again.")
+        except Exception as error:
+            job.error = error
+        self._acknowledge([job])
 
     def _commit_then_acknowledge(self, connection: Connection, batch: Sequence[_Job]) -> None:
         started = time.perf_counter()
@@ -312,11 +349,12 @@ def _sqlite_pools(url: URL) -> tuple[Pool, Pool]:
 
 
 def _sqlite_engine(url: URL, connections: int, read_only: bool = False) -> Engine:
-    engine = create_engine(url, module=sqlite, pool_size=connections, max_overflow=0)
+    engine = create_engine(url, module=sqlite, pool_size=connections, max_overflow=0, hide_parameters=True)
 
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, _: object) -> None:
         connection.isolation_level = None  # transactions begin where the pool says, not where Python guesses
+        connection.create_function("lower", 1, str.lower, deterministic=True)  # SQLite's own knows ASCII only
         for pragma in (
             f"busy_timeout = {BUSY_MS}",
             "journal_mode = WAL",
@@ -333,9 +371,8 @@ def _sqlite_engine(url: URL, connections: int, read_only: bool = False) -> Engin
 def _postgresql_pools(url: URL) -> tuple[Pool, Pool]:
     def engine(options: str, connections: int) -> Engine:
         arguments = {"connect_timeout": 10, "options": f"-c statement_timeout={STATEMENT_MS} {options}"}
-        return create_engine(
-            url, pool_size=connections, max_overflow=0, pool_pre_ping=True, connect_args=arguments, pool_timeout=10
-        )
+        pool: dict[str, Any] = {"pool_size": connections, "max_overflow": 0, "pool_pre_ping": True, "pool_timeout": 10}
+        return create_engine(url, connect_args=arguments, hide_parameters=True, **pool)
 
     writer = engine("", connections=1)
 

@@ -10,7 +10,11 @@ class Missing(Exception):
 
 
 class Conflict(Exception):
-    """It clashes with what is stored already."""
+    """It clashes with what is stored already; ``client_key`` is that of the duel which does, if it is one."""
+
+    def __init__(self, what: str, client_key: str | None = None) -> None:
+        super().__init__(what)
+        self.client_key = client_key
 
 
 def found(thing: T | None, name: str) -> T:

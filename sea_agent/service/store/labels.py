@@ -245,6 +245,12 @@ def _append(
     return entry
 
 
+def digest_of_answer(entry: Values) -> str:
+    """The digest of the answer by which an entry of the log was given, from the entry itself."""
+    body = {name: entry[name] for name in _NOTHING_ELSE}
+    return digest_of(body | {"outcome": _own_order(entry["outcome"], entry["swapped"])})
+
+
 def _count_vote(connection: Connection, query_id: str, held_place: bool) -> None:
     """Count a vote; one that was not given on a live lease takes a place that others could have leased."""
     connection.execute(_COUNT_VOTE, {"which": query_id, "taken": 0 if held_place else 1})

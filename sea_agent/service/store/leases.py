@@ -31,7 +31,7 @@ from sqlalchemy import (
 
 from sea_agent.seeding import seed_for
 from sea_agent.service.store.faults import Conflict, Missing, found
-from sea_agent.service.store.tables import LIVE, OPEN, leases, own_answer, queries, runs
+from sea_agent.service.store.tables import LIVE, OPEN, assignments, leases, own_answer, queries, runs
 
 Values = dict[str, Any]
 
@@ -80,6 +80,7 @@ _FROM_THE_FUTURE = leases.c.expires_at > _NOW + LONGEST_SECONDS
 _MINE = (leases.c.run == _RUN, leases.c.annotator == _ANNOTATOR)
 
 _SITUATION = select(
+    runs.c.state,
     runs.c.repeat_share,
     runs.c.gold_share,
     select(func.max(leases.c.number)).where(*_MINE).scalar_subquery().label("last_number"),
@@ -109,16 +110,19 @@ _NEXT_END = select(func.min(leases.c.expires_at)).where(*_LIVE_IN_RUN)
 _FIRST = text("LIMIT 1")  # written, not bound: SQLite plans a statement anew at each execution for a bound one
 _TEXTS = (queries.c.prompt, queries.c.first, queries.c.second)
 _earlier = leases.alias("earlier")
+_ASSIGNED = exists().where(assignments.c.query_id == queries.c.id)
+_MAY_HAVE = ~_ASSIGNED | _ASSIGNED.where(assignments.c.annotator == _ANNOTATOR)
 
 
 def _offers(kind: str) -> Select:
-    """Duels that the annotator neither answered nor skipped as this kind of lease, with their lease that ended."""
+    """Duels that the annotator may have and neither answered nor skipped as this kind of lease, with their lease that
+    ended."""
     theirs = (_earlier.c.query_id == queries.c.id, _earlier.c.annotator == _ANNOTATOR, _earlier.c.kind == kind)
     ended = (_earlier.c.state != "labelled") & (_earlier.c.state != "skipped")
     return (
         select(queries.c.id, *_TEXTS, _earlier.c.id.label("lease_id"), _earlier.c.swapped)
         .outerjoin(_earlier, and_(*theirs))
-        .where(_earlier.c.id.is_(None) | ended)
+        .where(_earlier.c.id.is_(None) | ended, _MAY_HAVE)
     )
 
 
@@ -142,6 +146,7 @@ _REPEATABLE = (
     .with_only_columns(queries.c.id)
     .join(leases, leases.c.query_id == queries.c.id)
     .where(*_MINE, leases.c.kind == "vote", leases.c.state == "labelled", leases.c.number <= bindparam("last"))
+    .where(queries.c.erased_at.is_(None))
     .order_by(leases.c.number)
 )
 _HELD = (
@@ -157,6 +162,8 @@ _HELD = (
 def claim(connection: Connection, wanted: Claim, now: float) -> Values | None:
     """Lease a duel, or give the caller the one they hold; None when there is nothing for them now.
 
+    A run that is not open gives nothing, not even what the caller holds.
+
     Raises:
         Missing: for an unknown run.
     """
@@ -165,6 +172,8 @@ def claim(connection: Connection, wanted: Claim, now: float) -> Values | None:
     if situation.due:
         sweep(connection, wanted.run, now)
         situation = connection.execute(_SITUATION, known).one()
+    if situation.state != "open":
+        return None
     if situation.held is not None:
         held = _again(connection, situation.held, now + wanted.ttl_s)
         if held is not None:

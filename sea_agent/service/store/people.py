@@ -1,19 +1,23 @@
 """Who can still answer a duel, and duels that nobody can answer any more.
 
 An annotator is done with a duel that they answered or skipped. People are those whose keys let them annotate in a run;
-somebody with all rights counts once they have taken a duel of the run.
+somebody with all rights counts once they have taken a duel of the run. A duel that is assigned is only for those of
+them whom it is assigned to.
 """
 
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, distinct, func, select
+from sqlalchemy import ColumnElement, Connection, and_, case, distinct, exists, func, literal, select
 
 from sea_agent.service.store.queries import cancel
-from sea_agent.service.store.tables import leases, queries
+from sea_agent.service.store.tables import assignments, leases, queries
 
 _WAITING = (queries.c.state == "open", queries.c.gold.is_(None))
+_ASSIGNED = exists().where(assignments.c.query_id == queries.c.id)
+_HELD_IS_ASSIGNED = exists().where(assignments.c.query_id == leases.c.query_id)
+_TO_ITS_HOLDER = _HELD_IS_ASSIGNED.where(assignments.c.annotator == leases.c.annotator)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +36,14 @@ def of_run(connection: Connection, run: str, staff: Staff) -> frozenset[str]:
 
 def stuck(connection: Connection, run: str, people: Collection[str]) -> int:
     """Open duels that lack more votes than there are people who can still answer them."""
+    count = select(func.count()).where(queries.c.run == run, is_stuck(people))
+    return int(connection.execute(count).scalar_one())
+
+
+def is_stuck(people: Collection[str]) -> ColumnElement[bool]:
+    """Holds for an open duel that lacks more votes than there are people who can still answer it."""
     missing = queries.c.votes_needed - queries.c.votes
-    short = len(people) - _done_with(people, ("labelled", "skipped")) < missing
-    return int(connection.execute(select(func.count()).where(queries.c.run == run, *_WAITING, short)).scalar_one())
+    return and_(*_WAITING, _may_answer(people) - _done_with(people, ("labelled", "skipped")) < missing)
 
 
 def settle(connection: Connection, run: str, staff: Staff) -> None:
@@ -43,15 +52,25 @@ def settle(connection: Connection, run: str, staff: Staff) -> None:
     over = select(queries.c.id).where(
         queries.c.run == run,
         *_WAITING,
-        _done_with(people, ("labelled", "skipped")) == len(people),
+        _done_with(people, ("labelled", "skipped")) == _may_answer(people),
         _done_with(people, ("skipped",)) > 0,
     )
     for query_id in connection.execute(over).scalars().all():
         cancel(connection, query_id)
 
 
+def _may_answer(people: Collection[str]) -> ColumnElement[Any]:
+    """How many of the people a duel is for."""
+    named = (
+        select(func.count())
+        .where(assignments.c.query_id == queries.c.id, assignments.c.annotator.in_(list(people)))
+        .scalar_subquery()
+    )
+    return case((_ASSIGNED, named), else_=literal(len(people)))
+
+
 def _done_with(people: Collection[str], states: Collection[str]) -> ColumnElement[Any]:
-    """How many of the people have a lease of a duel in one of these states."""
+    """How many of the people whom a duel is for have a lease of it in one of these states."""
     return (
         select(func.count(distinct(leases.c.annotator)))
         .where(
@@ -59,6 +78,7 @@ def _done_with(people: Collection[str], states: Collection[str]) -> ColumnElemen
             leases.c.kind == "vote",
             leases.c.annotator.in_(list(people)),
             leases.c.state.in_(list(states)),
+            ~_HELD_IS_ASSIGNED | _TO_ITS_HOLDER,
         )
         .scalar_subquery()
     )

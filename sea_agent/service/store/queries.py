@@ -1,17 +1,21 @@
-"""Duels that experiments post."""
+"""Duels that experiments post, change and withdraw."""
 
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, insert, select, update
 
 from sea_agent.seeding import id_for
 from sea_agent.service.store.faults import Conflict, found
+from sea_agent.service.store.runs import require_unfinished
 from sea_agent.service.store.tables import LIVE, leases, queries, runs
 
 Values = dict[str, Any]
+
+NO_DIGEST = ""
+"""In the place of the digest of what was erased: it could confirm a guess."""
 
 
 def digest_of(body: Any) -> str:
@@ -22,19 +26,22 @@ def digest_of(body: Any) -> str:
 def post(connection: Connection, run: str, items: Sequence[Values], now: float) -> list[Values]:
     """Store the duels of a batch that are not there yet: all of them or, with an exception, none.
 
+    One whose texts were erased is there with any body, so that a run that posts it again goes on.
+
     Raises:
         Missing: for an unknown run.
-        Conflict: for a ``client_key`` that is there with another body.
+        Conflict: for a ``client_key`` that is there with another body; for a run that is closed or archived.
     """
-    default = found(connection.execute(select(runs.c.votes_needed).where(runs.c.id == run)).scalar(), f"run {run}")
+    require_unfinished(connection, run)
+    default = connection.execute(select(runs.c.votes_needed).where(runs.c.id == run)).scalar_one()
     known = _digests(connection, run, [item["client_key"] for item in items])
     answers, new = [], []
     for item in items:
         client_key, digest = item["client_key"], digest_of(item)
         query_id = id_for("query", run, client_key)
         created = client_key not in known
-        if known.setdefault(client_key, digest) != digest:
-            raise Conflict(f"client_key {client_key!r} is there already with another body.")
+        if known.setdefault(client_key, digest) not in (digest, NO_DIGEST):
+            raise Conflict(f"client_key {client_key!r} is there already with another body.", client_key)
         answers.append({"id": query_id, "client_key": client_key, "created": created})
         if created:
             new.append(_row(run, item, query_id, digest, default, now))
@@ -67,10 +74,53 @@ def cancel(connection: Connection, query_id: str) -> None:
     if state != "open":
         return
     connection.execute(update(queries).where(queries.c.id == query_id).values(state="cancelled"))
-    ended = update(leases).where(leases.c.query_id == query_id, leases.c.state == LIVE).values(state="released")
+    take_back(connection, query_id)
+
+
+def take_back(connection: Connection, query_id: str, *which: ColumnElement[bool]) -> None:
+    """End the live leases of a duel, or those for which ``which`` holds; others may have it. A late answer is kept."""
+    ended = update(leases).where(leases.c.query_id == query_id, leases.c.state == LIVE, *which).values(state="released")
     kinds = connection.execute(ended.returning(leases.c.kind)).scalars().all()
     freed = kinds.count("vote")  # repeats and gold duels take no place
     connection.execute(update(queries).where(queries.c.id == query_id).values(places=queries.c.places + freed))
+
+
+def change(connection: Connection, query_id: str, given: Values) -> None:
+    """Change the priority of a duel, or the votes that it needs: it is answered, or open again, as these say.
+
+    Raises:
+        Missing: for an unknown duel.
+    """
+    query = found(connection.execute(select(queries).where(queries.c.id == query_id)).first(), f"query {query_id}")
+    values = dict(given)
+    if "votes_needed" in given:
+        values["places"] = query.places + given["votes_needed"] - query.votes_needed
+        if query.state in ("open", "answered"):
+            values["state"] = _state_with(query.votes, given["votes_needed"])
+    if values:
+        connection.execute(update(queries).where(queries.c.id == query_id).values(values))
+
+
+def reopen(connection: Connection, query_id: str, now: float) -> None:
+    """Ask for a duel again that was cancelled or has expired, also those who skipped it. It expires no more.
+
+    Raises:
+        Missing: for an unknown duel.
+        Conflict: for one that has all its votes, or no texts.
+    """
+    query = found(connection.execute(select(queries).where(queries.c.id == query_id)).first(), f"query {query_id}")
+    if query.state == "answered":
+        raise Conflict("The duel has all its votes; let it need more (votes_needed) to ask for more.")
+    if query.erased_at is not None:
+        raise Conflict("The texts of the duel were erased; post it anew.")
+    over = query.state == "expired" or (query.expires_at is not None and query.expires_at <= now)
+    values = {
+        "state": _state_with(query.votes, query.votes_needed),
+        "expires_at": None if over else query.expires_at,
+    }
+    connection.execute(update(queries).where(queries.c.id == query_id).values(values))
+    skipped = (leases.c.query_id == query_id, leases.c.state == "skipped")
+    connection.execute(update(leases).where(*skipped).values(state="released"))
 
 
 def find(connection: Connection, run: str, column: str, values: Iterable[str]) -> dict[str, Row]:
@@ -78,6 +128,10 @@ def find(connection: Connection, run: str, column: str, values: Iterable[str]) -
     wanted = queries.c[column]
     rows = connection.execute(select(queries).where(queries.c.run == run, wanted.in_(list(values))))
     return {row._mapping[column]: row for row in rows}
+
+
+def _state_with(votes: int, needed: int) -> str:
+    return "answered" if votes >= needed else "open"
 
 
 def _digests(connection: Connection, run: str, client_keys: Sequence[str]) -> dict[str, str]:

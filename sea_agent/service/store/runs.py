@@ -1,11 +1,28 @@
-"""Runs: instructions for annotators, votes that a duel needs, and progress."""
+"""Runs: their state, instructions for annotators, votes that a duel needs, and progress.
 
+Only an ``open`` run gives duels. A ``paused`` one still takes them, a ``closed`` one is finished, an ``archived`` one
+is closed and out of the way.
+"""
+
+import json
+from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy import exists as there_is
 
-from sea_agent.service.store.faults import found
-from sea_agent.service.store.tables import LIVE, OPEN, labels, leases, queries, runs
+from sea_agent.service.store.faults import Conflict, found
+from sea_agent.service.store.tables import (
+    LIVE,
+    OPEN,
+    RUN_STATES,
+    assignments,
+    labels,
+    leases,
+    queries,
+    requests,
+    runs,
+)
 
 DEFAULTS: dict[str, Any] = {
     "instructions": "",
@@ -18,18 +35,26 @@ MOST_RUNS = 50
 """Runs that ``load`` names; the others are one."""
 OTHER_RUNS = "(others)"
 
+UNFINISHED = ("open", "paused")
+"""The states of a run that annotators may still see duels of."""
+FINISHED = ("closed", "archived")
+
 _ANSWERED = queries.c.votes >= queries.c.votes_needed
 _OF_RUN = (queries.c.run == runs.c.id, queries.c.gold.is_(None))
+_HAS_DUELS = there_is().where(queries.c.run == runs.c.id)
 _RUNS = select(
     runs,
     runs.c.last_seq.label("labels"),
     select(func.count()).where(*_OF_RUN).scalar_subquery().label("queries"),
     select(func.count()).where(*_OF_RUN, _ANSWERED).scalar_subquery().label("answered"),
+    (_HAS_DUELS & ~_HAS_DUELS.where(queries.c.erased_at.is_(None))).label("erased"),
 ).order_by(runs.c.created_at, runs.c.id)
 
 
 def put(connection: Connection, run: str, given: dict[str, Any], now: float) -> None:
     """Create a run, or change the given fields of one."""
+    if "examples" in given:
+        given = given | {"examples": json.dumps(given["examples"])}
     if not exists(connection, run):
         row = {"id": run, "name": run, **DEFAULTS, **given, "created_at": now, "last_seq": 0}
         connection.execute(insert(runs), row)
@@ -52,9 +77,34 @@ def last_seq(connection: Connection, run: str) -> int:
     return found(connection.execute(select(runs.c.last_seq).where(runs.c.id == run)).scalar(), f"run {run}")
 
 
-def everything(connection: Connection) -> list[Row]:
-    """Every run with its counts, the oldest first."""
-    return list(connection.execute(_RUNS))
+def require_unfinished(connection: Connection, run: str) -> None:
+    """Raises: Missing for an unknown run, Conflict for one that is closed or archived."""
+    state = found(connection.execute(select(runs.c.state).where(runs.c.id == run)).scalar(), f"run {run}")
+    if state in FINISHED:
+        raise Conflict(f"Run {run} is {state} and takes no duels; open it again first, with its state.")
+
+
+def everything(connection: Connection, states: Collection[str] = RUN_STATES) -> list[Row]:
+    """The runs in these states with their counts, the oldest first."""
+    return list(connection.execute(_RUNS.where(runs.c.state.in_(states))))
+
+
+def remove(connection: Connection, run: str) -> None:
+    """Delete a run with its duels, leases and labels.
+
+    Raises:
+        Missing: for an unknown run.
+        Conflict: for one that is not closed or archived.
+    """
+    state = found(connection.execute(select(runs.c.state).where(runs.c.id == run)).scalar(), f"run {run}")
+    if state not in FINISHED:
+        raise Conflict(f"Run {run} is {state}; close it before you delete it.")
+    for table in (requests, labels, leases):
+        connection.execute(delete(table).where(table.c.run == run))
+    of_run = select(queries.c.id).where(queries.c.run == run)
+    connection.execute(delete(assignments).where(assignments.c.query_id.in_(of_run)))
+    connection.execute(delete(queries).where(queries.c.run == run))
+    connection.execute(delete(runs).where(runs.c.id == run))
 
 
 def load(connection: Connection, now: float) -> tuple[int, dict[str, int]]:
@@ -64,6 +114,7 @@ def load(connection: Connection, now: float) -> tuple[int, dict[str, int]]:
         select(queries.c.run, func.count().label("open"))
         .where(queries.c.state == OPEN, queries.c.gold.is_(None))
         .where(queries.c.expires_at.is_(None) | (queries.c.expires_at > now))
+        .where(queries.c.run.in_(select(runs.c.id).where(runs.c.state.in_(UNFINISHED))))
         .group_by(queries.c.run)
         .order_by(func.count().desc(), queries.c.run)
     )

@@ -235,6 +235,14 @@ requests = Table(
     Column("created_at", Double, nullable=False),
 )
 
+# A row is there while the files of the database may still hold bytes of what was erased.
+purges = Table(
+    "purges",
+    metadata,
+    Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("since", Double, nullable=False),
+)
+
 
 def own_answer(query_id: ColumnElement[str], annotator: ColumnElement[str]) -> tuple[ColumnElement[bool], ...]:
     """Holds for the label by which the annotator answered the duel: neither a deliberate repeat nor a correction."""

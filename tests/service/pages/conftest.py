@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser
 from service.pages.browsing import CHROMIUM, OPTIONS, SECONDS, Site, Visitor, playwright
+from service.pages.offices import Office, arrive
 
 Visit = Callable[..., Awaitable[Visitor]]
+Attend = Callable[..., Awaitable[Office]]
 
 _names = itertools.count()
 
@@ -65,4 +67,20 @@ async def visit(browser: Browser, site: Site) -> AsyncIterator[Visit]:
     for visitor in visitors:
         await visitor.context.close()
     for visitor in visitors:
+        visitor.check()
+
+
+@pytest.fixture
+async def office(browser: Browser, site: Site) -> AsyncIterator[Attend]:
+    """Bring somebody to the admin page: ``await office(path, key=…)``; what their browser complains about fails it."""
+    came: list[Office] = []
+
+    async def come(path: str = "", **options: Any) -> Office:
+        came.append(await arrive(browser, site, path, **options))
+        return came[-1]
+
+    yield come
+    for visitor in came:
+        await visitor.context.close()
+    for visitor in came:
         visitor.check()

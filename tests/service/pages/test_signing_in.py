@@ -198,7 +198,7 @@ async def test_who_may_only_read_is_shown_to_the_dashboard_where_there_is_one(
     assert "/dashboard/" not in (await reader.get("/label")).text, "there is none"
     async with AsyncExitStack() as stack:
         beside = await start(stack, f"sqlite:///{tmp_path / 'beside.sqlite'}", runs=tmp_path)
-        for scopes, shown in ((("read",), True), (("experiment",), False)):
+        for scopes, shown in ((("read",), True), (("experiment",), True), (("annotate",), False)):
             client = await browser_of(beside, *scopes)
             assert ('href="/dashboard/"' in (await client.get("/label")).text) is shown
 

@@ -1,0 +1,32 @@
+"""Handing the duels of a run out to named annotators, and taking them back."""
+
+from functools import partial
+
+from fastapi import APIRouter
+
+from sea_agent.service.auth import Experiment
+from sea_agent.service.schemas.base import RunId
+from sea_agent.service.schemas.duels import CountHandOutIn, HandOutOut, ShareHandOutIn
+from sea_agent.service.state import Service
+from sea_agent.service.store import assignments as store
+from sea_agent.service.store.assignments import HandOut
+from sea_agent.web.problems import documented
+from sea_agent.web.signals import work
+
+router = APIRouter(tags=["queries"])
+
+
+@router.post("/runs/{run}/assignments", responses=documented(404, 409))
+async def hand_out(
+    run: RunId, body: ShareHandOutIn | CountHandOutIn, service: Service, caller: Experiment
+) -> HandOutOut:
+    """Assign duels that nobody has or has answered, those that would come first; nobody else gets them then."""
+    wanted = HandOut(**{"share": None, "count": None} | body.model_dump())
+    write = partial(store.hand_out, run=run, wanted=wanted, now=service.now())
+    return HandOutOut(assigned=await service.database.write(write, wake=lambda _: [work(run)]))
+
+
+@router.delete("/runs/{run}/assignments", status_code=204, responses=documented(404))
+async def take_all_back(run: RunId, service: Service, caller: Experiment) -> None:
+    """Let every duel of a run be for everybody again. Nobody loses one that they hold."""
+    await service.database.write(partial(store.take_all_back, run=run), wake=lambda _: [work(run)])

@@ -1,0 +1,30 @@
+// Where the page is and who reads it, as the service wrote it into the page.
+
+const { dataset } = document.body;
+
+/** The run of a run's page. */
+export const run = dataset.run;
+
+/** Whether the reader may do everything; else only what a key with the scope `experiment` may. */
+export const isAdmin = dataset.admin === "true";
+
+/** The address of something about a run. */
+export const ofRun = (what = "", id = run) => `/v1/runs/${encodeURIComponent(id)}${what}`;
+
+/** The address of something about a duel. */
+export const ofDuel = (id, what = "") => `/v1/queries/${encodeURIComponent(id)}${what}`;
+
+/** The address of something about a person. */
+export const ofPerson = (name, what) => `/v1/people/${encodeURIComponent(name)}${what}`;
+
+/** Whether a key can be used now. */
+export const holds = ({ revoked_at, expires_at }) => !revoked_at && !(expires_at && new Date(expires_at) < new Date());
+
+/** `?a=1&b=2`; what is empty is left out, lists are repeated. */
+export function query(values) {
+  const parameters = new URLSearchParams();
+  for (const [name, value] of Object.entries(values)) {
+    for (const each of [value].flat()) if (each !== "" && each !== null && each !== undefined) parameters.append(name, each);
+  }
+  return parameters.size ? `?${parameters}` : "";
+}

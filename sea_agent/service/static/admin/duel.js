@@ -1,0 +1,165 @@
+// One duel in a dialog: its texts, who answered or has it, and what can be done about it.
+
+import { h, headings } from "../dom.js";
+import { call } from "../service.js";
+import { isAdmin, ofDuel } from "./context.js";
+import { confirm, open } from "./dialog.js";
+import { List } from "./list.js";
+import { act } from "./outcome.js";
+import { badge, button, field, wide } from "./parts.js";
+import { DUEL_STATES, OUTCOMES, moment, namesIn, number } from "./words.js";
+
+export class DuelDialog {
+  #id;
+  #changed;
+  #content = h("div", { class: "stack" });
+  #texts = new List(this.#content, ({ part }) => part, (item) => this.#part(item));
+  #fault = h("p", { class: "fault", role: "alert", hidden: true });
+  #buttons = h("div", { class: "buttons", role: "group", "aria-label": "This duel" });
+  #actions = new List(this.#buttons, ([, text]) => text, ([key, text]) => this.#action(key, text));
+  #priority = h("input", { name: "priority", type: "number", step: 1, min: -1e6, max: 1e6, required: true });
+  #votes = h("input", { name: "votes_needed", type: "number", step: 1, min: 1, max: 100, required: true });
+  #assigned = h("input", { name: "assigned", autocomplete: "off", list: "annotators" });
+  #save = h("button", { class: "main" }, "Save");
+  #form;
+  #filled = false;
+
+  /** `changed` is called when something was done. */
+  constructor(id, changed) {
+    this.#id = id;
+    this.#changed = changed;
+    this.#form = h(
+      "form",
+      { class: "stack", onsubmit: (event) => this.#send(event) },
+      h(
+        "div",
+        { class: "pair" },
+        field("Priority", this.#priority, "Higher is given first."),
+        field("Votes needed", this.#votes),
+      ),
+      field("Only for", this.#assigned, "Names, separated by commas. Empty: for everybody."),
+      h("div", { class: "buttons" }, this.#save),
+    );
+    const dialog = open("Duel", h("div", { class: "stack" }, this.#content, this.#buttons, this.#fault, this.#form), { wide: true });
+    this.closed = new Promise((resolve) => dialog.addEventListener("close", resolve));
+    act(this.#save, this.#fault, () => this.load());
+  }
+
+  /** Show how the duel is now. The form keeps what is in it once it has been filled. */
+  async load() {
+    const duel = await call("GET", ofDuel(this.#id));
+    this.#texts.show([
+      { part: "state", duel: { ...duel, votes: undefined, leases: undefined } },
+      { part: "votes", votes: duel.votes },
+      { part: "leases", leases: duel.leases },
+    ]);
+    const isOpen = duel.state === "open";
+    const isLeased = duel.leases.some(({ state }) => state === "live");
+    this.#actions.show(
+      [
+        isOpen && ["cancel", "Cancel"],
+        ["cancelled", "expired"].includes(duel.state) && ["reopen", "Reopen"],
+        isLeased && ["take-back", "Take back"],
+        isAdmin && !duel.erased_at && ["erase", "Erase texts"],
+      ].filter(Boolean),
+    );
+    if (this.#filled) return;
+    this.#filled = true;
+    this.#priority.value = duel.priority;
+    this.#votes.value = duel.votes_needed;
+    this.#assigned.value = duel.assigned.join(", ");
+  }
+
+  #part({ part, duel, votes, leases }) {
+    if (part === "state") return texts(duel);
+    if (part === "votes") return votes.length ? votesTable(votes) : h("p", { class: "hint" }, "Nobody has answered it yet.");
+    return h("ul", { class: "plain" }, leases.filter(({ state }) => state !== "labelled").map(({ annotator, state, expires_at }) => h("li", {}, leaseInWords(annotator, state, expires_at))));
+  }
+
+  #action(key, text) {
+    const works = {
+      cancel: ["Cancelled: nobody gets this duel any more."],
+      reopen: ["Open again; who had skipped it may get it once more."],
+      "take-back": ["Taken back: others may have it now. An answer that still comes is kept as late."],
+    };
+    const post = () => call("POST", ofDuel(this.#id, `/${key}`));
+    const pressed = async (event) => {
+      if (key === "erase") await this.#erase();
+      else await act(event.currentTarget, this.#fault, async () => (await post(), works[key][0]));
+      await this.#changed();
+    };
+    return button(text, pressed, { action: key, danger: key === "erase" });
+  }
+
+  #erase() {
+    return confirm({
+      title: "Erase the texts of this duel?",
+      text: "Prompt and responses are gone for good; if it waits, it is cancelled first. Its labels stay.",
+      action: "Erase the texts",
+      work: async () => {
+        const { left } = await call("POST", ofDuel(this.#id, "/erase"), undefined, { seconds: 120 });
+        return ["The texts of the duel are erased.", ...left].join(" ");
+      },
+    });
+  }
+
+  async #send(event) {
+    event.preventDefault();
+    const body = {
+      priority: Number(this.#priority.value),
+      votes_needed: Number(this.#votes.value),
+      assigned: namesIn(this.#assigned.value),
+    };
+    const done = await act(this.#save, this.#fault, async () => {
+      await call("PATCH", ofDuel(this.#id), body);
+      return body.assigned.length ? `Saved; the duel is only for ${body.assigned.join(", ")}.` : "Saved; the duel is for everybody.";
+    }, this.#form);
+    if (done) await this.#changed();
+  }
+}
+
+function texts(duel) {
+  const side = (name, text) =>
+    h("article", {}, h("h3", {}, name), h("div", { class: "text", dir: "auto" }, duel.erased_at ? "(erased)" : text));
+  return h(
+    "div",
+    { class: "stack" },
+    h(
+      "p",
+      { class: "about" },
+      badge(DUEL_STATES[duel.state] ?? duel.state, duel.state),
+      duel.gold && badge(`Gold: ${OUTCOMES[duel.gold]}`),
+      h("code", {}, duel.client_key),
+      h("span", {}, `posted ${moment(duel.created_at)}`),
+      duel.expires_at && h("span", {}, `until ${moment(duel.expires_at)}`),
+    ),
+    side("Prompt", duel.prompt),
+    h("div", { class: "sides" }, side("First", duel.first), side("Second", duel.second)),
+  );
+}
+
+function votesTable(votes) {
+  const row = (vote) => [
+    OUTCOMES[vote.outcome] + (vote.strength ? ` (${vote.strength} of 3)` : ""),
+    [vote.kind, vote.late && "late", vote.revises && "correction"].filter(Boolean).join(", "),
+    vote.elapsed_ms === null ? "–" : `${number(Math.round(vote.elapsed_ms / 1000))} s`,
+    moment(vote.at),
+    vote.comment ?? "",
+  ];
+  return wide(
+    "Votes",
+    h(
+      "table",
+      {},
+      headings(["Annotator", "Answer", "Kind", "Time", "At", "Comment"]),
+      h("tbody", {}, votes.map((vote) => h("tr", {}, h("th", { scope: "row" }, vote.annotator), row(vote).map((text) => h("td", {}, text))))),
+    ),
+  );
+}
+
+function leaseInWords(annotator, state, until) {
+  if (state === "live") return `${annotator} has it until ${moment(until)}.`;
+  if (state === "skipped") return `${annotator} skipped it.`;
+  if (state === "released") return `${annotator} gave it back, or it was taken back.`;
+  return `${annotator} had it and let it run out.`;
+}

@@ -1,0 +1,103 @@
+// Everybody who may answer or did, how to invite others, and the keys that are not for answering.
+
+import { h } from "../dom.js";
+import { call } from "../service.js";
+import { holds, ofPerson } from "./context.js";
+import { confirm } from "./dialog.js";
+import { Inviting } from "./inviting.js";
+import { Keys } from "./keys.js";
+import { List } from "./list.js";
+import { badge, button, field, section } from "./parts.js";
+import { Refresh } from "./refresh.js";
+import { ago, number, plural } from "./words.js";
+
+export function start(view) {
+  const changed = () => refresh.now();
+  const search = h("input", { type: "search", oninput: () => show() });
+  const items = h("ul", { class: "cards", "aria-label": "People" });
+  const list = new List(items, ({ annotator }) => annotator, (person) => card(person, changed));
+  const [inviting, keys] = [new Inviting(changed), new Keys(changed)];
+  const empty = h("p", { hidden: true }, "Nobody yet: invite somebody.");
+  let found = [];
+  view.append(
+    h(
+      "div",
+      { class: "columns" },
+      h("div", { class: "stack" }, section("People", field("Search", search), items, empty)),
+      h("div", { class: "stack" }, inviting.element, keys.element),
+    ),
+  );
+
+  const refresh = new Refresh(async () => {
+    const [{ people }, { runs }] = await Promise.all([call("GET", "/v1/people"), call("GET", "/v1/runs"), keys.load()]);
+    found = people;
+    inviting.offer(runs);
+    keys.offer(runs);
+    show();
+  });
+  refresh.now();
+
+  function show() {
+    const text = search.value.trim().toLowerCase();
+    list.show(found.filter(({ annotator }) => annotator.toLowerCase().includes(text)));
+    empty.hidden = found.length > 0;
+  }
+}
+
+function card(person, changed) {
+  const { annotator, active, erased, keys, runs } = person;
+  const live = keys.filter(holds);
+  const reach = live.some((key) => key.runs === null) ? "every run" : [...new Set(live.flatMap((key) => key.runs))].sort().join(", ");
+  return h(
+    "li",
+    { class: "person" },
+    h("h3", {}, annotator),
+    h(
+      "p",
+      { class: "about" },
+      badge(erased ? "Erased" : active ? "Can answer" : "Cannot answer", active ? "open" : "closed"),
+      h("span", {}, `last seen ${ago(person.last_seen)}`),
+      h("span", {}, plural(person.answers, "answer")),
+      h("span", {}, `${number(person.answers_last_hour)} in the last hour`),
+      live.length > 0 && h("span", {}, `${plural(live.length, "key")} for ${reach}`),
+      runs.length > 0 && h("span", {}, `answered in ${runs.join(", ")}`),
+    ),
+    !erased &&
+      h(
+        "div",
+        { class: "buttons" },
+        live.length > 0 && button("End access", () => endAccess(annotator, changed), { action: "end" }),
+        button("Erase", () => erase(annotator, changed), { action: "erase", danger: true }),
+      ),
+  );
+}
+
+async function endAccess(name, changed) {
+  await confirm({
+    title: `End the access of ${name}?`,
+    text: "All their keys and links end, their pages are signed out, and duels that they have open go to others. Their answers stay.",
+    action: "End access",
+    work: async () => {
+      await call("POST", ofPerson(name, "/end"));
+      return `The access of ${name} has ended.`;
+    },
+  });
+  await changed();
+}
+
+async function erase(name, changed) {
+  await confirm({
+    title: `Erase ${name}?`,
+    text: [
+      "Their name becomes a random pseudonym everywhere, their comments are removed, their keys end. Their answers stay under the pseudonym. This cannot be undone.",
+      "What cannot be forgotten here: exports, back-ups and experiments that have read the name already, and the name where it stands inside a prompt or a response.",
+    ],
+    action: "Erase this person",
+    typed: name,
+    work: async () => {
+      const { pseudonym, labels, left } = await call("POST", ofPerson(name, "/erase"), undefined, { seconds: 120 });
+      return [`Erased: ${plural(labels, "label")} of theirs now under ${pseudonym}.`, ...left].join(" ");
+    },
+  });
+  await changed();
+}

@@ -1,0 +1,105 @@
+"""Duels that are for some annotators only: who has which, and handing them out."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, Row, delete, insert, select
+
+from sea_agent.service.store.faults import Conflict
+from sea_agent.service.store.leases import sweep
+from sea_agent.service.store.queries import take_back
+from sea_agent.service.store.runs import last_seq
+from sea_agent.service.store.tables import assignments, leases, queries
+
+
+@dataclass(frozen=True, slots=True)
+class HandOut:
+    """Duels for whom, what ``share`` of those there are or how many, and each for how many (None: its votes)."""
+
+    annotators: Sequence[str]
+    share: float | None
+    count: int | None
+    each: int | None
+
+
+def of(connection: Connection, query_ids: Iterable[str]) -> dict[str, list[str]]:
+    """Who the duels are for, by duel; a duel for everybody is not there."""
+    named: dict[str, list[str]] = defaultdict(list)
+    wanted = assignments.c.query_id.in_(list(query_ids))
+    for row in connection.execute(select(assignments).where(wanted).order_by(assignments.c.annotator)):
+        named[row.query_id].append(row.annotator)
+    return named
+
+
+def assign(connection: Connection, query_id: str, annotators: Sequence[str]) -> None:
+    """Let a duel be for these annotators only, or for everybody if there are none; others who hold it lose it."""
+    connection.execute(delete(assignments).where(assignments.c.query_id == query_id))
+    if annotators:
+        take_back(connection, query_id, leases.c.annotator.not_in(list(annotators)))
+        _insert(connection, [(query_id, annotator) for annotator in dict.fromkeys(annotators)])
+
+
+def hand_out(connection: Connection, run: str, wanted: HandOut, now: float) -> dict[str, int]:
+    """Assign duels that nobody has or has answered, those that would come first, evenly; how many each annotator got.
+
+    A duel that too few of the annotators can still answer, because they skipped it, stays for everybody.
+
+    Raises:
+        Missing: for an unknown run.
+        Conflict: for a duel that needs more annotators than there are.
+    """
+    last_seq(connection, run)  # refuses an unknown run
+    sweep(connection, run, now)
+    free = _free(connection, run)
+    share = len(free) if wanted.share is None else round(wanted.share * len(free))
+    skipped = _skipped(connection, run)
+    given = dict.fromkeys(wanted.annotators, 0)
+    rows: list[tuple[str, str]] = []
+    for duel in free[: share if wanted.count is None else wanted.count]:
+        each = wanted.each or duel.votes_needed
+        if each > len(given):
+            raise Conflict(
+                f"{each} annotators are to answer a duel, and {len(given)} are named: name more, or say for how many "
+                "each is (each)."
+            )
+        able = [annotator for annotator in given if annotator not in skipped[duel.id]]
+        if len(able) >= each:
+            for annotator in sorted(able, key=given.__getitem__)[:each]:
+                given[annotator] += 1
+                rows.append((duel.id, annotator))
+    _insert(connection, rows)
+    return given
+
+
+def take_all_back(connection: Connection, run: str) -> None:
+    """Let every duel of a run be for everybody. Raises: Missing."""
+    last_seq(connection, run)
+    of_run = select(queries.c.id).where(queries.c.run == run)
+    connection.execute(delete(assignments).where(assignments.c.query_id.in_(of_run)))
+
+
+def _insert(connection: Connection, rows: Sequence[tuple[str, str]]) -> None:
+    if rows:
+        values = [{"query_id": query_id, "annotator": annotator} for query_id, annotator in rows]
+        connection.execute(insert(assignments), values)
+
+
+def _free(connection: Connection, run: str) -> Sequence[Row]:
+    """Open duels for everybody without a vote or a lease, in the order in which they would be given."""
+    assigned = select(assignments.c.query_id).where(assignments.c.query_id == queries.c.id).exists()
+    return connection.execute(
+        select(queries.c.id, queries.c.votes_needed)
+        .where(queries.c.run == run, queries.c.state == "open", queries.c.gold.is_(None), ~assigned)
+        .where(queries.c.places == queries.c.votes_needed)
+        .order_by(queries.c.priority.desc(), queries.c.places, queries.c.number)
+    ).all()
+
+
+def _skipped(connection: Connection, run: str) -> dict[str, set[str]]:
+    """Who skipped which duels of a run, by duel."""
+    skipped: dict[str, set[str]] = defaultdict(set)
+    skips = select(leases.c.query_id, leases.c.annotator).where(leases.c.run == run, leases.c.state == "skipped")
+    for row in connection.execute(skips):
+        skipped[row.query_id].add(row.annotator)
+    return skipped
