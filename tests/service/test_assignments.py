@@ -48,7 +48,7 @@ async def test_assignments_that_no_claim_looks_at_are_noticed(
     sqlite_service: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The negative control of the test above."""
-    monkeypatch.setattr(leases, "_MAY_HAVE", true())
+    monkeypatch.setattr(leases, "_IS_THEIRS", true())
     blind = leases._offers("vote").where(*leases._OPEN_IN_RUN).suffix_with(leases._FIRST)
     monkeypatch.setattr(leases, "_WAITING", blind)
     await sqlite_service.run()
