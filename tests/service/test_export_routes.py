@@ -15,7 +15,7 @@ from service.test_quality_routes import vote
 from sea_agent.data.encoders import JsonLines
 from sea_agent.service import export
 from sea_agent.service.export import COLUMNS
-from sea_agent.service.schemas.quality import ExportIn
+from sea_agent.service.schemas.files import ExportIn
 from sea_agent.service.store import answers
 from sea_agent.service.store.database import StoreUnavailable
 

@@ -31,7 +31,7 @@ def store(tmp_path: Path) -> Iterator[Connection]:
         migrate(connection)
         runs.put(connection, "run", {"gold_share": 0.3, "repeat_share": 0.3}, now=0.0)
         items = [DUEL | {"client_key": f"k{n}", "gold": "first" if n % 5 == 0 else None} for n in range(60)]
-        queries.post(connection, "run", items, now=0.0)
+        queries.post(connection, "run", queries.addressed("run", items), now=0.0)
         yield connection
     writer.engine.dispose()
     reader.engine.dispose()
