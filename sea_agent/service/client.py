@@ -22,8 +22,9 @@ _SECONDS = 120
 
 
 def import_duels(file: Path, run: str, service: str, *, make: bool = False, gold: bool = False) -> str:
-    """Post the duels of a file to a run, which is made when it is missing if ``make``; says what became of them. With ``gold``, the
-    chosen response is the right answer to each.
+    """Post the duels of a file to a run, and say what became of them.
+
+    ``make``: the run is made when it is missing. ``gold``: the chosen response is the right answer to each duel.
 
     Raises:
         UserError: the file cannot be read, or the service cannot be reached or refuses it.

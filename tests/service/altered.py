@@ -86,6 +86,7 @@ def commit_halves() -> None:
     def post_first_half(connection: Connection, run: str, items: Sequence[Any], now: float) -> Any:
         post(connection, run, items[: len(items) // 2], now)
         connection.commit()
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
         return post(connection, run, items, now)
 
     queries.post = post_first_half

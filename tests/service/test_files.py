@@ -10,7 +10,6 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import Finished
 from service.conftest import Running, claim, start, together
 from service.processes import ALTERED, GIVEN_KEY, SECONDS, Process
 from service.test_access import is_problem
@@ -120,7 +119,7 @@ async def test_a_file_may_be_larger_than_other_bodies_and_not_larger_than_its_ow
     sqlite_service: Running, tmp_path: Path
 ) -> None:
     """With a length and without one; other calls keep their limit (see test_access)."""
-    long = lines(range(30), note="") and lines(range(30), prompt="x" * 90_000)
+    long = lines(range(30), rejected="x" * 90_000)
     assert len(long) > 2_000_000
     await sqlite_service.run()
     assert (await send(sqlite_service.admin, long)).json()["created"] == 30
@@ -139,16 +138,10 @@ async def test_a_file_may_be_larger_than_other_bodies_and_not_larger_than_its_ow
     assert await stored(small) == 0
 
 
-async def test_who_may_not_post_duels_uploads_nothing(sqlite_service: Running) -> None:
+async def test_who_may_not_post_duels_imports_none(sqlite_service: Running) -> None:
     await sqlite_service.run()
     reader = await sqlite_service.client("read")
-    read: list[int] = []
-
-    async def chunks() -> Any:
-        read.append(1)
-        yield lines([1])
-
-    assert is_problem(await send(reader, chunks()), 403)
+    assert is_problem(await send(reader, lines([1])), 403)
     foreign = await sqlite_service.client("experiment", runs=["other"])
     assert is_problem(await send(foreign, lines([1])), 403)
     assert await stored(sqlite_service) == 0
@@ -236,7 +229,7 @@ def site(serve: Callable[..., Process], monkeypatch: pytest.MonkeyPatch) -> Proc
 
 
 def test_the_command_imports_a_file_and_makes_the_run(
-    site: Process, sea_agent: Callable[..., Finished], tmp_path: Path
+    site: Process, sea_agent: Callable[..., Any], tmp_path: Path
 ) -> None:
     file = tmp_path / "duels.jsonl"
     file.write_bytes(lines(range(3), source="me"))
@@ -258,7 +251,7 @@ def test_the_command_imports_a_file_and_makes_the_run(
 
 
 def test_the_command_says_what_is_missing(
-    site: Process, sea_agent: Callable[..., Finished], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    site: Process, sea_agent: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "duels.csv"
     file.write_text("prompt,chosen,rejected\np,a,b\n")
