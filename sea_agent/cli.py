@@ -31,6 +31,8 @@ app = typer.Typer(
 )
 world = typer.Typer(no_args_is_help=True, help="The built-in worlds.")
 app.add_typer(world, name="world")
+duels = typer.Typer(no_args_is_help=True, help="Duels in a running feedback service.")
+app.add_typer(duels, name="duels")
 app.command()(plan)
 
 Source = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file or the name of a preset.")]
@@ -367,6 +369,22 @@ def serve(
         runs=runs,
     )
     run_service(settings, announce)
+
+
+@duels.command("import")
+def duels_import(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A .jsonl, .json or .csv file of duels.")],
+    run: Annotated[str, typer.Option(metavar="RUN", help="The run in the service that gets them.")],
+    service: Annotated[
+        str, typer.Option(metavar="URL", help="Address of the service; SEA_AGENT_KEY holds a key for it.")
+    ] = "http://127.0.0.1:8400",
+    make: Annotated[bool, typer.Option("--make", help="Make the run if it is missing.")] = False,
+    gold: Annotated[bool, typer.Option("--gold", help="The chosen response is the right answer to each duel.")] = False,
+) -> None:
+    """Have the duels of a file answered by the people and judges of a feedback service."""
+    from sea_agent.service.client import import_duels
+
+    announce(import_duels(file, run, service, make=make, gold=gold))
 
 
 @app.command()

@@ -6,6 +6,7 @@ python altered.py CHANGE [options of `sea-agent serve`]
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Response
@@ -15,7 +16,7 @@ from sea_agent.cli import main
 from sea_agent.service.keyring import KeyRing
 from sea_agent.service.routes import health
 from sea_agent.service.schemas.base import HealthOut
-from sea_agent.service.store import database, runs
+from sea_agent.service.store import database, queries, runs
 from sea_agent.service.store.database import Database
 from sea_agent.service.store.faults import Conflict
 from sea_agent.web.problems import Problem
@@ -71,6 +72,33 @@ def acknowledge_first() -> None:
 def synchronous_normal() -> None:
     """SQLite does not wait for the disk at each commit."""
     database.SYNCHRONOUS = "NORMAL"
+
+
+def stop_before_commit() -> None:
+    """Whoever posts many duels stays in the transaction after the last of them; the file ``posted`` tells when."""
+    post = queries.post
+
+    def post_and_stay(connection: Connection, run: str, items: Sequence[Any], now: float) -> Any:
+        answers = post(connection, run, items, now)
+        Path("posted").touch()
+        time.sleep(600)  # the test kills the service
+        return answers
+
+    queries.post = post_and_stay
+
+
+def commit_halves() -> None:
+    """Half of the duels of a file are committed before the others."""
+    post = queries.post
+
+    def post_first_half(connection: Connection, run: str, items: Sequence[Any], now: float) -> Any:
+        post(connection, run, items[: len(items) // 2], now)
+        connection.commit()
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        return post(connection, run, items, now)
+
+    queries.post = post_first_half
+    stop_before_commit()
 
 
 if __name__ == "__main__":

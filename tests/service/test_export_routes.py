@@ -1,6 +1,7 @@
 """Exports: the winner of each duel with where it comes from, page by page, as the log stood when the export began."""
 
 import asyncio
+import csv
 import io
 import json
 from typing import Any
@@ -11,19 +12,21 @@ import pytest
 import uvicorn
 from service.conftest import Running, claim, label
 from service.test_quality_routes import vote
+from sqlalchemy import Connection, update
 
 from sea_agent.data.encoders import JsonLines
 from sea_agent.service import export
 from sea_agent.service.export import COLUMNS
-from sea_agent.service.schemas.quality import ExportIn
+from sea_agent.service.schemas.files import ExportIn
 from sea_agent.service.store import answers
 from sea_agent.service.store.database import StoreUnavailable
+from sea_agent.service.store.tables import queries
 
 pytestmark = pytest.mark.anyio
 
 
 async def exported(service: Running, **parameters: Any) -> list[dict[str, Any]]:
-    """The rows of the JSONL export, which those of the Parquet export must equal."""
+    """The rows of the JSONL export, which those of the Parquet export and of the CSV export must equal."""
     lines = await service.admin.get("/v1/runs/run/export.jsonl", params=parameters)
     assert lines.status_code == 200, lines.text
     assert lines.headers["content-type"] == "application/x-ndjson"
@@ -31,7 +34,17 @@ async def exported(service: Running, **parameters: Any) -> list[dict[str, Any]]:
     rows = [json.loads(line) for line in lines.text.splitlines()]
     table = await service.admin.get("/v1/runs/run/export.parquet", params=parameters)
     assert pyarrow.parquet.read_table(io.BytesIO(table.content)).to_pylist() == rows
+    sheet = await service.admin.get("/v1/runs/run/export.csv", params=parameters)
+    assert sheet.headers["content-type"] == "text/csv; charset=utf-8"
+    assert sheet.headers["content-disposition"] == 'attachment; filename="run.csv"'
+    assert list(csv.DictReader(io.StringIO(sheet.text, newline=""))) == [as_cells(row) for row in rows]
     return rows
+
+
+def as_cells(row: dict[str, Any]) -> dict[str, str]:
+    """A row as a spreadsheet shows it."""
+    texts = {name: json.dumps(value) if isinstance(value, list | dict) else value for name, value in row.items()}
+    return {name: "" if value is None else str(value) for name, value in texts.items()}
 
 
 async def test_a_row_holds_the_winner_and_where_it_comes_from(service: Running) -> None:
@@ -122,8 +135,94 @@ async def test_votes_and_agreement_can_be_asked_for(service: Running) -> None:
     assert await keys(min_agreement=0.67) == ["k0", "k2"]
 
 
+async def test_votes_of_others_and_of_other_times_do_not_count_when_asked(service: Running) -> None:
+    """As if there were no others: winner, agreement and numbers are of the votes that are left."""
+    await service.run(votes_needed=3)
+    await service.post(2)
+    for who, outcomes in (("ann", ["second", "tie"]), ("bob", ["first", "first"]), ("cy", ["first"])):
+        await vote(service, who, outcomes)
+        service.clock.jump(60)
+
+    async def winners(**parameters: Any) -> list[tuple[str, str, list[str]]]:
+        rows = await exported(service, **parameters)
+        return [(row["client_key"], row["outcome"], row["annotators"]) for row in rows]
+
+    assert await winners() == [("k0", "first", ["ann", "bob", "cy"])]
+    assert await winners(annotator="ann") == [("k0", "second", ["ann"])]
+    assert await winners(annotator=["bob", "cy"]) == [("k0", "first", ["bob", "cy"]), ("k1", "first", ["bob"])]
+    assert await winners(annotator=["bob", "cy"], min_votes=2) == [("k0", "first", ["bob", "cy"])]
+    assert await winners(annotator="nobody") == []
+    assert await winners(until="2027-01-15T08:01:00Z") == [("k0", "second", ["ann"])], "not at the end itself"
+    assert await winners(since="2027-01-15T08:01:00Z", until="2027-01-15T09:02:00+01:00") == [
+        ("k0", "first", ["bob"]),
+        ("k1", "first", ["bob"]),
+    ]
+    assert await winners(since="2027-01-15T08:02:00Z") == [("k0", "first", ["cy"])]
+    assert await winners(since="2027-01-15T09:00:00Z") == []
+
+
+async def test_an_outcome_can_be_asked_for(service: Running) -> None:
+    await service.run()
+    await service.post(4)
+    await vote(service, "ann", ["first", "tie", "both_bad", "second"])
+    for outcome, key in (("first", "k0"), ("tie", "k1"), ("both_bad", "k2"), ("second", "k3")):
+        for ties in ("drop", "keep"):
+            rows = await exported(service, outcome=outcome, ties=ties)
+            assert [(row["client_key"], row["outcome"]) for row in rows] == [(key, outcome)]
+
+
+async def test_a_duel_whose_texts_were_erased_is_left_out(service: Running) -> None:
+    await service.run()
+    erased, _ = await service.post(2)
+    await vote(service, "ann", ["first", "first"])
+    assert [row["client_key"] for row in await exported(service)] == ["k0", "k1"]
+
+    def erase(connection: Connection) -> None:
+        gone = {"prompt": "", "first": "", "second": "", "erased_at": service.clock()}
+        connection.execute(update(queries).where(queries.c.id == erased).values(gone))
+
+    await service.state.database.write(erase)
+    assert [row["client_key"] for row in await exported(service)] == ["k1"]
+
+
+async def test_a_text_is_no_formula_in_the_csv_and_as_it_was_elsewhere(sqlite_service: Running) -> None:
+    await sqlite_service.run()
+    await sqlite_service.post(1, prompt="=1+1", first='@SUM(A1)"', second="- a list,\r\nas often", score=-0.5)
+    await vote(sqlite_service, "+ann", ["first"])
+    sheet = await sqlite_service.admin.get("/v1/runs/run/export.csv")
+    (row,) = csv.DictReader(io.StringIO(sheet.text, newline=""))
+    assert (row["prompt"], row["chosen"]) == ("'=1+1", "'@SUM(A1)\"")
+    assert (row["rejected"], row["score"]) == ("'- a list,\r\nas often", "-0.5")
+    assert row["annotators"] == '["+ann"]'
+    exact = await sqlite_service.admin.get("/v1/runs/run/export.jsonl")
+    assert json.loads(exact.text)["prompt"] == "=1+1"
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv"])
+async def test_an_export_can_be_imported(sqlite_service: Running, ending: str) -> None:
+    await sqlite_service.run()
+    await sqlite_service.run("other")
+    await sqlite_service.post(3, rule="sea_ee", policy_version=7, score=0.25)
+    await vote(sqlite_service, "ann", ["second"] * 3)
+    file = await sqlite_service.admin.get(f"/v1/runs/run/export.{ending}")
+    types = {"Content-Type": file.headers["content-type"]}
+    answer = await sqlite_service.admin.post("/v1/runs/other/queries:import", content=file.content, headers=types)
+    assert (answer.status_code, answer.json()["created"]) == (200, 3), answer.text
+    assert "annotators" in answer.json()["ignored"]
+
+
 @pytest.mark.parametrize(
-    "wrong", [{"min_vote": 1}, {"min_votes": 0}, {"min_agreement": "nan"}, {"min_agreement": 1.1}, {"ties": "maybe"}]
+    "wrong",
+    [
+        {"min_vote": 1},
+        {"min_votes": 0},
+        {"min_agreement": "nan"},
+        {"min_agreement": 1.1},
+        {"ties": "maybe"},
+        {"since": "yesterday"},
+        {"until": "2027-01-15T08:00:00"},
+        {"outcome": "skip"},
+    ],
 )
 async def test_a_wrong_parameter_is_named(sqlite_service: Running, wrong: dict[str, Any]) -> None:
     await sqlite_service.run()
@@ -162,6 +261,8 @@ async def test_an_empty_export_is_a_file_without_rows(sqlite_service: Running) -
     table = await sqlite_service.admin.get("/v1/runs/run/export.parquet")
     names = pyarrow.parquet.read_table(io.BytesIO(table.content)).column_names
     assert names == ["prompt", "chosen", "rejected", *COLUMNS]
+    sheet = await sqlite_service.admin.get("/v1/runs/run/export.csv")
+    assert sheet.text.strip().split(",") == names
 
 
 async def test_an_export_is_read_page_by_page_and_shows_one_moment(
@@ -220,7 +321,7 @@ async def test_an_export_that_breaks_off_is_no_whole_file_to_its_client(
     headers = {"Authorization": sqlite_service.admin.headers["authorization"]}
     try:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=60) as client:
-            for ending in ("jsonl", "parquet"):
+            for ending in ("jsonl", "parquet", "csv"):
                 broken = True
                 with pytest.raises(httpx.RemoteProtocolError, match="without sending complete message body"):
                     await client.get(f"/v1/runs/run/export.{ending}")

@@ -3,7 +3,7 @@
 import asyncio
 from email.message import Message
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
@@ -42,11 +42,16 @@ async def import_queries(
         content = await request.body()
     except ClientDisconnect:
         raise Problem(400, "The file did not come to its end. Nothing was stored; send it again.") from None
+
+    def read() -> tuple[DuelFile, list[dict[str, Any]]]:
+        file = importing.read_duels(content, media_type, gold=gold is not None)
+        return file, queries.addressed(run, file.duels)
+
     try:
-        file = await asyncio.to_thread(importing.read_duels, content, media_type, gold=gold is not None)
+        file, items = await asyncio.to_thread(read)
     except Refused as refused:
         raise Problem(422, _nothing_stored(refused.faults), refused.faults) from None
-    post = partial(queries.post, run=run, items=file.duels, now=service.now())
+    post = partial(queries.post, run=run, items=items, now=service.now())
     try:
         answers = await service.database.write(post, wake=lambda _: [work(run)])
     except Conflict as conflict:

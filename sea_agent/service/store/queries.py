@@ -23,8 +23,13 @@ def digest_of(body: Any) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
+def addressed(run: str, items: Iterable[Values]) -> list[Values]:
+    """The duels of a batch with the ids and digests that ``post`` needs: the writer has no time to make them."""
+    return [{**item, "id": id_for("query", run, item["client_key"]), "body_digest": digest_of(item)} for item in items]
+
+
 def post(connection: Connection, run: str, items: Sequence[Values], now: float) -> list[Values]:
-    """Store the duels of a batch that are not there yet: all of them or, with an exception, none.
+    """Store the ``addressed`` duels of a batch that are not there yet: all of them or, with an exception, none.
 
     One whose texts were erased is there with any body, so that a run that posts it again goes on.
 
@@ -37,14 +42,13 @@ def post(connection: Connection, run: str, items: Sequence[Values], now: float) 
     known = _digests(connection, run, [item["client_key"] for item in items])
     answers, new = [], []
     for item in items:
-        client_key, digest = item["client_key"], digest_of(item)
-        query_id = id_for("query", run, client_key)
+        client_key, digest = item["client_key"], item["body_digest"]
         created = client_key not in known
         if known.setdefault(client_key, digest) not in (digest, NO_DIGEST):
             raise Conflict(f"client_key {client_key!r} is there already with another body.", client_key)
-        answers.append({"id": query_id, "client_key": client_key, "created": created})
+        answers.append({"id": item["id"], "client_key": client_key, "created": created})
         if created:
-            new.append(_row(run, item, query_id, digest, default, now))
+            new.append(_row(run, item, default, now))
     if new:
         connection.execute(insert(queries), new)
     return answers
@@ -141,13 +145,11 @@ def _digests(connection: Connection, run: str, client_keys: Sequence[str]) -> di
     return {row.client_key: row.body_digest for row in connection.execute(statement)}
 
 
-def _row(run: str, item: Values, query_id: str, digest: str, default_votes: int, now: float) -> Values:
+def _row(run: str, item: Values, default_votes: int, now: float) -> Values:
     votes_needed = item["votes_needed"] or default_votes
     return {
         **item,
-        "id": query_id,
         "run": run,
-        "body_digest": digest,
         "votes_needed": votes_needed,
         "state": "open",
         "votes": 0,
