@@ -1,0 +1,184 @@
+"""Of what was erased no byte is left: in any file of the database, in exports, metrics or the log."""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import pysqlite3.dbapi2 as sqlite
+from service.conftest import START, Clock, Running, claim, label, psycopg_url, start
+from sqlalchemy import Connection
+from sqlalchemy.engine import make_url
+
+from sea_agent.service import erasing
+from sea_agent.service.store import purge
+from sea_agent.service.store.database import Database
+
+pytestmark = pytest.mark.anyio
+
+NAME, COMMENT, PROMPT, FIRST, SECOND, TOLD = (
+    f"{what} of Xanthippe-{hash(what) % 10**12}" for what in ("name", "comment", "prompt", "first", "second", "told")
+)
+TEXTS = (PROMPT, FIRST, SECOND, TOLD)
+PERSON = (NAME, COMMENT)
+DUELS = 40
+
+
+def folder_of(url: str) -> Path:
+    """Where the files of a database are."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        return Path(parsed.database or "").parent
+    with psycopg.connect(url) as connection:
+        return Path(str(connection.execute("SHOW data_directory").fetchone()[0]))  # type: ignore[index]
+
+
+def holding(url: str, *texts: str) -> set[tuple[str, str]]:
+    """Which files hold which of the texts, byte by byte."""
+    found = set()
+    for path in folder_of(url).rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            found |= {(path.parent.name, text) for text in texts if text.encode() in content}
+    return found
+
+
+async def answered(service: Running, name: str = NAME) -> list[str]:
+    """A run full of texts that were answered with comments, looked at by the planner; the ids of its duels."""
+    await service.run(instructions=TOLD)
+    ids = []
+    for number in range(DUELS):
+        texts = {"prompt": f"{PROMPT} {number}", "first": f"{FIRST} {'x' * 3000}", "second": SECOND}
+        body = {"queries": [{"client_key": f"k{number}", **texts}]}
+        ids += [
+            row["id"] for row in (await service.admin.post("/v1/runs/run/queries:batch", json=body)).json()["queries"]
+        ]
+    somebody = await service.annotator(name)
+    for _ in range(DUELS):
+        await label(somebody, await claim(somebody), comment=COMMENT)
+    if service.state.database._writer.begin is None:  # PostgreSQL keeps frequent values, and the pages as they are
+        await service.state.database.maintain(lambda connection: connection.exec_driver_sql("ANALYZE") and None)
+        await service.state.database.maintain(lambda connection: connection.exec_driver_sql("CHECKPOINT") and None)
+    return ids
+
+
+async def told(service: Running, caplog: pytest.LogCaptureFixture) -> str:
+    """All that the service tells: exports, the log of labels, people, metrics, its own log."""
+    paths = ("v1/runs/run/export.jsonl?ties=keep", "v1/runs/run/labels", "v1/people", "v1/keys", "v1/runs", "metrics")
+    bodies = [(await service.admin.get(f"/{path}")).text for path in paths]
+    parquet = (await service.admin.get("/v1/runs/run/export.parquet?ties=keep")).content
+    return "\n".join([*bodies, parquet.decode("latin-1"), caplog.text])
+
+
+async def erase(service: Running, path: str) -> list[str]:
+    done = await service.admin.post(f"/v1/{path}/erase")
+    assert done.status_code == 200, done.text
+    return list(done.json()["left"])
+
+
+# --- nothing is left -------------------------------------------------------------------------------------------------
+
+
+async def test_of_a_person_nothing_is_left(
+    service: Running, database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "sea_agent")
+    await answered(service)
+    assert {text for _, text in holding(database_url, *PERSON)} == set(PERSON)
+    assert await erase(service, f"people/{NAME}") == []
+    assert holding(database_url, *PERSON) == set()
+    assert {text for _, text in holding(database_url, *TEXTS)} == set(TEXTS), "the texts are still there"
+    seen = await told(service, caplog)
+    assert not any(text in seen for text in PERSON)
+    assert "erased-" in seen
+
+
+async def test_of_the_texts_of_a_run_nothing_is_left(
+    service: Running, database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "sea_agent")
+    await answered(service)
+    assert await erase(service, "runs/run") == []
+    assert holding(database_url, *TEXTS) == set()
+    assert {text for _, text in holding(database_url, *PERSON)} == set(PERSON), "who answered is still there"
+    seen = await told(service, caplog)
+    assert not any(text in seen for text in TEXTS)
+
+
+async def test_of_the_texts_of_a_duel_nothing_is_left(service: Running, database_url: str) -> None:
+    ids = await answered(service)
+    assert await erase(service, f"queries/{ids[17]}") == []
+    assert holding(database_url, f"{PROMPT} 17") == set()
+    assert {text for _, text in holding(database_url, f"{PROMPT} 16", f"{PROMPT} 18")} != set()
+
+
+# --- the controls: what each part of the purge is for ----------------------------------------------------------------
+
+
+async def test_without_the_purge_it_is_found(
+    service: Running, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await answered(service)
+    monkeypatch.setattr(purge, "purge", lambda connection: [])
+    await erase(service, "runs/run")
+    await erase(service, f"people/{NAME}")
+    assert {text for _, text in holding(database_url, *TEXTS, *PERSON)} == {*TEXTS, *PERSON}
+
+
+async def test_writing_the_tables_anew_without_the_log_is_not_enough(
+    service: Running, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await answered(service)
+    sqlite_is_used = database_url.startswith("sqlite")
+
+    def tables_only(connection: Connection) -> list[str]:
+        tables = "" if sqlite_is_used else " (FULL, ANALYZE)"
+        connection.exec_driver_sql(f"VACUUM{tables}")
+        return []
+
+    monkeypatch.setattr(purge, "purge", tables_only)
+    await erase(service, f"people/{NAME}")
+    left = {place for place, text in holding(database_url, *PERSON)}
+    assert left == ({folder_of(database_url).name} if sqlite_is_used else {"pg_wal"} | left)
+
+
+async def test_a_checkpoint_alone_leaves_old_segments_that_are_kept_to_be_used_again(
+    postgresql_service: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = postgresql_service.state.settings.url
+    await answered(postgresql_service)
+
+    def checkpoint_only(connection: Connection) -> list[str]:
+        connection.exec_driver_sql("SELECT pg_switch_wal()")
+        connection.exec_driver_sql("CHECKPOINT")
+        return []
+
+    monkeypatch.setattr(purge, "_overwrite_segments", checkpoint_only)
+    await erase(postgresql_service, f"people/{NAME}")
+    assert {place for place, _ in holding(url, *PERSON)} == {"pg_wal"}
+
+
+async def test_the_planner_remembers_frequent_names(
+    postgresql_service: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = postgresql_service.state.settings.url
+    await answered(postgresql_service)
+    monkeypatch.setattr(purge, "_rewrite_statistics", lambda connection: [])
+    await erase(postgresql_service, f"people/{NAME}")
+    assert {text for _, text in holding(url, *PERSON)} != set()
+
+
+@pytest.fixture
+async def postgresql_service(postgres_url: str) -> Any:
+    name = f"erased_{threading.get_ident()}"
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    async with AsyncExitStack() as stack:
+        yield await start(stack, psycopg_url(postgres_url, name))
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
