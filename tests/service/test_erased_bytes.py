@@ -1,32 +1,35 @@
 """Of what was erased no byte is left: in any file of the database, in exports, metrics or the log."""
 
-import asyncio
 import logging
-import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
+from random import Random
 
 import psycopg
 import pytest
-import pysqlite3.dbapi2 as sqlite
-from service.conftest import START, Clock, Running, claim, label, psycopg_url, start
+from service.conftest import Running, claim, fresh_postgresql, label, start
 from sqlalchemy import Connection
 from sqlalchemy.engine import make_url
 
-from sea_agent.service import erasing
 from sea_agent.service.store import purge
-from sea_agent.service.store.database import Database
 
 pytestmark = pytest.mark.anyio
 
 NAME, COMMENT, PROMPT, FIRST, SECOND, TOLD = (
-    f"{what} of Xanthippe-{hash(what) % 10**12}" for what in ("name", "comment", "prompt", "first", "second", "told")
+    f"{what} of Xanthippe" for what in ("name", "comment", "prompt", "first", "second", "told")
 )
 TEXTS = (PROMPT, FIRST, SECOND, TOLD)
 PERSON = (NAME, COMMENT)
 DUELS = 40
+
+
+@pytest.fixture
+async def postgresql_service(postgres_url: str) -> AsyncIterator[Running]:
+    """A service on PostgreSQL, for what SQLite does not have."""
+    for url in fresh_postgresql(postgres_url):
+        async with AsyncExitStack() as stack:
+            yield await start(stack, url)
 
 
 def folder_of(url: str) -> Path:
@@ -53,7 +56,8 @@ async def answered(service: Running, name: str = NAME) -> list[str]:
     await service.run(instructions=TOLD)
     ids = []
     for number in range(DUELS):
-        texts = {"prompt": f"{PROMPT} {number}", "first": f"{FIRST} {'x' * 3000}", "second": SECOND}
+        long = Random(number).randbytes(2000).hex()  # too long for its row, and not to be compressed
+        texts = {"prompt": f"{PROMPT} {number}", "first": f"{long} {FIRST} {long}", "second": SECOND}
         body = {"queries": [{"client_key": f"k{number}", **texts}]}
         ids += [
             row["id"] for row in (await service.admin.post("/v1/runs/run/queries:batch", json=body)).json()["queries"]
@@ -171,14 +175,3 @@ async def test_the_planner_remembers_frequent_names(
     monkeypatch.setattr(purge, "_rewrite_statistics", lambda connection: [])
     await erase(postgresql_service, f"people/{NAME}")
     assert {text for _, text in holding(url, *PERSON)} != set()
-
-
-@pytest.fixture
-async def postgresql_service(postgres_url: str) -> Any:
-    name = f"erased_{threading.get_ident()}"
-    with psycopg.connect(postgres_url, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-    async with AsyncExitStack() as stack:
-        yield await start(stack, psycopg_url(postgres_url, name))
-    with psycopg.connect(postgres_url, autocommit=True) as connection:
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
