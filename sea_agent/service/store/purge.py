@@ -19,8 +19,8 @@ _STATISTICS_KEPT = (
     "service's role own the database, or run VACUUM FULL pg_catalog.pg_statistic as a superuser."
 )
 _LOG_KEPT = (
-    "The write-ahead log (pg_wal) holds it until PostgreSQL has written over the segments, which the service's role may "
-    "not make it do: grant it pg_checkpoint, pg_monitor, and EXECUTE on pg_switch_wal(), and erase once more."
+    "The write-ahead log (pg_wal) holds it until PostgreSQL has written over the segments. The service's role may not "
+    "make it do so: grant it pg_checkpoint, pg_monitor, and EXECUTE on pg_switch_wal(), and erase once more."
 )
 _SEGMENTS_KEPT = (
     "Older segments of the write-ahead log hold it until PostgreSQL lets go of them: a replication slot, wal_keep_size "
