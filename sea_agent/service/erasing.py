@@ -16,6 +16,8 @@ from sea_agent.web.signals import Topic, work
 
 HOUR = 3600.0
 _TRIES = 5
+_PATIENCE = 1.0
+"""Seconds between them."""
 _HELD = (
     "It is still in files of the database, as somebody else has been reading that since before, for example to back it "
     "up. The service removes it within an hour after they end."
@@ -101,5 +103,5 @@ async def _purge(service: State) -> list[str]:
         try:
             return await service.database.maintain(purge.purge)
         except purge.Held:
-            await asyncio.sleep(1)
+            await asyncio.sleep(_PATIENCE)
     return [_HELD]

@@ -1,17 +1,19 @@
 """Of what was erased no byte is left: in any file of the database, in exports, metrics or the log."""
 
 import logging
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, closing, contextmanager
 from pathlib import Path
 from random import Random
 
 import psycopg
+import pysqlite3.dbapi2 as sqlite
 import pytest
 from service.conftest import Running, claim, fresh_postgresql, label, start
 from sqlalchemy import Connection
 from sqlalchemy.engine import make_url
 
+from sea_agent.service import erasing
 from sea_agent.service.store import purge
 
 pytestmark = pytest.mark.anyio
@@ -58,16 +60,18 @@ async def answered(service: Running, name: str = NAME) -> list[str]:
     for number in range(DUELS):
         long = Random(number).randbytes(2000).hex()  # too long for its row, and not to be compressed
         texts = {"prompt": f"{PROMPT} {number}", "first": f"{long} {FIRST} {long}", "second": SECOND}
-        body = {"queries": [{"client_key": f"k{number}", **texts}]}
+        body = {"queries": [{"client_key": f"{name} {number}", **texts}]}
         ids += [
             row["id"] for row in (await service.admin.post("/v1/runs/run/queries:batch", json=body)).json()["queries"]
         ]
     somebody = await service.annotator(name)
     for _ in range(DUELS):
         await label(somebody, await claim(somebody), comment=COMMENT)
-    if service.state.database._writer.begin is None:  # PostgreSQL keeps frequent values, and the pages as they are
-        await service.state.database.maintain(lambda connection: connection.exec_driver_sql("ANALYZE") and None)
-        await service.state.database.maintain(lambda connection: connection.exec_driver_sql("CHECKPOINT") and None)
+    if service.state.settings.url.startswith("postgresql"):  # it keeps frequent values, and writes pages out later
+        owner = make_url(service.state.settings.url).set(username="postgres").render_as_string(hide_password=False)
+        with psycopg.connect(owner, autocommit=True) as connection:
+            connection.execute("ANALYZE")
+            connection.execute("CHECKPOINT")
     return ids
 
 
@@ -175,3 +179,81 @@ async def test_the_planner_remembers_frequent_names(
     monkeypatch.setattr(purge, "_rewrite_statistics", lambda connection: [])
     await erase(postgresql_service, f"people/{NAME}")
     assert {text for _, text in holding(url, *PERSON)} != set()
+
+
+# --- who still reads -------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def reading(url: str) -> Iterator[None]:
+    """Somebody else who has begun to read the database as it is now, and goes on."""
+    if url.startswith("sqlite"):
+        with closing(sqlite.connect(make_url(url).database)) as connection:
+            connection.isolation_level = None
+            connection.execute("BEGIN")
+            connection.execute("SELECT count(*) FROM runs").fetchone()
+            yield
+    else:
+        with psycopg.connect(url) as connection:
+            connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+            connection.execute("SELECT count(*) FROM pg_class")
+            yield
+
+
+async def impatient(service: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nothing wait for a reader."""
+    monkeypatch.setattr(erasing, "_TRIES", 1)
+    monkeypatch.setattr(erasing, "_PATIENCE", 0.0)
+    if service.state.settings.url.startswith("sqlite"):
+        await service.state.database.maintain(lambda connection: connection.exec_driver_sql("PRAGMA busy_timeout = 50"))
+
+
+async def test_what_somebody_still_reads_is_told_and_removed_later(
+    service: Running, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await answered(service)
+    await impatient(service, monkeypatch)
+    with reading(database_url):
+        (left,) = await erase(service, f"people/{NAME}")
+        assert "somebody else has been reading" in left
+        assert {text for _, text in holding(database_url, *PERSON)} == set(PERSON)
+        assert await service.state.database.read(purge.due)
+    await erasing._erase_past(service.state)  # as it does every hour
+    assert holding(database_url, *PERSON) == set()
+    assert not await service.state.database.read(purge.due)
+
+
+async def test_rows_that_somebody_still_reads_would_be_written_into_the_new_tables(
+    postgresql_service: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = postgresql_service.state.settings.url
+    await answered(postgresql_service)
+    monkeypatch.setattr(purge, "_require_no_older_reader", lambda connection: None)
+    with reading(url):
+        assert await erase(postgresql_service, f"people/{NAME}") == []
+        assert holding(url, *PERSON) != set()
+
+
+async def test_a_role_without_rights_says_what_is_left(postgres_url: str) -> None:
+    for url in fresh_postgresql(postgres_url):
+        plain = make_url(url).set(username="plain")
+        with psycopg.connect(postgres_url, autocommit=True) as admin:
+            admin.execute("DROP ROLE IF EXISTS plain")
+            admin.execute("CREATE ROLE plain LOGIN")
+            admin.execute(f"GRANT CREATE ON DATABASE {plain.database} TO plain")
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute("GRANT CREATE ON SCHEMA public TO plain")
+        async with AsyncExitStack() as stack:
+            service = await start(stack, plain.render_as_string())
+            await answered(service)
+            statistics, log = await erase(service, f"people/{NAME}")
+            assert "pg_statistic" in statistics
+            assert "grant it pg_checkpoint" in log
+            with psycopg.connect(postgres_url, autocommit=True) as admin:
+                admin.execute(f"ALTER DATABASE {plain.database} OWNER TO plain")
+                admin.execute("GRANT pg_checkpoint, pg_monitor TO plain")
+            with psycopg.connect(url, autocommit=True) as connection:
+                connection.execute("GRANT EXECUTE ON FUNCTION pg_switch_wal() TO plain")
+            await answered(service, "somebody else")
+            assert await erase(service, "people/somebody%20else") == []
+            assert holding(url, *PERSON) == set()
