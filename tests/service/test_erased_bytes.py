@@ -1,6 +1,7 @@
 """Of what was erased no byte is left: in any file of the database, in exports, metrics or the log."""
 
 import logging
+import string
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, closing, contextmanager
 from pathlib import Path
@@ -58,8 +59,9 @@ async def answered(service: Running, name: str = NAME) -> list[str]:
     await service.run(instructions=TOLD)
     ids = []
     for number in range(DUELS):
-        long = Random(number).randbytes(2000).hex()  # too long for its row, and not to be compressed
-        texts = {"prompt": f"{PROMPT} {number}", "first": f"{long} {FIRST} {long}", "second": SECOND}
+        noise = "".join(Random(number).choices(string.ascii_letters + string.digits, k=4000))
+        long = f"{FIRST} {noise}"  # stored outside of its row, and no shorter when it is compressed
+        texts = {"prompt": f"{PROMPT} {number}", "first": long, "second": SECOND}
         body = {"queries": [{"client_key": f"{name} {number}", **texts}]}
         ids += [
             row["id"] for row in (await service.admin.post("/v1/runs/run/queries:batch", json=body)).json()["queries"]
