@@ -23,6 +23,11 @@ _HELD = (
     "up. The service removes it within an hour after they end."
 )
 
+_FAILED = (
+    "It is still in files of the database, which could not be written anew; the service's log says why, for example "
+    "that the disk is full. The service tries again within an hour."
+)
+
 logger = logging.getLogger(__name__)
 
 
@@ -104,4 +109,6 @@ async def purge_files(service: State) -> list[str]:
             return await service.database.maintain(purge.purge)
         except purge.Held:
             await asyncio.sleep(_PATIENCE)
+        except StoreUnavailable:
+            return [_FAILED]
     return [_HELD]

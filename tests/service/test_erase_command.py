@@ -1,5 +1,7 @@
 """`sea-agent erase` does on a service what its routes do, and says what it cannot reach."""
 
+import io
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -44,12 +46,13 @@ def test_it_erases_a_person_a_duel_and_a_run(service: Process, sea_agent: Comman
         assert admin.get("/v1/runs/run").json()["instructions"] == ""
 
 
-def test_it_asks_first(service: Process, sea_agent: Command) -> None:
-    done = sea_agent("erase", "run", "run", "--service", service.url)
-    assert done.code == 1
-    assert "It cannot be undone." in done.out
-    with service.client(GIVEN_KEY) as admin:
-        assert admin.get("/v1/runs/run").json()["instructions"] == "Be kind."
+def test_it_asks_first(service: Process, sea_agent: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    for answer, code, instructions in (("", 1, "Be kind."), ("n\n", 1, "Be kind."), ("y\n", 0, "")):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(answer))
+        done = sea_agent("erase", "run", "run", "--service", service.url)
+        assert (done.code, "It cannot be undone." in done.out) == (code, True)
+        with service.client(GIVEN_KEY) as admin:
+            assert admin.get("/v1/runs/run").json()["instructions"] == instructions
 
 
 def test_a_refusal_is_told(service: Process, sea_agent: Command, monkeypatch: pytest.MonkeyPatch) -> None:

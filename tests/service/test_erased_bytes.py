@@ -13,6 +13,7 @@ import pytest
 from service.conftest import Running, claim, fresh_postgresql, label, start
 from sqlalchemy import Connection
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import OperationalError
 
 from sea_agent.service import erasing
 from sea_agent.service.store import purge
@@ -223,6 +224,25 @@ async def test_what_somebody_still_reads_is_told_and_removed_later(
     await erasing._erase_past(service.state)  # as it does every hour
     assert holding(database_url, *PERSON) == set()
     assert not await service.state.database.read(purge.due)
+
+
+async def test_files_that_cannot_be_written_anew_are_told_and_written_later(
+    sqlite_service: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = sqlite_service.state.settings.url
+    await answered(sqlite_service)
+
+    def full(connection: Connection) -> list[str]:
+        raise OperationalError("VACUUM", {}, Exception("database or disk is full"))
+
+    with monkeypatch.context() as broken:
+        broken.setattr(purge, "purge", full)
+        (left,) = await erase(sqlite_service, f"people/{NAME}")
+    assert "could not be written anew" in left
+    assert "disk is full" in caplog.text
+    assert holding(url, *PERSON) != set()
+    await erasing._erase_past(sqlite_service.state)
+    assert holding(url, *PERSON) == set()
 
 
 async def test_rows_that_somebody_still_reads_would_be_written_into_the_new_tables(
