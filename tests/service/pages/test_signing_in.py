@@ -84,11 +84,12 @@ async def test_a_link_that_was_ended_says_so(site: Site, run: str, browser: Brow
 async def test_without_the_script_the_key_would_stay_in_the_address(site: Site, run: str, browser: Browser) -> None:
     """The control of what is asked about the address above."""
     dora = Visitor(await browser.new_context(), site, run)
+    changes = (("history.replaceState", "void"), ("field.form.requestSubmit()", ""))
+    await serve_changed(dora.context, "sign_in.js", *changes)
     await dora.open()
-    await serve_changed(dora.page, "sign_in.js", ("history.replaceState", "void"), ("field.form.requestSubmit()", ""))
     address = link(site, "dora", run=run)
     await dora.page.goto(address)
-    await dora.page.wait_for_load_state("networkidle")
+    await dora.page.wait_for_function("document.getElementById('key').value")  # the script has run
     assert dora.page.url == address
     await dora.context.close()
     dora.check()
