@@ -23,7 +23,7 @@ from sea_agent.web.signals import Signals
 
 def impatient() -> None:
     """Nobody waits for anything, and the first key stays: a test of every route would wait, and end its own key."""
-    begin, revoke = Signals.__init__, KeyRing.revoke
+    begin, revoke, barred = Signals.__init__, KeyRing.revoke, KeyRing.barred
 
     def closed(self: Signals) -> None:
         begin(self)
@@ -34,8 +34,14 @@ def impatient() -> None:
             raise Problem(409, "This is the last admin key; make another one first.")
         await revoke(self, key_id)
 
+    def bar_others(self: KeyRing, annotator: str) -> Any:
+        if self.keys and self.keys[0].annotator == annotator:
+            raise Problem(409, "They hold the last admin key; make another one for somebody else first.")
+        return barred(self, annotator)
+
     Signals.__init__ = closed  # type: ignore[method-assign]
     KeyRing.revoke = revoke_others  # type: ignore[method-assign]
+    KeyRing.barred = bar_others  # type: ignore[method-assign]
 
 
 def broken_contract() -> None:
