@@ -53,6 +53,14 @@ class Labels(StrEnum):
     ALL = "all"
 
 
+class Erasable(StrEnum):
+    """What can be erased on a feedback service."""
+
+    PERSON = "person"
+    QUERY = "query"
+    RUN = "run"
+
+
 @app.command("run")
 def run_command(
     source: Source,
@@ -385,6 +393,23 @@ def duels_import(
     from sea_agent.service.client import import_duels
 
     announce(import_duels(file, run, service, make=make, gold=gold))
+
+
+@app.command()
+def erase(
+    kind: Annotated[Erasable, typer.Argument(metavar="person|query|run", help="What to erase.")],
+    name: Annotated[str, typer.Argument(metavar="NAME_OR_ID", help="Name of the person; id of the query or the run.")],
+    service: Annotated[
+        str, typer.Option(metavar="URL", help="Address of the feedback service.")
+    ] = "http://127.0.0.1:8400",
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask whether it is meant.")] = False,
+) -> None:
+    """Erase a person, or the texts of a query or run, on a feedback service; the key is read from SEA_AGENT_KEY."""
+    from sea_agent.service.remote import erase as erase_there
+
+    if not yes:
+        typer.confirm(f"Erase {kind} {name} on {service}? It cannot be undone.", abort=True)
+    announce(erase_there(service, kind, name))
 
 
 @app.command()

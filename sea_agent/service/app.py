@@ -63,6 +63,7 @@ def make_app(settings: Settings) -> FastAPI:
             retention.add_done_callback(_tell_failure)
             yield
             retention.cancel()
+            await asyncio.wait([retention])
 
     app = FastAPI(
         title="sea-agent feedback service",

@@ -132,14 +132,15 @@ def _remedy(request: Request, origin: str | None, own: str) -> str:
     return f" The page came from {origin}, but this service was reached as {own}: {'; '.join(remedies)}."
 
 
-async def sign_in(request: Request, key: str) -> tuple[str, Caller]:
-    """Start a page session; the token for the cookie, and whose it is.
+async def sign_in(request: Request, key: str) -> str:
+    """Start a page session; the token for the cookie. Raises: Problem 401 for a key that is not valid."""
+    return await state_of(request).keyring.sign_in(key)
 
-    Raises:
-        Problem: 401 for a key that is not valid.
-    """
-    session, token = await state_of(request).keyring.sign_in(key)
-    return token, _caller(session)
+
+def holder(request: Request, token: str) -> Caller | None:
+    """Whose session it is; None when it has ended."""
+    key = state_of(request).keyring.find_session(token)
+    return None if key is None else _caller(key)
 
 
 async def sign_out(request: Request) -> None:
@@ -151,8 +152,8 @@ async def sign_out(request: Request) -> None:
 
 async def page_caller(request: Request) -> Caller | None:
     """Who is signed in on a page; None when nobody is."""
-    key = _session(request)
-    return None if key is None else _caller(key)
+    token = request.cookies.get(state_of(request).cookie)
+    return None if token is None else holder(request, token)
 
 
 PageCaller = Annotated[Caller | None, Depends(page_caller)]

@@ -16,9 +16,16 @@ from sea_agent.web.signals import Topic, work
 
 HOUR = 3600.0
 _TRIES = 5
+_PATIENCE = 1.0
+"""Seconds between them."""
 _HELD = (
     "It is still in files of the database, as somebody else has been reading that since before, for example to back it "
     "up. The service removes it within an hour after they end."
+)
+
+_FAILED = (
+    "It is still in files of the database, which could not be written anew; the service's log says why, for example "
+    "that the disk is full. The service tries again within an hour."
 )
 
 logger = logging.getLogger(__name__)
@@ -39,7 +46,7 @@ async def person(service: State, annotator: str) -> tuple[Erased, list[str]]:
 
         erase = partial(erasure.erase_person, annotator=annotator, now=service.now())
         erased = await service.database.write(erase, wake=committed)
-    return erased, await _purge(service)
+    return erased, await purge_files(service)
 
 
 async def end(service: State, annotator: str) -> None:
@@ -63,14 +70,14 @@ async def query(service: State, query_id: str) -> tuple[int, list[str]]:
     """Erase the texts of a duel; of how many (0 or 1), and what is left. Raises: Missing."""
     erase = partial(erasure.erase_query, query_id=query_id, now=service.now())
     _, duels = await service.database.write(erase, wake=lambda done: [work(done[0])])
-    return duels, await _purge(service)
+    return duels, await purge_files(service)
 
 
 async def run(service: State, run: str) -> tuple[int, list[str]]:
     """Erase the texts of a run; of how many duels, and what is left. Raises: Missing."""
     erase = partial(erasure.erase_run, run=run, now=service.now())
     duels = await service.database.write(erase, wake=lambda _: [work(run)])
-    return duels, await _purge(service)
+    return duels, await purge_files(service)
 
 
 async def keep_to_retention(service: State) -> None:
@@ -91,15 +98,17 @@ async def _erase_past(service: State) -> None:
     if total:
         logger.info("erased the texts of %d duels, which their runs have kept for long enough", total)
     if await database.read(purge.due):
-        for sentence in await _purge(service):
+        for sentence in await purge_files(service):
             logger.warning("%s", sentence)
 
 
-async def _purge(service: State) -> list[str]:
+async def purge_files(service: State) -> list[str]:
     """Remove what was erased from the files of the database; what is left there, and why."""
     for _ in range(_TRIES):
         try:
             return await service.database.maintain(purge.purge)
         except purge.Held:
-            await asyncio.sleep(1)
+            await asyncio.sleep(_PATIENCE)
+        except StoreUnavailable:
+            return [_FAILED]
     return [_HELD]

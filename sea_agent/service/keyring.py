@@ -125,8 +125,8 @@ class KeyRing:
         finally:
             self._barred.discard(annotator)
 
-    async def sign_in(self, secret: str) -> tuple[Key, str]:
-        """Start a page session of a key; the session and the token for its cookie.
+    async def sign_in(self, secret: str) -> str:
+        """Start a page session of a key; the token for its cookie.
 
         Raises:
             Problem: 401 for an unknown or ended key.
@@ -146,7 +146,7 @@ class KeyRing:
             self._remember(child)
 
         await self._write(write, follow)
-        return child, token
+        return token
 
     async def sign_out(self, token: str) -> None:
         """End a page session; an unknown one is no error."""

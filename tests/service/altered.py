@@ -24,9 +24,9 @@ from sea_agent.web.signals import Signals
 
 
 def impatient() -> None:
-    """Nobody waits for anything, and the first key and the run ``run`` stay: a test of every route would wait, end its
-    own key and delete what it tests."""
-    begin, revoke, remove = Signals.__init__, KeyRing.revoke, runs.remove
+    """Nobody waits for anything, and the first key, who has it and the run ``run`` stay: a test of every route would
+    wait, end its own key and delete what it tests."""
+    begin, revoke, barred, remove = Signals.__init__, KeyRing.revoke, KeyRing.barred, runs.remove
 
     def closed(self: Signals) -> None:
         begin(self)
@@ -42,9 +42,15 @@ def impatient() -> None:
             raise Conflict("Run run stays.")
         remove(connection, run)
 
+    def bar_others(self: KeyRing, annotator: str) -> Any:
+        if self.keys and self.keys[0].annotator == annotator:
+            raise Problem(409, "They hold the last admin key; make another one for somebody else first.")
+        return barred(self, annotator)
+
     runs.remove = remove_others
     Signals.__init__ = closed  # type: ignore[method-assign]
     KeyRing.revoke = revoke_others  # type: ignore[method-assign]
+    KeyRing.barred = bar_others  # type: ignore[method-assign]
 
 
 def broken_contract() -> None:

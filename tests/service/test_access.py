@@ -53,10 +53,23 @@ ALLOWED: dict[tuple[str, str], set[str] | None] = {
     ("GET", "/v1/keys"): set(),
     ("POST", "/v1/keys"): set(),
     ("DELETE", "/v1/keys/{key_id}"): set(),
+    ("GET", "/v1/people"): set(),
+    ("POST", "/v1/people"): set(),
+    ("POST", "/v1/people/{annotator}/end"): set(),
+    ("POST", "/v1/people/{annotator}/erase"): set(),
+    ("POST", "/v1/queries/{query_id}/erase"): set(),
+    ("POST", "/v1/runs/{run}/erase"): set(),
 }
 
 # Nothing of these exists, and the body fits no route: a request that is let through changes nothing.
-NOWHERE = {"run": "missing", "query_id": "query-0", "lease_id": "lease-0", "label_id": "label-0", "key_id": "key-0"}
+NOWHERE = {
+    "run": "missing",
+    "query_id": "query-0",
+    "lease_id": "lease-0",
+    "label_id": "label-0",
+    "key_id": "key-0",
+    "annotator": "nobody",
+}
 WRONG_BODY = {"surely": "unknown"}
 
 

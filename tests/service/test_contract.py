@@ -47,7 +47,13 @@ def filled(service: Process) -> dict[str, list[str]]:
         labelled = ask("POST", "runs/run/leases", ttl_s=3600).json()["lease_id"]
         given = ask("PUT", f"leases/{labelled}/label", outcome="tie").json()["label_id"]
         live = ask("POST", "runs/run/leases", ttl_s=3600).json()["lease_id"]
-    return {"run": ["run"], "query_id": queries, "lease_id": [live, skipped, labelled], "label_id": [given]}
+        names = [f"person {n}" for n in range(9)]
+        answers = [{"client_key": "k0", "outcome": "tie", "annotator": name} for name in names]
+        client.post(
+            "/v1/runs/run/labels:batch", json={"labels": answers}, headers={"Idempotency-Key": "x"}
+        ).raise_for_status()
+    ids = {"run": ["run"], "query_id": queries, "annotator": names}
+    return ids | {"lease_id": [live, skipped, labelled], "label_id": [given]}
 
 
 def configure(folder: Path, ids: dict[str, list[str]]) -> None:

@@ -8,11 +8,12 @@ import psycopg
 import pytest
 from service.conftest import Running, fresh_postgresql, together
 from sqlalchemy import Connection, RootTransaction, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy import insert as sql_insert
+from sqlalchemy.exc import IntegrityError, OperationalError
 
 from sea_agent.errors import UserError
 from sea_agent.service.store import database as module
-from sea_agent.service.store import runs
+from sea_agent.service.store import runs, tables
 from sea_agent.service.store.database import Database, StoreUnavailable
 
 pytestmark = pytest.mark.anyio
@@ -89,6 +90,35 @@ async def test_acknowledging_before_the_commit_is_seen(database_url: str, monkey
             results = await one_batch(database, insert("a"), insert("b"))
         assert results == ["a", "b"]  # acknowledged,
         assert await database.read(names) == []  # and lost
+
+
+async def test_maintenance_is_outside_of_transactions_and_after_what_was_queued(database_url: str) -> None:
+    def vacuum(connection: Connection) -> list[str]:
+        connection.exec_driver_sql("VACUUM")  # refused within a transaction
+        return names(connection)
+
+    def fail(connection: Connection) -> None:
+        raise ValueError("nowhere")
+
+    async with Database(database_url, 20) as database:
+        written, found = await together(database.write(insert("a")), database.maintain(vacuum))
+        assert (written, found) == ("a", ["a"])
+        with pytest.raises(ValueError, match="nowhere"):
+            await database.maintain(fail)
+        await database.write(insert("b"))
+        assert await database.read(names) == ["a", "b"], "the writer goes on, in transactions"
+
+
+async def test_no_error_tells_the_texts_of_a_statement(database_url: str) -> None:
+    def twice(connection: Connection) -> None:
+        insert("a")(connection)
+        again = {"id": "a", "name": "secret", **runs.DEFAULTS, "created_at": 0.0, "last_seq": 0}
+        connection.execute(sql_insert(tables.runs), again)
+
+    async with Database(database_url, 20) as database:
+        with pytest.raises(IntegrityError) as caught:
+            await database.write(twice)
+    assert "secret" not in str(caught.value)
 
 
 def no_commit(_: RootTransaction | Connection) -> None:

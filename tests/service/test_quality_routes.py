@@ -127,3 +127,29 @@ async def test_runs_do_not_mix_and_an_unknown_one_is_missing(service: Running) -
     for path in ("agreement", "annotators", "export.jsonl", "export.parquet"):
         missing = await service.admin.get(f"/v1/runs/nowhere/{path}")
         assert (missing.status_code, missing.json()["detail"]) == (404, "There is no run nowhere.")
+
+
+async def test_how_fast_somebody_works_leaves_out_their_pauses(service: Running) -> None:
+    await service.run()
+    await service.post(6)
+    ann = await service.annotator("ann")
+    for seconds in (0, 30, 300, 301, 30):
+        service.clock.jump(seconds)
+        given = (await label(ann, await claim(ann, ttl_s=3600))).json()
+    service.clock.jump(1000)
+    await ann.post(f"/v1/labels/{given['label_id']}/revisions", json={"outcome": "tie"})
+    await claim(await service.annotator("bob"))
+    row = (await annotators(service))["ann"]
+    assert row["per_hour"] == pytest.approx(3 * 3600 / (30 + 300 + 30))
+    assert row["last_at"] == "2027-01-15T08:11:01.000Z", "a correction is no answer"
+
+
+async def test_one_answer_and_answers_at_one_time_have_no_speed(service: Running) -> None:
+    await service.run(votes_needed=2)
+    await service.post(2)
+    await vote(service, "judge", ["first", "first"])
+    ann = await service.annotator("ann")
+    await label(ann, await claim(ann))
+    rows = await annotators(service)
+    assert rows["judge"]["per_hour"] is rows["ann"]["per_hour"] is None
+    assert rows["judge"]["last_at"] == "2027-01-15T08:00:00.000Z"

@@ -32,11 +32,11 @@ async def sign_in(request: Request, key: Annotated[str, Form()] = "", next: Anno
     """Start a session, end the previous one if there is one, and redirect to the requested page."""
     try:
         auth.check_origin(request)
-        token, caller = await auth.sign_in(request, key.strip())
+        token = await auth.sign_in(request, key.strip())
     except Problem as problem:
         return page(request, "sign_in.html", problem.status_code, next=own_path(request, next), fault=problem.detail)
     await auth.sign_out(request)
-    response = RedirectResponse(_first_page(request, caller, own_path(request, next)), 303)
+    response = RedirectResponse(_first_page(request, auth.holder(request, token), own_path(request, next)), 303)
     response.set_cookie(
         state_of(request).cookie,
         token,
@@ -59,10 +59,10 @@ async def key_page(request: Request, service: Service, caller: PageCaller) -> Re
     return page(request, "your_key.html", caller=caller, uses=_USES, runs=shown)
 
 
-def _first_page(request: Request, caller: Caller, wanted: str) -> str:
+def _first_page(request: Request, caller: Caller | None, wanted: str) -> str:
     """Where somebody is led who signed in: whoever cannot answer duels would be refused on the label page."""
     settings = state_of(request).settings
-    if caller.may("annotate") or not wanted.startswith(f"{settings.root_path}/label"):
+    if caller is None or caller.may("annotate") or not wanted.startswith(f"{settings.root_path}/label"):
         return wanted
     dashboard = settings.runs is not None and caller.may(*READS) and caller.runs is None
     return settings.root_path + ("/dashboard/" if dashboard else "/your-key")

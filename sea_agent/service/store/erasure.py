@@ -152,7 +152,7 @@ def _erase_texts(connection: Connection, which: ColumnElement[bool], now: float)
 def _forget_comments(connection: Connection, which: ColumnElement[bool]) -> None:
     """Without a comment a label has the digest of the same answer without one: a guess cannot be confirmed by it."""
     for label in connection.execute(select(labels).where(which, labels.c.comment.is_not(None))).all():
-        digest = digest_of_answer(label._replace(comment=None)._asdict())
+        digest = digest_of_answer(label._asdict() | {"comment": None})
         without = update(labels).where(labels.c.id == label.id).values(comment=None, body_digest=digest)
         connection.execute(without)
 

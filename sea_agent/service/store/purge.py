@@ -19,8 +19,8 @@ _STATISTICS_KEPT = (
     "service's role own the database, or run VACUUM FULL pg_catalog.pg_statistic as a superuser."
 )
 _LOG_KEPT = (
-    "The write-ahead log (pg_wal) holds it until PostgreSQL has written over the segments, as the service's role may "
-    "not do that: make it a superuser, or run CHECKPOINT and pg_switch_wal() as one."
+    "The write-ahead log (pg_wal) holds it until PostgreSQL has written over the segments. The service's role may not "
+    "make it do so: grant it pg_checkpoint, pg_monitor, and EXECUTE on pg_switch_wal(), and erase once more."
 )
 _SEGMENTS_KEPT = (
     "Older segments of the write-ahead log hold it until PostgreSQL lets go of them: a replication slot, wal_keep_size "
@@ -114,9 +114,10 @@ def _overwrite_segments(connection: Connection) -> list[str]:
     begin = _next_segment(connection)
     connection.exec_driver_sql("CHECKPOINT")
     older = connection.exec_driver_sql(_OLDER, {"begin": begin}).scalar_one()
-    for _ in range(connection.exec_driver_sql(_NEWER, {"begin": begin}).scalar_one()):
-        _next_segment(connection)
-    connection.exec_driver_sql("CHECKPOINT")
+    used_again = connection.exec_driver_sql(_NEWER, {"begin": begin}).scalar_one()
+    for _ in range(used_again + 1):
+        _next_segment(connection)  # the segment that ends with it is written over to its end
+        connection.exec_driver_sql("CHECKPOINT")  # many segments between two would let PostgreSQL keep as many
     return [_SEGMENTS_KEPT] if older else []
 
 

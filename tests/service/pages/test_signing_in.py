@@ -1,5 +1,6 @@
 """Signing in to the pages and out again, and what they show to whom."""
 
+import re
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import httpx
 import pytest
 from playwright.async_api import Browser, Dialog
 from service.conftest import ORIGIN, Running, start
-from service.pages.browsing import Site, Visitor
+from service.pages.browsing import Site, Visitor, serve_changed
 from service.pages.conftest import Visit
 
 pytestmark = pytest.mark.anyio
@@ -30,6 +31,68 @@ async def test_a_wrong_key_is_refused_and_the_right_one_leads_back(site: Site, r
     assert await ann.page.evaluate("document.cookie") == ""
     await ann.context.close()
     ann.check()
+
+
+def link(site: Site, name: str, **body: Any) -> str:
+    """A link that signs somebody in."""
+    made = site.admin.post("/v1/people", json={"annotator": name, **body}).raise_for_status().json()
+    return str(made["link"])
+
+
+async def test_a_link_signs_in_and_leaves_no_key_behind(site: Site, run: str, browser: Browser) -> None:
+    site.post(run)
+    ann = Visitor(await browser.new_context(), site, run)
+    address = link(site, "ann", runs=[run], run=run)
+    key = address.partition("#key=")[2]
+    await ann.open()  # the sign-in page, which has a history
+    asked: list[str] = []
+    ann.page.on("request", lambda request: asked.append(f"{request.url} {request.headers.get('referer', '')}"))
+    await ann.page.goto(address)
+    assert (await ann.shown())[0] == "prompt 0"
+    assert ann.page.url == f"{site.url}/label/{run}"
+    assert key.startswith("sea_")
+    assert key not in "\n".join(asked), "it is sent in the form's body only"
+    for _ in range(2):
+        await ann.page.go_back()
+        assert key not in ann.page.url
+    await ann.page.goto(address)
+    assert (await ann.shown())[0] == "prompt 0", "it can be opened again"
+    await ann.page.locator(".who", has_text="ann").wait_for()
+    await ann.context.close()
+    ann.check()
+
+
+async def test_a_link_signs_in_somebody_else_in_the_same_tab(site: Site, run: str, visit: Visit) -> None:
+    ann = await visit(run)
+    await ann.page.goto(f"{site.url}/sign-in?next=/label/{run}")
+    await ann.page.goto(link(site, "bob", run=run))
+    await ann.page.locator(".who", has_text="bob").wait_for()
+
+
+async def test_a_link_that_was_ended_says_so(site: Site, run: str, browser: Browser) -> None:
+    carl = Visitor(await browser.new_context(), site, run, failures_expected=True)
+    address = link(site, "carl", run=run)
+    site.admin.post("/v1/people/carl/end").raise_for_status()
+    await carl.open()
+    await carl.page.goto(address)
+    await carl.says("This key is unknown or has ended.", "[role=alert]")
+    assert "#" not in carl.page.url
+    await carl.context.close()
+    carl.check()
+
+
+async def test_without_the_script_the_key_would_stay_in_the_address(site: Site, run: str, browser: Browser) -> None:
+    """The control of what is asked about the address above."""
+    dora = Visitor(await browser.new_context(), site, run)
+    changes = (("history.replaceState", "void"), ("field.form.requestSubmit()", ""))
+    await serve_changed(dora.context, "sign_in.js", *changes)
+    await dora.open()
+    address = link(site, "dora", run=run)
+    await dora.page.goto(address)
+    await dora.page.wait_for_function("document.getElementById('key').value")  # the script has run
+    assert dora.page.url == address
+    await dora.context.close()
+    dora.check()
 
 
 async def test_signing_out_ends_the_session_for_good(site: Site, run: str, visit: Visit) -> None:
@@ -121,7 +184,7 @@ async def browser_of(service: Running, *scopes: str, origin: str = ORIGIN) -> ht
     client = await service.client()
     form = {"key": secret, "next": "/label"}
     answer = await client.post(f"{origin}/sign-in", data=form, headers={"Origin": origin})
-    assert (answer.status_code, answer.headers["location"]) == (303, "/label")
+    assert answer.status_code == 303
     return client
 
 
@@ -189,6 +252,43 @@ async def test_what_is_not_for_a_reader_is_told_on_a_page(sqlite_service: Runnin
         assert answer.headers["content-type"].startswith("text/html")
         assert answer.headers["cache-control"] == "no-store"
         assert "unsafe" not in answer.headers["content-security-policy"]
+
+
+async def test_whoever_cannot_answer_is_led_to_what_their_key_is_for(sqlite_service: Running, tmp_path: Path) -> None:
+    async with AsyncExitStack() as stack:
+        beside = await start(stack, f"sqlite:///{tmp_path / 'beside.sqlite'}", runs=tmp_path)
+        for service, scopes, restricted, wanted, led in (
+            (sqlite_service, ["read"], None, "/label", "/your-key"),
+            (sqlite_service, ["experiment"], None, "/label/run", "/your-key"),
+            (sqlite_service, ["annotate"], None, "/label/run", "/label/run"),
+            (sqlite_service, ["admin"], None, "/label", "/label"),
+            (beside, ["read"], None, "/label", "/dashboard/"),
+            (beside, ["read"], None, "/dashboard/runs/x", "/dashboard/runs/x"),
+            (beside, ["read"], frozenset({"run"}), "/label", "/your-key"),
+        ):
+            _, secret = await service.state.keyring.make("key", frozenset(scopes), runs=restricted)
+            client = await service.client()
+            form = {"key": secret, "next": wanted}
+            answer = await client.post("/sign-in", data=form, headers={"Origin": ORIGIN})
+            assert (answer.status_code, answer.headers["location"]) == (303, led)
+
+
+async def test_the_page_of_a_key_says_what_it_is_for_and_leads_there(sqlite_service: Running) -> None:
+    await sqlite_service.run("mine")
+    await sqlite_service.run("other")
+    _, secret = await sqlite_service.state.keyring.make("eve", frozenset({"read"}), runs=frozenset({"mine"}))
+    client = await sqlite_service.client()
+    await client.post("/sign-in", data={"key": secret}, headers={"Origin": ORIGIN})
+    shown = await client.get("/your-key")
+    assert shown.status_code == 200
+    assert "reads labels" in shown.text
+    assert "posts duels" not in shown.text
+    links = re.findall(r'href="(/v1/[^"]+)"', shown.text)
+    assert len(links) == 4
+    assert {(await client.get(link)).status_code for link in links} == {200}
+    assert "other" not in shown.text
+    nobody = await sqlite_service.client()
+    assert (await nobody.get("/your-key")).headers["location"] == "/sign-in?next=/your-key"
 
 
 async def test_who_may_only_read_is_shown_to_the_dashboard_where_there_is_one(

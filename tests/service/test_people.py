@@ -1,0 +1,153 @@
+"""People: links that let them in, what is told of them, and how their work ends."""
+
+import asyncio
+import xml.etree.ElementTree as ElementTree
+from typing import Any
+
+import pytest
+from service.conftest import ORIGIN, Running, claim, free, label
+
+pytestmark = pytest.mark.anyio
+
+
+async def invite(service: Running, annotator: str = "ann", **body: Any) -> dict[str, Any]:
+    """Make somebody a link; the answer."""
+    made = await service.admin.post("/v1/people", json={"annotator": annotator, **body})
+    assert made.status_code == 201, made.text
+    return made.json()
+
+
+async def people(service: Running) -> dict[str, dict[str, Any]]:
+    rows = (await service.admin.get("/v1/people")).json()["people"]
+    return {row["annotator"]: row for row in rows}
+
+
+# --- links -----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_link_carries_a_key_for_annotating_behind_the_hash(sqlite_service: Running) -> None:
+    made = await invite(sqlite_service, runs=["run"], expires_at="2027-02-01T00:00:00Z", run="run")
+    place, _, key = made["link"].partition("#key=")
+    assert (place, key) == (f"{ORIGIN}/sign-in?next=/label/run", made["key"])
+    assert (made["scopes"], made["runs"], made["annotator"]) == (["annotate"], ["run"], "ann")
+    assert made["expires_at"] == "2027-02-01T00:00:00.000Z"
+    assert (await invite(sqlite_service))["link"].startswith(f"{ORIGIN}/sign-in#key=sea_")
+
+
+async def test_a_link_leads_where_the_service_was_asked(sqlite_service: Running) -> None:
+    for origin in ("https://labels.test", "http://10.0.0.7:8400"):
+        made = await sqlite_service.admin.post(f"{origin}/v1/people", json={"annotator": "ann"})
+        assert made.json()["link"].startswith(f"{origin}/sign-in#key=")
+
+
+async def test_the_code_is_a_picture_that_a_page_can_show(sqlite_service: Running) -> None:
+    made = await invite(sqlite_service)
+    root = ElementTree.fromstring(made["qr"])
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    assert made["qr"] != (await invite(sqlite_service))["qr"], "each has its own link"
+
+
+async def test_a_link_may_be_opened_again_until_it_is_ended(service: Running) -> None:
+    secret = (await invite(service))["key"]
+    for _ in range(2):
+        browser = await service.client()
+        done = await browser.post("/sign-in", data={"key": secret, "next": "/label"}, headers={"Origin": ORIGIN})
+        assert (done.status_code, done.headers["location"]) == (303, "/label")
+    assert (await service.admin.post("/v1/people/ann/end")).status_code == 204
+    assert (await browser.get("/v1/runs")).status_code == 401, "the session"
+    again = await browser.post("/sign-in", data={"key": secret, "next": "/label"}, headers={"Origin": ORIGIN})
+    assert again.status_code == 401, "the key"
+
+
+async def test_nobody_gets_the_name_of_somebody_who_was_erased(sqlite_service: Running) -> None:
+    await invite(sqlite_service)
+    pseudonym = (await sqlite_service.admin.post("/v1/people/ann/erase")).json()["pseudonym"]
+    assert (await sqlite_service.admin.post("/v1/people", json={"annotator": pseudonym})).status_code == 409
+    await invite(sqlite_service)  # somebody new, who happens to be called so
+
+
+# --- the list --------------------------------------------------------------------------------------------------------
+
+
+async def test_the_list_tells_who_works_how_much_and_where(service: Running) -> None:
+    for run in ("one", "two"):
+        await service.run(run)
+        await service.post(2, run)
+    ann = await service.annotator("ann")
+    for run in ("two", "one"):
+        given = (await label(ann, await claim(ann, run))).json()
+    await ann.post(f"/v1/labels/{given['label_id']}/revisions", json={"outcome": "tie"})
+    service.clock.jump(3000)
+    await label(ann, await claim(ann, "one"))
+    service.clock.jump(1000)
+    await service.annotator("bob")
+    imported = {"labels": [{"client_key": "k0", "outcome": "first", "annotator": "judge"}]}
+    await service.admin.post("/v1/runs/two/labels:batch", json=imported, headers={"Idempotency-Key": "x"})
+    found = await people(service)
+    assert list(found) == ["admin", "ann", "bob", "judge"]
+    ann_row, bob, judge = found["ann"], found["bob"], found["judge"]
+    assert (ann_row["answers"], ann_row["answers_last_hour"], ann_row["runs"]) == (3, 1, ["one", "two"])
+    assert ann_row["last_seen"] == "2027-01-15T08:50:00.000Z"
+    assert [key["name"] for key in ann_row["keys"]] == ["ann"]
+    assert (bob["active"], bob["answers"], bob["last_seen"], bob["runs"]) == (True, 0, None, [])
+    assert (judge["active"], judge["keys"], judge["answers"]) == (False, [], 1)
+    assert not any(row["erased"] for row in found.values())
+
+
+async def test_signing_in_is_seen_and_an_ended_person_is_not_active(sqlite_service: Running) -> None:
+    secret = (await invite(sqlite_service))["key"]
+    sqlite_service.clock.jump(60)
+    await sqlite_service.state.keyring.sign_in(secret)
+    assert (await people(sqlite_service))["ann"]["last_seen"] == "2027-01-15T08:01:00.000Z"
+    await sqlite_service.admin.post("/v1/people/ann/end")
+    assert not (await people(sqlite_service))["ann"]["active"]
+
+
+# --- the end of somebody's work --------------------------------------------------------------------------------------
+
+
+async def test_ending_gives_back_what_somebody_holds_and_keeps_what_they_answered(service: Running) -> None:
+    await service.run()
+    await service.post(2)
+    ann, bob = await service.annotator("ann"), await service.annotator("bob")
+    await label(ann, await claim(ann))
+    held = await claim(ann)
+    assert await free(bob)
+    assert (await service.admin.post("/v1/people/ann/end")).status_code == 204
+    assert (await claim(bob))["query_id"] == held["query_id"]
+    assert [entry["annotator"] for entry in await service.log()] == ["ann"]
+    assert (await ann.get("/v1/runs")).status_code == 401
+    assert (await service.admin.post("/v1/people/ann/end")).status_code == 204, "again is no error"
+
+
+@pytest.mark.parametrize("act", ["end", "erase"])
+async def test_who_waits_for_a_duel_when_their_keys_end_gets_none(service: Running, act: str) -> None:
+    await service.run()
+    ann = await service.annotator("ann")
+    waiting = asyncio.create_task(ann.post("/v1/runs/run/leases", json={"wait_s": 25}))
+    while not service.state.database.signals._events:
+        await asyncio.sleep(0.01)
+    assert (await service.admin.post(f"/v1/people/ann/{act}")).is_success
+    await service.post(1)
+    assert (await waiting).status_code == 401
+    assert "ann" not in await people(service) or act == "end"
+
+
+@pytest.mark.parametrize("act", ["end", "erase"])
+async def test_nobody_unknown_and_no_last_admin_is_ended(sqlite_service: Running, act: str) -> None:
+    assert (await sqlite_service.admin.post(f"/v1/people/nobody/{act}")).status_code == 404
+    refused = await sqlite_service.admin.post(f"/v1/people/admin/{act}")
+    assert refused.status_code == 409
+    assert "the last admin key" in refused.json()["detail"]
+    assert (await sqlite_service.admin.get("/v1/people")).status_code == 200
+    await sqlite_service.client("admin", annotator="other")
+    assert (await sqlite_service.admin.post(f"/v1/people/admin/{act}")).is_success
+    assert (await sqlite_service.admin.get("/v1/people")).status_code == 401
+
+
+async def test_a_name_may_hold_anything(sqlite_service: Running) -> None:
+    for name in ("a/b", "Zoë Ünal", "x/end", "100 %", "?#"):
+        await invite(sqlite_service, name)
+        path = "".join(f"%{byte:02X}" for byte in name.encode())
+        assert (await sqlite_service.admin.post(f"/v1/people/{path}/end")).status_code == 204
+        assert not (await people(sqlite_service))[name]["active"]
