@@ -10,7 +10,7 @@ export class Refused extends Error {
   }
 }
 
-/** The address of data, or of a /path of the service above this page: `parameters` may hold lists; what is empty is left out. */
+/** The address of data, or of the service where `path` begins with /. Empty `parameters` are left out. */
 export function url(path, parameters = {}) {
   const query = new URLSearchParams();
   for (const [key, value] of Object.entries(parameters)) {
