@@ -150,13 +150,17 @@ class Annotating(RuleBasedStateMachine):
         given = self.do(leases.claim, wanted=Claim(RUN, annotator, ttl_s, seed=7), now=model.now)
         model.sweep()
         held = model.held(annotator)
-        expected, draws = model.next_vote(annotator), model.draws(annotator)
+        expected, draws, begun = model.next_vote(annotator), model.draws(annotator), model.begun(annotator)
         if held is not None:
             self.reached["again"] += 1
             assert (given["lease_id"], given["query_id"]) == (held.id, held.duel.id)
             held.expires_at = model.now + ttl_s
             assert given["expires_at"] == held.expires_at
             return multiple()
+        if begun is not None:
+            self.reached["begun"] += 1
+            assert given["lease_id"] == begun.id
+            return self.granted(given, begun.duel, annotator, begun.kind, model.now + ttl_s)
         if given is None:
             self.reached["nothing"] += 1
             assert expected is None
@@ -386,6 +390,7 @@ BREAKS: dict[str, tuple[Any, str, Any]] = {
     "leases that end give no place back": (leases, "_PLACE_BACK", SAME_PLACES),
     "nothing ends by time": (leases, "sweep", no_change),
     "votes are not counted": (labels, "_count_vote", no_change),
+    "what was begun does not come back": (leases, "_RESUMED", dict.fromkeys(tables.KINDS, leases._REPEAT.where(false()))),
     "an annotator may vote again": (leases, "_BY_ID", NEVER_ANSWERED),
     "another body is taken for a replay": (
         *(labels, "_replayed"),

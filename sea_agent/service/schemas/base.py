@@ -12,6 +12,7 @@ Outcome = Literal["first", "second", "tie", "both_bad"]
 Kind = Literal["vote", "repeat", "gold"]
 Scope = Literal["admin", "experiment", "annotate", "read"]
 QueryState = Literal["open", "answered", "cancelled", "expired"]
+RunState = Literal["open", "paused", "closed", "archived"]
 
 LARGEST_INTEGER = 2**53 - 1  # what JSON readers hold exactly
 

@@ -5,7 +5,17 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from sea_agent.service.limits import LongText
-from sea_agent.service.schemas.base import Count, In, Out, Share, TimeOut
+from sea_agent.service.schemas.base import WHOLE, Count, In, Out, Outcome, RunState, Share, TimeOut
+
+
+class Example(In):
+    """A worked example for annotators: a duel, its right answer, and the reason."""
+
+    prompt: LongText
+    first: LongText
+    second: LongText
+    outcome: Outcome
+    why: LongText
 
 
 class RunIn(In):
@@ -16,6 +26,10 @@ class RunIn(In):
     votes_needed: Count | None = None
     repeat_share: Share | None = None
     gold_share: Share | None = None
+    state: RunState | None = None
+    qualification: Annotated[int, Field(ge=0, le=100), WHOLE] | None = None
+    qualifying_share: Share | None = None
+    examples: Annotated[list[Example], Field(max_length=20)] | None = None
 
 
 class RunOut(Out):
@@ -31,25 +45,60 @@ class RunOut(Out):
     queries: int
     answered: int
     labels: int
+    state: RunState
+    qualification: int
+    qualifying_share: float
+    examples: list[Example]
+
+
+class OwnRunOut(Out):
+    """A run as a key sees it that may only annotate: with the answers given under its name, and no other count.
+
+    Other counts, and the shares of gold duels and repeats, would tell which duels these are.
+    """
+
+    id: str
+    name: str
+    instructions: str
+    examples: list[Example]
+    state: RunState
+    mine: int
 
 
 class RunsOut(Out):
-    """Every run that the caller may see."""
+    """The runs that the key reaches: less of each for a key that may only annotate."""
 
-    runs: list[RunOut]
+    runs: list[RunOut] | list[OwnRunOut]
 
 
-class ProgressOut(Out):
+class QualificationOut(Out):
+    """How many gold duels the caller must answer first, how many they have, and whether that was enough (null before)."""
+
+    needed: int
+    given: int
+    passed: bool | None
+
+
+class OwnProgressOut(Out):
+    """What a key is told that may only annotate; ``qualification`` is null where the run asks for none."""
+
+    state: RunState
+    mine: int
+    qualification: QualificationOut | None
+
+
+class ProgressOut(OwnProgressOut):
     """How far a run is, and how many labels the caller gave.
 
     ``annotators`` can answer its duels with their keys; ``stuck`` open duels lack more votes than annotators are left
-    who neither answered nor skipped them.
+    who neither answered nor skipped them. ``gold_missing`` open gold duels are lacking for somebody who begins now to
+    qualify.
     """
 
     open: int
     answered: int
     cancelled: int
     labels: int
-    mine: int
     annotators: int
     stuck: int
+    gold_missing: int

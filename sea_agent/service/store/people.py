@@ -1,7 +1,7 @@
 """Who can still answer a duel, and duels that nobody can answer any more.
 
 An annotator is done with a duel that they answered or skipped. People are those whose keys let them annotate in a run;
-somebody with all rights counts once they have taken a duel of the run.
+somebody with all rights counts once they have taken a duel of the run. Who failed its qualification is none of them.
 """
 
 from collections.abc import Collection
@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, distinct, func, select
 
+from sea_agent.service.store import qualification
 from sea_agent.service.store.queries import cancel
 from sea_agent.service.store.tables import leases, queries
 
@@ -27,7 +28,8 @@ class Staff:
 def of_run(connection: Connection, run: str, staff: Staff) -> frozenset[str]:
     """The people of a run, by annotator."""
     took = select(leases.c.annotator).distinct().where(leases.c.run == run, leases.c.annotator.in_(staff.admins))
-    return staff.annotators | set(connection.execute(took).scalars())
+    there = staff.annotators | set(connection.execute(took).scalars())
+    return there - qualification.failed(connection, run, there)
 
 
 def stuck(connection: Connection, run: str, people: Collection[str]) -> int:

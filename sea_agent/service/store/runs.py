@@ -1,11 +1,12 @@
 """Runs: instructions for annotators, votes that a duel needs, and progress."""
 
+import json
 from typing import Any
 
 from sqlalchemy import Connection, Row, func, insert, select, update
 
 from sea_agent.service.store.faults import found
-from sea_agent.service.store.tables import LIVE, OPEN, labels, leases, queries, runs
+from sea_agent.service.store.tables import LIVE, OPEN, leases, queries, runs
 
 DEFAULTS: dict[str, Any] = {
     "instructions": "",
@@ -30,6 +31,8 @@ _RUNS = select(
 
 def put(connection: Connection, run: str, given: dict[str, Any], now: float) -> None:
     """Create a run, or change the given fields of one."""
+    if "examples" in given:
+        given = given | {"examples": json.dumps(given["examples"])}
     if not exists(connection, run):
         row = {"id": run, "name": run, **DEFAULTS, **given, "created_at": now, "last_seq": 0}
         connection.execute(insert(runs), row)
@@ -74,8 +77,8 @@ def load(connection: Connection, now: float) -> tuple[int, dict[str, int]]:
     return live.scalar_one(), named
 
 
-def progress(connection: Connection, run: str, annotator: str, now: float) -> dict[str, int]:
-    """How many duels are open, answered, and ended without their answers; how many labels there are, and whose.
+def progress(connection: Connection, run: str, now: float) -> dict[str, int]:
+    """How many duels are open, answered, and ended without their answers, and how many labels there are.
 
     Raises:
         Missing: for an unknown run.
@@ -89,11 +92,9 @@ def progress(connection: Connection, run: str, annotator: str, now: float) -> di
             func.count().filter(~_ANSWERED, func.coalesce(over, False)).label("cancelled"),
         ).where(queries.c.run == run, queries.c.gold.is_(None))
     ).one()
-    mine = select(func.count()).where(labels.c.run == run, labels.c.annotator == annotator, labels.c.revises.is_(None))
     return {
         "open": counts.asked - counts.answered - counts.cancelled,
         "answered": counts.answered,
         "cancelled": counts.cancelled,
         "labels": length,
-        "mine": connection.execute(mine).scalar_one(),
     }
