@@ -69,15 +69,15 @@ def _may_not_answer(request: Request, service: State, caller: Caller) -> Respons
     return page(request, "message.html", 403, caller=caller, **values)
 
 
-def _listed(connection: Connection, caller: Caller, seed: int, now: float) -> list[dict[str, Any]]:
-    """Each run that the caller sees and that is not over, with whether it has a duel for them now; with its counts if
-    the caller may know them."""
+def _listed(connection: Connection, caller: Caller, seed: int, now: float) -> list[tuple[Any, ...]]:
+    """Each run that the caller sees and that is not over; its counts, if the caller may know them (else None); and
+    whether it has a duel for them now."""
     return [
-        {
-            "run": run,
-            "there": leases.is_there(connection, Claim(run["id"], caller.annotator, 0.0, seed), now),
-            "counts": None if caller.only_annotates else runs.progress(connection, run["id"], now),
-        }
+        (
+            run,
+            None if caller.only_annotates else runs.progress(connection, run["id"], now),
+            leases.is_there(connection, Claim(run["id"], caller.annotator, 0.0, seed), now),
+        )
         for run in own.everything(connection, caller.annotator, own.LISTED)
         if caller.sees(run["id"])
     ]
