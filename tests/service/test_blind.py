@@ -2,7 +2,7 @@
 
 One script of claims, answers, skips, late answers and corrections is played twice: with ordinary duels in some places,
 and with gold duels or repeats there. What was sent is compared field by field; ids and times are written alike first.
-That a repeat shows texts that were shown before cannot be hidden, so texts are written alike where repeats are compared.
+That a repeat shows texts that were shown before cannot be hidden, so they are written alike where repeats are compared.
 """
 
 import re

@@ -390,7 +390,11 @@ BREAKS: dict[str, tuple[Any, str, Any]] = {
     "leases that end give no place back": (leases, "_PLACE_BACK", SAME_PLACES),
     "nothing ends by time": (leases, "sweep", no_change),
     "votes are not counted": (labels, "_count_vote", no_change),
-    "what was begun does not come back": (leases, "_RESUMED", dict.fromkeys(tables.KINDS, leases._REPEAT.where(false()))),
+    "what was begun does not come back": (
+        leases,
+        "_RESUMED",
+        dict.fromkeys(tables.KINDS, leases._REPEAT.where(false())),
+    ),
     "an annotator may vote again": (leases, "_BY_ID", NEVER_ANSWERED),
     "another body is taken for a replay": (
         *(labels, "_replayed"),

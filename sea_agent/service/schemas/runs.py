@@ -72,7 +72,7 @@ class RunsOut(Out):
 
 
 class QualificationOut(Out):
-    """How many gold duels the caller must answer first, how many they have, and whether that was enough (null before)."""
+    """How many gold duels the caller must answer first, how many they have, and if that was enough: null before."""
 
     needed: int
     given: int

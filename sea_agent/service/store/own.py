@@ -61,10 +61,10 @@ def progress(connection: Connection, run: str, annotator: str) -> Values:
     return {"state": row.state, "mine": row.mine, "qualification": None if standing is None else asdict(standing)}
 
 
-def _row(connection: Connection, run: str, annotator: str) -> Row[Any]:
+def _row(connection: Connection, run: str, annotator: str) -> Row:
     return found(connection.execute(_RUN, {"of_run": run, "who": annotator}).first(), f"run {run}")
 
 
-def _told(row: Row[Any]) -> Values:
+def _told(row: Row) -> Values:
     told = {name: row._mapping[name] for name in ("id", "name", "instructions", "state", "mine")}
     return told | {"examples": json.loads(row.examples)}

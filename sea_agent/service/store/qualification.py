@@ -19,9 +19,7 @@ _RUN: BindParameter[str] = bindparam("of_run")
 _ANNOTATOR: BindParameter[str] = bindparam("who")
 
 _ASKED = select(runs.c.id, runs.c.qualification, runs.c.qualifying_share).where(runs.c.id == _RUN)
-_GOLD_LEFT = select(func.count()).where(
-    queries.c.run == _RUN, queries.c.gold.is_not(None), queries.c.state == "open"
-)
+_GOLD_LEFT = select(func.count()).where(queries.c.run == _RUN, queries.c.gold.is_not(None), queries.c.state == "open")
 _CORRECTIONS = (
     select(labels.c.revises, labels.c.outcome)
     .where(labels.c.revises.in_(bindparam("of", expanding=True)), labels.c.seq <= bindparam("up_to_seq"))
@@ -38,7 +36,7 @@ class Standing:
     passed: bool | None
 
 
-def standing(connection: Connection, run: Row[Any], annotator: str) -> Standing | None:
+def standing(connection: Connection, run: Row, annotator: str) -> Standing | None:
     """How far an annotator is, in a run with its ``id``, ``qualification`` and ``qualifying_share``; None where the run
     asks for none."""
     needed: int = run.qualification
@@ -67,12 +65,7 @@ def gold_missing(connection: Connection, run: str) -> int:
     return max(0, int(_asked(connection, run).qualification) - left)
 
 
-def of_annotator(connection: Connection, run: str, annotator: str) -> Standing | None:
-    """How far an annotator is. Raises: Missing."""
-    return standing(connection, _asked(connection, run), annotator)
-
-
-def _asked(connection: Connection, run: str) -> Row[Any]:
+def _asked(connection: Connection, run: str) -> Row:
     return found(connection.execute(_ASKED, {"of_run": run}).first(), f"run {run}")
 
 

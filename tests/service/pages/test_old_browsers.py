@@ -2,30 +2,18 @@
 
 import pytest
 from playwright.async_api import Page, expect
-from service.pages.browsing import Site, serve_changed
+from service.pages.browsing import OLD_BROWSER, Site, serve_changed
 from service.pages.conftest import Visit
 from service.pages.test_model_text import compare
 
 pytestmark = pytest.mark.anyio
 
-# What browsers from 2022 lack: Firefox before 125 and 121, Safari before 17.4 and 16.4, Chrome before 116 and 103.
-WITHOUT = """
-    delete Intl.Segmenter;
-    delete AbortSignal.any;
-    delete AbortSignal.timeout;
-    delete AbortSignal.prototype.throwIfAborted;
-    delete globalThis.structuredClone;
-    delete Navigator.prototype.locks;
-    for (const name of ["findLast", "toSorted", "toReversed", "with"]) delete Array.prototype[name];
-    delete Object.groupBy;
-    delete Promise.withResolvers;
-"""
 TEXTS = {"first": "Bake it for an hour, then rest it.", "second": "Bake it for ten minutes, then rest it."}
 
 
 async def old(page: Page) -> None:
     """Let the page be loaded again by an old browser."""
-    await page.add_init_script(WITHOUT)
+    await page.add_init_script(OLD_BROWSER)
     await page.reload()
     assert await page.evaluate("typeof Intl.Segmenter + typeof AbortSignal.any") == "undefinedundefined"
 
@@ -53,7 +41,6 @@ async def test_a_request_without_an_answer_is_given_up_and_made_again(site: Site
 
     await ann.page.route("**/leases", hold)
     await old(ann.page)
-    await ann.page.wait_for_function("performance.now() >= 0")
     await expect(ann.page.locator("#panel")).to_contain_text("Looking")
     await ann.page.clock.fast_forward(21_000)
     await ann.says("No connection", "#panel")
@@ -93,15 +80,15 @@ async def test_a_page_that_needs_what_is_missing_is_found(
     ann.failures_expected = True
     await serve_changed(ann.page, file, (old_text, new_text))
     await old(ann.page)
-    await expect(ann.page.locator("#panel")).to_contain_text("This page has not started" if file == "words.js" else "duel")
+    await expect(ann.page.locator("#panel")).to_contain_text(
+        "This page has not started" if file == "words.js" else "duel"
+    )
     await expect(ann.page.locator("#duel")).to_be_hidden()
     assert ann.complaints
     ann.complaints.clear()
 
 
-async def test_a_page_whose_script_is_missing_says_that_it_has_not_started(
-    site: Site, run: str, visit: Visit
-) -> None:
+async def test_a_page_whose_script_is_missing_says_that_it_has_not_started(site: Site, run: str, visit: Visit) -> None:
     site.post(run)
     ann = await visit(run, reduced_motion="reduce")
     ann.failures_expected = True
@@ -110,8 +97,7 @@ async def test_a_page_whose_script_is_missing_says_that_it_has_not_started(
     await ann.page.route("**/static/history.js", lambda route: route.abort())
     await ann.page.reload()
     await expect(ann.page.locator("#panel")).to_contain_text("This page has not started")
-    opacity = "Number(getComputedStyle(document.querySelector('.stalled')).opacity)"
-    await ann.page.wait_for_function(f"{opacity} === 1")
+    await expect(ann.page.locator(".stalled")).to_have_css("opacity", "1")
     assert await ann.page.locator("#answers").is_hidden()
 
 

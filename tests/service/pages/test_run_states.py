@@ -1,8 +1,10 @@
 """What the label page says of the run: its state, its instructions with examples, and its qualification."""
 
+import asyncio
+
 import pytest
 from playwright.async_api import expect
-from service.pages.browsing import Site, Visitor
+from service.pages.browsing import SECONDS, Site, Visitor
 from service.pages.conftest import Visit
 
 pytestmark = pytest.mark.anyio
@@ -69,8 +71,9 @@ async def test_the_list_has_open_and_paused_runs_and_what_waits_for_others_is_se
     ]
     await ann.says("Something to answer", f"[data-run={names['open']}]")
     await ann.says("Paused", f"[data-run={names['paused']}]")
-    await ann.page.wait_for_function("!Object.keys(localStorage).some((name) => name.includes('/answers/'))")
-    assert site.outcomes(names["closed"]) == {"k0": "tie"}
+    async with asyncio.timeout(SECONDS):
+        while site.outcomes(names["closed"]) != {"k0": "tie"}:
+            await asyncio.sleep(0.05)
 
 
 # --- instructions ----------------------------------------------------------------------------------------------------
@@ -79,7 +82,13 @@ async def test_the_list_has_open_and_paused_runs_and_what_waits_for_others_is_se
 async def test_worked_examples_are_shown_before_the_first_duel_and_a_key_away(
     site: Site, run: str, visit: Visit
 ) -> None:
-    example = {"prompt": f"Salt? {HOSTILE}", "first": "A pinch.", "second": "No.", "outcome": "first", "why": "It says how much."}
+    example = {
+        "prompt": f"Salt? {HOSTILE}",
+        "first": "A pinch.",
+        "second": "No.",
+        "outcome": "first",
+        "why": "It says how much.",
+    }
     site.run(run, examples=[example, {**example, "outcome": "both_bad", "why": ""}])
     site.post(run)
     ann = await visit(run)
