@@ -41,6 +41,11 @@ class Caller:
         """Whether the caller has one of the scopes; an admin has all."""
         return "admin" in self.scopes or not self.scopes.isdisjoint(scopes)
 
+    @property
+    def only_annotates(self) -> bool:
+        """Whether the caller may not look at what is known of a run: they are told what ``store.own`` says."""
+        return not self.may("read", "experiment")
+
     def sees(self, run: str) -> bool:
         """Whether the caller's key reaches a run."""
         return self.runs is None or run in self.runs

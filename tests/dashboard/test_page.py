@@ -12,6 +12,7 @@ import matplotlib.image
 import pytest
 from dashboard.conftest import SECONDS, Served, Viewer
 from dashboard.runs import append, finish, held, make_experiment, make_run, row, win_rate
+from service.pages.browsing import OLD_BROWSER
 
 View = Callable[..., Viewer]
 RUN = "main/lexicon/sea/seed-0"
@@ -290,6 +291,25 @@ def test_a_link_to_a_duel_opens_it(main: Viewer, served: Served, view: View) -> 
     other.loaded()
     other.until("document.querySelector('#duels .duel').innerText.includes('Why this pair')")
     assert other.text("#duels .duel") == main.text("#duels .duel")
+
+
+def test_an_old_browser_shows_a_duel_with_its_differences(served: Served, view: View) -> None:
+    old = view()
+    old.context.add_init_script(OLD_BROWSER)
+    old.open(served.url, runs="main")
+    assert old.page.evaluate("typeof Intl.Segmenter") == "undefined"
+    assert old.page.locator("#stalled").count() == 0
+    old.changes(lambda: old.page.locator("#duels .duel-list a").first.click())
+    old.until("document.querySelector('#duels .duel').innerText.includes('Why this pair')")
+
+
+def test_a_page_whose_scripts_do_not_start_says_so(served: Served, view: View) -> None:
+    viewer = view(reduced_motion="reduce")
+    viewer.page.route("**/static/words.js", lambda route: route.abort())
+    viewer.page.goto(served.url)
+    viewer.until("getComputedStyle(document.getElementById('stalled')).opacity === '1'")
+    assert "has not started" in viewer.text("#stalled")
+    viewer.faults.clear()
 
 
 def test_duels_are_paged(main: Viewer) -> None:

@@ -112,10 +112,19 @@ class Model:
         """The lease that a claim gives again; one whose duel needs nobody any more is ended by the claim."""
         for lease in self.of(annotator):
             if lease.state == "live":
-                if lease.kind != "vote" or lease.duel.state == "open":
+                if lease.kind == "repeat" or lease.duel.state == "open":
                     return lease
                 lease.state = "released"
         return None
+
+    def begun(self, annotator: str) -> Lease | None:
+        """The latest lease, if it ended without an answer and its duel can be had again: that comes next."""
+        last = max(self.of(annotator), key=lambda lease: lease.number, default=None)
+        if last is None or last.state not in ("released", "expired"):
+            return None
+        free = last.kind != "vote" or self.places(last.duel) > 0
+        there = last.kind == "repeat" or (last.duel in self.unanswered(annotator, last.kind) and free)
+        return last if there else None
 
     def next_vote(self, annotator: str) -> Duel | None:
         waiting = [duel for duel in self.unanswered(annotator, "vote") if self.places(duel) > 0]

@@ -14,7 +14,7 @@ from sea_agent.service.store.schema import migrate
 BODY = {"outcome": "tie", "strength": None, "comment": None, "elapsed_ms": None}
 DUEL = {"prompt": "p", "first": "a", "second": "b", "policy_version": None, "rule": None, "score": None}
 DUEL |= {"votes_needed": 2, "priority": 0, "expires_at": None, "gold": None}
-
+QUALIFICATION = {"qualification": 2, "qualifying_share": 0.0}
 
 # No index knows the value of an expression.
 ANY_ENTRY = exists().where(tables.labels.c.query_id + "" == tables.queries.c.id, tables.labels.c.annotator == "cem")
@@ -31,7 +31,7 @@ def store(tmp_path: Path) -> Iterator[Connection]:
     writer, reader = database._sqlite_pools(database._parse(f"sqlite:///{tmp_path / 'feedback.sqlite'}"))
     with writer.transaction() as connection:
         migrate(connection)
-        runs.put(connection, "run", {"gold_share": 0.3, "repeat_share": 0.3}, now=0.0)
+        runs.put(connection, "run", {"gold_share": 0.3, "repeat_share": 0.3} | QUALIFICATION, now=0.0)
         items = [DUEL | {"client_key": f"k{n}", "gold": "first" if n % 5 == 0 else None} for n in range(60)]
         posted = queries.post(connection, "run", queries.addressed("run", items), now=0.0)
         for number, annotator in ((1, "ann"), (2, "bob"), (3, "cem")):

@@ -200,13 +200,17 @@ class Annotating(RuleBasedStateMachine):
             assert given is None
             return multiple()
         held = model.held(annotator)
-        expected, draws = model.next_vote(annotator), model.draws(annotator)
+        expected, draws, begun = model.next_vote(annotator), model.draws(annotator), model.begun(annotator)
         if held is not None:
             self.reached["again"] += 1
             assert (given["lease_id"], given["query_id"]) == (held.id, held.duel.id)
             held.expires_at = model.now + ttl_s
             assert given["expires_at"] == held.expires_at
             return multiple()
+        if begun is not None:
+            self.reached["begun"] += 1
+            assert given["lease_id"] == begun.id
+            return self.granted(given, begun.duel, annotator, begun.kind, model.now + ttl_s)
         if given is None:
             self.reached["nothing"] += 1
             self.reached["not theirs"] += any(duel.state == "open" and model.places(duel) > 0 for duel in model.duels)
@@ -449,6 +453,11 @@ BREAKS: dict[str, tuple[Any, str, Any]] = {
     "who may not have a duel any more keeps it": (assignments, "take_back", no_change),
     "a duel keeps its state whatever votes it needs": (queries, "_state_with", lambda votes, needed: "open"),
     "votes are not counted": (labels, "_count_vote", no_change),
+    "what was begun does not come back": (
+        leases,
+        "_RESUMED",
+        dict.fromkeys(tables.KINDS, leases._REPEAT.where(false())),
+    ),
     "an annotator may vote again": (leases, "_BY_ID", NEVER_ANSWERED),
     "another body is taken for a replay": (
         *(labels, "_replayed"),

@@ -230,6 +230,7 @@ function say(message, link) {
   place.replaceChildren(message, link ? h("a", { href: link }, "Sign in") : "");
 }
 
+byId("stalled").remove();
 await load("everything");
 listen(onNews, onState);
 if (state.panel) byId(state.panel)?.scrollIntoView();

@@ -3,15 +3,17 @@
 import contextlib
 import re
 from functools import partial
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection
 
 from sea_agent.service.auth import Caller, PageCaller
 from sea_agent.service.pages import page, redirect, to_sign_in
 from sea_agent.service.state import Service, State
-from sea_agent.service.store import runs
+from sea_agent.service.store import leases, own, runs
 from sea_agent.service.store.faults import Missing
+from sea_agent.service.store.leases import Claim
 from sea_agent.types import RUN_ID
 
 router = APIRouter(include_in_schema=False)
@@ -33,7 +35,8 @@ async def list_page(request: Request, service: Service, caller: PageCaller) -> R
         return to_sign_in(request)
     if not caller.may("annotate"):
         return _may_not_answer(request, service, caller)
-    found = await service.database.read(partial(_with_progress, caller=caller, now=service.now()))
+    wanted = partial(_listed, caller=caller, seed=service.settings.seed, now=service.now())
+    found = await service.database.read(wanted)
     return page(request, "runs.html", caller=caller, runs=found)
 
 
@@ -47,7 +50,7 @@ async def duel_page(request: Request, run: str, service: Service, caller: PageCa
     found = None
     if caller.sees(run) and re.fullmatch(RUN_ID, run):
         with contextlib.suppress(Missing):
-            found = await service.database.read(partial(runs.get, run=run))
+            found = await service.database.read(partial(own.get, run=run, annotator=caller.annotator))
     if found is None:
         detail = (
             "There is no such run yet, or your key is not for it. If it has not begun, this page shows it as soon as "
@@ -65,10 +68,15 @@ def _may_not_answer(request: Request, service: State, caller: Caller) -> Respons
     return page(request, "message.html", 403, caller=caller, **values)
 
 
-def _with_progress(connection: Connection, caller: Caller, now: float) -> list[tuple[Row, dict[str, int]]]:
-    """Each run that the caller sees, with its progress."""
+def _listed(connection: Connection, caller: Caller, seed: int, now: float) -> list[tuple[Any, ...]]:
+    """Each run that the caller sees and that is not over; its counts, if the caller may know them (else None); and
+    whether it has a duel for them now."""
     return [
-        (run, runs.progress(connection, run.id, caller.annotator, now))
-        for run in runs.everything(connection, runs.UNFINISHED)
-        if caller.sees(run.id)
+        (
+            run,
+            None if caller.only_annotates else runs.progress(connection, run["id"], now),
+            leases.is_there(connection, Claim(run["id"], caller.annotator, 0.0, seed), now),
+        )
+        for run in own.everything(connection, caller.annotator)
+        if caller.sees(run["id"])
     ]

@@ -1,18 +1,19 @@
-"""Runs and their progress."""
+"""Runs and their progress. A key that may only annotate is told less, so that gold duels and repeats stay unknown."""
 
 import json
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from sqlalchemy import Connection, Row
 
-from sea_agent.service.auth import Admin, Anyone, Experiment
+from sea_agent.service.auth import Admin, Anyone, Caller, Experiment
 from sea_agent.service.schemas.base import RunId
-from sea_agent.service.schemas.runs import ProgressOut, RunIn, RunOut, RunsIn, RunsOut
-from sea_agent.service.state import Service
-from sea_agent.service.store import people
+from sea_agent.service.schemas.runs import OwnProgressOut, OwnRunOut, ProgressOut, RunIn, RunOut, RunsIn, RunsOut
+from sea_agent.service.state import Service, State
+from sea_agent.service.store import own, people, qualification
 from sea_agent.service.store import runs as store
+from sea_agent.service.store.tables import RUN_STATES
 from sea_agent.web.problems import documented
 from sea_agent.web.signals import log, work
 
@@ -22,17 +23,20 @@ router = APIRouter(tags=["runs"])
 @router.get("/runs")
 async def list_runs(service: Service, caller: Anyone, wanted: Annotated[RunsIn, Query()]) -> RunsOut:
     """The runs that the key reaches, the archived ones only when asked for. Who only annotates sees no closed ones."""
-    states = set(store.UNFINISHED)
-    if caller.may("read", "experiment"):
-        states |= {"closed", "archived"} if wanted.archived else {"closed"}
+    if caller.only_annotates:
+        told = await service.database.read(partial(own.everything, annotator=caller.annotator))
+        return RunsOut(runs=[OwnRunOut(**run) for run in told if caller.sees(run["id"])])
+    states = RUN_STATES if wanted.archived else (*store.UNFINISHED, "closed")
     rows = await service.database.read(partial(store.everything, states=states))
     return RunsOut(runs=[_out(row) for row in rows if caller.sees(row.id)])
 
 
 @router.get("/runs/{run}", responses=documented(404))
-async def get_run(run: RunId, service: Service, caller: Anyone) -> RunOut:
-    """One run with its counts."""
-    return _out(await service.database.read(partial(store.get, run=run)))
+async def get_run(run: RunId, service: Service, caller: Anyone) -> RunOut | OwnRunOut:
+    """One run with its counts; for a key that may only annotate, with the caller's own."""
+    if caller.only_annotates:
+        return OwnRunOut(**await service.database.read(partial(own.get, run=run, annotator=caller.annotator)))
+    return await _whole_run(run, service)
 
 
 @router.put("/runs/{run}")
@@ -44,7 +48,7 @@ async def put_run(run: RunId, body: RunIn, service: Service, caller: Experiment)
     given = body.model_dump(exclude_none=True)
     put = partial(store.put, run=run, given=given, now=service.now())
     await service.database.write(put, wake=lambda _: [work(run)])
-    return await get_run(run, service, caller)
+    return await _whole_run(run, service)
 
 
 @router.delete("/runs/{run}", status_code=204, responses=documented(404, 409))
@@ -54,15 +58,13 @@ async def delete_run(run: RunId, service: Service, caller: Admin) -> None:
 
 
 @router.get("/runs/{run}/progress", responses=documented(404))
-async def progress(run: RunId, service: Service, caller: Anyone) -> ProgressOut:
-    """How far a run is, who can answer its duels, and how many labels the caller gave."""
-
-    def read(connection: Connection) -> dict[str, int]:
-        counts = store.progress(connection, run, caller.annotator, service.now())
-        there = people.of_run(connection, run, service.keyring.staff(run))
-        return counts | {"annotators": len(there), "stuck": people.stuck(connection, run, there)}
-
-    return ProgressOut(**await service.database.read(read))
+async def progress(run: RunId, service: Service, caller: Anyone) -> ProgressOut | OwnProgressOut:
+    """How far a run is, who can answer its duels, and how many labels the caller gave; for a key that may only
+    annotate, what concerns the caller."""
+    if caller.only_annotates:
+        told = partial(own.progress, run=run, annotator=caller.annotator)
+        return OwnProgressOut(**await service.database.read(told))
+    return await _whole_progress(run, service, caller)
 
 
 @router.post("/runs/{run}/settle", responses=documented(404))
@@ -75,8 +77,26 @@ async def settle(run: RunId, service: Service, caller: Experiment) -> ProgressOu
         people.settle(connection, run, service.keyring.staff(run))
 
     await service.database.write(write, wake=lambda _: [work(run)])
-    return await progress(run, service, caller)
+    return await _whole_progress(run, service, caller)
 
 
-def _out(row: Row) -> RunOut:
+def _out(row: Row[Any]) -> RunOut:
     return RunOut(**row._asdict() | {"examples": json.loads(row.examples)})
+
+
+async def _whole_run(run: str, service: State) -> RunOut:
+    return _out(await service.database.read(partial(store.get, run=run)))
+
+
+async def _whole_progress(run: str, service: State, caller: Caller) -> ProgressOut:
+    def read(connection: Connection) -> dict[str, Any]:
+        counts = store.progress(connection, run, service.now())
+        there = people.of_run(connection, run, service.keyring.staff(run))
+        return (
+            own.progress(connection, run, caller.annotator)
+            | counts
+            | {"annotators": len(there), "stuck": people.stuck(connection, run, there)}
+            | {"gold_missing": qualification.gold_missing(connection, run)}
+        )
+
+    return ProgressOut(**await service.database.read(read))

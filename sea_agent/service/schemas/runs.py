@@ -8,24 +8,14 @@ from sea_agent.service.limits import Comment, LongText
 from sea_agent.service.schemas.base import WHOLE, Count, In, Out, Outcome, RunState, Share, TimeOut
 
 
-class ExampleIn(In):
-    """A duel that was answered well, and why: shown to annotators with the instructions."""
+class Example(In):
+    """A worked example for annotators: a duel, its right answer, and the reason."""
 
     prompt: LongText
     first: LongText
     second: LongText
     outcome: Outcome
     why: Comment = ""
-
-
-class ExampleOut(Out):
-    """An example of the instructions."""
-
-    prompt: str
-    first: str
-    second: str
-    outcome: Outcome
-    why: str
 
 
 class RunIn(In):
@@ -45,7 +35,7 @@ class RunIn(In):
     qualification: Annotated[int, Field(ge=0, le=100), WHOLE] | None = None
     qualifying_share: Share | None = None
     retention_days: Annotated[float, Field(gt=0.0, le=36_500.0)] | None = None
-    examples: Annotated[list[ExampleIn], Field(max_length=20)] | None = None
+    examples: Annotated[list[Example], Field(max_length=20)] | None = None
 
 
 class RunOut(Out):
@@ -64,7 +54,7 @@ class RunOut(Out):
     qualification: int
     qualifying_share: float
     retention_days: float | None
-    examples: list[ExampleOut]
+    examples: list[Example]
     erased: bool
     created_at: TimeOut
     queries: int
@@ -72,26 +62,57 @@ class RunOut(Out):
     labels: int
 
 
+class OwnRunOut(Out):
+    """A run as a key sees it that may only annotate: with the answers given under its name, and no other count.
+
+    Other counts, and the shares of gold duels and repeats, would tell which duels these are.
+    """
+
+    id: str
+    name: str
+    instructions: str
+    examples: list[Example]
+    state: RunState
+    mine: int
+
+
 class RunsOut(Out):
-    """Every run that the caller may see."""
+    """The runs that the key reaches: less of each for a key that may only annotate."""
 
-    runs: list[RunOut]
+    runs: list[RunOut] | list[OwnRunOut]
 
 
-class ProgressOut(Out):
+class QualificationOut(Out):
+    """How many gold duels the caller must answer first, how many they have, and if that was enough: null before."""
+
+    needed: int
+    given: int
+    passed: bool | None
+
+
+class OwnProgressOut(Out):
+    """What a key is told that may only annotate; ``qualification`` is null where the run asks for none."""
+
+    state: RunState
+    mine: int
+    qualification: QualificationOut | None
+
+
+class ProgressOut(OwnProgressOut):
     """How far a run is, and how many labels the caller gave.
 
     ``annotators`` can answer its duels with their keys; ``stuck`` open duels lack more votes than annotators are left
-    who neither answered nor skipped them.
+    who neither answered nor skipped them. ``gold_missing`` open gold duels are lacking for somebody who begins now to
+    qualify.
     """
 
     open: int
     answered: int
     cancelled: int
     labels: int
-    mine: int
     annotators: int
     stuck: int
+    gold_missing: int
 
 
 class RunsIn(BaseModel):

@@ -1,5 +1,6 @@
 // The page of one run: shows the duel that this tab has, takes the answer, and says what has become of it.
 
+import { showExamples } from "./examples.js";
 import { History } from "./history.js";
 import { Leases } from "./leases.js";
 import { Outbox, signIn } from "./outbox.js";
@@ -11,8 +12,10 @@ const OUTCOMES = ["first", "second", "tie", "both_bad"];
 const LEVELS = [1, 2, 3];
 const KEYS = {
   ArrowLeft: "first", ArrowRight: "second", t: "tie", b: "both_bad", s: "skip", u: "undo", Escape: "keep",
-  1: "strength-1", 2: "strength-2", 3: "strength-3", c: "comment", d: "differences", i: "instructions", "?": "help",
+  1: "strength-1", 2: "strength-2", 3: "strength-3", c: "comment", d: "differences", j: "jump", i: "instructions", "?": "help",
 };
+const PAUSED = "This run is paused now. Your answer still counts; the next duel comes when the run goes on.";
+const CLOSED = "This run is closed now. Your answer to this duel still counts; it is the last one.";
 const UNREADABLE_MS = 250; // nobody has read a duel by then: a second press of a key was meant for the one before
 
 const { annotator, run } = document.body.dataset;
@@ -48,6 +51,7 @@ const actions = {
   more: () => view.showMore(!view.isMoreShown()),
   instructions: () => showInstructions(!view.areInstructionsShown()),
   help: () => view.showHelp(),
+  jump: () => shown && view.jump(),
   here: () => leases.choose(),
   retry: (lease) => outbox.retry(lease),
   discard: (lease) => outbox.discard(lease),
@@ -177,6 +181,7 @@ function render() {
   view.enable("undo", leases.chosen && history.before(revising));
   view.enable("keep", revising);
   view.press("differences", marking);
+  view.showAnswers(shown || (leases.chosen && history.before(revising)));
   view.showProgress(leases.progress);
   view.showRefused(outbox.refused);
   view.showSaved(...saved());
@@ -202,7 +207,7 @@ function saved() {
 function note() {
   if (unkept) return "Not saved: this browser keeps no data for this page. Its storage is full or not allowed; see to that, then answer again.";
   if (leases.lapsed && !revising) return "Others may answer this duel now. Your answer still counts, as a late one.";
-  return "";
+  return { paused: PAUSED, closed: CLOSED, archived: CLOSED }[leases.progress?.state] ?? "";
 }
 
 function panel() {
@@ -219,6 +224,27 @@ function panel() {
       return ["The service gives you no duel", outbox.waiting.length ? outbox.detail : leases.fault.message];
   }
   if (leases.looking) return ["Looking for a duel…", ""];
+  return nothing(leases.progress ?? undefined);
+}
+
+/** Why there is nothing to answer. */
+function nothing({ state, qualification } = {}) {
+  const ask = "Ask whoever gave you the link to this page.";
+  switch (state) {
+    case "paused":
+      return ["This run is paused", "It goes on here by itself."];
+    case "closed":
+    case "archived":
+      return ["This run is closed", "There is nothing more to answer in it. Thank you for your answers."];
+  }
+  if (qualification?.passed === false) {
+    const why = "Your answers to the first duels were not close enough to the instructions of this run.";
+    return ["No more duels for you in this run", `Thank you for taking part. ${why} Do you think that this is wrong? ${ask}`];
+  }
+  if (qualification?.passed === null) {
+    const why = "There are too few duels of the qualification for now. The next one appears here by itself.";
+    return ["Nothing to answer now", `${why} Does none come? ${ask}`];
+  }
   return ["Nothing to answer now", "The next duel appears here by itself, as soon as there is one for you."];
 }
 
@@ -260,5 +286,6 @@ document.querySelector(".account").addEventListener("submit", (event) => {
 
 addEventListener("pageshow", ({ persisted }) => persisted && location.reload()); // what it shows may be long over
 
+showExamples();
 showInstructions(localStorage.getItem(own(`instructions/${run}`)) !== "read");
 render();

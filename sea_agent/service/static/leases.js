@@ -22,7 +22,7 @@ export class Leases extends EventTarget {
   fault = null;
   /** Whether this tab is the one that answers. */
   chosen = true;
-  /** How far the run is, as the service tells it; null at first. */
+  /** The state of the run and how far the reader is in it, as the service tells it; null at first. */
   progress = null;
 
   #annotator;
@@ -91,9 +91,11 @@ export class Leases extends EventTarget {
     try {
       if (!isSignedIn(this.#annotator)) throw new Refusal(401, "Somebody else has signed in.");
       this.duel = await call("POST", `${this.#path}/leases`, { wait_s }, limits);
-      [this.fault, this.lapsed, this.looking] = [null, false, this.duel !== null];
+      [this.fault, this.lapsed] = [null, false];
       this.#pauses.reset();
-      this.#count();
+      if (this.duel) this.#count();
+      else await this.#count(); // before it is said why there is no duel
+      this.looking = this.duel !== null;
     } catch (error) {
       if (this.#claim.signal.aborted) return;
       this.fault = expected(error);

@@ -37,7 +37,7 @@ export class Outbox extends EventTarget {
   constructor(annotator, run) {
     super();
     this.#annotator = annotator;
-    this.#prefix = own(`answers/${encodeURIComponent(annotator)}/${run}/`);
+    this.#prefix = `${prefixOf(annotator)}${run}/`;
     addEventListener("storage", (event) => this.#otherTab(event));
     this.#sendForever();
   }
@@ -58,6 +58,13 @@ export class Outbox extends EventTarget {
   discard(lease) {
     localStorage.removeItem(this.#prefix + lease);
     this.#changed();
+  }
+
+  /** The runs of which a browser keeps answers of somebody. */
+  static runsOf(annotator) {
+    const prefix = prefixOf(annotator);
+    const names = Object.keys(localStorage).filter((name) => name.startsWith(prefix));
+    return [...new Set(names.map((name) => name.slice(prefix.length).split("/")[0]))];
   }
 
   /** What is still to be sent, the oldest first. */
@@ -133,6 +140,11 @@ export class Outbox extends EventTarget {
   #changed() {
     this.dispatchEvent(new Event("change"));
   }
+}
+
+/** How the names of all entries of somebody begin. */
+function prefixOf(annotator) {
+  return own(`answers/${encodeURIComponent(annotator)}/`);
 }
 
 async function deliver(entry) {

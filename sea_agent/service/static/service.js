@@ -16,13 +16,16 @@ export class Unreachable extends Error {}
 
 /**
  * What the service answers, null when that is empty.
- * @throws Refusal, Unreachable, or the reason of `signal` when that is aborted.
+ * @throws Refusal, Unreachable, or an AbortError when `signal` is aborted.
  */
 export async function call(method, path, body, { seconds = 20, signal } = {}) {
-  const timeout = AbortSignal.timeout(seconds * 1000);
+  const limit = new AbortController(); // AbortSignal.any and .timeout do the same, where browsers have them
+  const end = () => limit.abort();
+  const timer = setTimeout(end, seconds * 1000);
+  signal?.addEventListener("abort", end);
   try {
-    const limits = { signal: AbortSignal.any(signal ? [timeout, signal] : [timeout]) };
-    const response = await fetch(at(path), { ...request(method, body), ...limits });
+    if (signal?.aborted) end();
+    const response = await fetch(at(path), { ...request(method, body), signal: limit.signal });
     if (response.status === 204) return null;
     const answer = await response.json();
     if (response.ok) return answer;
@@ -30,8 +33,11 @@ export async function call(method, path, body, { seconds = 20, signal } = {}) {
     throw new Unreachable(answer.detail);
   } catch (error) {
     if (error instanceof Refusal || error instanceof Unreachable) throw error;
-    signal?.throwIfAborted();
+    if (signal?.aborted) throw error;
     throw new Unreachable("The service does not answer."); // the connection, the time limit, or a proxy's own page
+  } finally {
+    clearTimeout(timer);
+    signal?.removeEventListener("abort", end);
   }
 }
 

@@ -2,7 +2,7 @@
 
 import { compare } from "./diff.js";
 
-const NAMES = { first: "First is better", second: "Second is better", tie: "Tie", both_bad: "Both bad" };
+export const NAMES = { first: "First is better", second: "Second is better", tie: "Tie", both_bad: "Both bad" };
 
 const at = (id) => document.getElementById(id);
 
@@ -57,16 +57,39 @@ export function showEarlier(body) {
   }
 }
 
+/** Bring the response into view that is not being read. */
+export function jump() {
+  const [first, second] = ["first", "second"].map((side) => at(side).closest(".response"));
+  const before = scrollY;
+  const ways = second.getBoundingClientRect().top > innerHeight / 3 ? [second, first] : [first, second];
+  for (const response of ways) {
+    response.scrollIntoView();
+    response.querySelector("h2").focus({ preventScroll: true }); // a screen reader goes on from there
+    if (scrollY !== before) return; // else it was at the end of the page already
+  }
+}
+
+/** Show the buttons at the bottom, or not: with no duel and nothing to take back there are none to press. */
+export function showAnswers(shown) {
+  at("answers").hidden = !shown;
+}
+
 // --- around it -------------------------------------------------------------------------------------------------------
 
-/** Show how far the run is, once that is known. */
+/** Show how far the run is, once that is known; who may only annotate is told of their own answers alone. */
 export function showProgress(progress) {
   if (!progress) return;
-  const { open, answered, mine } = progress;
-  at("bar").max = Math.max(1, open + answered);
-  at("bar").value = answered;
-  const [o, a, m] = [open, answered, mine].map((count) => count.toLocaleString());
-  say("counts", `${o} open · ${a} answered · ${m} by you`);
+  const { open, answered, mine, qualification } = progress;
+  const told = open !== undefined;
+  at("bar").hidden = !told;
+  if (told) [at("bar").max, at("bar").value] = [Math.max(1, open + answered), answered];
+  const [o, a, m] = [open, answered, mine].map((count) => count?.toLocaleString());
+  say("counts", told ? `${o} open · ${a} answered · ${m} by you` : `${m} by you`);
+  say("qualifying", qualification?.passed === null ? qualifying(qualification) : "");
+}
+
+function qualifying({ given, needed }) {
+  return `Qualification, ${given} of ${needed} answered: the right answers of these duels are known.`;
 }
 
 /** Show what has become of the answers. `mood` is "good", "busy" or "bad". */

@@ -2,7 +2,8 @@
 
 A duel that needs v votes and has n is leased to at most v − n annotators at once. An annotator holds one lease in a run
 at a time, and meets a duel once; deliberate repeats and gold duels are leases of another kind. A lease that ended
-without an answer may go to the same annotator again, as the same lease with the same order of responses.
+without an answer goes to the same annotator again if its duel can still be had, as the same lease with the same order
+of responses: whatever its kind, as who gave a duel back could tell by what comes next that it was no ordinary one.
 
 Statements are built once: building them for each request would cost as much as running them.
 """
@@ -30,6 +31,7 @@ from sqlalchemy import (
 )
 
 from sea_agent.seeding import seed_for
+from sea_agent.service.store import qualification
 from sea_agent.service.store.faults import Conflict, Missing, found
 from sea_agent.service.store.tables import LIVE, OPEN, assignments, leases, own_answer, queries, runs
 
@@ -79,13 +81,25 @@ _ENDED = leases.c.expires_at <= _NOW
 _FROM_THE_FUTURE = leases.c.expires_at > _NOW + LONGEST_SECONDS
 _MINE = (leases.c.run == _RUN, leases.c.annotator == _ANNOTATOR)
 
+_FIRST = text("LIMIT 1")  # written, not bound: SQLite plans a statement anew at each execution for a bound one
+_UNANSWERED = leases.c.state.in_(("released", "expired"))
+
 _SITUATION = select(
+    runs.c.id,
     runs.c.state,
     runs.c.repeat_share,
     runs.c.gold_share,
+    runs.c.qualification,
+    runs.c.qualifying_share,
     select(func.max(leases.c.number)).where(*_MINE).scalar_subquery().label("last_number"),
     select(leases.c.id).where(*_MINE, leases.c.state == LIVE).scalar_subquery().label("held"),
     exists().where(assignments.c.annotator == _ANNOTATOR).label("is_named"),
+    select(case((_UNANSWERED, leases.c.id)))
+    .where(*_MINE)
+    .order_by(leases.c.number.desc())
+    .suffix_with(_FIRST)
+    .scalar_subquery()
+    .label("begun"),
     (exists().where(*_LIVE_IN_RUN, _ENDED | _FROM_THE_FUTURE) | exists().where(*_PASSING)).label("due"),
 ).where(runs.c.id == _RUN)
 
@@ -108,7 +122,6 @@ _ANSWERED_BY_ITS_ANNOTATOR = exists().where(*own_answer(leases.c.query_id, lease
 _BY_ID = select(leases, _ANSWERED_BY_ITS_ANNOTATOR.label("answered")).where(leases.c.id == _ID)
 _NEXT_END = select(func.min(leases.c.expires_at)).where(*_LIVE_IN_RUN)
 
-_FIRST = text("LIMIT 1")  # written, not bound: SQLite plans a statement anew at each execution for a bound one
 _TEXTS = (queries.c.prompt, queries.c.first, queries.c.second)
 _earlier = leases.alias("earlier")
 _IS_THEIRS = exists().where(assignments.c.query_id == queries.c.id, assignments.c.annotator == _ANNOTATOR)
@@ -130,25 +143,18 @@ def _offers(kind: str) -> Select:
 
 _ANSWERED = exists().where(*own_answer(queries.c.id, _ANNOTATOR))
 _OPEN_IN_RUN = (queries.c.run == _RUN, queries.c.state == OPEN)
-_WAITING = (
-    _offers("vote")
-    .where(*_OPEN_IN_RUN, ~queries.c.assigned, queries.c.gold.is_(None), queries.c.places > 0, ~_ANSWERED)
-    .order_by(*_ORDER)
-    .suffix_with(_FIRST)
-)
-_WAITING_FOR_THEM = (
-    _offers("vote")
-    .where(*_OPEN_IN_RUN, queries.c.assigned, queries.c.gold.is_(None), queries.c.places > 0, ~_ANSWERED)
-    .order_by(*_ORDER)
-    .suffix_with(_FIRST)
-)
-_UNSEEN_GOLD = (
-    _offers("gold")
-    .where(*_OPEN_IN_RUN, queries.c.gold.is_not(None), ~_ANSWERED)
-    .order_by(queries.c.number)
-    .suffix_with(_FIRST)
-)
+_VOTES = _offers("vote").where(*_OPEN_IN_RUN, queries.c.gold.is_(None), queries.c.places > 0, ~_ANSWERED)
+_GOLD = _offers("gold").where(*_OPEN_IN_RUN, queries.c.gold.is_not(None), ~_ANSWERED)
+_WAITING = _VOTES.where(~queries.c.assigned).order_by(*_ORDER).suffix_with(_FIRST)
+_WAITING_FOR_THEM = _VOTES.where(queries.c.assigned).order_by(*_ORDER).suffix_with(_FIRST)
+_UNSEEN_GOLD = _GOLD.order_by(queries.c.number).suffix_with(_FIRST)
 _REPEAT = _offers("repeat").where(queries.c.id == _ID)
+_RESUMED = {
+    "vote": _VOTES.where(queries.c.id == _ID),
+    "gold": _GOLD.where(queries.c.id == _ID),
+    "repeat": _REPEAT,
+}
+_OF_LEASE = select(leases.c.kind, leases.c.query_id).where(leases.c.id == _ID)
 _REPEATABLE = (
     _offers("repeat")
     .with_only_columns(queries.c.id)
@@ -187,8 +193,18 @@ def claim(connection: Connection, wanted: Claim, now: float) -> Values | None:
         if held is not None:
             return held
     number = (situation.last_number or 0) + 1
-    offer, kind = _choose(connection, situation, wanted, number)
+    offer, kind = _next(connection, situation, wanted, number)
     return None if offer is None else _lease(connection, wanted, offer, kind, number, now)
+
+
+def is_there(connection: Connection, wanted: Claim, now: float) -> bool:
+    """Whether a claim would give a duel now. Raises: Missing for an unknown run."""
+    known = {"of_run": wanted.run, "who": wanted.annotator, "now": now}
+    situation = found(connection.execute(_SITUATION, known).first(), f"run {wanted.run}")
+    if situation.state != "open":
+        return False
+    number = (situation.last_number or 0) + 1
+    return situation.held is not None or _next(connection, situation, wanted, number)[0] is not None
 
 
 def sweep(connection: Connection, run: str, now: float) -> None:
@@ -257,11 +273,25 @@ def _end(connection: Connection, lease: Row, state: str) -> None:
 def _again(connection: Connection, lease_id: str, expires_at: float) -> Values | None:
     """The lease that the annotator holds, unless its duel needs no vote any more: then it is ended."""
     held = connection.execute(_HELD, {"which": lease_id}).one()
-    if held.kind == "vote" and held.query_state != "open":
+    if held.kind != "repeat" and held.query_state != "open":
         _end(connection, held, "released")
         return None
     connection.execute(_SET_END, {"which": lease_id, "new_end": expires_at})
     return _presented(held, lease_id, held.query_id, held.run, held.swapped, expires_at)
+
+
+def _next(connection: Connection, run: Row, wanted: Claim, number: int) -> tuple[Row | None, str]:
+    """A duel and how it is shown: a gold one to who must qualify, then the one that was begun, or one that is drawn."""
+    known = {"of_run": wanted.run, "who": wanted.annotator}
+    standing = qualification.standing(connection, run, wanted.annotator)
+    if standing is not None and not standing.passed:
+        return None if standing.passed is False else connection.execute(_UNSEEN_GOLD, known).first(), "gold"
+    if run.begun is not None:
+        begun = connection.execute(_OF_LEASE, {"which": run.begun}).one()
+        resumed = connection.execute(_RESUMED[begun.kind], {**known, "which": begun.query_id}).first()
+        if resumed is not None:
+            return resumed, begun.kind
+    return _choose(connection, run, wanted, number)
 
 
 def _choose(connection: Connection, run: Row, wanted: Claim, number: int) -> tuple[Row | None, str]:
@@ -277,10 +307,10 @@ def _choose(connection: Connection, run: Row, wanted: Claim, number: int) -> tup
         if answered:
             chosen = _draw(wanted, "repeat", number).choice(answered)
             return connection.execute(_REPEAT, {**known, "which": chosen}).one(), "repeat"
-    return _next(connection, run, known), "vote"
+    return _waiting(connection, run, known), "vote"
 
 
-def _next(connection: Connection, run: Row, known: Values) -> Row | None:
+def _waiting(connection: Connection, run: Row, known: Values) -> Row | None:
     """The first of the duels for everybody and of those that are assigned to the annotator, if any are."""
     offer = connection.execute(_WAITING, known).first()
     theirs = connection.execute(_WAITING_FOR_THEM, known).first() if run.is_named else None

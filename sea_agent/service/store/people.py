@@ -1,8 +1,8 @@
 """Who can still answer a duel, and duels that nobody can answer any more.
 
 An annotator is done with a duel that they answered or skipped. People are those whose keys let them annotate in a run;
-somebody with all rights counts once they have taken a duel of the run. A duel that is assigned is only for those of
-them whom it is assigned to.
+somebody with all rights counts once they have taken a duel of the run, and who failed its qualification does not. A duel
+that is assigned is only for those of them whom it is assigned to.
 """
 
 from collections.abc import Collection
@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, case, distinct, exists, func, literal, select
 
+from sea_agent.service.store import qualification
 from sea_agent.service.store.queries import cancel
 from sea_agent.service.store.tables import assignments, leases, queries
 
@@ -31,7 +32,8 @@ class Staff:
 def of_run(connection: Connection, run: str, staff: Staff) -> frozenset[str]:
     """The people of a run, by annotator."""
     took = select(leases.c.annotator).distinct().where(leases.c.run == run, leases.c.annotator.in_(staff.admins))
-    return staff.annotators | set(connection.execute(took).scalars())
+    there = staff.annotators | set(connection.execute(took).scalars())
+    return there - qualification.failed(connection, run, there)
 
 
 def stuck(connection: Connection, run: str, people: Collection[str]) -> int:

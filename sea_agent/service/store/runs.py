@@ -125,8 +125,8 @@ def load(connection: Connection, now: float) -> tuple[int, dict[str, int]]:
     return live.scalar_one(), named
 
 
-def progress(connection: Connection, run: str, annotator: str, now: float) -> dict[str, int]:
-    """How many duels are open, answered, and ended without their answers; how many labels there are, and whose.
+def progress(connection: Connection, run: str, now: float) -> dict[str, int]:
+    """How many duels are open, answered, and ended without their answers, and how many labels there are.
 
     Raises:
         Missing: for an unknown run.
@@ -140,11 +140,9 @@ def progress(connection: Connection, run: str, annotator: str, now: float) -> di
             func.count().filter(~_ANSWERED, func.coalesce(over, False)).label("cancelled"),
         ).where(queries.c.run == run, queries.c.gold.is_(None))
     ).one()
-    mine = select(func.count()).where(labels.c.run == run, labels.c.annotator == annotator, labels.c.revises.is_(None))
     return {
         "open": counts.asked - counts.answered - counts.cancelled,
         "answered": counts.answered,
         "cancelled": counts.cancelled,
         "labels": length,
-        "mine": connection.execute(mine).scalar_one(),
     }

@@ -1,9 +1,9 @@
 // Which words of two texts differ: a longest common subsequence of their words.
 
+import { piecesOf } from "./words.js";
+
 const LARGEST = 4_000_000; // products of word counts above this would keep the page busy for too long
 const LEAST_SHARED = 0.2;
-
-const segmenter = new Intl.Segmenter(undefined, { granularity: "word" });
 
 /**
  * Both texts in pieces {text, marked}; joined, the pieces are the text.
@@ -27,7 +27,7 @@ export function compare(first, second) {
 }
 
 function wordsOf(text) {
-  const segments = Array.from(segmenter.segment(text), ({ segment }) => segment);
+  const segments = piecesOf(text);
   return { segments, words: segments.filter((segment) => segment.trim()) };
 }
 

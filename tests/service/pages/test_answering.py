@@ -218,11 +218,11 @@ async def test_progress_instructions_and_help_are_shown(site: Site, run: str, vi
     site.post(run, 3)
     ann = await visit(run, "Ann Ø")
     await ann.says("Ann Ø", ".who")
-    await ann.says("3 open · 0 answered · 0 by you", "#counts")
+    await ann.says("0 by you", "#counts")
     await ann.says("<b>Always.</b>", "#instructions")
     await ann.button("Got it").click()
     await ann.press("t")
-    await ann.says("2 open · 1 answered · 1 by you", "#counts")
+    await ann.says("1 by you", "#counts")
     await ann.page.reload()
     await ann.ready()
     await expect(ann.page.locator("#instructions")).to_be_hidden()  # they have been read
@@ -232,9 +232,26 @@ async def test_progress_instructions_and_help_are_shown(site: Site, run: str, vi
     await ann.page.keyboard.press("Escape")
     await expect(ann.page.get_by_role("dialog")).to_be_hidden()
     await ann.page.goto(f"{site.url}/label")
-    await ann.says("2 open", f"[data-run={run}]")
+    await ann.says("Something to answer", f"[data-run={run}]")
     await ann.says("1 by you", f"[data-run={run}]")
     assert len(site.log(run)) == 1
+
+
+async def test_how_far_the_run_is_is_shown_to_who_may_read_and_to_nobody_else(
+    site: Site, run: str, visit: Visit
+) -> None:
+    site.post(run, 3)
+    reader = await visit(run, key=site.key("reader", "annotate", "read"))
+    await reader.says("3 open · 0 answered · 0 by you", "#counts")
+    await reader.press("t")
+    await reader.says("2 open · 1 answered · 1 by you", "#counts")
+    ann = await visit(run)
+    await ann.says("0 by you", "#counts")
+    await expect(ann.page.locator("#bar")).to_be_hidden()
+    for visitor, counts in ((reader, "2 open"), (ann, "0 by you")):
+        await visitor.page.goto(f"{site.url}/label")
+        await visitor.says(counts, f"[data-run={run}]")
+    assert "open" not in (await ann.page.locator(f"[data-run={run}]").inner_text())
 
 
 async def test_the_lease_is_kept_while_the_page_is_in_view(site: Site, run: str, visit: Visit) -> None:

@@ -130,6 +130,89 @@ async def test_a_phone_answers_by_touch(site: Site, run: str, visit: Visit) -> N
     assert site.outcomes(run) == expected
 
 
+LONG = "A dense, gummy crumb usually means that the dough was baked too early. " * 30
+
+# The height of what is seen of the duel between the top of the window and the footer, as a share of the window.
+SEEN = """() => {
+    const [duel, footer] = ["duel", "answers"].map((id) => document.getElementById(id).getBoundingClientRect());
+    return (Math.min(duel.bottom, footer.top) - Math.max(duel.top, 0)) / innerHeight;
+}"""
+
+# The side of the response whose heading is seen at the top of the window.
+HEADING = """() => {
+    const at = document.elementFromPoint(innerWidth / 2, 8)?.closest(".response h2");
+    return at && at.textContent;
+}"""
+
+
+@pytest.mark.parametrize("scale", [1, 3])
+async def test_on_a_small_phone_at_least_half_of_the_height_is_the_duels(
+    site: Site, run: str, visit: Visit, scale: int
+) -> None:
+    site.run(run, name="Kitchen assistant", instructions="Prefer the better one.")
+    site.post(run, 2, prompt="Why is my bread dense?", first=LONG, second=LONG.replace("early", "late"))
+    ann = await visit(run, viewport={"width": 320, "height": 568}, is_mobile=True, has_touch=True)
+    await ann.ready()
+    await ann.button("Got it").click()
+    await ann.press("t")  # with what is saved at the top
+    await ann.says("Saved")
+    await ann.ready()
+    assert await ann.page.evaluate(SEEN) >= 0.5
+    await ann.page.evaluate("scrollBy(0, 900)")
+    assert await ann.page.evaluate(SEEN) >= 0.75
+    for action in ("first", "second", "jump", "tie", "both_bad", "skip", "undo", "more"):
+        box = await ann.page.locator(f"[data-action={action}]").bounding_box()
+        assert box["height"] >= 44 or box["width"] >= 44, action
+        on_top = "([x, y]) => document.elementFromPoint(x, y).closest('[data-action]')?.dataset.action"
+        middle = [box["x"] + box["width"] / 2, box["y"] + box["height"] / 2]
+        assert await ann.page.evaluate(on_top, middle) in (action, None if action == "undo" else action)
+    await ann.page.locator(".verdict").first.evaluate(f"(e) => e.style.minHeight = '{scale}00px'")
+    assert (await ann.page.evaluate(SEEN) < 0.5) is (scale == 3)  # so a footer that covers the duel is found
+
+
+async def test_a_long_answer_is_named_while_it_is_read_and_the_other_a_thumb_away(
+    site: Site, run: str, visit: Visit
+) -> None:
+    site.post(run, first=LONG, second="Short.")
+    ann = await visit(run, viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True)
+    _, first, _ = await ann.shown()
+    long, short = ("First", "Second") if first.startswith("A dense") else ("Second", "First")
+    await ann.page.locator(".response", has_text="A dense").evaluate("(e) => e.scrollIntoView()")
+    await ann.page.evaluate("scrollBy(0, 400)")
+    assert await ann.page.evaluate(HEADING) == long
+    await ann.page.locator(".response h2").evaluate_all("(all) => all.forEach((e) => e.style.position = 'static')")
+    assert await ann.page.evaluate(HEADING) is None  # so a heading that scrolls away is found
+    await ann.page.locator(".response h2").evaluate_all("(all) => all.forEach((e) => e.style.position = '')")
+
+    async def focused() -> str:
+        return str(await ann.page.evaluate("document.activeElement.textContent"))
+
+    jump = ann.page.get_by_role("button", name="Go to the other response")
+    box = await jump.bounding_box()
+    assert box["y"] > 844 * 2 / 3
+    assert min(box["width"], box["height"]) >= 44
+    for turn, expected in enumerate([short, long, short, long]):
+        await (jump.tap() if turn < 2 else ann.page.keyboard.press("j"))
+        assert await focused() == expected
+        heading = ann.page.locator(".response h2", has_text=expected)
+        assert 0 <= (await heading.bounding_box())["y"] < box["y"]
+
+
+async def test_side_by_side_no_jump_is_needed(site: Site, run: str, visit: Visit) -> None:
+    site.post(run)
+    ann = await visit(run)
+    await ann.ready()
+    assert await ann.page.locator("[data-action=jump]").is_hidden()
+
+
+async def test_why_nothing_is_marked_stands_above_the_responses(site: Site, run: str, visit: Visit) -> None:
+    site.post(run, first=LONG, second="Nothing like it, x y z.")
+    ann = await visit(run, viewport={"width": 390, "height": 844})
+    await ann.says("little in common", "#note")
+    note, response = [await ann.page.locator(part).first.bounding_box() for part in ("#note", ".response")]
+    assert note["y"] + note["height"] <= response["y"] < 844
+
+
 async def test_the_keyboard_reaches_every_button_and_shows_where_it_is(site: Site, run: str, visit: Visit) -> None:
     site.post(run)
     ann = await visit(run)
