@@ -1,7 +1,6 @@
 // The ledger of one run, duel by duel: found by text, outcome and round, with why each pair was chosen.
 
 import { get } from "./api.js";
-import { compare } from "./diff.js";
 import { field, h, options } from "./dom.js";
 import { count, percent, plural, rate } from "./format.js";
 import { Panel } from "./panel.js";
@@ -130,28 +129,34 @@ export class Duels {
     if (!id) return this.detail.replaceChildren(h("p", { class: "empty" }, "There is no duel to read."));
     try {
       const duel = await get("duel", { run: state.run, duel: id });
-      this.detail.replaceChildren(...this.#whole(duel));
+      this.detail.replaceChildren(...(await this.#whole(duel)));
     } catch (error) {
       if (error.status === undefined) throw error;
       this.detail.replaceChildren(h("p", { class: "fault" }, error.message));
     }
   }
 
-  #whole(duel) {
-    const parts = compare(duel.first, duel.second);
-    const side = (name, pieces, version, tokens) =>
+  async #whole(duel) {
+    const { show, showPair } = await import("./text.js"); // heavy, and of use only here
+    const [prompt, first, second] = [1, 2, 3].map(() => h("div", { class: "text", dir: "auto" }));
+    const notes = new Set([
+      show(prompt, duel.prompt, { rendered: true }),
+      showPair([first, second], [duel.first, duel.second], { rendered: true, marking: true }),
+    ]);
+    const note = [...notes].join(" ").trim();
+    const side = (name, text, version, tokens) =>
       h(
         "section",
         { class: duel.outcome === name ? "side won" : "side" },
         h("h4", {}, name === "first" ? "First" : "Second", duel.outcome === name ? h("span", { class: "badge" }, "preferred") : null),
-        h("p", { class: "text" }, pieces.map(({ text, marked }) => (marked ? h("mark", {}, text) : text))),
+        text,
         h("p", { class: "hint" }, `${version < 0 ? "by the frozen reference" : `policy version ${version}`}, ${plural(tokens, "token")}`),
       );
     return [
       h("h3", {}, "Prompt"),
-      h("p", { class: "text" }, duel.prompt),
-      h("div", { class: "sides" }, side("first", parts.first, duel.first_version, duel.first_tokens), side("second", parts.second, duel.second_version, duel.second_tokens)),
-      parts.note ? h("p", { class: "hint" }, parts.note) : null,
+      prompt,
+      h("div", { class: "sides" }, side("first", first, duel.first_version, duel.first_tokens), side("second", second, duel.second_version, duel.second_tokens)),
+      note ? h("p", { class: "hint" }, note) : null,
       h("h3", {}, "Belief and answer"),
       duel.belief === null ? h("p", {}, "No posterior looked at this pair.") : belief(duel),
       h("p", {}, answer(duel)),

@@ -10,7 +10,7 @@ const OUTCOMES = ["first", "second", "tie", "both_bad"];
 const LEVELS = [1, 2, 3];
 const KEYS = {
   ArrowLeft: "first", ArrowRight: "second", t: "tie", b: "both_bad", s: "skip", u: "undo", Escape: "keep",
-  1: "strength-1", 2: "strength-2", 3: "strength-3", c: "comment", d: "differences", i: "instructions", "?": "help",
+  1: "strength-1", 2: "strength-2", 3: "strength-3", c: "comment", d: "differences", r: "rendered", i: "instructions", "?": "help",
 };
 const UNREADABLE_MS = 250; // nobody has read a duel by then: a second press of a key was meant for the one before
 
@@ -36,6 +36,7 @@ let aside = null; // what was begun on the duel that waits meanwhile: {duel, ms,
 let strength = null;
 let unkept = false; // whether the browser refused to keep the last answer
 let marking = localStorage.getItem("sea-agent/differences") !== "off";
+let rendered = localStorage.getItem("sea-agent/rendered") !== "off";
 
 // --- what the reader does --------------------------------------------------------------------------------------------
 
@@ -53,6 +54,10 @@ const actions = {
   differences() {
     marking = !marking;
     localStorage.setItem("sea-agent/differences", marking ? "on" : "off");
+  },
+  rendered() {
+    rendered = !rendered;
+    localStorage.setItem("sea-agent/rendered", rendered ? "on" : "off");
   },
 };
 for (const outcome of OUTCOMES) actions[outcome] = () => answer(outcome);
@@ -167,7 +172,7 @@ function render() {
   const passing = shown && !current && leases.looking && leases.chosen && !trouble(); // the next is on its way
   if (!current) readable = false;
   if (!current && !passing) shown = null;
-  if (shown) view.showDuel(shown, { marking, passing: !current, note: note() });
+  if (shown) view.showDuel(shown, { marking, rendered, passing: !current, note: note() });
   else view.showPanel(...panel());
   view.showEarlier(revising ? revising.latest : undefined);
   for (const name of [...OUTCOMES, "more", ...LEVELS.map((level) => `strength-${level}`)]) view.enable(name, readable);
@@ -176,6 +181,7 @@ function render() {
   view.enable("undo", leases.chosen && history.before(revising));
   view.enable("keep", revising);
   view.press("differences", marking);
+  view.press("rendered", rendered);
   view.showProgress(leases.progress);
   view.showRefused(outbox.refused);
   view.showSaved(...saved());
@@ -259,5 +265,6 @@ document.querySelector(".account").addEventListener("submit", (event) => {
 
 addEventListener("pageshow", ({ persisted }) => persisted && location.reload()); // what it shows may be long over
 
+view.renderTexts();
 showInstructions(localStorage.getItem(`sea-agent/instructions/${run}`) !== "read");
 render();
