@@ -137,13 +137,10 @@ export class Duels {
   }
 
   async #whole(duel) {
-    const { show, showPair } = await import("./text.js"); // heavy, and of use only here
-    const [prompt, first, second] = [1, 2, 3].map(() => h("div", { class: "text", dir: "auto" }));
-    const notes = new Set([
-      show(prompt, duel.prompt, { rendered: true }),
-      showPair([first, second], [duel.first, duel.second], { rendered: true, marking: true }),
-    ]);
-    const note = [...notes].join(" ").trim();
+    const { showDuel } = await import("./text.js"); // heavy, and of use only here
+    const place = () => h("div", { class: "text", dir: "auto" });
+    const texts = { prompt: place(), first: place(), second: place() };
+    const note = showDuel(texts, duel, { rendered: true, marking: true });
     const side = (name, text, version, tokens) =>
       h(
         "section",
@@ -154,8 +151,8 @@ export class Duels {
       );
     return [
       h("h3", {}, "Prompt"),
-      prompt,
-      h("div", { class: "sides" }, side("first", first, duel.first_version, duel.first_tokens), side("second", second, duel.second_version, duel.second_tokens)),
+      texts.prompt,
+      h("div", { class: "sides" }, side("first", texts.first, duel.first_version, duel.first_tokens), side("second", texts.second, duel.second_version, duel.second_tokens)),
       note ? h("p", { class: "hint" }, note) : null,
       h("h3", {}, "Belief and answer"),
       duel.belief === null ? h("p", {}, "No posterior looked at this pair.") : belief(duel),

@@ -1,6 +1,6 @@
 // What is on the page of a run. Texts of models and of people get there by text.js or as textContent, never as markup.
 
-import { show, showPair } from "./text.js";
+import { show, showDuel as showTexts } from "./text.js";
 
 const NAMES = { first: "First is better", second: "Second is better", tie: "Tie", both_bad: "Both bad" };
 
@@ -19,11 +19,8 @@ export function showDuel(duel, { marking, rendered, passing, note }) {
   at("answers").dataset.idle = at("duel").hidden = false;
   at("duel").dataset.passing = passing;
   if (duel !== onPage.duel || marking !== onPage.marking || rendered !== onPage.rendered) {
-    const notes = new Set([
-      show(at("prompt"), duel.prompt, { rendered }),
-      showPair([at("first"), at("second")], [duel.first, duel.second], { rendered, marking }),
-    ]);
-    onPage = { duel, marking, rendered, note: [...notes].join(" ").trim() };
+    const places = { prompt: at("prompt"), first: at("first"), second: at("second") };
+    onPage = { duel, marking, rendered, note: showTexts(places, duel, { rendered, marking }) };
     say("news", `Duel: ${duel.prompt.slice(0, 100)}`);
   }
   say("note", note || onPage.note);

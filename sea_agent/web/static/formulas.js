@@ -6,9 +6,12 @@ await Promise.all([load("vendor/temml.min.js"), load("vendor/purify.min.js")]);
 const { temml, DOMPurify } = globalThis;
 
 const LONGEST = 2000; // characters of a formula
+const MOST_LINES = 40;
 const DEEPEST = 100; // elements in each other, so that laying them out cannot exhaust the browser
-const MOST = 500; // formulas of a text
-const LARGEST = [20, 200]; // what a formula may ask for, in em and in pt
+const MOST = 10_000; // characters of the formulas of a text: setting more would keep the page busy for too long
+const EACH = 20; // characters that a formula counts for besides its own
+const LONG = 48; // characters; a longer one in a line may need to be scrolled
+const LARGEST = { em: 20, ex: 40, px: 300, pt: 225, mm: 80, cm: 8, in: 3 }; // what a formula may ask for, either way
 
 const INLINE = new RegExp(
   [
@@ -21,7 +24,16 @@ const INLINE = new RegExp(
   "yu",
 );
 const CLOSING = { "$$": "$$", "\\[": "\\]" };
-const DEFINITIONS = /\\(?:[egx]?def|let|futurelet|global|long|(?:re)?newcommand|providecommand)(?![a-zA-Z@])/;
+// A few definitions are enough to fill the memory; the others set styles in a way that the page's policy refuses.
+const REFUSED = /\\(?:[egx]?def|let|futurelet|global|long|(?:re)?newcommand|providecommand|sideset|prescript)(?![a-zA-Z@])/;
+const MACROS = { "\\pmb": "\\boldsymbol" }; // as here
+const PURE = {
+  USE_PROFILES: { mathMl: true },
+  ADD_TAGS: ["div"], // the place of the formula
+  ADD_ATTR: ["class", "form", "style"],
+  FORBID_ATTR: ["href", "id", "src"],
+  IN_PLACE: true,
+};
 
 /** A plugin of markdown-it: formulas become <code class="formula">, for `setFormulas`. */
 export function formulas(markdown) {
@@ -34,7 +46,7 @@ export function formulas(markdown) {
 function inline(state, silent) {
   INLINE.lastIndex = state.pos;
   const found = INLINE.exec(state.src)?.[0];
-  if (!found || state.pos + found.length > state.posMax) return false;
+  if (!found?.replace(/[$\\()[\]]/g, "").trim() || state.pos + found.length > state.posMax) return false;
   if (!silent) state.push("formula", "code", 0).content = found;
   state.pos += found.length;
   return true;
@@ -45,30 +57,34 @@ function block(state, first, end, silent) {
   const start = state.bMarks[first] + state.tShift[first];
   const closing = CLOSING[state.src.slice(start, start + 2)];
   if (!closing || state.sCount[first] - state.blkIndent >= 4) return false;
-  let content = "";
-  for (let line = first; line < end && content.length <= LONGEST; line++) {
-    if (line > first && state.sCount[line] < state.blkIndent && !state.isEmpty(line)) return false;
-    content += state.getLines(line, line + 1, state.blkIndent, true);
-    const at = content.indexOf(closing, content.indexOf(closing === "$$" ? "$$" : "\\[") + 2);
-    if (at < 0) continue;
-    if (content.slice(at + 2).trim()) return false;
-    if (!silent) Object.assign(state.push("formula", "code", 0), { content: content.trim(), block: true, map: [first, line + 1] });
-    state.line = line + 1;
-    return true;
+  const lines = [state.src.slice(start, state.eMarks[first])];
+  let line = first;
+  while (!lines.at(-1).includes(closing, line === first ? 2 : 0)) {
+    line++;
+    const isOutside = line < end && state.sCount[line] < state.blkIndent && !state.isEmpty(line);
+    if (line === end || isOutside || lines.length === MOST_LINES) return false;
+    lines.push(state.getLines(line, line + 1, state.blkIndent, false));
   }
-  return false;
+  const content = lines.join("\n").trim();
+  if (content.length > LONGEST || !content.slice(2, -2).trim() || content.indexOf(closing, 2) !== content.length - 2) return false;
+  if (!silent) Object.assign(state.push("formula", "code", 0), { content, block: true, map: [first, line + 1] });
+  state.line = line + 1;
+  return true;
 }
 
 /** Set the formulas below an element. Each keeps how it was written in `data-source`. */
 export function setFormulas(root) {
-  for (const code of [...root.querySelectorAll("code.formula")].slice(0, MOST)) {
+  let characters = 0;
+  for (const code of root.querySelectorAll("code.formula")) {
     const source = code.textContent;
+    characters += source.length + EACH;
+    if (characters > MOST) return;
     const display = source.slice(0, 2) in CLOSING;
     const sign = display || source.startsWith("\\") ? 2 : 1;
     const math = mathOf(source.slice(sign, -sign), display);
     if (!math) continue;
     const formula = document.createElement("span");
-    formula.className = display ? "formula display" : "formula";
+    formula.className = `formula ${display ? "display" : source.length > LONG ? "long" : "short"}`;
     formula.dataset.source = source;
     formula.append(math);
     code.replaceWith(formula);
@@ -77,17 +93,22 @@ export function setFormulas(root) {
 
 /** The formula as MathML; null when it cannot be set, or not safely. */
 function mathOf(source, displayMode) {
-  if (DEFINITIONS.test(source)) return null; // a few of them are enough to fill the memory
+  if (REFUSED.test(source)) return null;
   const place = document.createElement("div");
-  const options = { displayMode, trust: false, throwOnError: true, maxSize: LARGEST, wrap: displayMode ? "none" : "tex" };
   try {
-    temml.render(source, place, options);
+    temml.render(source, place, { displayMode, macros: { ...MACROS }, throwOnError: true, trust: false });
   } catch {
     return null; // no formula after all, or one with commands that it does not know
   }
-  if (isDeeper(place, DEEPEST)) return null;
-  DOMPurify.sanitize(place, { USE_PROFILES: { mathMl: true }, ADD_TAGS: ["div"], FORBID_ATTR: ["id", "href", "src"], IN_PLACE: true });
-  return place.querySelector("math") && place.firstElementChild;
+  if (isDeeper(place, DEEPEST) || [...place.querySelectorAll("*")].some(isLarge)) return null;
+  DOMPurify.sanitize(place, PURE);
+  return place.querySelector("math");
+}
+
+function isLarge({ attributes }) {
+  return [...attributes].some(({ value }) =>
+    [...value.matchAll(/(-?[\d.]+)(em|ex|px|pt|mm|cm|in)\b/g)].some(([, number, unit]) => !(Math.abs(number) <= LARGEST[unit])),
+  );
 }
 
 function isDeeper(root, depth) {

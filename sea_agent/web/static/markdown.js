@@ -6,10 +6,19 @@ import { load } from "./load.js";
 await Promise.all([load("vendor/markdown-it.umd.min.js"), load("vendor/purify.min.js"), load("text.css")]);
 const { DOMPurify, markdownit } = globalThis;
 
-const LONGEST = 50_000; // characters: more would keep the page busy for too long
+const LONGEST = 30_000; // characters: more would keep the page busy for too long
+const MOST = 12_000; // parts, such as the beginnings and ends of cells
 const DEEPEST = 40; // lists and quotes in each other
 const LONGEST_ADDRESS = 200;
-const TAGS = "p div h3 h4 h5 h6 strong em s code pre blockquote ul ol li table thead tbody tr th td hr span".split(" ");
+const TOO_LONG = "Too long to be rendered, so shown as it was written.";
+const TOO_DEEP = "Nested too deeply to be rendered, so shown as it was written.";
+const PURE = {
+  ALLOWED_TAGS: "p div h3 h4 h5 h6 strong em s code pre blockquote ul ol li table thead tbody tr th td hr span".split(" "),
+  ALLOWED_ATTR: ["class", "dir", "start"],
+  ALLOW_ARIA_ATTR: false,
+  ALLOW_DATA_ATTR: false,
+  RETURN_DOM_FRAGMENT: true,
+};
 
 const markdown = markdownit({ html: false, linkify: false, maxNesting: DEEPEST });
 markdown.use(formulas);
@@ -33,12 +42,12 @@ Object.assign(markdown.renderer.rules, {
 
 /** A text as elements {content}, or why it is not rendered: {note}. */
 export function render(text) {
-  if (text.length > LONGEST) return { note: "Too long to be rendered, so shown as it was written." };
+  if (text.length > LONGEST) return { note: TOO_LONG };
   const environment = {};
   const tokens = markdown.parse(text, environment);
-  if (tokens.some(({ level }) => level >= DEEPEST - 1)) return { note: "Nested too deeply to be rendered, so shown as it was written." };
-  const html = markdown.renderer.render(tokens, markdown.options, environment);
-  const content = DOMPurify.sanitize(html, { ALLOWED_TAGS: TAGS, ALLOWED_ATTR: ["class", "dir", "start"], ALLOW_DATA_ATTR: false, ALLOW_ARIA_ATTR: false, RETURN_DOM_FRAGMENT: true });
+  if (tokens.length > MOST) return { note: TOO_LONG };
+  if (tokens.some(({ level }) => level >= DEEPEST - 1)) return { note: TOO_DEEP }; // what is deeper was left out
+  const content = DOMPurify.sanitize(markdown.renderer.render(tokens, markdown.options, environment), PURE);
   setFormulas(content);
   return { content };
 }

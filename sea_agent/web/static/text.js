@@ -11,15 +11,17 @@ export function show(element, text, { rendered }) {
 }
 
 /**
- * Fill two elements with texts to compare; `marking` marks the words that are not in both.
- * Returns what the reader should know: why nothing is marked, or why the texts are not rendered.
+ * Fill the elements {prompt, first, second} with the texts of a duel; `marking` marks the words of the responses that
+ * are not in both. Returns what the reader should know: why texts are not rendered, or nothing is marked.
  */
-export function showPair(elements, texts, { rendered, marking }) {
+export function showDuel(elements, { prompt, first, second }, { rendered, marking }) {
+  const notes = new Set([show(elements.prompt, prompt, { rendered })]);
+  const [places, texts] = [[elements.first, elements.second], [first, second]];
   const made = texts.map((text) => (rendered ? render(text) : {}));
-  const isRendered = made.every(({ content }) => content); // both in the same way, or neither could be judged fairly
-  elements.forEach((element, k) => fill(element, isRendered ? made[k].content : undefined, texts[k]));
-  const notes = new Set(made.map(({ note }) => note));
-  if (marking) notes.add(mark(elements, texts));
+  const isRendered = made.every(({ content }) => content); // both, or neither: or how they look would decide
+  places.forEach((place, k) => fill(place, isRendered ? made[k].content : undefined, texts[k]));
+  for (const { note } of made) notes.add(note);
+  if (marking) notes.add(mark(places, texts));
   return [...notes].filter(Boolean).join(" ");
 }
 
