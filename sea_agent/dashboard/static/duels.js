@@ -15,6 +15,8 @@ export class Duels {
     this.panel = new Panel("duels", "Duels");
     this.list = h("ol", { class: "duel-list", "aria-label": "Duels" });
     this.detail = h("article", { class: "duel", "aria-live": "polite", "aria-label": "Duel" });
+    this.seen = new Promise((resolve) => new IntersectionObserver(([{ isIntersecting }]) => isIntersecting && resolve()).observe(this.detail));
+    this.rendered = true;
     this.pages = h("div", { class: "pages" });
     this.panel.body.append(this.#filter(), h("div", { class: "duel-split" }, h("div", {}, this.list, this.pages), this.detail));
     this.list.addEventListener("keydown", (event) => this.#onKey(event));
@@ -129,18 +131,35 @@ export class Duels {
     if (!id) return this.detail.replaceChildren(h("p", { class: "empty" }, "There is no duel to read."));
     try {
       const duel = await get("duel", { run: state.run, duel: id });
-      this.detail.replaceChildren(...(await this.#whole(duel)));
+      this.detail.replaceChildren(...this.#whole(duel));
     } catch (error) {
       if (error.status === undefined) throw error;
       this.detail.replaceChildren(h("p", { class: "fault" }, error.message));
     }
   }
 
-  async #whole(duel) {
-    const { showDuel } = await import("./text.js"); // heavy, and of use only here
-    const place = () => h("div", { class: "text", dir: "auto" });
-    const texts = { prompt: place(), first: place(), second: place() };
-    const note = showDuel(texts, duel, { rendered: true, marking: true });
+  /** Render the texts of a duel, and mark what differs, once somebody sees them: what does so is heavy. */
+  async #render(texts, duel, note) {
+    await this.seen;
+    try {
+      const { showDuel } = await import("./text.js");
+      note.textContent = showDuel(texts, duel, { rendered: this.rendered, marking: true });
+    } catch (error) {
+      note.textContent = `The texts are as they were written, without marks: ${error.message}`;
+    }
+  }
+
+  #whole(duel) {
+    const place = (text) => h("div", { class: "text", dir: "auto" }, text);
+    const texts = { prompt: place(duel.prompt), first: place(duel.first), second: place(duel.second) };
+    const note = h("p", { class: "hint" });
+    const toggle = h("button", { type: "button", onclick: () => draw(!this.rendered) });
+    const draw = (rendered) => {
+      this.rendered = rendered;
+      toggle.textContent = rendered ? "Show raw" : "Show rendered";
+      this.#render(texts, duel, note);
+    };
+    draw(this.rendered);
     const side = (name, text, version, tokens) =>
       h(
         "section",
@@ -150,10 +169,10 @@ export class Duels {
         h("p", { class: "hint" }, `${version < 0 ? "by the frozen reference" : `policy version ${version}`}, ${plural(tokens, "token")}`),
       );
     return [
-      h("h3", {}, "Prompt"),
+      h("h3", { class: "with-button" }, "Prompt", toggle),
       texts.prompt,
       h("div", { class: "sides" }, side("first", texts.first, duel.first_version, duel.first_tokens), side("second", texts.second, duel.second_version, duel.second_tokens)),
-      note ? h("p", { class: "hint" }, note) : null,
+      note,
       h("h3", {}, "Belief and answer"),
       duel.belief === null ? h("p", {}, "No posterior looked at this pair.") : belief(duel),
       h("p", {}, answer(duel)),
