@@ -46,9 +46,9 @@ UNPURIFIED = (
 
 # What in the texts of the duel could do something: elements and attributes that no rendering makes.
 DANGERS = """() => {
-    const elements = new Set(("p div h3 h4 h5 h6 strong em s code pre blockquote ul ol li table thead tbody tr th td hr "
-        + "span mark math menclose merror mfrac mi mmultiscripts mn mo mover mpadded mphantom mprescripts mroot mrow ms "
-        + "mspace msqrt mstyle msub msubsup msup mtable mtd mtext mtr munder munderover").split(" "));
+    const elements = new Set(("p div h3 h4 h5 h6 strong em s code pre blockquote ul ol li table thead tbody tr th td "
+        + "hr span mark math menclose merror mfrac mi mmultiscripts mn mo mover mpadded mphantom mprescripts mroot "
+        + "mrow ms mspace msqrt mstyle msub msubsup msup mtable mtd mtext mtr munder munderover").split(" "));
     const attributes = /^(on.*|href|src|id|name|action|formaction|srcset|data-(?!source$).*)$/;
     return [...document.querySelectorAll(".text *")].flatMap((element) => [
         ...(elements.has(element.localName) ? [] : [element.localName]),
