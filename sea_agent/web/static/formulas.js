@@ -17,12 +17,13 @@ const INLINE = new RegExp(
   [
     String.raw`\$\$(?:[^$\\]|\\[^]){1,${LONGEST}}?\$\$`,
     // "$5 and $10" is none: as in Pandoc, no space within the signs, and no letter or digit beside them
-    String.raw`(?<![\p{L}\p{N}$])\$(?![\s$])(?:[^$\\\n]|\\[^\n]){1,${LONGEST}}?(?<!\s)\$(?![\p{L}\p{N}$])`,
+    String.raw`\$(?![\s$])(?:[^$\\\n]|\\[^\n]){0,${LONGEST}}?(?:[^\s$\\]|\\[^\n])\$(?![\p{L}\p{N}$])`,
     String.raw`\\\([^]{1,${LONGEST}}?\\\)`,
     String.raw`\\\[[^]{1,${LONGEST}}?\\\]`,
   ].join("|"),
   "yu",
 );
+const BESIDE = /[\p{L}\p{N}$]/u;
 const CLOSING = { "$$": "$$", "\\[": "\\]" };
 // A few definitions are enough to fill the memory; the others set styles in a way that the page's policy refuses.
 const REFUSED = /\\(?:[egx]?def|let|futurelet|global|long|(?:re)?newcommand|providecommand|sideset|prescript)(?![a-zA-Z@])/;
@@ -44,8 +45,10 @@ export function formulas(markdown) {
 }
 
 function inline(state, silent) {
-  INLINE.lastIndex = state.pos;
-  const found = INLINE.exec(state.src)?.[0];
+  const { src, pos } = state;
+  if (src[pos] === "$" && src[pos + 1] !== "$" && BESIDE.test(src[pos - 1] ?? "")) return false;
+  INLINE.lastIndex = pos;
+  const found = INLINE.exec(src)?.[0];
   if (!found?.replace(/[$\\()[\]]/g, "").trim() || state.pos + found.length > state.posMax) return false;
   if (!silent) state.push("formula", "code", 0).content = found;
   state.pos += found.length;
@@ -74,6 +77,7 @@ function block(state, first, end, silent) {
 
 /** Set the formulas below an element. Each keeps how it was written in `data-source`. */
 export function setFormulas(root) {
+  if (!globalThis.MathMLElement) return; // an older browser would show letters without what joins them
   let characters = 0;
   for (const code of root.querySelectorAll("code.formula")) {
     const source = code.textContent;

@@ -304,6 +304,13 @@ async def test_very_long_texts_do_not_freeze_the_page(site: Site, run: str, visi
 LARGE = r"$$\rule{30em}{900em}$$ $\kern-400em x$ $\raisebox{-900em}{x}$"
 
 
+async def test_a_browser_without_mathml_shows_formulas_as_they_are_written(run: str, visit: Visit) -> None:
+    ann = await visit(run)
+    await ann.page.evaluate("delete window.MathMLElement")
+    found = await shown(ann.page, r"It is $\frac{a}{b}$.", "none")
+    assert found["first"]["text"].strip() == r"It is $\frac{a}{b}$."
+
+
 @pytest.mark.parametrize("limit", [True, False])
 async def test_a_formula_takes_no_more_room_than_it_may(site: Site, run: str, visit: Visit, limit: bool) -> None:
     site.post(run, first=LARGE, second="none")
