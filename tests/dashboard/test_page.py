@@ -16,6 +16,7 @@ from service.pages.browsing import OLD_BROWSER
 
 View = Callable[..., Viewer]
 RUN = "main/lexicon/sea/seed-0"
+FORMATTED = "Take **this** code:\n\n```\nx\n```\n\n$$x^2$$"
 SCRIPT = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
 
 
@@ -28,6 +29,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with sqlite3.connect(root / "old" / "sea" / "ledger.sqlite") as ledger:
         ledger.execute("UPDATE responses SET text = ? WHERE side = 'first'", (SCRIPT,))
         ledger.execute("UPDATE duels SET prompt = ?", (SCRIPT,))
+    make_run(root / "formatted" / "sea", "sea", seed=2, rounds=1)
+    with sqlite3.connect(root / "formatted" / "sea" / "ledger.sqlite") as ledger:
+        ledger.execute("UPDATE responses SET text = ? WHERE side = 'first'", (FORMATTED,))
+        ledger.execute("UPDATE responses SET text = ? WHERE side = 'second'", ("Take **this** code:",))
     broken = root / "broken"
     make_run(broken / "metrics", rounds=1).joinpath("metrics.jsonl").write_text("x\n")
     make_run(broken / "config", rounds=1).joinpath("config.yaml").write_text("a: [")
@@ -290,6 +295,9 @@ def test_a_link_to_a_duel_opens_it(main: Viewer, served: Served, view: View) -> 
     other.page.goto(served.url + str(link))
     other.loaded()
     other.until("document.querySelector('#duels .duel').innerText.includes('Why this pair')")
+    other.page.locator("#duels .duel").scroll_into_view_if_needed()
+    for viewer in (main, other):
+        viewer.until("document.querySelectorAll('#duels .duel .rendered').length === 3")
     assert other.text("#duels .duel") == main.text("#duels .duel")
 
 
@@ -310,6 +318,24 @@ def test_a_page_whose_scripts_do_not_start_says_so(served: Served, view: View) -
     viewer.until("getComputedStyle(document.getElementById('stalled')).opacity === '1'")
     assert "has not started" in viewer.text("#stalled")
     viewer.faults.clear()
+
+
+def test_a_duel_is_rendered_once_it_is_seen_and_shown_raw_on_demand(view: View, served: Served) -> None:
+    viewer = view(viewport={"width": 1280, "height": 600})
+    viewer.open(served.url, runs="formatted")
+    detail = viewer.page.locator("#duels .duel")
+    viewer.until("document.querySelector('#duels .duel').innerText.includes('**')")
+    assert not any("text.js" in url or "temml" in url for url in viewer.asked)
+    detail.scroll_into_view_if_needed()
+    viewer.until("document.querySelector('#duels .duel strong, #duels .duel math')")
+    assert detail.locator("math").count() == detail.locator("pre code").count() == 1
+    assert detail.locator("pre mark").inner_text() == "x"
+    detail.get_by_role("button", name="Show raw").click()
+    viewer.until("document.querySelectorAll('#duels .duel .rendered').length === 0")
+    assert FORMATTED in detail.locator(".text").all_inner_texts()
+    assert detail.locator("mark").count() > 0
+    detail.get_by_role("button", name="Show rendered").click()
+    viewer.until("document.querySelector('#duels .duel math')")
 
 
 def test_duels_are_paged(main: Viewer) -> None:
@@ -390,7 +416,8 @@ def test_runs_are_picked_in_the_dialog(main: Viewer) -> None:
 def test_text_of_a_model_is_shown_as_text(view: View, served: Served) -> None:
     viewer = view()
     viewer.open(served.url, runs="old")
-    viewer.until("document.querySelector('#duels .duel').innerText.includes('onerror')")
+    viewer.page.locator("#duels .duel").scroll_into_view_if_needed()
+    viewer.until("document.querySelector('#duels .duel .rendered')?.innerText.includes('onerror')")
     assert SCRIPT in viewer.page.locator("#duels .duel .text").first.inner_text()
     assert viewer.page.title() != "owned"
     assert viewer.page.locator("#duels img, #duels script").count() == 0

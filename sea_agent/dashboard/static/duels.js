@@ -1,7 +1,6 @@
 // The ledger of one run, duel by duel: found by text, outcome and round, with why each pair was chosen.
 
 import { get } from "./api.js";
-import { compare } from "./diff.js";
 import { field, h, options } from "./dom.js";
 import { count, percent, plural, rate } from "./format.js";
 import { Panel } from "./panel.js";
@@ -16,6 +15,8 @@ export class Duels {
     this.panel = new Panel("duels", "Duels");
     this.list = h("ol", { class: "duel-list", "aria-label": "Duels" });
     this.detail = h("article", { class: "duel", "aria-live": "polite", "aria-label": "Duel" });
+    this.seen = new Promise((resolve) => new IntersectionObserver(([{ isIntersecting }]) => isIntersecting && resolve()).observe(this.detail));
+    this.rendered = true;
     this.pages = h("div", { class: "pages" });
     this.panel.body.append(this.#filter(), h("div", { class: "duel-split" }, h("div", {}, this.list, this.pages), this.detail));
     this.list.addEventListener("keydown", (event) => this.#onKey(event));
@@ -137,21 +138,41 @@ export class Duels {
     }
   }
 
+  /** Render the texts of a duel, and mark what differs, once somebody sees them: what does so is heavy. */
+  async #render(texts, duel, note) {
+    await this.seen;
+    try {
+      const { showDuel } = await import("./text.js");
+      note.textContent = showDuel(texts, duel, { rendered: this.rendered, marking: true });
+    } catch (error) {
+      note.textContent = `The texts are as they were written, without marks: ${error.message}`;
+    }
+  }
+
   #whole(duel) {
-    const parts = compare(duel.first, duel.second);
-    const side = (name, pieces, version, tokens) =>
+    const place = (text) => h("div", { class: "text", dir: "auto" }, text);
+    const texts = { prompt: place(duel.prompt), first: place(duel.first), second: place(duel.second) };
+    const note = h("p", { class: "hint" });
+    const toggle = h("button", { type: "button", onclick: () => draw(!this.rendered) });
+    const draw = (rendered) => {
+      this.rendered = rendered;
+      toggle.textContent = rendered ? "Show raw" : "Show rendered";
+      this.#render(texts, duel, note);
+    };
+    draw(this.rendered);
+    const side = (name, text, version, tokens) =>
       h(
         "section",
         { class: duel.outcome === name ? "side won" : "side" },
         h("h4", {}, name === "first" ? "First" : "Second", duel.outcome === name ? h("span", { class: "badge" }, "preferred") : null),
-        h("p", { class: "text" }, pieces.map(({ text, marked }) => (marked ? h("mark", {}, text) : text))),
+        text,
         h("p", { class: "hint" }, `${version < 0 ? "by the frozen reference" : `policy version ${version}`}, ${plural(tokens, "token")}`),
       );
     return [
-      h("h3", {}, "Prompt"),
-      h("p", { class: "text" }, duel.prompt),
-      h("div", { class: "sides" }, side("first", parts.first, duel.first_version, duel.first_tokens), side("second", parts.second, duel.second_version, duel.second_tokens)),
-      parts.note ? h("p", { class: "hint" }, parts.note) : null,
+      h("h3", { class: "with-button" }, "Prompt", toggle),
+      texts.prompt,
+      h("div", { class: "sides" }, side("first", texts.first, duel.first_version, duel.first_tokens), side("second", texts.second, duel.second_version, duel.second_tokens)),
+      note,
       h("h3", {}, "Belief and answer"),
       duel.belief === null ? h("p", {}, "No posterior looked at this pair.") : belief(duel),
       h("p", {}, answer(duel)),

@@ -12,7 +12,8 @@ const OUTCOMES = ["first", "second", "tie", "both_bad"];
 const LEVELS = [1, 2, 3];
 const KEYS = {
   ArrowLeft: "first", ArrowRight: "second", t: "tie", b: "both_bad", s: "skip", u: "undo", Escape: "keep",
-  1: "strength-1", 2: "strength-2", 3: "strength-3", c: "comment", d: "differences", j: "jump", i: "instructions", "?": "help",
+  1: "strength-1", 2: "strength-2", 3: "strength-3", c: "comment", d: "differences", r: "rendered", j: "jump",
+  i: "instructions", "?": "help",
 };
 const PAUSED = "This run is paused now. Your answer still counts; the next duel comes when the run goes on.";
 const CLOSED = "This run is closed now. Your answer to this duel still counts; it is the last one.";
@@ -40,6 +41,7 @@ let aside = null; // what was begun on the duel that waits meanwhile: {duel, ms,
 let strength = null;
 let unkept = false; // whether the browser refused to keep the last answer
 let marking = localStorage.getItem(own("differences")) !== "off";
+let rendered = localStorage.getItem(own("rendered")) !== "off";
 
 // --- what the reader does --------------------------------------------------------------------------------------------
 
@@ -58,6 +60,10 @@ const actions = {
   differences() {
     marking = !marking;
     localStorage.setItem(own("differences"), marking ? "on" : "off");
+  },
+  rendered() {
+    rendered = !rendered;
+    localStorage.setItem(own("rendered"), rendered ? "on" : "off");
   },
 };
 for (const outcome of OUTCOMES) actions[outcome] = () => answer(outcome);
@@ -172,7 +178,7 @@ function render() {
   const passing = shown && !current && leases.looking && leases.chosen && !trouble(); // the next is on its way
   if (!current) readable = false;
   if (!current && !passing) shown = null;
-  if (shown) view.showDuel(shown, { marking, passing: !current, note: note() });
+  if (shown) view.showDuel(shown, { marking, rendered, passing: !current, note: note() });
   else view.showPanel(...panel());
   view.showEarlier(revising ? revising.latest : undefined);
   for (const name of [...OUTCOMES, "more", ...LEVELS.map((level) => `strength-${level}`)]) view.enable(name, readable);
@@ -182,6 +188,7 @@ function render() {
   view.enable("keep", revising);
   view.press("differences", marking);
   view.showAnswers(shown || (leases.chosen && history.before(revising)));
+  view.press("rendered", rendered);
   view.showProgress(leases.progress);
   view.showRefused(outbox.refused);
   view.showSaved(...saved());
@@ -287,5 +294,6 @@ document.querySelector(".account").addEventListener("submit", (event) => {
 addEventListener("pageshow", ({ persisted }) => persisted && location.reload()); // what it shows may be long over
 
 showExamples();
+view.renderTexts();
 showInstructions(localStorage.getItem(own(`instructions/${run}`)) !== "read");
 render();

@@ -1,11 +1,7 @@
 // Worked examples, shown with the instructions: a duel, which response is better, and why.
 
+import { show } from "./text.js";
 import { NAMES } from "./view.js";
-
-/** Put a text of the run into an element. */
-function put(node, text) {
-  node.textContent = text;
-}
 
 /** Show the examples that the page came with. */
 export function showExamples() {
@@ -33,7 +29,7 @@ function sideOf(name, text, better) {
 
 function texts(text) {
   const node = Object.assign(made("div", "text"), { dir: "auto" });
-  put(node, text);
+  show(node, text, { rendered: true });
   return node;
 }
 

@@ -1,6 +1,6 @@
-// What is on the page of a run. Texts of models and of people become text, never markup: textContent only.
+// What is on the page of a run. Texts of models and of people get there by text.js or as textContent, never as markup.
 
-import { compare } from "./diff.js";
+import { show, showDuel as showTexts } from "./text.js";
 
 export const NAMES = { first: "First is better", second: "Second is better", tie: "Tie", both_bad: "Both bad" };
 
@@ -13,27 +13,22 @@ export const buttons = (action) => document.querySelectorAll(`[data-action="${ac
 
 let onPage = {}; // what the texts on the page were made from: made anew, they would lose the reader's selection
 
-/** Show a duel, its differences marked or not; while it is `passing`, the next one is on its way. */
-export function showDuel(duel, { marking, passing, note }) {
+/** Show a duel, rendered or raw, its differences marked or not; while it is `passing`, the next one is on its way. */
+export function showDuel(duel, { marking, rendered, passing, note }) {
   at("panel").hidden = true;
   at("answers").dataset.idle = at("duel").hidden = false;
   at("duel").dataset.passing = passing;
-  if (duel !== onPage.duel || marking !== onPage.marking) {
-    const compared = compare(duel.first, duel.second);
-    onPage = { duel, marking, note: marking ? compared.note : "" };
-    at("prompt").textContent = duel.prompt;
+  if (duel !== onPage.duel || marking !== onPage.marking || rendered !== onPage.rendered) {
+    const places = { prompt: at("prompt"), first: at("first"), second: at("second") };
+    onPage = { duel, marking, rendered, note: showTexts(places, duel, { rendered, marking }) };
     say("news", `Duel: ${duel.prompt.slice(0, 100)}`);
-    for (const side of ["first", "second"]) {
-      at(side).replaceChildren(...(marking ? compared[side] : [{ text: duel[side] }]).map(pieceOf));
-    }
   }
   say("note", note || onPage.note);
 }
 
-function pieceOf({ text, marked }) {
-  const piece = document.createElement(marked ? "mark" : "span");
-  piece.textContent = text;
-  return piece;
+/** Render the texts that the page came with. */
+export function renderTexts() {
+  for (const each of document.querySelectorAll("[data-markdown]")) show(each, each.textContent, { rendered: true });
 }
 
 /** Show a message in place of a duel; `way` is a link {text, href} or a button {text, action}. */

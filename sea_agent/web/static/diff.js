@@ -6,27 +6,20 @@ const LARGEST = 4_000_000; // products of word counts above this would keep the 
 const LEAST_SHARED = 0.2;
 
 /**
- * Both texts in pieces {text, marked}; joined, the pieces are the text.
- * Nothing is marked, and `note` says why, where marks would not help.
+ * Which words of two texts are in both: for each text, the positions of those that are.
+ * `note` says why it is not told, where that would not help a reader.
  */
-export function compare(first, second) {
-  const [a, b] = [wordsOf(first), wordsOf(second)];
-  const whole = (text) => [{ text, marked: false }];
-  const plain = (note) => ({ note, first: whole(first), second: whole(second) });
-  if (first === second) return plain("Both responses are the same.");
-  if (a.words.length * b.words.length > LARGEST) return plain("Too long to mark what differs.");
-  const pairs = withoutIslands(shared(a.words, b.words), a.words.length, b.words.length);
-  if (pairs.length < LEAST_SHARED * Math.max(a.words.length, b.words.length)) {
-    return plain("The responses have little in common, so nothing is marked.");
+export function align(first, second) {
+  if (first.length * second.length > LARGEST) return { note: "Too long to mark what differs." };
+  const pairs = withoutIslands(shared(first, second), first.length, second.length);
+  if (pairs.length < LEAST_SHARED * Math.max(first.length, second.length)) {
+    return { note: "The responses have little in common, so nothing is marked." };
   }
-  return {
-    note: "",
-    first: pieces(a, new Set(pairs.map(([i]) => i))),
-    second: pieces(b, new Set(pairs.map(([, j]) => j))),
-  };
+  return { note: "", kept: [new Set(pairs.map(([i]) => i)), new Set(pairs.map(([, j]) => j))] };
 }
 
-function wordsOf(text) {
+/** A text in segments which, joined, are the text, and those of them that are words. */
+export function wordsOf(text) {
   const segments = piecesOf(text);
   return { segments, words: segments.filter((segment) => segment.trim()) };
 }
@@ -74,10 +67,13 @@ function gap(from, to) {
   return Math.max(to[0] - from[0], to[1] - from[1]) - 1;
 }
 
-/** The text in pieces; spaces between two marked words are marked with them, line breaks never are. */
-function pieces({ segments }, kept) {
+/**
+ * Segments of a text in pieces {text, marked}; their first word is number `from` of those of the text.
+ * Spaces between two marked words are marked with them, line breaks never are.
+ */
+export function pieces(segments, kept, from = 0) {
   const marks = [];
-  let word = 0;
+  let word = from;
   for (const segment of segments) marks.push(segment.trim() ? !kept.has(word++) : null);
   const result = [];
   segments.forEach((text, k) => {

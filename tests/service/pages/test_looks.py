@@ -228,7 +228,18 @@ async def test_the_keyboard_reaches_every_button_and_shows_where_it_is(site: Sit
             break
         if name:
             reached[name] = outline
-    assert {*reached} == {"differences", "help", "first", "second", "tie", "both_bad", "skip", "undo", "more"}
+    assert {*reached} == {
+        "differences",
+        "rendered",
+        "help",
+        "first",
+        "second",
+        "tie",
+        "both_bad",
+        "skip",
+        "undo",
+        "more",
+    }
     assert {*reached.values()} == {"solid3"}
     await ann.page.locator("[data-action=both_bad]").focus()
     await ann.page.keyboard.press("Enter")
