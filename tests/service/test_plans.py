@@ -92,7 +92,12 @@ def test_a_detour_is_seen(store: Connection, monkeypatch: pytest.MonkeyPatch, br
 def answered(connection: Connection, run: str, count: int) -> None:
     """A run with so many duels, each with an answer by ann."""
     runs.put(connection, run, {"gold_share": 0.0, "repeat_share": 0.0}, now=0.0)
-    queries.post(connection, run, queries.addressed(run, [DUEL | {"client_key": f"k{n}", "votes_needed": 1} for n in range(count)]), now=0.0)
+    queries.post(
+        connection,
+        run,
+        queries.addressed(run, [DUEL | {"client_key": f"k{n}", "votes_needed": 1} for n in range(count)]),
+        now=0.0,
+    )
     for _ in range(count):
         lease = leases.claim(connection, Claim(run, "ann", 300.0, seed=0), now=0.0)
         assert lease is not None

@@ -1,7 +1,7 @@
 """Who can still answer a duel, and duels that nobody can answer any more.
 
-An annotator is done with a duel that they answered or skipped. People are those whose keys let them annotate in a run;
-somebody with all rights counts once they have taken a duel of the run, and who failed its qualification does not. A duel
+An annotator is done with a duel that they answered or skipped. People are those whose keys let them annotate in a run.
+Somebody with all rights counts once they have taken a duel of the run; who failed its qualification does not. A duel
 that is assigned is only for those of them whom it is assigned to.
 """
 
