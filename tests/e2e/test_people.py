@@ -17,6 +17,7 @@ from e2e.people import KEY, RUN, Office, Person, give_key
 from e2e.test_run import world_config
 
 from oracle import feedback_service
+from sea_agent.errors import RunFailure
 from sea_agent.persistence.files import LOCK
 from sea_agent.persistence.ledger import Ledger
 from sea_agent.run.lifecycle import run
@@ -186,6 +187,28 @@ def test_a_run_whose_only_annotator_skips_three_duels_ends_with_three_skips(
         outcomes = Counter(verdict.outcome for _, verdict in ledger.rows() if verdict is not None)
     assert outcomes[Outcome.SKIP] == 3
     assert outcomes.total() == 33
+
+
+@pytest.mark.parametrize("ending", ["closed", "deleted"])
+def test_a_run_that_ends_in_the_service_ends_with_a_message_and_skips(
+    ending: str, office: Office, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(KEY, office.key("experiment", "experiment"))
+    monkeypatch.setattr(feedback_service, "_POLL_SECONDS", 1)
+
+    def end(line: str) -> None:
+        """The first time that the run says that it waits."""
+        if office.admin.get(f"/v1/runs/{RUN}").json().get("state") == "open":
+            office.admin.put(f"/v1/runs/{RUN}", json={"state": "closed"}).raise_for_status()
+            if ending == "deleted":
+                office.admin.delete(f"/v1/runs/{RUN}").raise_for_status()
+
+    with pytest.raises(RunFailure, match=f"was {ending} in the service"):
+        run(world_config(**tree_of(office, 30)), tmp_path / "out", watch=Watch(tell=end))
+    with Ledger(tmp_path / "out" / "ledger.sqlite") as ledger:
+        outcomes = [verdict and verdict.outcome for _, verdict in ledger.rows()]
+    assert Outcome.SKIP in outcomes
+    assert set(outcomes) <= {Outcome.SKIP, None}
 
 
 def test_a_run_that_needs_more_people_says_so(office: Office, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

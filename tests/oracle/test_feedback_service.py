@@ -1,5 +1,7 @@
 """The feedback service as an oracle: what people say together, and what goes wrong with a service."""
 
+import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -104,6 +106,83 @@ def test_a_duel_that_was_cancelled_in_the_service_is_not_waited_for(make: Make, 
     (query,) = oracle._posted.values()  # type: ignore[attr-defined]
     office.admin.post(f"/v1/queries/{query}/cancel").raise_for_status()
     assert [verdict.outcome for verdict in oracle.ask([duel("d")])] == [Outcome.SKIP]
+
+
+def test_a_duel_that_somebody_let_need_fewer_votes_is_decided_by_those_there_are(make: Make, office: Office) -> None:
+    oracle = make(run="fewer", votes=2)
+    assert oracle.ask([duel("d"), duel("e")]) == []
+    vote(office, "fewer", "d", ann="second")
+    assert oracle.ask([duel("d"), duel("e")]) == []
+    query = oracle._posted["d"]  # type: ignore[attr-defined]
+    office.admin.patch(f"/v1/queries/{query}", json={"votes_needed": 1}).raise_for_status()
+    (verdict,) = oracle.ask([duel("d"), duel("e")])
+    assert (verdict.duel_id, verdict.outcome, verdict.votes) == ("d", Outcome.SECOND, 1)
+
+
+def turn(office: Office, run: str, state: str) -> None:
+    office.admin.put(f"/v1/runs/{run}", json={"state": state}).raise_for_status()
+
+
+def test_a_paused_run_is_waited_for_and_says_the_same_all_the_while(make: Make, office: Office) -> None:
+    oracle = make(run="paused")
+    assert oracle.ask([duel("d")]) == []
+    assert "paused" not in oracle.waiting()
+    turn(office, "paused", "paused")
+    said = set()
+    for _ in range(2):
+        assert oracle.ask([duel("d"), duel("e")]) == [], "new duels are taken"
+        said.add(oracle.waiting())
+    assert said == {"The run is paused in the service: nobody gets a duel until it is opened again."}
+    turn(office, "paused", "open")
+    assert oracle.ask([duel("d"), duel("e")]) == []
+    assert "paused" not in oracle.waiting()
+    vote(office, "paused", "d", ann="first")
+    assert [verdict.outcome for verdict in oracle.ask([duel("d"), duel("e")])] == [Outcome.FIRST]
+
+
+@pytest.mark.parametrize("state", ["closed", "archived"])
+def test_what_a_closed_run_left_unanswered_is_skipped_and_new_duels_end_the_run(
+    state: str, make: Make, office: Office
+) -> None:
+    oracle = make(run=state)
+    assert oracle.ask([duel("d"), duel("e")]) == []
+    vote(office, state, "d", ann="first")
+    turn(office, state, state)
+    assert [verdict.outcome for verdict in oracle.ask([duel("d"), duel("e")])] == [Outcome.FIRST], (
+        "what is there counts"
+    )
+    assert [(verdict.duel_id, verdict.outcome) for verdict in oracle.ask([duel("e")])] == [("e", Outcome.SKIP)]
+    assert oracle.queries == 1
+    with pytest.raises(RunFailure, match=rf"was {state} in the service.*Open it again there, and go on with"):
+        oracle.ask([duel("f")])
+    turn(office, state, "open")
+    assert oracle.ask([duel("f")]) == []
+
+
+def test_what_a_deleted_run_left_unanswered_is_skipped_and_new_duels_end_the_run(make: Make, office: Office) -> None:
+    oracle = make(run="deleted")
+    assert oracle.ask([duel("d"), duel("e")]) == []
+    turn(office, "deleted", "closed")
+    office.admin.delete("/v1/runs/deleted").raise_for_status()
+    assert [verdict.outcome for verdict in oracle.ask([duel("d"), duel("e")])] == [Outcome.SKIP] * 2
+    with pytest.raises(RunFailure, match=r"was deleted in the service.*To make it anew go on with `sea-agent resume`"):
+        oracle.ask([duel("f")])
+    assert make(run="deleted").ask([duel("f")]) == [], "a new process makes it anew"
+
+
+def test_a_run_that_is_deleted_under_a_waiting_reader_ends_the_wait(
+    make: Make, office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    oracle = make(run="vanishing")
+    assert oracle.ask([duel("d")]) == []
+    turn(office, "vanishing", "closed")
+    monkeypatch.setattr(feedback_service, "_POLL_SECONDS", 25)
+    deletes = threading.Timer(1.0, lambda: office.admin.delete("/v1/runs/vanishing").raise_for_status())
+    deletes.start()
+    began = time.monotonic()
+    assert [verdict.outcome for verdict in oracle.ask([duel("d")])] == [Outcome.SKIP]
+    deletes.join()
+    assert time.monotonic() - began < 20, "at once, not when the wait was over"
 
 
 def test_what_made_a_response_does_not_leave_the_run(make: Make, office: Office) -> None:

@@ -15,15 +15,17 @@ from sea_agent.cli import main
 from sea_agent.service.keyring import KeyRing
 from sea_agent.service.routes import health
 from sea_agent.service.schemas.base import HealthOut
-from sea_agent.service.store import database
+from sea_agent.service.store import database, runs
 from sea_agent.service.store.database import Database
+from sea_agent.service.store.faults import Conflict
 from sea_agent.web.problems import Problem
 from sea_agent.web.signals import Signals
 
 
 def impatient() -> None:
-    """Nobody waits for anything, and the first key stays: a test of every route would wait, and end its own key."""
-    begin, revoke = Signals.__init__, KeyRing.revoke
+    """Nobody waits for anything, and the first key and the run ``run`` stay: a test of every route would wait, end its
+    own key and delete what it tests."""
+    begin, revoke, remove = Signals.__init__, KeyRing.revoke, runs.remove
 
     def closed(self: Signals) -> None:
         begin(self)
@@ -34,6 +36,12 @@ def impatient() -> None:
             raise Problem(409, "This is the last admin key; make another one first.")
         await revoke(self, key_id)
 
+    def remove_others(connection: Connection, run: str) -> None:
+        if run == "run":
+            raise Conflict("Run run stays.")
+        remove(connection, run)
+
+    runs.remove = remove_others
     Signals.__init__ = closed  # type: ignore[method-assign]
     KeyRing.revoke = revoke_others  # type: ignore[method-assign]
 

@@ -24,6 +24,7 @@ class Duel:
     expires_at: float | None
     gold: str | None
     state: str = "open"
+    assigned: frozenset[str] = frozenset()  # everybody if empty
 
 
 @dataclass(eq=False)
@@ -57,6 +58,7 @@ class Model:
 
     repeat_after: int
     drawn: frozenset[str] = frozenset()
+    state: str = "open"
     now: float = 1_800_000_000.0
     duels: list[Duel] = field(default_factory=list)
     leases: list[Lease] = field(default_factory=list)
@@ -89,6 +91,9 @@ class Model:
             for lease in self.of(annotator)
         )
 
+    def is_for(self, annotator: str, duel: Duel) -> bool:
+        return not duel.assigned or annotator in duel.assigned
+
     def unanswered(self, annotator: str, kind: str) -> list[Duel]:
         """Open duels that the annotator may still meet, the oldest first."""
         return [
@@ -96,6 +101,7 @@ class Model:
             for duel in self.duels
             if (duel.gold is not None) == (kind == "gold")
             and duel.state == "open"
+            and self.is_for(annotator, duel)
             and not self.done_with(annotator, duel, kind)
             and not any(entry.duel is duel and entry.annotator == annotator for entry in self.log)
         ]
@@ -122,7 +128,7 @@ class Model:
             (lease.duel.id, "repeat")
             for lease in self.of(annotator)
             if lease.kind == "vote" and lease.state == "labelled" and lease.number <= number - self.repeat_after
-            if not self.done_with(annotator, lease.duel, "repeat")
+            if not self.done_with(annotator, lease.duel, "repeat") and self.is_for(annotator, lease.duel)
         }
         found |= {(duel.id, "gold") for duel in self.unanswered(annotator, "gold")[:1]}
         return {(duel, kind) for duel, kind in found if kind in self.drawn}
@@ -188,9 +194,37 @@ class Model:
     def cancel(self, duel: Duel) -> None:
         if duel.state == "open":
             duel.state = "cancelled"
-            for lease in self.leases:
-                if lease.duel is duel and lease.state == "live":
-                    lease.state = "released"
+            self.take_back(duel)
+
+    def take_back(self, duel: Duel, spared: frozenset[str] = frozenset()) -> list[Lease]:
+        taken = [lease for lease in self.leases if lease.duel is duel and lease.state == "live"]
+        taken = [lease for lease in taken if lease.annotator not in spared]
+        for lease in taken:
+            lease.state = "released"
+        return taken
+
+    def assign(self, duel: Duel, annotators: frozenset[str]) -> list[Lease]:
+        duel.assigned = annotators
+        return self.take_back(duel, spared=annotators) if annotators else []
+
+    def need(self, duel: Duel, votes: int) -> None:
+        duel.votes_needed = votes
+        if duel.state in ("open", "answered"):
+            duel.state = self._state_by_votes(duel)
+
+    def reopen(self, duel: Duel) -> Refusal | None:
+        if duel.state == "answered":
+            return Conflict
+        if duel.state == "expired" or (duel.expires_at is not None and duel.expires_at <= self.now):
+            duel.expires_at = None
+        duel.state = self._state_by_votes(duel)
+        for lease in self.leases:
+            if lease.duel is duel and lease.state == "skipped":
+                lease.state = "released"
+        return None
+
+    def _state_by_votes(self, duel: Duel) -> str:
+        return "answered" if self.votes(duel) >= duel.votes_needed else "open"
 
     def _append(
         self,

@@ -40,6 +40,7 @@ def filled(service: Process) -> dict[str, list[str]]:
         posted = ask("POST", "runs/run/queries:batch", queries=[{"client_key": f"k{n}", **texts} for n in range(9)])
         queries = [query["id"] for query in posted.json()["queries"]]
         ask("POST", f"queries/{queries[-1]}/cancel")
+        ask("PATCH", f"queries/{queries[-2]}", assigned=["somebody"])
         skipped, labelled, live = "", "", ""
         skipped = ask("POST", "runs/run/leases", ttl_s=3600).json()["lease_id"]
         ask("POST", f"leases/{skipped}/skip")

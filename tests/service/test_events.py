@@ -172,6 +172,19 @@ async def test_a_stream_ends_with_its_key(sqlite_service: Running, monkeypatch: 
         assert await connection.next() is None
 
 
+async def test_a_stream_ends_with_its_run(serve: Callable[..., Process]) -> None:
+    service = serve(key=GIVEN_KEY)
+    headers = {"Authorization": f"Bearer {GIVEN_KEY}"}
+    async with httpx.AsyncClient(base_url=service.url, headers=headers, timeout=60) as client:
+        assert (await client.put("/v1/runs/run", json={"state": "closed"})).status_code == 200
+        async with stream(client) as connection:
+            assert await connection.next() == 0
+            assert (await client.delete("/v1/runs/run")).status_code == 204
+            assert await connection.next() is None
+    assert service.stop() == 0
+    assert "Traceback" not in service.errors.read_text()
+
+
 async def test_a_run_that_is_not_there_and_a_key_for_another_are_told_before_the_stream(
     sqlite_service: Running,
 ) -> None:

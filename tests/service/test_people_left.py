@@ -118,5 +118,49 @@ async def test_gold_and_repeats_are_no_votes_that_are_lacking(service: Running) 
     assert await people(service) == (1, 0)
 
 
+async def assign(service: Running, query: str, *annotators: str) -> None:
+    answer = await service.admin.patch(f"/v1/queries/{query}", json={"assigned": annotators})
+    assert answer.status_code == 200, answer.text
+
+
+async def test_a_duel_for_ann_alone_ends_when_she_skips_it_though_bob_is_there(service: Running) -> None:
+    await service.run()
+    first, _ = await service.post(2)
+    await assign(service, first, "ann")
+    ann, bob = await service.annotator("ann"), await service.annotator("bob")
+    assert await people(service) == (2, 0)
+    await skip(ann)
+    await skip(ann)
+    assert await people(service) == (2, 1)
+    assert await settle(service) == (1, 1), "the other is for bob too"
+    await label(bob, await claim(bob))
+    assert await settle(service) == (0, 1)
+
+
+async def test_skips_by_people_whom_a_duel_is_not_for_do_not_end_it(service: Running) -> None:
+    await service.run(votes_needed=2)
+    (query,) = await service.post(1)
+    ann, bob = await service.annotator("ann"), await service.annotator("bob")
+    await skip(bob)
+    await assign(service, query, "ann")
+    assert await people(service) == (2, 1), "two votes, and one to give them"
+    await label(ann, await claim(ann))
+    assert await settle(service) == (1, 0), "ann answered it, and it was not bob's to skip"
+    await assign(service, query)
+    assert await settle(service) == (0, 1), "now it was"
+
+
+async def test_a_duel_for_somebody_without_a_key_is_stuck_and_waits_for_them(service: Running) -> None:
+    await service.run()
+    (query,) = await service.post(1)
+    await service.annotator("ann")
+    await assign(service, query, "dan")
+    assert await people(service) == (1, 1)
+    assert await settle(service) == (1, 0)
+    dan = await service.annotator("dan")
+    assert await people(service) == (2, 0)
+    assert (await claim(dan))["query_id"] == query
+
+
 async def test_an_unknown_run_is_not_settled(service: Running) -> None:
     assert (await service.admin.post("/v1/runs/nowhere/settle")).status_code == 404

@@ -24,7 +24,7 @@ from service.model import Duel, Entry, Lease, Model
 from sqlalchemy import false, select, update
 from sqlalchemy.exc import IntegrityError
 
-from sea_agent.service.store import database, labels, leases, queries, runs, tables
+from sea_agent.service.store import assignments, database, labels, leases, queries, runs, tables
 from sea_agent.service.store.database import Pool
 from sea_agent.service.store.faults import Conflict, Missing
 from sea_agent.service.store.leases import Author, Claim
@@ -42,7 +42,8 @@ BODIES = st.builds(
 EVERYTHING = {
     *("vote", "gold", "repeat", "again", "revived", "nothing", "late", "revision", "same revision", "import"),
     *("replay", "other body", "answered elsewhere", "ended heartbeat", "skip of an answer", "expired", "cancelled"),
-    *("answered", "from the future", "foreign"),
+    *("answered", "from the future", "foreign", "not open", "not theirs", "taken back", "lost to others"),
+    *("reopened", "reopen of an answered", "more votes", "fewer votes", "post refused"),
 }
 
 
@@ -59,6 +60,7 @@ class Annotating(RuleBasedStateMachine):
         self.connection = self.stack.enter_context(writer.transaction())
         self.model = Model(REPEAT_AFTER)
         self.reached = reached
+        self.needed: dict[str, int] = {}  # the most votes that a duel ever needed
 
     def teardown(self) -> None:
         self.stack.close()
@@ -103,6 +105,10 @@ class Annotating(RuleBasedStateMachine):
             unused = dict.fromkeys(("policy_version", "rule", "score"))
             asked = {"votes_needed": votes_needed, "priority": priority, "expires_at": expires_at, "gold": gold}
             items.append({"client_key": f"k{number}", **texts, **unused, **asked})
+        if self.model.state in runs.FINISHED:
+            self.reached["post refused"] += 1
+            assert self.do(queries.post, run=RUN, items=items, now=self.model.now) is Conflict
+            return multiple()
         new = []
         for _ in range(2):  # the second time it is there already
             posted = self.do(queries.post, run=RUN, items=items, now=self.model.now)
@@ -119,6 +125,46 @@ class Annotating(RuleBasedStateMachine):
     def cancel(self, duel: Duel) -> None:
         assert self.do(queries.cancel, query_id=duel.id) is None
         self.model.cancel(duel)
+
+    @rule(duel=duels)
+    def take_back(self, duel: Duel) -> None:
+        assert self.do(queries.take_back, query_id=duel.id) is None
+        self.reached["taken back"] += bool(self.model.take_back(duel))
+
+    @rule(lease=leases)
+    def take_back_what_is_leased(self, lease: Lease) -> None:
+        self.take_back(lease.duel)
+
+    @rule(duel=duels)
+    def reopen(self, duel: Duel) -> None:
+        was = duel.state
+        expected = self.model.reopen(duel)
+        assert self.do(queries.reopen, query_id=duel.id, now=self.model.now) is expected
+        self.reached["reopen of an answered"] += expected is Conflict
+        self.reached["reopened"] += was in ("cancelled", "expired")
+
+    @rule(duel=duels, votes_needed=st.integers(1, 3))
+    def need(self, duel: Duel, votes_needed: int) -> None:
+        was = duel.state
+        self.model.need(duel, votes_needed)
+        assert self.do(queries.change, query_id=duel.id, given={"votes_needed": votes_needed}) is None
+        self.reached["more votes"] += (was, duel.state) == ("answered", "open")
+        self.reached["fewer votes"] += (was, duel.state) == ("open", "answered")
+
+    @rule(duel=duels, annotators=st.sets(st.sampled_from(ANNOTATORS), max_size=2))
+    def assign(self, duel: Duel, annotators: set[str]) -> None:
+        assert self.do(assignments.assign, query_id=duel.id, annotators=sorted(annotators)) is None
+        self.reached["lost to others"] += bool(self.model.assign(duel, frozenset(annotators)))
+
+    @rule(duels=st.lists(duels, min_size=2, max_size=4), annotator=st.sampled_from(ANNOTATORS))
+    def assign_some(self, duels: list[Duel], annotator: str) -> None:
+        for duel in duels:
+            self.assign(duel, {annotator})
+
+    @rule(state=st.sampled_from(["open", "open", *tables.RUN_STATES]))
+    def turn(self, state: str) -> None:
+        self.do(runs.put, run=RUN, given={"state": state}, now=self.model.now)
+        self.model.state = state
 
     @rule(target=entries, duel=duels, annotator=st.sampled_from(ANNOTATORS), outcome=st.sampled_from(tables.OUTCOMES))
     def bring(self, duel: Duel, annotator: str, outcome: str) -> Any:
@@ -149,6 +195,10 @@ class Annotating(RuleBasedStateMachine):
         model = self.model
         given = self.do(leases.claim, wanted=Claim(RUN, annotator, ttl_s, seed=7), now=model.now)
         model.sweep()
+        if model.state != "open":
+            self.reached["not open"] += 1
+            assert given is None
+            return multiple()
         held = model.held(annotator)
         expected, draws = model.next_vote(annotator), model.draws(annotator)
         if held is not None:
@@ -159,6 +209,7 @@ class Annotating(RuleBasedStateMachine):
             return multiple()
         if given is None:
             self.reached["nothing"] += 1
+            self.reached["not theirs"] += any(duel.state == "open" and model.places(duel) > 0 for duel in model.duels)
             assert expected is None
             return multiple()
         (duel,) = [duel for duel in model.duels if duel.id == given["query_id"]]
@@ -189,7 +240,7 @@ class Annotating(RuleBasedStateMachine):
     def work(self, annotator: str, body: dict[str, Any]) -> Any:
         """What annotators mostly do: take a duel and answer it."""
         self.claim(annotator, 300)
-        held = self.model.held(annotator)
+        held = self.model.held(annotator) if self.model.state == "open" else None
         return multiple() if held is None else self.answer(held, body)
 
     @rule(lease=leases, ttl_s=SECONDS.filter(lambda s: s <= 3600))
@@ -289,9 +340,10 @@ class Annotating(RuleBasedStateMachine):
     def nobody_is_asked_in_vain(self) -> None:
         """From the rows alone: what holds whatever the model says."""
         rows = self.connection.execute(select(tables.leases).where(tables.leases.c.state == "live")).all()
-        needed = dict(self.connection.execute(select(tables.queries.c.id, tables.queries.c.votes_needed)).all())
+        for query, needed_now in self.connection.execute(select(tables.queries.c.id, tables.queries.c.votes_needed)):
+            self.needed[query] = max(needed_now, self.needed.get(query, 0))  # leases outlast a change to fewer votes
         holding = Counter(row.query_id for row in rows if row.kind == "vote")
-        assert all(count <= needed[query] for query, count in holding.items())
+        assert all(count <= self.needed[query] for query, count in holding.items())
         assert max(Counter(row.annotator for row in rows).values(), default=0) <= 1
         votes = self.connection.execute(select(tables.labels).where(tables.labels.c.kind == "vote")).all()
         given = Counter((row.query_id, row.annotator) for row in votes if row.revises is None)
@@ -381,10 +433,21 @@ def no_change(*_: object, **__: object) -> None:
 
 SAME_PLACES = update(tables.queries).where(tables.queries.c.id == leases._ID).values(places=tables.queries.c.places)
 NEVER_ANSWERED = select(tables.leases, false().label("answered")).where(tables.leases.c.id == leases._ID)
+
+
+def put_without_state(connection: Any, run: str, given: dict[str, Any], now: float) -> None:
+    put_as_it_is(connection, run, {name: value for name, value in given.items() if name != "state"}, now)
+
+
+put_as_it_is = runs.put
 BREAKS: dict[str, tuple[Any, str, Any]] = {
     "leases take no place": (leases, "_PLACE_TAKEN", SAME_PLACES),
     "leases that end give no place back": (leases, "_PLACE_BACK", SAME_PLACES),
     "nothing ends by time": (leases, "sweep", no_change),
+    "the state of a run is not kept": (runs, "put", put_without_state),
+    "assignments are not kept": (assignments, "_insert", no_change),
+    "who may not have a duel any more keeps it": (assignments, "take_back", no_change),
+    "a duel keeps its state whatever votes it needs": (queries, "_state_with", lambda votes, needed: "open"),
     "votes are not counted": (labels, "_count_vote", no_change),
     "an annotator may vote again": (leases, "_BY_ID", NEVER_ANSWERED),
     "another body is taken for a replay": (

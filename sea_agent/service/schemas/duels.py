@@ -105,7 +105,7 @@ class QueryListOut(Out):
 class QueryListIn(BaseModel):
     """Which duels are listed.
 
-    ``leased`` are those that somebody has now, ``skipped`` those that somebody skipped, ``stuck`` the open ones that too
+    ``leased`` are those that somebody has now, ``skipped`` those that somebody skipped, ``stuck`` those that too
     few people are left for. ``text`` is looked for in the prompt, the responses and the ``client_key``. ``annotator``
     are those that somebody holds, skipped, answered or is assigned to; with ``leased`` and ``skipped``, by them.
     """

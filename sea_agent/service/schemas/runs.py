@@ -32,8 +32,8 @@ class RunIn(In):
     """A run's metadata; a field that is absent keeps its value, or its default in a new run.
 
     ``open`` gives duels; ``paused`` gives none and takes them; ``closed`` is finished; ``archived`` is closed and
-    listed only when asked for. ``qualification`` is how many gold duels come first, ``qualifying_share`` what share of them
-    must be right; after ``retention_days`` the texts of duels that are over are erased.
+    listed only when asked for. ``qualification`` is how many gold duels come first, ``qualifying_share`` what
+    share of them must be right; after ``retention_days`` the texts of duels that are over are erased.
     """
 
     name: Annotated[str, AfterValidator(str.strip), Field(max_length=200, pattern=r"^[^\x00]*$")] | None = None

@@ -4,13 +4,15 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Row, delete, insert, select
+from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
 
 from sea_agent.service.store.faults import Conflict
 from sea_agent.service.store.leases import sweep
 from sea_agent.service.store.queries import take_back
 from sea_agent.service.store.runs import last_seq
 from sea_agent.service.store.tables import assignments, leases, queries
+
+_MARK = update(queries).where(queries.c.id == bindparam("which")).values(assigned=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,8 @@ def assign(connection: Connection, query_id: str, annotators: Sequence[str]) -> 
     if annotators:
         take_back(connection, query_id, leases.c.annotator.not_in(list(annotators)))
         _insert(connection, [(query_id, annotator) for annotator in dict.fromkeys(annotators)])
+    else:
+        connection.execute(update(queries).where(queries.c.id == query_id).values(assigned=False))
 
 
 def hand_out(connection: Connection, run: str, wanted: HandOut, now: float) -> dict[str, int]:
@@ -77,20 +81,21 @@ def take_all_back(connection: Connection, run: str) -> None:
     last_seq(connection, run)
     of_run = select(queries.c.id).where(queries.c.run == run)
     connection.execute(delete(assignments).where(assignments.c.query_id.in_(of_run)))
+    connection.execute(update(queries).where(queries.c.run == run, queries.c.assigned).values(assigned=False))
 
 
 def _insert(connection: Connection, rows: Sequence[tuple[str, str]]) -> None:
     if rows:
         values = [{"query_id": query_id, "annotator": annotator} for query_id, annotator in rows]
         connection.execute(insert(assignments), values)
+        connection.execute(_MARK, [{"which": query_id} for query_id in {query_id for query_id, _ in rows}])
 
 
 def _free(connection: Connection, run: str) -> Sequence[Row]:
     """Open duels for everybody without a vote or a lease, in the order in which they would be given."""
-    assigned = select(assignments.c.query_id).where(assignments.c.query_id == queries.c.id).exists()
     return connection.execute(
         select(queries.c.id, queries.c.votes_needed)
-        .where(queries.c.run == run, queries.c.state == "open", queries.c.gold.is_(None), ~assigned)
+        .where(queries.c.run == run, queries.c.state == "open", queries.c.gold.is_(None), ~queries.c.assigned)
         .where(queries.c.places == queries.c.votes_needed)
         .order_by(queries.c.priority.desc(), queries.c.places, queries.c.number)
     ).all()

@@ -85,6 +85,7 @@ _SITUATION = select(
     runs.c.gold_share,
     select(func.max(leases.c.number)).where(*_MINE).scalar_subquery().label("last_number"),
     select(leases.c.id).where(*_MINE, leases.c.state == LIVE).scalar_subquery().label("held"),
+    exists().where(assignments.c.annotator == _ANNOTATOR).label("is_named"),
     (exists().where(*_LIVE_IN_RUN, _ENDED | _FROM_THE_FUTURE) | exists().where(*_PASSING)).label("due"),
 ).where(runs.c.id == _RUN)
 
@@ -110,8 +111,9 @@ _NEXT_END = select(func.min(leases.c.expires_at)).where(*_LIVE_IN_RUN)
 _FIRST = text("LIMIT 1")  # written, not bound: SQLite plans a statement anew at each execution for a bound one
 _TEXTS = (queries.c.prompt, queries.c.first, queries.c.second)
 _earlier = leases.alias("earlier")
-_ASSIGNED = exists().where(assignments.c.query_id == queries.c.id)
-_MAY_HAVE = ~_ASSIGNED | _ASSIGNED.where(assignments.c.annotator == _ANNOTATOR)
+_IS_THEIRS = exists().where(assignments.c.query_id == queries.c.id, assignments.c.annotator == _ANNOTATOR)
+_KEYS = (queries.c.priority, queries.c.places, queries.c.number)
+_ORDER = (queries.c.priority.desc(), queries.c.places, queries.c.number)
 
 
 def _offers(kind: str) -> Select:
@@ -120,9 +122,9 @@ def _offers(kind: str) -> Select:
     theirs = (_earlier.c.query_id == queries.c.id, _earlier.c.annotator == _ANNOTATOR, _earlier.c.kind == kind)
     ended = (_earlier.c.state != "labelled") & (_earlier.c.state != "skipped")
     return (
-        select(queries.c.id, *_TEXTS, _earlier.c.id.label("lease_id"), _earlier.c.swapped)
+        select(queries.c.id, *_KEYS, *_TEXTS, _earlier.c.id.label("lease_id"), _earlier.c.swapped)
         .outerjoin(_earlier, and_(*theirs))
-        .where(_earlier.c.id.is_(None) | ended, _MAY_HAVE)
+        .where(_earlier.c.id.is_(None) | ended, ~queries.c.assigned | _IS_THEIRS)
     )
 
 
@@ -130,8 +132,14 @@ _ANSWERED = exists().where(*own_answer(queries.c.id, _ANNOTATOR))
 _OPEN_IN_RUN = (queries.c.run == _RUN, queries.c.state == OPEN)
 _WAITING = (
     _offers("vote")
-    .where(*_OPEN_IN_RUN, queries.c.gold.is_(None), queries.c.places > 0, ~_ANSWERED)
-    .order_by(queries.c.priority.desc(), queries.c.places, queries.c.number)
+    .where(*_OPEN_IN_RUN, ~queries.c.assigned, queries.c.gold.is_(None), queries.c.places > 0, ~_ANSWERED)
+    .order_by(*_ORDER)
+    .suffix_with(_FIRST)
+)
+_WAITING_FOR_THEM = (
+    _offers("vote")
+    .where(*_OPEN_IN_RUN, queries.c.assigned, queries.c.gold.is_(None), queries.c.places > 0, ~_ANSWERED)
+    .order_by(*_ORDER)
     .suffix_with(_FIRST)
 )
 _UNSEEN_GOLD = (
@@ -269,7 +277,18 @@ def _choose(connection: Connection, run: Row, wanted: Claim, number: int) -> tup
         if answered:
             chosen = _draw(wanted, "repeat", number).choice(answered)
             return connection.execute(_REPEAT, {**known, "which": chosen}).one(), "repeat"
-    return connection.execute(_WAITING, known).first(), "vote"
+    return _next(connection, run, known), "vote"
+
+
+def _next(connection: Connection, run: Row, known: Values) -> Row | None:
+    """The first of the duels for everybody and of those that are assigned to the annotator, if any are."""
+    offer = connection.execute(_WAITING, known).first()
+    theirs = connection.execute(_WAITING_FOR_THEM, known).first() if run.is_named else None
+    return min(filter(None, (offer, theirs)), key=_place_in_order, default=None)
+
+
+def _place_in_order(offer: Row) -> tuple[int, ...]:
+    return (-offer.priority, offer.places, offer.number)
 
 
 def _lease(connection: Connection, wanted: Claim, offer: Row, kind: str, number: int, now: float) -> Values:

@@ -15,9 +15,9 @@ from sea_agent.service.store.queries import cancel
 from sea_agent.service.store.tables import assignments, leases, queries
 
 _WAITING = (queries.c.state == "open", queries.c.gold.is_(None))
-_ASSIGNED = exists().where(assignments.c.query_id == queries.c.id)
-_HELD_IS_ASSIGNED = exists().where(assignments.c.query_id == leases.c.query_id)
-_TO_ITS_HOLDER = _HELD_IS_ASSIGNED.where(assignments.c.annotator == leases.c.annotator)
+_TO_ITS_HOLDER = exists().where(
+    assignments.c.query_id == leases.c.query_id, assignments.c.annotator == leases.c.annotator
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ def _may_answer(people: Collection[str]) -> ColumnElement[Any]:
         .where(assignments.c.query_id == queries.c.id, assignments.c.annotator.in_(list(people)))
         .scalar_subquery()
     )
-    return case((_ASSIGNED, named), else_=literal(len(people)))
+    return case((queries.c.assigned, named), else_=literal(len(people)))
 
 
 def _done_with(people: Collection[str], states: Collection[str]) -> ColumnElement[Any]:
@@ -78,7 +78,7 @@ def _done_with(people: Collection[str], states: Collection[str]) -> ColumnElemen
             leases.c.kind == "vote",
             leases.c.annotator.in_(list(people)),
             leases.c.state.in_(list(states)),
-            ~_HELD_IS_ASSIGNED | _TO_ITS_HOLDER,
+            ~queries.c.assigned | _TO_ITS_HOLDER,
         )
         .scalar_subquery()
     )

@@ -20,6 +20,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
     literal_column,
     text,
 )
@@ -107,6 +108,7 @@ queries = Table(
     Column("votes", Integer, nullable=False),
     Column("places", Integer, nullable=False),  # votes_needed − votes − live leases: how many more may lease it now
     Column("created_at", Double, nullable=False),
+    Column("assigned", Boolean, nullable=False, server_default=false()),  # whether it is in ``assignments``
     Column("erased_at", Double),  # when the texts were erased
     # Long texts stand last: SQLite reads a row up to the last column that is asked for.
     Column("prompt", Text, nullable=False),
@@ -119,6 +121,7 @@ queries = Table(
 Index(
     "ix_queries_waiting",
     queries.c.run,
+    queries.c.assigned,
     queries.c.priority.desc(),
     queries.c.places,
     queries.c.number,
@@ -217,6 +220,9 @@ Index(
     **_where("revises IS NULL"),
 )
 Index("ix_labels_annotator", labels.c.run, labels.c.annotator)
+# For the foreign keys: a duel or lease that is deleted must not look for its labels among all.
+Index("ix_labels_query_id", labels.c.query_id)
+Index("ix_labels_lease_id", labels.c.lease_id)
 # Partial, so that nobody takes it for a way to what revises nothing, which is nearly everything.
 Index(
     "ix_labels_revises",

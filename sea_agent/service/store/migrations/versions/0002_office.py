@@ -32,3 +32,15 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("query_id", "annotator", name=op.f("pk_assignments")),
     )
     op.create_index("ix_assignments_annotator", "assignments", ["annotator"], unique=False)
+    op.add_column("queries", sa.Column("assigned", sa.Boolean(), nullable=False, server_default=sa.false()))
+    op.drop_index("ix_queries_waiting", "queries")
+    op.create_index(
+        "ix_queries_waiting",
+        "queries",
+        ["run", "assigned", sa.literal_column("priority DESC"), "places", "number"],
+        unique=False,
+        sqlite_where=sa.text("state = 'open' AND gold IS NULL"),
+        postgresql_where=sa.text("state = 'open' AND gold IS NULL"),
+    )
+    op.create_index("ix_labels_query_id", "labels", ["query_id"], unique=False)
+    op.create_index("ix_labels_lease_id", "labels", ["lease_id"], unique=False)

@@ -1,0 +1,180 @@
+"""Duels that are for some annotators only, on both databases."""
+
+from typing import Any
+
+import pytest
+from service.conftest import Running, claim, free, label
+from sqlalchemy import true
+
+from sea_agent.service.store import leases
+
+pytestmark = pytest.mark.anyio
+
+
+async def patch(service: Running, query: str, **changes: Any) -> dict[str, Any]:
+    answer = await service.admin.patch(f"/v1/queries/{query}", json=changes)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+async def hand_out(service: Running, *annotators: str, **how: Any) -> dict[str, int]:
+    body = {"annotators": list(annotators), **how}
+    answer = await service.admin.post("/v1/runs/run/assignments", json=body)
+    assert answer.status_code == 200, answer.text
+    return answer.json()["assigned"]
+
+
+async def assigned(service: Running) -> dict[str, list[str]]:
+    """By client key."""
+    listed = (await service.admin.get("/v1/runs/run/queries")).json()["queries"]
+    return {query["client_key"]: query["assigned"] for query in listed}
+
+
+# --- one duel --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gold", [None, "first"])
+async def test_an_assigned_duel_goes_only_to_whom_it_is_assigned(service: Running, gold: str | None) -> None:
+    await service.run(gold_share=1.0)
+    (query,) = await service.post(1, votes_needed=2, gold=gold)
+    people = {name: await service.annotator(name) for name in ("ann", "bob", "cem")}
+    assert (await patch(service, query, assigned=["cem", "ann", "cem"]))["assigned"] == ["ann", "cem"]
+    assert await free(people["bob"])
+    for name in ("ann", "cem"):
+        assert (await claim(people[name]))["query_id"] == query
+
+
+async def test_assignments_that_no_claim_looks_at_are_noticed(
+    sqlite_service: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The negative control of the test above."""
+    monkeypatch.setattr(leases, "_IS_THEIRS", true())
+    blind = leases._offers("vote").where(*leases._OPEN_IN_RUN).suffix_with(leases._FIRST)
+    monkeypatch.setattr(leases, "_WAITING", blind)
+    await sqlite_service.run()
+    (query,) = await sqlite_service.post(1)
+    await patch(sqlite_service, query, assigned=["ann"])
+    assert not await free(await sqlite_service.annotator("bob"))
+
+
+async def test_a_duel_that_is_for_nobody_is_for_everybody(service: Running) -> None:
+    await service.run()
+    (query,) = await service.post(1)
+    bob = await service.annotator("bob")
+    await patch(service, query, assigned=["ann"])
+    assert (await patch(service, query, priority=3))["assigned"] == ["ann"], "a field that is absent stays"
+    assert await free(bob)
+    assert (await patch(service, query, assigned=[]))["assigned"] == []
+    assert (await claim(bob))["query_id"] == query
+
+
+async def test_who_holds_a_duel_that_is_assigned_to_others_loses_it(service: Running) -> None:
+    await service.run()
+    (query,) = await service.post(1)
+    ann, bob = await service.annotator("ann"), await service.annotator("bob")
+    held = await claim(bob)
+    changed = await patch(service, query, assigned=["ann"])
+    assert [(lease["annotator"], lease["state"]) for lease in changed["leases"]] == [("bob", "released")]
+    assert (await bob.patch(f"/v1/leases/{held['lease_id']}", json={})).status_code == 409
+    assert await free(bob)
+    assert (await claim(ann))["query_id"] == query
+    assert (await label(bob, held)).json()["late"] is True, "the work is kept all the same"
+
+
+async def test_who_holds_a_duel_and_is_assigned_to_it_keeps_it(service: Running) -> None:
+    await service.run()
+    (query,) = await service.post(1)
+    ann = await service.annotator("ann")
+    held = await claim(ann)
+    for named in (["ann", "bob"], []):
+        await patch(service, query, assigned=named)
+        assert await claim(ann) == held
+
+
+# --- handing out -----------------------------------------------------------------------------------------------------
+
+
+async def test_duels_are_handed_out_evenly_each_to_as_many_as_it_needs_votes(service: Running) -> None:
+    await service.run(votes_needed=2)
+    await service.post(9)
+    assert await hand_out(service, "ann", "bob", "cem", share=1) == {"ann": 6, "bob": 6, "cem": 6}
+    assert [len(named) for named in (await assigned(service)).values()] == [2] * 9
+
+
+async def test_a_share_and_a_number_take_those_that_would_come_first(service: Running) -> None:
+    await service.run()
+    await service.post(6)
+    await service.post(2, start=6, priority=1)
+    assert await hand_out(service, "ann", share=0.5) == {"ann": 4}
+    assert {key for key, named in (await assigned(service)).items() if named} == {"k6", "k7", "k0", "k1"}
+    assert await hand_out(service, "bob", count=1, each=1) == {"bob": 1}
+    assert (await assigned(service))["k2"] == ["bob"]
+    assert await hand_out(service, "cem", count=100) == {"cem": 3}, "all that are left"
+
+
+async def test_only_duels_that_nobody_has_or_has_answered_are_handed_out(service: Running) -> None:
+    await service.run(votes_needed=2)
+    answered, held, cancelled, theirs = await service.post(4)
+    await service.post(1, start=4, gold="first")
+    ann, bob = await service.annotator("ann"), await service.annotator("bob")
+    await label(ann, await claim(ann))
+    assert (await claim(ann))["query_id"] == held
+    await service.admin.post(f"/v1/queries/{cancelled}/cancel")
+    await patch(service, theirs, assigned=["dan"])
+    assert await hand_out(service, "eve", "fay", share=1) == {"eve": 0, "fay": 0}
+    service.clock.jump(301)  # the lease ends, and nobody has noticed
+    assert await hand_out(service, "eve", "fay", share=1) == {"eve": 1, "fay": 1}
+    assert (await assigned(service))["k1"] == ["eve", "fay"]
+    assert (await claim(bob))["query_id"] == answered
+
+
+async def test_a_duel_is_not_handed_out_to_who_skipped_it(service: Running) -> None:
+    await service.run()
+    await service.post(2)
+    ann = await service.annotator("ann")
+    await ann.post(f"/v1/leases/{(await claim(ann))['lease_id']}/skip")
+    assert await hand_out(service, "ann", share=1) == {"ann": 1}
+    assert await assigned(service) == {"k0": [], "k1": ["ann"]}
+    assert await hand_out(service, "ann", "bob", share=1) == {"ann": 0, "bob": 1}
+
+
+async def test_more_votes_than_people_named_are_refused_and_nothing_is_assigned(service: Running) -> None:
+    await service.run()
+    await service.post(1)
+    await service.post(1, start=1, votes_needed=3)
+    body = {"annotators": ["ann", "bob", "ann"], "share": 1.0}
+    answer = await service.admin.post("/v1/runs/run/assignments", json=body)
+    assert answer.status_code == 409
+    assert "3 annotators are to answer a duel, and 2 are named" in answer.json()["detail"]
+    assert await assigned(service) == {"k0": [], "k1": []}
+    assert await hand_out(service, "ann", "bob", share=1, each=2) == {"ann": 2, "bob": 2}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"annotators": ["ann"]},
+        {"annotators": ["ann"], "share": 0.5, "count": 3},
+        {"annotators": ["ann"], "share": 0},
+        {"annotators": ["ann"], "share": 1.5},
+        {"annotators": ["ann"], "count": 0},
+        {"annotators": [], "share": 1},
+    ],
+)
+async def test_what_is_no_share_and_no_number_is_refused(sqlite_service: Running, body: dict[str, Any]) -> None:
+    await sqlite_service.run()
+    assert (await sqlite_service.admin.post("/v1/runs/run/assignments", json=body)).status_code == 422
+
+
+async def test_all_is_taken_back_and_no_other_run_is_touched(service: Running) -> None:
+    for run in ("run", "other"):
+        await service.run(run)
+        await service.post(2, run)
+        body = {"annotators": ["ann"], "share": 1}
+        assert (await service.admin.post(f"/v1/runs/{run}/assignments", json=body)).status_code == 200
+    bob = await service.annotator("bob")
+    assert await free(bob)
+    assert (await service.admin.delete("/v1/runs/run/assignments")).status_code == 204
+    await claim(bob)
+    assert await free(bob, "other")
+    assert (await service.admin.delete("/v1/runs/nowhere/assignments")).status_code == 404
