@@ -15,6 +15,7 @@ from sea_agent.dashboard.board import Board
 from sea_agent.dashboard.routes import Server, make_router
 from sea_agent.web import problems
 from sea_agent.web.addresses import is_loopback
+from sea_agent.web.head import Head
 from sea_agent.web.listening import listen
 from sea_agent.web.security import SecurityHeaders
 from sea_agent.web.signals import Signals
@@ -32,6 +33,7 @@ def make_app(board: Board, signals: Signals, *, public: bool = False) -> FastAPI
     app = FastAPI(title="sea-agent dashboard", version=__version__, openapi_url=None, docs_url=None, redoc_url=None)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=["*"] if public else list(LOOPBACK_NAMES))
     app.add_middleware(SecurityHeaders)
+    app.add_middleware(Head)
     problems.install(app)
 
     @app.get("/")

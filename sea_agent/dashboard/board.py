@@ -52,7 +52,7 @@ class Board:
         """Look at the directories again, unless the last look is less than ``fresh`` seconds old; the version then."""
         with self._lock:
             if time.monotonic() - self._looked_at >= fresh:
-                found = scan(self.root)
+                found = self._scan()
                 changed = self._differences(found)
                 if changed or found.trouble != self.found.trouble:
                     self.version += 1
@@ -102,6 +102,14 @@ class Board:
         with self._lock:
             return self._runs[id_]
 
+    def _scan(self) -> Scan:
+        return scan(self.root)
+
+    def _open(self, place: Place) -> Run:
+        run = self._runs.get(place.id) or Run(self.root, place)
+        run.place = place
+        return run
+
     def _differences(self, found: Scan) -> set[str]:
         """Take over the places; ids of runs whose place is another one now."""
         old: dict[str, Place] = self.found.places
@@ -110,10 +118,8 @@ class Board:
             place = found.places.get(id_)
             if place is None:
                 del self._runs[id_]
-            elif id_ in self._runs:
-                self._runs[id_].place = place
             else:
-                self._runs[id_] = Run(self.root, place)
+                self._runs[id_] = self._open(place)
         return changed
 
 

@@ -17,7 +17,6 @@ LOOK_SECONDS = 0.5
 SHARE = 0.2
 """Largest share of one core that is spent looking; where looks take long there are fewer."""
 
-_TOPIC = ("dashboard", "board")
 _SILENCE_SECONDS = 15.0
 
 
@@ -26,6 +25,7 @@ class News:
 
     def __init__(self, board: Board) -> None:
         self._board = board
+        self._topic = ("dashboard", board.start)
         self._viewers = 0
         self._looking: asyncio.Task[None] | None = None
 
@@ -40,7 +40,7 @@ class News:
                 self._looking = asyncio.create_task(self._look(signals))
             seen = self._version_of(last_event_id)
             while not signals.closed and allowed():
-                event = signals.event(_TOPIC)
+                event = signals.event(self._topic)
                 version = self._board.version
                 if version != seen and version:
                     yield self._event(version, seen)
@@ -57,7 +57,7 @@ class News:
             version, spent = await asyncio.to_thread(self._timed_look)
             if version != known:
                 known = version
-                signals.wake(_TOPIC)
+                signals.wake(self._topic)
             await asyncio.sleep(max(LOOK_SECONDS, spent / SHARE))
 
     def _timed_look(self) -> tuple[int, float]:

@@ -1,8 +1,9 @@
 """The page and what it asks for. All of it only reads, and ids of runs are looked up, never joined to a path."""
 
 import json
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,6 +18,7 @@ from sea_agent.dashboard.chosen import choose
 from sea_agent.dashboard.comparing import Axis, Column, Table
 from sea_agent.dashboard.ledgers import Filter, Sort
 from sea_agent.dashboard.live import News
+from sea_agent.dashboard.part import Parts, Reach
 from sea_agent.dashboard.run import Run
 from sea_agent.data.spreadsheets import csv_lines
 from sea_agent.errors import UserError
@@ -45,19 +47,25 @@ Round = Annotated[int | None, Query(ge=0, le=2**53)]
 @dataclass(frozen=True)
 class Server:
     """What serves the page. ``signals`` tell when to end streams, ``guards`` are dependencies that refuse who may not
-    read, ``allows`` tells whether the asker still may; ``is_service``: whether the page may ask it about annotators."""
+    read, ``allows`` tells whether the asker still may, ``reach`` which of the service's runs they may see;
+    ``is_service``: whether the page may ask it about annotators."""
 
     signals: Callable[[Request], Signals]
     guards: Sequence[Any] = ()
     allows: Callable[[Request], bool] = lambda request: True
+    reach: Callable[[Request], Reach] = lambda request: None
     is_service: bool = False
 
 
 def make_router(board: Board, server: Server) -> APIRouter:
     """Routes below ``/dashboard``: the page, and its data behind the guards of the server."""
-    router = APIRouter(prefix="/dashboard", include_in_schema=False)
+    router, parts = APIRouter(prefix="/dashboard", include_in_schema=False), Parts(board)
+
+    async def seen(request: Request) -> Board:
+        return parts.of(server.reach(request))
+
     _add_page(router)
-    for part in (_comparison_routes(board), _run_routes(board), _news_routes(board, server)):
+    for part in (_comparison_routes(seen), _run_routes(seen), _news_routes(seen, server)):
         router.include_router(part, prefix="/api", dependencies=list(server.guards))
     return router
 
@@ -118,10 +126,16 @@ def _table_of(view: Callable[..., Any], table: Callable[[Any], Table]) -> Callab
     return lambda *given: table(view(*given))
 
 
-def _comparison_routes(board: Board) -> APIRouter:
+Seen = Callable[[Request], Awaitable[Board]]
+"""The board as far as whoever makes a request may see it."""
+
+
+def _comparison_routes(seen: Seen) -> APIRouter:
     router = APIRouter()
 
-    def asked(request: Request, runs: RunIds = (), group: GroupParts = None) -> Asked:
+    def asked(
+        request: Request, board: Annotated[Board, Depends(seen)], runs: RunIds = (), group: GroupParts = None
+    ) -> Asked:
         selected, key = _select(board, runs), None if group is None else (group[0], group[1], group[2])
         return Asked(board, request, selected, lambda: choose(selected, key), key)
 
@@ -152,10 +166,10 @@ def _comparison_routes(board: Board) -> APIRouter:
     return router
 
 
-def _run_routes(board: Board) -> APIRouter:
+def _run_routes(seen: Seen) -> APIRouter:
     router = APIRouter()
 
-    def asked(request: Request, run: RunId) -> Asked:
+    def asked(request: Request, board: Annotated[Board, Depends(seen)], run: RunId) -> Asked:
         one = _find(board, run)
         return Asked(board, request, [one], lambda: one)
 
@@ -196,18 +210,18 @@ def _run_routes(board: Board) -> APIRouter:
     @router.get("/configuration")
     @router.get("/configuration.csv")
     def configuration(about: About, against: Annotated[str | None, Query(max_length=4000)] = None) -> Response:
-        runs = [*about.runs, *([] if against is None else [_find(board, against)])]
+        runs = [*about.runs, *([] if against is None else [_find(about.board, against)])]
         table = _table_of(single.configuration_view, lambda view: view["keys"])
         return replace(about, runs=runs, subject=lambda: runs).answer(single.configuration_view, table)
 
     return router
 
 
-def _news_routes(board: Board, server: Server) -> APIRouter:
-    router, news = APIRouter(), News(board)
+def _news_routes(seen: Seen, server: Server) -> APIRouter:
+    router, news_of = APIRouter(), cache(News)
 
     @router.get("/runs")
-    def runs() -> dict[str, Any]:
+    def runs(board: Annotated[Board, Depends(seen)]) -> dict[str, Any]:
         """Every run with its state, and what is wrong with what else is there. No file of a run is opened."""
         places = [run.place for run in board.runs()]
         return {
@@ -230,9 +244,13 @@ def _news_routes(board: Board, server: Server) -> APIRouter:
 
     @router.get("/events", response_class=EventSourceResponse)
     async def events(
-        request: Request, last_event_id: Annotated[str | None, Header(alias="Last-Event-ID", max_length=100)] = None
+        request: Request,
+        board: Annotated[Board, Depends(seen)],
+        last_event_id: Annotated[str | None, Header(alias="Last-Event-ID", max_length=100)] = None,
     ) -> AsyncIterator[ServerSentEvent]:
-        async for event in news.events(server.signals(request), lambda: server.allows(request), last_event_id):
+        async for event in news_of(board).events(
+            server.signals(request), lambda: server.allows(request), last_event_id
+        ):
             yield event
 
     return router

@@ -145,6 +145,17 @@ class Run:
         """``config.yaml`` as it stands."""
         return load_tree(str(self._small("config.yaml")))
 
+    @made_from("config.yaml")
+    def asks(self) -> str | None:
+        """The run of the feedback service in which people answer its duels; None when it asks nobody there."""
+        try:
+            oracle = self.config().get("oracle")
+        except UserError:
+            return None  # who cannot be told to be in a run is in none
+        if not isinstance(oracle, dict) or oracle.get("kind") != "feedback_service":
+            return None
+        return str(oracle.get("run"))
+
     @made_from("config.yaml", "cell.json")
     def facts(self) -> dict[str, Any]:
         """World, loss, labels, method, seed and what else a record takes from the configuration and the cell."""

@@ -1,6 +1,5 @@
 // Asking the server. What has not changed since the last time is not sent again (ETag).
 
-const SERVICE = new URL("../..", import.meta.url).pathname.slice(0, -1); // beside which this page is; see at()
 const kept = new Map();
 const MOST_KEPT = 60;
 
@@ -11,10 +10,7 @@ export class Refused extends Error {
   }
 }
 
-/** The address of a path of the feedback service, which may be below a path of its host. */
-export const at = (path) => SERVICE + path;
-
-/** The address of data: `parameters` may hold lists; what is empty is left out. */
+/** The address of data, or of the service where `path` begins with /. Empty `parameters` are left out. */
 export function url(path, parameters = {}) {
   const query = new URLSearchParams();
   for (const [key, value] of Object.entries(parameters)) {
@@ -23,7 +19,7 @@ export function url(path, parameters = {}) {
     }
   }
   const text = query.toString();
-  return path.startsWith("/") ? at(path) : `api/${path}${text ? `?${text}` : ""}`;
+  return path.startsWith("/") ? `..${path}` : `api/${path}${text ? `?${text}` : ""}`;
 }
 
 /** Data as JSON. Raises Refused with what the server says is wrong. */

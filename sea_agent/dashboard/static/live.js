@@ -1,4 +1,4 @@
-// News from the server: which runs changed. The browser comes back by itself after a lost connection.
+// News from the server: which runs changed. The browser reconnects by itself.
 
 /** `onNews({version})` after every change; `onState("live" | "lost")`. */
 export function listen(onNews, onState) {

@@ -1,6 +1,6 @@
 // The page: fetches what the address asks for, shows it, and does so again when runs change.
 
-import { at, get } from "./api.js";
+import { get } from "./api.js";
 import { Annotators } from "./annotators.js";
 import { Calibration } from "./calibration.js";
 import { colours, onScheme } from "./colours.js";
@@ -48,7 +48,7 @@ async function load(what) {
     }
   } catch (error) {
     if (error.status === undefined) throw error;
-    if (error.status === 401) say("To see the runs, sign in with a key that may read.", at(`/sign-in?next=${encodeURIComponent(location.pathname)}`));
+    if (error.status === 401) say("To see the runs, sign in with a key that may read.", `../sign-in?next=${encodeURIComponent(location.pathname)}`);
     else say(error.message);
   } finally {
     loading = false;

@@ -1,4 +1,4 @@
-"""The dashboard beside the service: over directories of runs, to keys that may read everything."""
+"""The dashboard beside the service: over directories of runs, to keys that may read. A key of some runs sees those."""
 
 from pathlib import Path
 
@@ -8,15 +8,15 @@ from sea_agent.dashboard.board import Board
 from sea_agent.dashboard.routes import Server, make_router
 from sea_agent.service.auth import Reader
 from sea_agent.service.state import state_of
-from sea_agent.web.problems import Problem
 
 
 def router(runs: Path) -> APIRouter:
     """The routes below ``/dashboard``. Raises: UserError when ``runs`` is not a directory."""
     server = Server(
         signals=lambda request: state_of(request).database.signals,
-        guards=[Depends(_reads_everything)],
+        guards=[Depends(_reads)],
         allows=lambda request: state_of(request).keyring.holds(request.state.key_id),
+        reach=lambda request: request.state.reach,
         is_service=True,
     )
     board = Board(runs)
@@ -24,10 +24,5 @@ def router(runs: Path) -> APIRouter:
     return make_router(board, server)
 
 
-async def _reads_everything(request: Request, caller: Reader) -> None:
-    if caller.runs is not None:
-        raise Problem(
-            403,
-            "The dashboard shows every run; this key is for some. Ask for a key with the scope read and without runs.",
-        )
-    request.state.key_id = caller.key_id
+async def _reads(request: Request, caller: Reader) -> None:
+    request.state.key_id, request.state.reach = caller.key_id, caller.runs

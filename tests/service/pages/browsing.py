@@ -29,14 +29,15 @@ expect.set_options(timeout=SECONDS * 1000)
 
 @dataclass
 class Site:
-    """A service as a process with its data in a folder, and its admin."""
+    """A service as a process with its data in a folder, started with ``options``, and its admin."""
 
     folder: Path
+    options: tuple[str | Path, ...] = ()
     process: Process = field(init=False)
     admin: httpx.Client = field(init=False)
 
     def __post_init__(self) -> None:
-        self.process = launch(self.folder, key=GIVEN_KEY)
+        self.process = launch(self.folder, *self.options, key=GIVEN_KEY)
         self.admin = self.process.client(GIVEN_KEY)
 
     @property
@@ -50,7 +51,7 @@ class Site:
 
     def restart(self) -> None:
         """Start the service again, at the same address."""
-        self.process = launch(self.folder, "--port", self.url.rpartition(":")[2], key=GIVEN_KEY)
+        self.process = launch(self.folder, "--port", self.process.port, *self.options, key=GIVEN_KEY)
 
     def run(self, run: str, **metadata: Any) -> str:
         """Make a run without repeats and gold duels."""
