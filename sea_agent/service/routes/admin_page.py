@@ -58,5 +58,5 @@ def _shell(
         detail = f"Your key does not let you do this. Ask for a key with the scope {scope}, and sign in with that."
         values = {"title": "Another key is needed", "detail": detail, "links": [("/label", "Runs to answer")]}
         return page(request, "message.html", 403, caller=caller, looks_again=False, **values)
-    has_dashboard = service.settings.runs is not None and caller.runs is None
+    has_dashboard = service.settings.runs is not None
     return page(request, "admin.html", caller=caller, view=view, title=title, run=run, has_dashboard=has_dashboard)

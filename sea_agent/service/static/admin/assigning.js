@@ -11,10 +11,17 @@ import { namesIn } from "./words.js";
 
 export class Assigning {
   #people = h("div", { class: "ticks" });
-  #list = new List(this.#people, (name) => name, (name) => tick(name, h("input", { type: "checkbox", value: name })));
+  #list = new List(
+    this.#people,
+    (name) => name,
+    (name) => tick(name, h("input", { type: "checkbox", value: name })),
+  );
   #others = h("input", { autocomplete: "off" });
   #amount = h("input", { type: "number", required: true, value: 100, inputmode: "decimal" });
-  #unit = select({ onchange: () => this.#limit() }, [["share", "per cent"], ["count", "duels"]]);
+  #unit = select({ onchange: () => this.#limit() }, [
+    ["share", "per cent"],
+    ["count", "duels"],
+  ]);
   #each = h("input", { type: "number", min: 1, max: 100, step: 1, inputmode: "numeric" });
   #submit = h("button", { class: "main" }, "Hand out");
   #fault = h("p", { class: "fault", role: "alert", hidden: true });
@@ -30,10 +37,20 @@ export class Assigning {
         "form",
         { class: "stack", onsubmit: (event) => this.#send(event) },
         group("To", this.#people, field("Other names", this.#others, "Separated by commas.")),
-        h("div", { class: "pair" }, field("How much", this.#amount, "Of the duels that wait and are for everybody."), field("Unit", this.#unit)),
+        h(
+          "div",
+          { class: "pair" },
+          field("How much", this.#amount, "Of the duels that wait and are for everybody."),
+          field("Unit", this.#unit),
+        ),
         field("People for each duel", this.#each, "Empty: as many as it needs votes."),
         this.#fault,
-        h("div", { class: "buttons" }, this.#submit, button("Take all back", () => this.#takeBack())),
+        h(
+          "div",
+          { class: "buttons" },
+          this.#submit,
+          button("Take all back", () => this.#takeBack()),
+        ),
       ),
     );
   }

@@ -24,7 +24,8 @@ export const holds = ({ revoked_at, expires_at }) => !revoked_at && !(expires_at
 export function query(values) {
   const parameters = new URLSearchParams();
   for (const [name, value] of Object.entries(values)) {
-    for (const each of [value].flat()) if (each !== "" && each !== null && each !== undefined) parameters.append(name, each);
+    for (const each of [value].flat())
+      if (each !== "" && each !== null && each !== undefined) parameters.append(name, each);
   }
   return parameters.size ? `?${parameters}` : "";
 }

@@ -58,7 +58,12 @@ export function confirm({ title, text, action, typed = null, work }) {
       [text].flat().map((line) => h("p", {}, line)),
       typed && field(`Type ${typed} to go on`, answer),
       fault,
-      h("div", { class: "buttons" }, submit, button("Leave it", () => dialog.close())),
+      h(
+        "div",
+        { class: "buttons" },
+        submit,
+        button("Leave it", () => dialog.close()),
+      ),
     );
     const dialog = open(title, form);
     dialog.addEventListener("close", () => resolve(done));

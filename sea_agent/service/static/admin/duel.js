@@ -13,10 +13,18 @@ export class DuelDialog {
   #id;
   #changed;
   #content = h("div", { class: "stack" });
-  #texts = new List(this.#content, ({ part }) => part, (item) => this.#part(item));
+  #texts = new List(
+    this.#content,
+    ({ part }) => part,
+    (item) => this.#part(item),
+  );
   #fault = h("p", { class: "fault", role: "alert", hidden: true });
   #buttons = h("div", { class: "buttons", role: "group", "aria-label": "This duel" });
-  #actions = new List(this.#buttons, ([, text]) => text, ([key, text]) => this.#action(key, text));
+  #actions = new List(
+    this.#buttons,
+    ([, text]) => text,
+    ([key, text]) => this.#action(key, text),
+  );
   #priority = h("input", { name: "priority", type: "number", step: 1, min: -1e6, max: 1e6, required: true });
   #votes = h("input", { name: "votes_needed", type: "number", step: 1, min: 1, max: 100, required: true });
   #assigned = h("input", { name: "assigned", autocomplete: "off", list: "annotators" });
@@ -40,7 +48,9 @@ export class DuelDialog {
       field("Only for", this.#assigned, "Names, separated by commas. Empty: for everybody."),
       h("div", { class: "buttons" }, this.#save),
     );
-    const dialog = open("Duel", h("div", { class: "stack" }, this.#content, this.#buttons, this.#fault, this.#form), { wide: true });
+    const dialog = open("Duel", h("div", { class: "stack" }, this.#content, this.#buttons, this.#fault, this.#form), {
+      wide: true,
+    });
     this.closed = new Promise((resolve) => dialog.addEventListener("close", resolve));
     act(this.#save, this.#fault, () => this.load());
   }
@@ -72,8 +82,15 @@ export class DuelDialog {
 
   #part({ part, duel, votes, leases }) {
     if (part === "state") return texts(duel);
-    if (part === "votes") return votes.length ? votesTable(votes) : h("p", { class: "hint" }, "Nobody has answered it yet.");
-    return h("ul", { class: "plain" }, leases.filter(({ state }) => state !== "labelled").map(({ annotator, state, expires_at }) => h("li", {}, leaseInWords(annotator, state, expires_at))));
+    if (part === "votes")
+      return votes.length ? votesTable(votes) : h("p", { class: "hint" }, "Nobody has answered it yet.");
+    return h(
+      "ul",
+      { class: "plain" },
+      leases
+        .filter(({ state }) => state !== "labelled")
+        .map(({ annotator, state, expires_at }) => h("li", {}, leaseInWords(annotator, state, expires_at))),
+    );
   }
 
   #action(key, text) {
@@ -110,10 +127,17 @@ export class DuelDialog {
       votes_needed: Number(this.#votes.value),
       assigned: namesIn(this.#assigned.value),
     };
-    const done = await act(this.#save, this.#fault, async () => {
-      await call("PATCH", ofDuel(this.#id), body);
-      return body.assigned.length ? `Saved; the duel is only for ${body.assigned.join(", ")}.` : "Saved; the duel is for everybody.";
-    }, this.#form);
+    const done = await act(
+      this.#save,
+      this.#fault,
+      async () => {
+        await call("PATCH", ofDuel(this.#id), body);
+        return body.assigned.length
+          ? `Saved; the duel is only for ${body.assigned.join(", ")}.`
+          : "Saved; the duel is for everybody.";
+      },
+      this.#form,
+    );
     if (done) await this.#changed();
   }
 }
@@ -152,7 +176,18 @@ function votesTable(votes) {
       "table",
       {},
       headings(["Annotator", "Answer", "Kind", "Time", "At", "Comment"]),
-      h("tbody", {}, votes.map((vote) => h("tr", {}, h("th", { scope: "row" }, vote.annotator), row(vote).map((text) => h("td", {}, text))))),
+      h(
+        "tbody",
+        {},
+        votes.map((vote) =>
+          h(
+            "tr",
+            {},
+            h("th", { scope: "row" }, vote.annotator),
+            row(vote).map((text) => h("td", {}, text)),
+          ),
+        ),
+      ),
     ),
   );
 }

@@ -14,12 +14,24 @@ const TYPING_MS = 300;
 export class Duels {
   #state = select({ onchange: () => this.#filter() }, [["", "Any"], ...Object.entries(DUEL_STATES)]);
   #annotator = h("input", { type: "search", list: "annotators", autocomplete: "off", oninput: () => this.#typed() });
-  #gold = select({ onchange: () => this.#filter() }, [["", "All"], ["false", "Without gold"], ["true", "Only gold"]]);
+  #gold = select({ onchange: () => this.#filter() }, [
+    ["", "All"],
+    ["false", "Without gold"],
+    ["true", "Only gold"],
+  ]);
   #text = h("input", { type: "search", oninput: () => this.#typed() });
   #names = h("datalist", { id: "annotators" });
-  #offered = new List(this.#names, (name) => name, (name) => h("option", { value: name }));
+  #offered = new List(
+    this.#names,
+    (name) => name,
+    (name) => h("option", { value: name }),
+  );
   #items = h("ul", { class: "duels", "aria-label": "Duels" });
-  #list = new List(this.#items, ({ id }) => id, (duel) => this.#item(duel));
+  #list = new List(
+    this.#items,
+    ({ id }) => id,
+    (duel) => this.#item(duel),
+  );
   #count = h("p", { class: "counts", role: "status" });
   #newer = button("Newer", () => this.#turn(-1));
   #older = button("Older", () => this.#turn(1));
@@ -63,7 +75,10 @@ export class Duels {
       after: this.#cursors.at(-1),
       limit: PAGE,
     };
-    const [{ queries, next_after, total }] = await Promise.all([call("GET", ofRun(`/queries${query(asked)}`)), this.#open?.load()]);
+    const [{ queries, next_after, total }] = await Promise.all([
+      call("GET", ofRun(`/queries${query(asked)}`)),
+      this.#open?.load(),
+    ]);
     this.#next = next_after;
     this.#list.show(queries);
     const page = this.#cursors.length > 1 || next_after ? `, page ${this.#cursors.length}` : "";
@@ -89,8 +104,12 @@ export class Duels {
         duel.gold && badge("Gold"),
         h("span", {}, `${duel.votes} of ${plural(duel.votes_needed, "vote")}`),
         duel.priority !== 0 && h("span", {}, `priority ${duel.priority}`),
-        duel.leases.filter(({ state }) => state === "live").map(({ annotator }) => h("span", {}, `${annotator} has it`)),
-        duel.leases.filter(({ state }) => state === "skipped").map(({ annotator }) => h("span", {}, `skipped by ${annotator}`)),
+        duel.leases
+          .filter(({ state }) => state === "live")
+          .map(({ annotator }) => h("span", {}, `${annotator} has it`)),
+        duel.leases
+          .filter(({ state }) => state === "skipped")
+          .map(({ annotator }) => h("span", {}, `skipped by ${annotator}`)),
         duel.assigned.length > 0 && h("span", {}, `for ${duel.assigned.join(", ")}`),
         h("code", {}, duel.client_key),
       ),

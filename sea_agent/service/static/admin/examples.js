@@ -19,7 +19,9 @@ export class Examples {
   /** What the fields hold. */
   get values() {
     return [...this.#list.children].map((one) =>
-      Object.fromEntries([...one.querySelectorAll("[data-part]")].map((control) => [control.dataset.part, control.value])),
+      Object.fromEntries(
+        [...one.querySelectorAll("[data-part]")].map((control) => [control.dataset.part, control.value]),
+      ),
     );
   }
 

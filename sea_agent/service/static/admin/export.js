@@ -7,18 +7,29 @@ import { field, group, hint, section, select, tick } from "./parts.js";
 import { List } from "./list.js";
 import { OUTCOMES } from "./words.js";
 
-const FORMATS = [["jsonl", "JSONL"], ["parquet", "Parquet"], ["csv", "CSV"]];
+const FORMATS = [
+  ["jsonl", "JSONL"],
+  ["parquet", "Parquet"],
+  ["csv", "CSV"],
+];
 
 export class Export {
   #format = select({}, FORMATS, "jsonl");
   #agreement = h("input", { type: "number", min: 0, max: 100, step: "any", value: 0, required: true });
   #votes = h("input", { type: "number", min: 1, max: 100, step: 1, value: 1, required: true });
   #outcome = select({}, [["", "Any"], ...Object.entries(OUTCOMES)]);
-  #ties = select({}, [["drop", "Left out"], ["keep", "Kept, without a winner"]]);
+  #ties = select({}, [
+    ["drop", "Left out"],
+    ["keep", "Kept, without a winner"],
+  ]);
   #since = h("input", { type: "datetime-local" });
   #until = h("input", { type: "datetime-local" });
   #people = h("div", { class: "ticks" });
-  #list = new List(this.#people, (name) => name, (name) => tick(name, h("input", { type: "checkbox", value: name })));
+  #list = new List(
+    this.#people,
+    (name) => name,
+    (name) => tick(name, h("input", { type: "checkbox", value: name })),
+  );
   #link = h("a", { class: "button main", download: "" }, "Download");
   #form;
 
@@ -27,7 +38,12 @@ export class Export {
       "form",
       { class: "stack", oninput: () => this.#follow(), onsubmit: (event) => event.preventDefault() },
       h("div", { class: "pair" }, field("Format", this.#format), field("Outcome", this.#outcome)),
-      h("div", { class: "pair" }, field("Agreement at least, %", this.#agreement), field("Votes at least", this.#votes)),
+      h(
+        "div",
+        { class: "pair" },
+        field("Agreement at least, %", this.#agreement),
+        field("Votes at least", this.#votes),
+      ),
       h("div", { class: "pair" }, field("Answered from", this.#since), field("Answered until", this.#until)),
       field("Duels without a winner", this.#ties),
       group("Only answers of", this.#people, hint("None ticked: of everybody.")),

@@ -12,7 +12,13 @@ const LARGEST = 20e6;
 const SECONDS = 300;
 
 export class Importing {
-  #file = h("input", { type: "file", accept: Object.keys(TYPES).map((ending) => `.${ending}`).join(), onchange: () => this.#named() });
+  #file = h("input", {
+    type: "file",
+    accept: Object.keys(TYPES)
+      .map((ending) => `.${ending}`)
+      .join(),
+    onchange: () => this.#named(),
+  });
   #gold = h("input", { type: "checkbox" });
   #submit = h("button", { class: "main" }, "Import");
   #fault = h("p", { class: "fault", role: "alert", hidden: true });
@@ -22,7 +28,11 @@ export class Importing {
 
   constructor(changed) {
     this.#changed = changed;
-    const drop = h("div", { class: "drop" }, field("File, or drop it here", this.#file, "JSONL, JSON or CSV, up to 20 MB and 10,000 duels."));
+    const drop = h(
+      "div",
+      { class: "drop" },
+      field("File, or drop it here", this.#file, "JSONL, JSON or CSV, up to 20 MB and 10,000 duels."),
+    );
     for (const kind of ["dragover", "dragleave", "drop"]) {
       drop.addEventListener(kind, (event) => {
         event.preventDefault();

@@ -45,9 +45,23 @@ export class Inviting {
       async () => {
         const runs = this.#runs.value;
         const straight = runs.runs?.length === 1 ? { run: runs.runs[0] } : {}; // where the link leads at once
-        const { link, qr } = await call("POST", "/v1/people", { annotator: name, ...runs, ...this.#until.value, ...straight });
-        const image = h("img", { class: "qr", alt: `QR code of the link for ${name}`, src: `data:image/svg+xml,${encodeURIComponent(qr)}` });
-        this.#made.show(`Link for ${name}`, "Shown this once. It opens the pages as this person until their access is ended.", link, image);
+        const { link, qr } = await call("POST", "/v1/people", {
+          annotator: name,
+          ...runs,
+          ...this.#until.value,
+          ...straight,
+        });
+        const image = h("img", {
+          class: "qr",
+          alt: `QR code of the link for ${name}`,
+          src: `data:image/svg+xml,${encodeURIComponent(qr)}`,
+        });
+        this.#made.show(
+          `Link for ${name}`,
+          "Shown this once. It opens the pages as this person until their access is ended.",
+          link,
+          image,
+        );
         return `There is a link for ${name}.`;
       },
       this.#form,

@@ -7,7 +7,11 @@ import { field, group, hint, tick } from "./parts.js";
 /** Runs to tick; none ticked is all. */
 export class RunTicks {
   #runs = h("div", { class: "ticks" });
-  #list = new List(this.#runs, ({ id }) => id, ({ id, name }) => tick(name || id, h("input", { type: "checkbox", value: id })));
+  #list = new List(
+    this.#runs,
+    ({ id }) => id,
+    ({ id, name }) => tick(name || id, h("input", { type: "checkbox", value: id })),
+  );
   element = group("Only for", this.#runs, hint("None ticked: for every run."));
 
   /** Offer these runs; what is ticked stays so. */

@@ -20,9 +20,17 @@ const SCOPES = [
 
 export class Keys {
   #items = h("ul", { class: "plain", "aria-label": "Keys" });
-  #list = new List(this.#items, ({ id }) => id, (key) => this.#item(key));
+  #list = new List(
+    this.#items,
+    ({ id }) => id,
+    (key) => this.#item(key),
+  );
   #name = h("input", { name: "name", required: true, maxlength: 200, autocomplete: "off" });
-  #scopes = h("div", { class: "ticks" }, SCOPES.map(([scope, text]) => tick(text, h("input", { type: "checkbox", value: scope }))));
+  #scopes = h(
+    "div",
+    { class: "ticks" },
+    SCOPES.map(([scope, text]) => tick(text, h("input", { type: "checkbox", value: scope }))),
+  );
   #runs = new RunTicks();
   #until = new Until();
   #submit = h("button", { class: "main" }, "Make a key");
@@ -43,7 +51,12 @@ export class Keys {
       this.#fault,
       h("div", { class: "buttons" }, this.#submit),
     );
-    this.element = section("Other keys", this.#items, h("details", {}, h("summary", {}, "New key"), this.#form), this.#made.element);
+    this.element = section(
+      "Other keys",
+      this.#items,
+      h("details", {}, h("summary", {}, "New key"), this.#form),
+      this.#made.element,
+    );
   }
 
   /** Offer these runs. */

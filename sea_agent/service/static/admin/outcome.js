@@ -9,7 +9,8 @@ let timer;
 
 /** Say what was done: in the dialog that is open, since nothing else is read out while it is, or on the page. */
 export function say(text) {
-  const place = [...document.querySelectorAll("dialog[open] [role=status]")].at(-1) ?? document.getElementById("outcome");
+  const place =
+    [...document.querySelectorAll("dialog[open] [role=status]")].at(-1) ?? document.getElementById("outcome");
   place.textContent = ""; // said again, it is read out again
   requestAnimationFrame(() => (place.textContent = text));
   clearTimeout(timer);

@@ -38,7 +38,11 @@ export const group = (name, ...fields) => h("fieldset", {}, h("legend", {}, name
 
 /** A select of [value, text] pairs. */
 export const select = (attributes, pairs, chosen = "") =>
-  h("select", attributes, pairs.map(([value, text]) => h("option", { value, selected: value === chosen }, text)));
+  h(
+    "select",
+    attributes,
+    pairs.map(([value, text]) => h("option", { value, selected: value === chosen }, text)),
+  );
 
 /** A part of the page with its title. */
 export function section(title, ...content) {

@@ -15,7 +15,11 @@ export function start(view) {
   const changed = () => refresh.now();
   const search = h("input", { type: "search", oninput: () => show() });
   const items = h("ul", { class: "cards", "aria-label": "People" });
-  const list = new List(items, ({ annotator }) => annotator, (person) => card(person, changed));
+  const list = new List(
+    items,
+    ({ annotator }) => annotator,
+    (person) => card(person, changed),
+  );
   const [inviting, keys] = [new Inviting(changed), new Keys(changed)];
   const empty = h("p", { hidden: true }, "Nobody yet: invite somebody.");
   let found = [];
@@ -47,7 +51,9 @@ export function start(view) {
 function card(person, changed) {
   const { annotator, active, erased, keys, runs } = person;
   const live = keys.filter(holds);
-  const reach = live.some((key) => key.runs === null) ? "every run" : [...new Set(live.flatMap((key) => key.runs))].sort().join(", ");
+  const reach = live.some((key) => key.runs === null)
+    ? "every run"
+    : [...new Set(live.flatMap((key) => key.runs))].sort().join(", ");
   return h(
     "li",
     { class: "person" },

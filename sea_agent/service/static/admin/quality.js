@@ -7,14 +7,28 @@ import { List } from "./list.js";
 import { hint, section, wide } from "./parts.js";
 import { ago, fixed, number, plural, share } from "./words.js";
 
-const COLUMNS = ["Annotator", "Answers", "Per hour", "Median s", "With others", "Gold right", "Same again", "First shown", "Last"];
+const COLUMNS = [
+  "Annotator",
+  "Answers",
+  "Per hour",
+  "Median s",
+  "With others",
+  "Gold right",
+  "Same again",
+  "First shown",
+  "Last",
+];
 
 export class Quality {
   /** Everybody who answered or skipped. */
   names = [];
 
   #about = h("div", {});
-  #figures = new List(this.#about, () => "figures", (found) => figures(found));
+  #figures = new List(
+    this.#about,
+    () => "figures",
+    (found) => figures(found),
+  );
   #rows = h("tbody", {});
   #people = new List(this.#rows, ({ annotator }) => annotator, row);
   #read = null; // up to which label
@@ -24,14 +38,19 @@ export class Quality {
       "Agreement and quality",
       this.#about,
       wide("Annotators", h("table", {}, headings(COLUMNS), this.#rows)),
-      hint("Shares with their 95 % interval in percent. With others: the most frequent vote of the others on the same duel. First shown: answers for the response on the left, of those with a winner; about half is right."),
+      hint(
+        "Shares with their 95 % interval in percent. With others: the most frequent vote of the others on the same duel. First shown: answers for the response on the left, of those with a winner; about half is right.",
+      ),
     );
   }
 
   /** Read anew if there are other labels, or other skips, than the last time. */
   async load(...state) {
     if (this.#read === String(state)) return;
-    const [agreement, { annotators }] = await Promise.all([call("GET", ofRun("/agreement")), call("GET", ofRun("/annotators"))]);
+    const [agreement, { annotators }] = await Promise.all([
+      call("GET", ofRun("/agreement")),
+      call("GET", ofRun("/annotators")),
+    ]);
     this.#read = String(state);
     this.names = annotators.map(({ annotator }) => annotator);
     this.#figures.show([agreement]);
@@ -48,7 +67,11 @@ function figures(found) {
     ["Ties", share(found.ties)],
     ["Both bad", share(found.both_bad)],
   ];
-  return h("dl", { class: "figures" }, pairs.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
+  return h(
+    "dl",
+    { class: "figures" },
+    pairs.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))),
+  );
 }
 
 function alpha({ alpha, alpha_low, alpha_high, compared }) {
@@ -68,5 +91,10 @@ function row(one) {
     share(one.first_shown),
     ago(one.last_at),
   ];
-  return h("tr", {}, h("th", { scope: "row" }, one.annotator), cells.map((text) => h("td", {}, text)));
+  return h(
+    "tr",
+    {},
+    h("th", { scope: "row" }, one.annotator),
+    cells.map((text) => h("td", {}, text)),
+  );
 }

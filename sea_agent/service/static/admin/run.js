@@ -18,7 +18,11 @@ export function start(view) {
   const refresh = new Refresh(load);
   const changed = () => refresh.now();
   const head = h("div", {});
-  const top = new List(head, () => "summary", ({ run, progress }) => summary(run, progress));
+  const top = new List(
+    head,
+    () => "summary",
+    ({ run, progress }) => summary(run, progress),
+  );
   const actions = new RunActions(refresh);
   const [duels, importing, assigning] = [new Duels(changed), new Importing(changed), new Assigning(changed)];
   const [quality, exporting] = [new Quality(), new Export()];
@@ -62,5 +66,7 @@ function links() {
 }
 
 function canAnswer({ active, keys }) {
-  return active && keys.some((key) => holds(key) && key.scopes.includes("annotate") && (!key.runs || key.runs.includes(id)));
+  return (
+    active && keys.some((key) => holds(key) && key.scopes.includes("annotate") && (!key.runs || key.runs.includes(id)))
+  );
 }

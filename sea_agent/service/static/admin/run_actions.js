@@ -30,7 +30,11 @@ export class RunActions {
   element = h("div", { class: "buttons", role: "group", "aria-label": "This run" });
   fault = h("p", { class: "fault", role: "alert", hidden: true });
 
-  #list = new List(this.element, ({ key }) => key, (item) => this.#button(item));
+  #list = new List(
+    this.element,
+    ({ key }) => key,
+    (item) => this.#button(item),
+  );
   #works = {
     change: () => changeRun(this.#run),
     settle: () => this.#settle(),

@@ -14,17 +14,28 @@ const RUN_ID = "[A-Za-z0-9_\\-]([A-Za-z0-9_\\-]|\\.[A-Za-z0-9_\\-])*";
 /** Ask for a new run, and go to its page when it is made. `known` are the ids that are taken. */
 export function makeRun(known) {
   const id = h("input", {
-    name: "id", required: true, pattern: RUN_ID, maxlength: 100, autocomplete: "off", spellcheck: "false",
+    name: "id",
+    required: true,
+    pattern: RUN_ID,
+    maxlength: 100,
+    autocomplete: "off",
+    spellcheck: "false",
     title: "Letters, digits, -, _ and single dots",
   });
   const help = "Experiments and links name the run by it: letters, digits, - and _. It cannot be changed later.";
   const taken = () => id.setCustomValidity(known.includes(id.value) ? `There is a run ${id.value} already.` : "");
   id.addEventListener("input", taken);
-  show("New run", "Make the run", { votes_needed: 1, repeat_share: 0.05, gold_share: 0.05 }, field("Id", id, help), async (body) => {
-    await call("PUT", ofRun("", id.value), body);
-    location.assign(at(`/admin/runs/${encodeURIComponent(id.value)}`));
-    return "";
-  });
+  show(
+    "New run",
+    "Make the run",
+    { votes_needed: 1, repeat_share: 0.05, gold_share: 0.05 },
+    field("Id", id, help),
+    async (body) => {
+      await call("PUT", ofRun("", id.value), body);
+      location.assign(at(`/admin/runs/${encodeURIComponent(id.value)}`));
+      return "";
+    },
+  );
 }
 
 /** Change a run; resolves when it is done or left. */
@@ -57,7 +68,12 @@ function show(title, action, run, before, save) {
       ...controls(run),
       examples.element,
       fault,
-      h("div", { class: "buttons" }, submit, button("Leave it", () => opened.close())),
+      h(
+        "div",
+        { class: "buttons" },
+        submit,
+        button("Leave it", () => opened.close()),
+      ),
     );
     const opened = dialog.open(title, form, { wide: true });
     opened.addEventListener("close", resolve);
@@ -68,7 +84,14 @@ function controls(run) {
   const input = (name, attributes = {}) => h("input", { name, value: run[name] ?? "", ...attributes });
   const whole = { type: "number", step: 1, inputmode: "numeric", required: true };
   const percent = (name) =>
-    input(name, { type: "number", min: 0, max: 100, step: "any", required: true, value: Math.round(1e4 * (run[name] ?? 0)) / 100 });
+    input(name, {
+      type: "number",
+      min: 0,
+      max: 100,
+      step: "any",
+      required: true,
+      value: Math.round(1e4 * (run[name] ?? 0)) / 100,
+    });
   return [
     field("Name", input("name", { maxlength: 200 }), "What annotators see."),
     field(
@@ -78,13 +101,29 @@ function controls(run) {
     ),
     group(
       "Votes",
-      field("Votes needed", input("votes_needed", { ...whole, min: 1, max: 100 }), "By different people, for each new duel."),
-      field("Repeated duels, %", percent("repeat_share"), "Of the duels given, to see whether people agree with themselves."),
-      field("Gold duels, %", percent("gold_share"), "Of the duels given, as far as there are duels with a known answer."),
+      field(
+        "Votes needed",
+        input("votes_needed", { ...whole, min: 1, max: 100 }),
+        "By different people, for each new duel.",
+      ),
+      field(
+        "Repeated duels, %",
+        percent("repeat_share"),
+        "Of the duels given, to see whether people agree with themselves.",
+      ),
+      field(
+        "Gold duels, %",
+        percent("gold_share"),
+        "Of the duels given, as far as there are duels with a known answer.",
+      ),
     ),
     group(
       "Qualification",
-      field("Gold duels to begin with", input("qualification", { ...whole, min: 0, max: 100, value: run.qualification ?? 0 }), "0: none."),
+      field(
+        "Gold duels to begin with",
+        input("qualification", { ...whole, min: 0, max: 100, value: run.qualification ?? 0 }),
+        "0: none.",
+      ),
       field("Right at least, %", percent("qualifying_share"), "With fewer right, somebody gets no more duels."),
     ),
     field(

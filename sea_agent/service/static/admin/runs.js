@@ -41,7 +41,9 @@ export function start(view) {
     const matching = found.filter(({ run }) => `${run.id}\n${run.name}`.toLowerCase().includes(text));
     list.show(matching);
     empty.hidden = matching.length > 0;
-    empty.textContent = found.length ? "No run has this in its name." : "There is no run yet. Make one, then import duels.";
+    empty.textContent = found.length
+      ? "No run has this in its name."
+      : "There is no run yet. Make one, then import duels.";
   }
 
   function card({ run, progress }) {
@@ -49,7 +51,11 @@ export function start(view) {
     return h(
       "li",
       { class: "card run-card" },
-      h("h2", {}, h("a", { href: at(`/admin/runs/${encodeURIComponent(run.id)}`), "data-action": "open" }, run.name || run.id)),
+      h(
+        "h2",
+        {},
+        h("a", { href: at(`/admin/runs/${encodeURIComponent(run.id)}`), "data-action": "open" }, run.name || run.id),
+      ),
       summary(run, progress),
       toggle &&
         button(

@@ -10,7 +10,10 @@ export class Secret {
   /** Show it with its name, what it is good for, and other forms of it. */
   show(name, help, value, ...more) {
     const input = h("input", { readonly: true, value });
-    const copy = button("Copy", async () => (copy.textContent = (await copied(input)) ? "Copied" : "Selected: copy it"));
+    const copy = button(
+      "Copy",
+      async () => (copy.textContent = (await copied(input)) ? "Copied" : "Selected: copy it"),
+    );
     const hide = button("Done", () => {
       this.element.replaceChildren();
       this.element.hidden = true;

@@ -10,7 +10,13 @@ export function summary(run, progress) {
   return h(
     "div",
     { class: "summary" },
-    h("p", { class: "about" }, badge(STATES[run.state], run.state), run.erased && badge("Texts erased"), h("code", {}, run.id)),
+    h(
+      "p",
+      { class: "about" },
+      badge(STATES[run.state], run.state),
+      run.erased && badge("Texts erased"),
+      h("code", {}, run.id),
+    ),
     h("progress", {
       max: Math.max(1, progress.open + progress.answered),
       value: progress.answered,

@@ -53,4 +53,11 @@ export function stuckInWords(count) {
 }
 
 /** Names that were typed, separated by commas. */
-export const namesIn = (text) => [...new Set(text.split(",").map((name) => name.trim()).filter(Boolean))];
+export const namesIn = (text) => [
+  ...new Set(
+    text
+      .split(",")
+      .map((name) => name.trim())
+      .filter(Boolean),
+  ),
+];
