@@ -18,15 +18,14 @@ from sea_agent.service.routes import health
 from sea_agent.service.schemas.base import HealthOut
 from sea_agent.service.store import database, queries, runs
 from sea_agent.service.store.database import Database
-from sea_agent.service.store.faults import Conflict
 from sea_agent.web.problems import Problem
 from sea_agent.web.signals import Signals
 
 
 def impatient() -> None:
-    """Nobody waits for anything, and the first key, who has it and the run ``run`` stay: a test of every route would
-    wait, end its own key and delete what it tests."""
-    begin, revoke, barred, remove = Signals.__init__, KeyRing.revoke, KeyRing.barred, runs.remove
+    """Nobody waits for anything, and the first key, who has it and the run ``run`` stay as they are: a test of every
+    route would wait, end its own key and close what it tests."""
+    begin, revoke, barred, put = Signals.__init__, KeyRing.revoke, KeyRing.barred, runs.put
 
     def closed(self: Signals) -> None:
         begin(self)
@@ -37,17 +36,15 @@ def impatient() -> None:
             raise Problem(409, "This is the last admin key; make another one first.")
         await revoke(self, key_id)
 
-    def remove_others(connection: Connection, run: str) -> None:
-        if run == "run":
-            raise Conflict("Run run stays.")
-        remove(connection, run)
+    def close_others(connection: Connection, run: str, given: dict[str, Any], now: float) -> None:
+        put(connection, run, {name: value for name, value in given.items() if (run, name) != ("run", "state")}, now)
 
     def bar_others(self: KeyRing, annotator: str) -> Any:
         if self.keys and self.keys[0].annotator == annotator:
             raise Problem(409, "They hold the last admin key; make another one for somebody else first.")
         return barred(self, annotator)
 
-    runs.remove = remove_others
+    runs.put = close_others
     Signals.__init__ = closed  # type: ignore[method-assign]
     KeyRing.revoke = revoke_others  # type: ignore[method-assign]
     KeyRing.barred = bar_others  # type: ignore[method-assign]

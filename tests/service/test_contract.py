@@ -13,6 +13,7 @@ from service.processes import ALTERED, GIVEN_KEY, SECONDS, Process
 pytestmark = pytest.mark.dear
 
 PERMITTED_SECONDS = 3000
+LIVE_LEASES = 20  # of which the examples end some
 
 
 def schemathesis(service: Process, folder: Path, examples: int, *options: str) -> subprocess.CompletedProcess[str]:
@@ -41,19 +42,22 @@ def filled(service: Process) -> dict[str, list[str]]:
         queries = [query["id"] for query in posted.json()["queries"]]
         ask("POST", f"queries/{queries[-1]}/cancel")
         ask("PATCH", f"queries/{queries[-2]}", assigned=["somebody"])
-        skipped, labelled, live = "", "", ""
         skipped = ask("POST", "runs/run/leases", ttl_s=3600).json()["lease_id"]
         ask("POST", f"leases/{skipped}/skip")
         labelled = ask("POST", "runs/run/leases", ttl_s=3600).json()["lease_id"]
         given = ask("PUT", f"leases/{labelled}/label", outcome="tie").json()["label_id"]
-        live = ask("POST", "runs/run/leases", ttl_s=3600).json()["lease_id"]
+        live = [ask("POST", "runs/run/leases", ttl_s=3600).json()["lease_id"]]
+        for number in range(LIVE_LEASES):  # of duels that nothing else ends
+            ask("PUT", f"runs/of-{number}", gold_share=0)
+            ask("POST", f"runs/of-{number}/queries:batch", queries=[{"client_key": "k", **texts}])
+            live.append(ask("POST", f"runs/of-{number}/leases", ttl_s=3600).json()["lease_id"])
         names = [f"person {n}" for n in range(9)]
         answers = [{"client_key": "k0", "outcome": "tie", "annotator": name} for name in names]
         client.post(
             "/v1/runs/run/labels:batch", json={"labels": answers}, headers={"Idempotency-Key": "x"}
         ).raise_for_status()
     ids = {"run": ["run"], "query_id": queries, "annotator": names}
-    return ids | {"lease_id": [live, skipped, labelled], "label_id": [given]}
+    return ids | {"lease_id": [*live, skipped, labelled], "label_id": [given]}
 
 
 def configure(folder: Path, ids: dict[str, list[str]]) -> None:

@@ -60,7 +60,7 @@ async def test_what_a_caller_makes_up_is_no_series_of_its_own(sqlite_service: Ru
 
 
 async def test_a_fault_of_the_service_is_counted(sqlite_service: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(connection: object) -> None:
+    def fail(connection: object, states: object) -> None:
         raise RuntimeError
 
     monkeypatch.setattr(runs, "everything", fail)
