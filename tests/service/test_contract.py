@@ -40,19 +40,22 @@ def filled(service: Process) -> dict[str, list[str]]:
         posted = ask("POST", "runs/run/queries:batch", queries=[{"client_key": f"k{n}", **texts} for n in range(9)])
         queries = [query["id"] for query in posted.json()["queries"]]
         ask("POST", f"queries/{queries[-1]}/cancel")
-        skipped, labelled, live = "", "", ""
         skipped = ask("POST", "runs/run/leases", ttl_s=3600).json()["lease_id"]
         ask("POST", f"leases/{skipped}/skip")
         labelled = ask("POST", "runs/run/leases", ttl_s=3600).json()["lease_id"]
         given = ask("PUT", f"leases/{labelled}/label", outcome="tie").json()["label_id"]
-        live = ask("POST", "runs/run/leases", ttl_s=3600).json()["lease_id"]
+        live = []  # one in each of some runs: it ends when it is released, and with its duel and its person
+        for run in ("run", "a", "b", "c", "d"):
+            ask("PUT", f"runs/{run}", repeat_share=0, gold_share=0)
+            ask("POST", f"runs/{run}/queries:batch", queries=[{"client_key": "more", **texts}])
+            live.append(ask("POST", f"runs/{run}/leases", ttl_s=3600).json()["lease_id"])
         names = [f"person {n}" for n in range(9)]
         answers = [{"client_key": "k0", "outcome": "tie", "annotator": name} for name in names]
         client.post(
             "/v1/runs/run/labels:batch", json={"labels": answers}, headers={"Idempotency-Key": "x"}
         ).raise_for_status()
     ids = {"run": ["run"], "query_id": queries, "annotator": names}
-    return ids | {"lease_id": [live, skipped, labelled], "label_id": [given]}
+    return ids | {"lease_id": [*live, skipped, labelled], "label_id": [given]}
 
 
 def configure(folder: Path, ids: dict[str, list[str]]) -> None:
