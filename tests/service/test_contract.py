@@ -51,15 +51,17 @@ def filled(service: Process) -> dict[str, list[str]]:
             ask("PUT", f"runs/of-{number}", gold_share=0)
             ask("POST", f"runs/of-{number}/queries:batch", queries=[{"client_key": "k", **texts}])
             live.append(ask("POST", f"runs/of-{number}/leases", ttl_s=3600).json()["lease_id"])
-    return {"run": ["run"], "query_id": queries, "lease_id": [*live, skipped, labelled], "label_id": [given]}
+    ids = {"run": ["run"], "query_id": queries, "lease_id": [*live, skipped, labelled], "label_id": [given]}
+    return ids | {"client_key": [f"k{number}" for number in range(9)]}
 
 
 def configure(folder: Path, ids: dict[str, list[str]]) -> None:
-    """Let Schemathesis take most ids in paths from those that exist."""
+    """Let Schemathesis take most ids in paths, and those of duels with labels, from those that exist."""
     lines = ['[warnings]\nfail-on = ["missing_auth", "missing_test_data"]\n']
     for name, values in ids.items():
         lines.append(f"[dictionaries.{name}]\nvalues = {json.dumps(values)}\n")
         lines.append(f'[parameters."path.{name}"]\ndictionary = "{name}"\nprobability = 0.9\n')
+        lines.append(f'[parameters."body.labels[*].{name}"]\ndictionary = "{name}"\nprobability = 1.0\n')
     (folder / "schemathesis.toml").write_text("\n".join(lines))
 
 
