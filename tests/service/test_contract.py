@@ -56,16 +56,17 @@ def filled(service: Process) -> dict[str, list[str]]:
         client.post(
             "/v1/runs/run/labels:batch", json={"labels": answers}, headers={"Idempotency-Key": "x"}
         ).raise_for_status()
-    ids = {"run": ["run"], "query_id": queries, "annotator": names}
-    return ids | {"lease_id": [*live, skipped, labelled], "label_id": [given]}
+    ids = {"run": ["run"], "query_id": queries, "lease_id": [*live, skipped, labelled], "label_id": [given]}
+    return ids | {"annotator": names, "client_key": [f"k{number}" for number in range(9)]}
 
 
 def configure(folder: Path, ids: dict[str, list[str]]) -> None:
-    """Let Schemathesis take most ids in paths from those that exist."""
+    """Let Schemathesis take most ids in paths, and those of duels with labels, from those that exist."""
     lines = ['[warnings]\nfail-on = ["missing_auth", "missing_test_data"]\n']
     for name, values in ids.items():
         lines.append(f"[dictionaries.{name}]\nvalues = {json.dumps(values)}\n")
         lines.append(f'[parameters."path.{name}"]\ndictionary = "{name}"\nprobability = 0.9\n')
+        lines.append(f'[parameters."body.labels[*].{name}"]\ndictionary = "{name}"\nprobability = 1.0\n')
     # A schema cannot say what a whole file must be, such as CSV, or rows whose keys differ.
     lines.append('[[operations]]\ninclude-path = "/v1/runs/{run}/queries:import"\n')
     lines.append("checks.positive_data_acceptance.enabled = false\n")
