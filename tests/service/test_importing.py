@@ -19,7 +19,8 @@ from sea_agent.service.schemas.files import METADATA
 Rows = list[dict[str, Any]]
 JSONL, JSON, CSV = "application/jsonl", "application/json", "text/csv"
 
-texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=20)
+characters = st.characters(exclude_categories=["Cs"], exclude_characters="\x00")
+texts = st.text(st.sampled_from('\r\n",;\ufeff\u2028\x85 x') | characters, max_size=20)
 prompts = texts.filter(lambda text: text.strip())
 
 
