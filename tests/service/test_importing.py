@@ -20,7 +20,8 @@ Rows = list[dict[str, Any]]
 JSONL, JSON, CSV = "application/jsonl", "application/json", "text/csv"
 
 characters = st.characters(exclude_categories=["Cs"], exclude_characters="\x00")
-texts = st.text(st.sampled_from('\r\n",;\ufeff\u2028\x85 x') | characters, max_size=20)
+pieces = st.sampled_from(["\r\n", "\r", "\n", '"', ",", ";", "\ufeff", "\u2028", "\x85", " "]) | characters
+texts = st.lists(pieces, max_size=12).map("".join)
 prompts = texts.filter(lambda text: text.strip())
 
 
