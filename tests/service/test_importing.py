@@ -19,7 +19,9 @@ from sea_agent.service.schemas.files import METADATA
 Rows = list[dict[str, Any]]
 JSONL, JSON, CSV = "application/jsonl", "application/json", "text/csv"
 
-texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=20)
+characters = st.characters(exclude_categories=["Cs"], exclude_characters="\x00")
+pieces = st.sampled_from(["\r\n", "\r", "\n", '"', ",", ";", "\ufeff", "\u2028", "\x85", " "]) | characters
+texts = st.lists(pieces, max_size=12).map("".join)
 prompts = texts.filter(lambda text: text.strip())
 
 
