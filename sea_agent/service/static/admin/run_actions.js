@@ -127,7 +127,10 @@ export class RunActions {
       text: "Its duels, labels and everything else about it are gone for good. Export the labels first if you may need them.",
       action: "Delete the run",
       typed: this.#run.id,
-      work: () => this.#refresh.without(() => call("DELETE", ofRun("", this.#run.id), undefined, { seconds: 120 })),
+      work: async () => {
+        await this.#refresh.without(() => call("DELETE", ofRun("", this.#run.id), undefined, { seconds: 120 }));
+        return `${this.#run.id} is deleted.`;
+      },
     });
     if (done) location.assign(at("/admin"));
   }

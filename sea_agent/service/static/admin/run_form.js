@@ -11,6 +11,8 @@ import { button, field, group } from "./parts.js";
 
 const RUN_ID = "[A-Za-z0-9_\\-]([A-Za-z0-9_\\-]|\\.[A-Za-z0-9_\\-])*";
 
+const NEW = { votes_needed: 1, repeat_share: 0.05, gold_share: 0.05, qualifying_share: 0.8 };
+
 /** Ask for a new run, and go to its page when it is made. `known` are the ids that are taken. */
 export function makeRun(known) {
   const id = h("input", {
@@ -25,17 +27,11 @@ export function makeRun(known) {
   const help = "Experiments and links name the run by it: letters, digits, - and _. It cannot be changed later.";
   const taken = () => id.setCustomValidity(known.includes(id.value) ? `There is a run ${id.value} already.` : "");
   id.addEventListener("input", taken);
-  show(
-    "New run",
-    "Make the run",
-    { votes_needed: 1, repeat_share: 0.05, gold_share: 0.05 },
-    field("Id", id, help),
-    async (body) => {
-      await call("PUT", ofRun("", id.value), body);
-      location.assign(at(`/admin/runs/${encodeURIComponent(id.value)}`));
-      return "";
-    },
-  );
+  show("New run", "Make the run", NEW, field("Id", id, help), async (body) => {
+    await call("PUT", ofRun("", id.value), body);
+    location.assign(at(`/admin/runs/${encodeURIComponent(id.value)}`));
+    return "";
+  });
 }
 
 /** Change a run; resolves when it is done or left. */
@@ -81,6 +77,7 @@ function show(title, action, run, before, save) {
 }
 
 function controls(run) {
+  const isErasing = Boolean(run.retention_days); // the service keeps the days where none are given
   const input = (name, attributes = {}) => h("input", { name, value: run[name] ?? "", ...attributes });
   const whole = { type: "number", step: 1, inputmode: "numeric", required: true };
   const percent = (name) =>
@@ -128,8 +125,8 @@ function controls(run) {
     ),
     field(
       "Erase texts after days",
-      input("retention_days", { type: "number", min: 1, step: 1, inputmode: "numeric" }),
-      "Counted from when a duel is over. Empty: they are kept.",
+      input("retention_days", { type: "number", min: 0, step: "any", inputmode: "decimal", required: isErasing }),
+      `Counted from when a duel is over. ${isErasing ? "It can be changed, not taken away." : "Empty: they are kept."}`,
     ),
   ];
 }
