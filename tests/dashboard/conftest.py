@@ -74,7 +74,7 @@ class Viewer:
 
     def loaded(self, times: int = 1) -> None:
         """Wait until the page has loaded what it shows so often."""
-        self.until(f"Number(document.body.dataset.loaded ?? 0) >= {times}")
+        self.until(f"Number(document.body?.dataset.loaded ?? 0) >= {times}")
 
     def until(self, condition: str) -> None:
         """Wait until an expression is true. The policy of the page forbids playwright's own way to do so."""
@@ -85,7 +85,7 @@ class Viewer:
 
     def changes(self, act: Callable[[], Any]) -> None:
         """Do something, and wait until the page has loaded what it shows anew."""
-        before = int(self.page.evaluate("Number(document.body.dataset.loaded ?? 0)"))
+        before = int(self.page.evaluate("Number(document.body?.dataset.loaded ?? 0)"))
         act()
         self.loaded(before + 1)
 

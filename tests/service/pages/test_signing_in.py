@@ -164,6 +164,22 @@ async def test_a_link_that_came_before_the_run_shows_it_once_it_begins(site: Sit
     assert (await ann.shown())[0] == "prompt 0"
 
 
+async def test_a_page_that_waits_for_a_run_outlives_a_service_that_is_gone(site: Site, visit: Visit) -> None:
+    """In its place a proxy has a page of its own, which never looks again."""
+    ann = await visit(site.run("begun"), key=site.key("ann", runs=["later", "begun"]))
+    await ann.page.clock.install()
+    ann.failures_expected = True
+    await ann.page.goto(f"{site.url}/label/later")
+    await ann.says("No such run", "h1")
+    await ann.page.route("**/label/later", lambda route: route.fulfill(status=502, body="Bad Gateway"))
+    async with ann.page.expect_response(lambda response: response.status == 502):
+        await ann.page.clock.fast_forward("00:11")
+    await ann.page.unroute_all()
+    site.post(site.run("later"))
+    await ann.page.clock.fast_forward("00:11")
+    assert (await ann.shown())[0] == "prompt 0"
+
+
 async def test_an_empty_list_shows_a_run_once_there_is_one(site: Site, visit: Visit) -> None:
     ann = await visit("second", key=site.key("ann", runs=["second"]))
     ann.failures_expected = True  # its page is not there yet
