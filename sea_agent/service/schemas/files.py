@@ -93,7 +93,7 @@ class ExportIn(BaseModel):
     min_agreement: Share = 0.0
     min_votes: Count = 1
     ties: Literal["drop", "keep"] = "drop"
-    annotator: Annotated[list[ShortText], Field(max_length=1000)] = []
+    annotator: Annotated[list[ShortText], Field(max_length=20)] = []  # a URL holds no more
     since: TimeIn | None = None
     until: TimeIn | None = None
     outcome: Outcome | None = None
