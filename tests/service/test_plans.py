@@ -110,7 +110,7 @@ def steps_to_delete(connection: Connection, run: str) -> int:
     driver: Any = connection.connection.dbapi_connection
     runs.put(connection, run, {"state": "closed"}, now=0.0)
     driver.set_progress_handler(lambda: steps.append(1), 100)
-    runs.remove(connection, run)
+    runs.remove(connection, run, now=0.0)
     driver.set_progress_handler(None, 0)
     return len(steps)
 

@@ -33,12 +33,13 @@ async def test_a_run_keeps_what_it_was_told_and_what_it_was_not(service: Running
     example = {"prompt": "p", "first": "a", "second": "b", "outcome": "first", "why": "It is kinder."}
     assert (await put(service))["state"] == "open"
     told = {"qualification": 5, "qualifying_share": 0.6, "retention_days": 30.5, "examples": [example]}
-    for given in (told | {"state": "paused"}, {"name": "Another name"}, {"state": None, "retention_days": None}):
+    for given in (told | {"state": "paused"}, {"name": "Another name"}, {"state": None, "qualification": None}):
         await put(service, **given)
     run = (await service.admin.get("/v1/runs/run")).json()
     assert {name: run[name] for name in told} == told
     assert (run["state"], run["name"], run["erased"]) == ("paused", "Another name", False)
     assert (await put(service, examples=[]))["examples"] == []
+    assert (await put(service, retention_days=None))["retention_days"] is None, "they are kept for good again"
 
 
 @pytest.mark.parametrize(

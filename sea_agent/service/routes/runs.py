@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 from sqlalchemy import Connection, Row
 
+from sea_agent.service import erasing
 from sea_agent.service.auth import Admin, Anyone, Caller, Experiment
 from sea_agent.service.schemas.base import RunId
 from sea_agent.service.schemas.runs import OwnProgressOut, OwnRunOut, ProgressOut, RunIn, RunOut, RunsIn, RunsOut
@@ -45,7 +46,7 @@ async def put_run(run: RunId, body: RunIn, service: Service, caller: Experiment)
 
     Any state may follow any other. Leases that are out go on whatever the state; their answers are kept.
     """
-    given = body.model_dump(exclude_none=True)
+    given = body.model_dump(exclude_none=True) | body.model_dump(include={"retention_days"}, exclude_unset=True)
     put = partial(store.put, run=run, given=given, now=service.now())
     await service.database.write(put, wake=lambda _: [work(run)])
     return await _whole_run(run, service)
@@ -54,7 +55,9 @@ async def put_run(run: RunId, body: RunIn, service: Service, caller: Experiment)
 @router.delete("/runs/{run}", status_code=204, responses=documented(404, 409))
 async def delete_run(run: RunId, service: Service, caller: Admin) -> None:
     """Delete a run that is closed or archived, with its duels, its label log and everything else of it."""
-    await service.database.write(partial(store.remove, run=run), wake=lambda _: [work(run), log(run)])
+    remove = partial(store.remove, run=run, now=service.now())
+    await service.database.write(remove, wake=lambda _: [work(run), log(run)])
+    await erasing.purge_files(service)
 
 
 @router.get("/runs/{run}/progress", responses=documented(404))

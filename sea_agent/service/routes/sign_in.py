@@ -64,8 +64,9 @@ def _first_page(request: Request, caller: Caller | None, wanted: str) -> str:
     settings = state_of(request).settings
     if caller is None or caller.may("annotate") or not wanted.startswith(f"{settings.root_path}/label"):
         return wanted
-    dashboard = settings.runs is not None and caller.may(*READS) and caller.runs is None
-    return settings.root_path + ("/dashboard/" if dashboard else "/your-key")
+    if caller.may("experiment"):
+        return f"{settings.root_path}/admin"
+    return settings.root_path + ("/dashboard/" if settings.runs is not None and caller.may(*READS) else "/your-key")
 
 
 @router.post("/sign-out")

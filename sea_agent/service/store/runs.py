@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Row, delete, func, insert, select, update
 from sqlalchemy import exists as there_is
 
 from sea_agent.service.store.faults import Conflict, found
+from sea_agent.service.store.purge import demand
 from sea_agent.service.store.tables import (
     LIVE,
     OPEN,
@@ -89,8 +90,8 @@ def everything(connection: Connection, states: Collection[str] = RUN_STATES) -> 
     return list(connection.execute(_RUNS.where(runs.c.state.in_(states))))
 
 
-def remove(connection: Connection, run: str) -> None:
-    """Delete a run with its duels, leases and labels.
+def remove(connection: Connection, run: str, now: float) -> None:
+    """Delete a run with its duels, leases and labels. The files of the database are to be purged then.
 
     Raises:
         Missing: for an unknown run.
@@ -105,6 +106,7 @@ def remove(connection: Connection, run: str) -> None:
     connection.execute(delete(assignments).where(assignments.c.query_id.in_(of_run)))
     connection.execute(delete(queries).where(queries.c.run == run))
     connection.execute(delete(runs).where(runs.c.id == run))
+    demand(connection, now)
 
 
 def load(connection: Connection, now: float) -> tuple[int, dict[str, int]]:

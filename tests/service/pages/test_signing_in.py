@@ -275,12 +275,12 @@ async def test_whoever_cannot_answer_is_led_to_what_their_key_is_for(sqlite_serv
         beside = await start(stack, f"sqlite:///{tmp_path / 'beside.sqlite'}", runs=tmp_path)
         for service, scopes, restricted, wanted, led in (
             (sqlite_service, ["read"], None, "/label", "/your-key"),
-            (sqlite_service, ["experiment"], None, "/label/run", "/your-key"),
+            (sqlite_service, ["experiment"], None, "/label/run", "/admin"),
             (sqlite_service, ["annotate"], None, "/label/run", "/label/run"),
             (sqlite_service, ["admin"], None, "/label", "/label"),
             (beside, ["read"], None, "/label", "/dashboard/"),
             (beside, ["read"], None, "/dashboard/runs/x", "/dashboard/runs/x"),
-            (beside, ["read"], frozenset({"run"}), "/label", "/your-key"),
+            (beside, ["read"], frozenset({"run"}), "/label", "/dashboard/"),
         ):
             _, secret = await service.state.keyring.make("key", frozenset(scopes), runs=restricted)
             client = await service.client()

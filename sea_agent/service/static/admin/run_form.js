@@ -77,7 +77,6 @@ function show(title, action, run, before, save) {
 }
 
 function controls(run) {
-  const isErasing = Boolean(run.retention_days); // the service keeps the days where none are given
   const input = (name, attributes = {}) => h("input", { name, value: run[name] ?? "", ...attributes });
   const whole = { type: "number", step: 1, inputmode: "numeric", required: true };
   const percent = (name) =>
@@ -125,8 +124,8 @@ function controls(run) {
     ),
     field(
       "Erase texts after days",
-      input("retention_days", { type: "number", min: 0, step: "any", inputmode: "decimal", required: isErasing }),
-      `Counted from when a duel is over. ${isErasing ? "It can be changed, not taken away." : "Empty: they are kept."}`,
+      input("retention_days", { type: "number", min: 0, step: "any", inputmode: "decimal" }),
+      "Counted from when a duel is over. Empty: they are kept.",
     ),
   ];
 }
