@@ -100,9 +100,7 @@ class Ensemble:
     def labels(self) -> int:
         return len(self._replay)
 
-    def draw(
-        self, features_P_M_D: Tensor, generator: np.random.Generator | None = None, who: Who = None
-    ) -> Tensor:
+    def draw(self, features_P_M_D: Tensor, generator: np.random.Generator | None = None, who: Who = None) -> Tensor:
         """rewards_K_P_M: the K heads, in an order of its own for each prompt."""
         generator = generator or generator_for(self._seed, "draw", self.version)
         prompts, candidates, _ = features_P_M_D.shape

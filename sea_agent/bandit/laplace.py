@@ -127,9 +127,7 @@ class Laplace:
         """Prior standard deviation, in logits, of what each block adds to the reward of a standardised row."""
         return self._scales_B.tolist()
 
-    def draw(
-        self, features_P_M_D: Tensor, generator: np.random.Generator | None = None, who: Who = None
-    ) -> Tensor:
+    def draw(self, features_P_M_D: Tensor, generator: np.random.Generator | None = None, who: Who = None) -> Tensor:
         """rewards_S_P_M: fresh draws for every prompt, joint over its candidates."""
         prompts, candidates, _ = features_P_M_D.shape
         mean_P_M, covariance_P_M_M = self._gaussian(features_P_M_D, who)
@@ -313,7 +311,11 @@ class Laplace:
     def load_state(self, state: dict[str, Any]) -> None:
         fit = ("covariance", "dual", "root", "factor")
         form = {"family": "laplace", "version": int, "scales": self._scales_B, "scaled_at": int}
-        require(state, form | dict.fromkeys(fit, Tensor) | {"memory": dict, "replay": dict, "people": dict | None}, "posterior")
+        require(
+            state,
+            form | dict.fromkeys(fit, Tensor) | {"memory": dict, "replay": dict, "people": dict | None},
+            "posterior",
+        )
         if (state["people"] is None) != (self._people is None):
             raise UnfitState("posterior.people: was saved under the other setting")
         self._replay.load_state(state["replay"])

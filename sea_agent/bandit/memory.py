@@ -66,9 +66,7 @@ class Memory:
         self.targets_K = kept_K_Y @ targets_Y
         self.places_K = places_Y[kept_K_Y.abs().argmax(1)]
 
-    def _rotation(
-        self, root_Y: Tensor, covariance_Y_Y: Tensor, missed_Y: Tensor, own_Y: Tensor, most: int
-    ) -> Tensor:
+    def _rotation(self, root_Y: Tensor, covariance_Y_Y: Tensor, missed_Y: Tensor, own_Y: Tensor, most: int) -> Tensor:
         """kept_K_Y: the directions of one person's rows that are kept, 0 for the rows of others."""
         root_O, covariance_O_O = root_Y[own_Y], covariance_Y_Y[own_Y][:, own_Y]
         values_O, vectors_O_O = torch.linalg.eigh(root_O[:, None] * covariance_O_O * root_O)

@@ -26,9 +26,7 @@ class Posterior(Protocol):
     def labels(self) -> int:
         """Number of labelled duels in the replay."""
 
-    def draw(
-        self, features_P_M_D: Tensor, generator: np.random.Generator | None = None, who: Who = None
-    ) -> Tensor:
+    def draw(self, features_P_M_D: Tensor, generator: np.random.Generator | None = None, who: Who = None) -> Tensor:
         """Posterior draws of the rewards, rewards_S_P_M (float32).
 
         Along S the draws are exchangeable and their order is drawn anew for each prompt, so that index 0 is a

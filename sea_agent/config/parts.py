@@ -167,9 +167,9 @@ class PosteriorConfig(Section):
     higher is better; or a scorer of a built-in world, ``world://lexicon/judge``. The posterior expects each to be
     right; the labels tell how far. Needs ``family: laplace``."""
     people: Literal["pooled", "shared"] = "pooled"
-    """``pooled``: everybody's answers are one person's. ``shared``: the posterior tells people apart, by annotator: they
-    share a part of their taste, differ along ``axes`` of it, and have a part of their own, as far as the answers say.
-    Needs ``family: laplace``."""
+    """``pooled``: everybody's answers are one person's. ``shared``: people are told apart by annotator. They share a
+    part of their taste, differ along ``axes`` of it, and have a part of their own, as far as the answers say. Needs
+    ``family: laplace``."""
     axes: Annotated[int, Field(ge=0, le=16)] = 3
     """Along which the tastes of people may differ."""
     feature_batch: PositiveInt = 256
