@@ -91,6 +91,8 @@ SETTINGS = (
 class Responses:
     """The fixed responses of a world: what the posterior sees, the hidden reward, and which of them are equal."""
 
+    texts: list[tuple[str, list[str]]]
+    """Prompts with their responses."""
     features_P_M_D: Tensor
     blocks: tuple[int, ...]
     rewards_P_M: Tensor
@@ -139,6 +141,7 @@ def respond(world: str) -> Responses:
     pairs = [(prompt, response) for prompt, row in zip(prompts, rows, strict=True) for response in row]
     score = scorer(world, "reward")
     return Responses(
+        [(prompt.text, [response.text for response in row]) for prompt, row in zip(prompts, rows, strict=True)],
         features.features(pairs).unflatten(0, (len(rows), _RESPONSES)),
         features.blocks,
         torch.tensor([score(prompt.text, response.text) for prompt, response in pairs]).view(len(rows), _RESPONSES),

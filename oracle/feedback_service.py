@@ -18,7 +18,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_e
 from oracle.base import Oracle, Question
 from sea_agent.config import FeedbackServiceOracleConfig
 from sea_agent.errors import RunFailure, UserError
-from sea_agent.types import QUESTION_TEXTS, Duel, Outcome, Verdict
+from sea_agent.types import QUESTION_TEXTS, Answer, Duel, Outcome, Verdict
 
 KEY = "SEA_AGENT_KEY"
 _POST_ITEMS = 500
@@ -276,6 +276,7 @@ def _verdict(duel_id: str, votes: Sequence[dict[str, Any]], min_agreement: float
         annotator=", ".join(sorted(vote["annotator"] for vote in votes)),
         at=max(datetime.fromisoformat(vote["at"]).timestamp() for vote in votes),
         votes=len(votes),
+        answers=tuple(Answer(vote["annotator"], Outcome(vote["outcome"])) for vote in votes) if votes[1:] else (),
     )
 
 

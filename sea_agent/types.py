@@ -13,6 +13,7 @@ __all__ = [
     "QUESTION_TEXTS",
     "REFERENCE_VERSION",
     "RESPONSE_FORM",
+    "Answer",
     "Candidates",
     "Duel",
     "Hindsight",
@@ -63,6 +64,10 @@ class Outcome(StrEnum):
     def first_wins(self) -> float | None:
         """What it says of the probability that the first response is preferred; None where it says nothing of it."""
         return {Outcome.FIRST: 1.0, Outcome.SECOND: 0.0, Outcome.TIE: 0.5}.get(self)
+
+    def swap(self) -> "Outcome":
+        """The same of the duel with first and second exchanged."""
+        return {Outcome.FIRST: Outcome.SECOND, Outcome.SECOND: Outcome.FIRST}.get(self, self)
 
     @property
     def names_winner(self) -> bool:
@@ -201,11 +206,24 @@ class Hindsight:
 
 
 @dataclass(frozen=True, slots=True)
+class Answer:
+    """What one of several people said of a duel."""
+
+    annotator: str
+    outcome: Outcome
+
+    def swap(self) -> Self:
+        """The same answer to the duel with first and second exchanged."""
+        return replace(self, outcome=self.outcome.swap())
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """The outcome of a duel that counts.
 
     ``probability`` is the oracle's probability that ``first`` is preferred, if it gives one. ``at`` is in seconds since
-    the epoch. ``votes`` is the number of votes behind the verdict, if several people vote on a duel.
+    the epoch. ``votes`` is the number of votes behind the verdict, if several people vote on a duel, and ``answers``
+    says who said what.
     """
 
     duel_id: str
@@ -214,11 +232,17 @@ class Verdict:
     at: float
     probability: float | None = None
     votes: int = 1
+    answers: tuple[Answer, ...] = ()
+
+    def by_person(self) -> tuple[Answer, ...]:
+        """Who said what; the verdict itself where it is one person's."""
+        return self.answers or (Answer(self.annotator, self.outcome),)
 
     def swap(self) -> Self:
         """The same verdict on the duel with first and second exchanged."""
-        turned = {Outcome.FIRST: Outcome.SECOND, Outcome.SECOND: Outcome.FIRST}.get(self.outcome, self.outcome)
-        return replace(self, outcome=turned, probability=None if self.probability is None else 1.0 - self.probability)
+        probability = None if self.probability is None else 1.0 - self.probability
+        answers = tuple(answer.swap() for answer in self.answers)
+        return replace(self, outcome=self.outcome.swap(), probability=probability, answers=answers)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from sea_agent.bandit.people import Who
 from sea_agent.bandit.replay import Replay
 from sea_agent.config import EnsembleConfig
 from sea_agent.errors import RunFailure
@@ -99,7 +100,7 @@ class Ensemble:
     def labels(self) -> int:
         return len(self._replay)
 
-    def draw(self, features_P_M_D: Tensor, generator: np.random.Generator | None = None) -> Tensor:
+    def draw(self, features_P_M_D: Tensor, generator: np.random.Generator | None = None, who: Who = None) -> Tensor:
         """rewards_K_P_M: the K heads, in an order of its own for each prompt."""
         generator = generator or generator_for(self._seed, "draw", self.version)
         prompts, candidates, _ = features_P_M_D.shape
@@ -109,13 +110,13 @@ class Ensemble:
         order_K_P = torch.from_numpy(generator.permuted(heads_P_K, axis=1).T)
         return rewards_K_P_M.gather(0, order_K_P[:, :, None].expand_as(rewards_K_P_M))
 
-    def mean(self, features_P_M_D: Tensor) -> Tensor:
+    def mean(self, features_P_M_D: Tensor, who: Who = None) -> Tensor:
         """rewards_P_M: the mean over the heads."""
         with torch.no_grad():
             rewards_K_N = self._rewards(features_P_M_D.flatten(0, 1))
         return rewards_K_N.mean(0).unflatten(0, features_P_M_D.shape[:2])
 
-    def chance(self, first_N_D: Tensor, second_N_D: Tensor) -> Tensor:
+    def chance(self, first_N_D: Tensor, second_N_D: Tensor, who: Who = None) -> Tensor:
         """chance_N: the mean over the heads."""
         with torch.no_grad():
             first_K_N, second_K_N = self._rewards(torch.cat([first_N_D, second_N_D])).chunk(2, dim=1)
@@ -128,6 +129,7 @@ class Ensemble:
         first_wins_N: Tensor,
         ids: Sequence[str] | None = None,
         weights_N: Tensor | None = None,
+        who: Sequence[str] | None = None,
     ) -> None:
         self._replay.add(first_N_D, second_N_D, first_wins_N, ids, weights_N)
         added = self._replay.ids[len(self._counts_N_K) :]

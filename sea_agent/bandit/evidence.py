@@ -82,7 +82,15 @@ def log_evidence(
         weights_N=torch.ones_like(wins_N) if weights_N is None else weights_N,
         shift_X=shift_X,
     )
-    covariance_X_X = torch.einsum("b,bxy->xy", scales_B.square(), grams_B_X_X)
+    return evidence_of(torch.einsum("b,bxy->xy", scales_B.square(), grams_B_X_X), labels)
+
+
+def evidence_of(covariance_X_X: Tensor, labels: Labels) -> Tensor:
+    """Laplace approximation of log p(labels) in nats when the logits have this covariance, with exact gradients to it.
+
+    Raises:
+        RunFailure: when Newton's method does not converge.
+    """
     with torch.no_grad():
         dual_X = find_mode(covariance_X_X, labels)
         logits_X = covariance_X_X @ dual_X

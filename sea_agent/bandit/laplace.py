@@ -6,12 +6,15 @@ to the reward of a standardised row. A block of one feature may be expected to b
 N(m_b s_b, s_b²), so that a small scale withdraws the expectation with the block. The scales s_b maximise the evidence
 (``evidence.py``), the mode is found by Newton's method, and the covariance is the inverse Hessian there. All float64.
 
+Where people are told apart (``people.py``), the weights are a person's, and covariances of logits are those of one
+person's times how far the tastes of the two go together.
+
 The fit happens between the labels (``labels.py``), and of these the most recent ones are kept one by one; what older
 ones said is kept in a bounded number of rows (``memory.py``). So an update costs what it costs at some hundred labels,
 however many there are.
 
 Dimension legend: S draws, P prompts, M candidates of a prompt, N labelled duels kept one by one, K remains of older
-ones, X = K + N observations, Y the oldest of them, B blocks, D features.
+ones, X = K + N observations, Y the oldest of them, B blocks, D features, R loadings of people.
 """
 
 import math
@@ -27,6 +30,7 @@ from torch.nn import functional
 from sea_agent.bandit.evidence import fit_scales
 from sea_agent.bandit.labels import Labels, energy, factor, find_mode, newton_step
 from sea_agent.bandit.memory import Memory
+from sea_agent.bandit.people import People, Who
 from sea_agent.bandit.replay import Replay
 from sea_agent.config import LaplaceConfig
 from sea_agent.errors import UnfitState
@@ -73,6 +77,7 @@ class Laplace:
         blocks: sizes of the blocks of features; one block when not given.
         deviations: the scales that are expected before any label; 1/√B for each block when not given.
         means: m_b, the expected weight of each block in units of its scale; 0 when not given.
+        people: those whose answers are told apart; everybody is one when not given.
         seed: of the draws that are given no generator.
 
     Raises:
@@ -88,6 +93,7 @@ class Laplace:
         blocks: Sequence[int] | None = None,
         deviations: Sequence[float] | None = None,
         means: Sequence[float] | None = None,
+        people: People | None = None,
         seed: int = 0,
     ) -> None:
         config, blocks = config or LaplaceConfig(), blocks or (dimension,)
@@ -95,6 +101,7 @@ class Laplace:
             raise ValueError(f"blocks of {list(blocks)} features are {sum(blocks)} together and not {dimension}")
         self.version = 0
         self._members, self._seed, self._dimension = members, seed, dimension
+        self._people = people
         self._sizes_B = torch.tensor(blocks)
         self._fixed = config.prior_deviation is not None
         expected = deviations or [1.0 / math.sqrt(len(blocks))] * len(blocks)
@@ -120,37 +127,44 @@ class Laplace:
         """Prior standard deviation, in logits, of what each block adds to the reward of a standardised row."""
         return self._scales_B.tolist()
 
-    def draw(self, features_P_M_D: Tensor, generator: np.random.Generator | None = None) -> Tensor:
+    def draw(self, features_P_M_D: Tensor, generator: np.random.Generator | None = None, who: Who = None) -> Tensor:
         """rewards_S_P_M: fresh draws for every prompt, joint over its candidates."""
         prompts, candidates, _ = features_P_M_D.shape
-        mean_P_M, covariance_P_M_M = self._gaussian(features_P_M_D)
+        mean_P_M, covariance_P_M_M = self._gaussian(features_P_M_D, who)
         generator = generator or generator_for(self._seed, "draw", self.version)
         noise = generator.standard_normal((prompts, candidates, self._members))
         rewards_P_M_S = mean_P_M[:, :, None] + _symmetric_root(covariance_P_M_M) @ torch.from_numpy(noise)
         return rewards_P_M_S.permute(2, 0, 1).to(torch.float32)
 
-    def mean(self, features_P_M_D: Tensor) -> Tensor:
+    def mean(self, features_P_M_D: Tensor, who: Who = None) -> Tensor:
         """rewards_P_M under the mode."""
+        if self._people is not None:
+            return self._gaussian(features_P_M_D, who)[0].to(torch.float32)
         mode_D = self._means_D + self._fit.dual_X @ self._fit.rows_X_D
         return (self._scaled(features_P_M_D) @ mode_D).to(torch.float32)
 
-    def chance(self, first_N_D: Tensor, second_N_D: Tensor) -> Tensor:
+    def chance(self, first_N_D: Tensor, second_N_D: Tensor, who: Who = None) -> Tensor:
         """chance_N that the first response wins, by MacKay's approximation for a Gaussian logit (1992, "The Evidence
         Framework Applied to Classification Networks"): within .02, and exact where the mean is 0."""
-        mean_N, covariance_N_1_1 = self._gaussian((first_N_D - second_N_D)[:, None])
+        mean_N, covariance_N_1_1 = self._gaussian((first_N_D - second_N_D)[:, None], who)
         variance_N_1 = covariance_N_1_1[:, 0]
         return torch.sigmoid(mean_N / (1 + math.pi / 8 * variance_N_1).sqrt())[:, 0].to(torch.float32)
 
-    def _gaussian(self, features_P_M_D: Tensor) -> tuple[Tensor, Tensor]:
-        """mean_P_M and covariance_P_M_M of a prompt's candidates."""
+    def _gaussian(self, features_P_M_D: Tensor, who: Who = None) -> tuple[Tensor, Tensor]:
+        """mean_P_M and covariance_P_M_M of a prompt's candidates, in the eyes of one person for each prompt."""
         prompts, candidates, _ = features_P_M_D.shape
         scaled_P_M_D, fit = self._scaled(features_P_M_D), self._fit
         cross_X_PM = fit.rows_X_D @ scaled_P_M_D.flatten(0, 1).T
+        covariance_P_M_M = scaled_P_M_D @ scaled_P_M_D.mT
+        if self._people is not None:
+            loadings_P_R = self._people.loadings([None] * prompts if who is None else who)
+            observed_X_R = self._people.loadings_of(self._places(len(fit.rows_X_D)))
+            cross_X_PM = cross_X_PM * (observed_X_R @ loadings_P_R.T).repeat_interleave(candidates, dim=1)
+            covariance_P_M_M = covariance_P_M_M * loadings_P_R.square().sum(1)[:, None, None]
         mean_PM = fit.dual_X @ cross_X_PM + scaled_P_M_D.flatten(0, 1) @ self._means_D
         known_X_PM = torch.linalg.solve_triangular(fit.factor_X_X, fit.root_X[:, None] * cross_X_PM, upper=False)
         known_P_M_X = known_X_PM.T.unflatten(0, (prompts, candidates))
-        covariance_P_M_M = scaled_P_M_D @ scaled_P_M_D.mT - known_P_M_X @ known_P_M_X.mT
-        return mean_PM.unflatten(0, (prompts, candidates)), covariance_P_M_M
+        return mean_PM.unflatten(0, (prompts, candidates)), covariance_P_M_M - known_P_M_X @ known_P_M_X.mT
 
     @property
     def _means_D(self) -> Tensor:
@@ -168,8 +182,14 @@ class Laplace:
         first_wins_N: Tensor,
         ids: Sequence[str] | None = None,
         weights_N: Tensor | None = None,
+        who: Sequence[str] | None = None,
     ) -> None:
-        self._replay.add(first_N_D, second_N_D, first_wins_N, ids, weights_N)
+        places_N = None
+        if self._people is not None:
+            if who is None:
+                raise ValueError("a posterior that tells people apart has to know who answered")
+            places_N = self._people.meet(who)
+        self._replay.add(first_N_D, second_N_D, first_wins_N, ids, weights_N, places_N)
 
     def update(self, generator: np.random.Generator | None = None, rounds: int = 1) -> dict[str, float]:
         """Fit to all labels; a function of them and the last fit, so the arguments change nothing."""
@@ -184,8 +204,8 @@ class Laplace:
     def _fit_to(self, count: int) -> dict[str, float]:
         """Fit to the remains of older labels and the first ``count`` of those that are kept; metrics."""
         seen = self.labels - self._replay.kept + count
-        if not self._fixed and 10 * seen >= 11 * self._scaled_at:  # a tenth more labels than last time
-            self._fit_scales(count)
+        if 10 * seen >= 11 * self._scaled_at:  # a tenth more labels than last time
+            self._fit_prior(count)
             self._scaled_at = seen
         rows_X_D, covariance_X_X = self._extended(count)
         labels = self._observed(rows_X_D, count)
@@ -211,6 +231,9 @@ class Laplace:
         known = len(self._fit.rows_X_D)
         rows_X_D = torch.cat([self._fit.rows_X_D, self._scaled(self._observations(count, known))])
         cross_X_U = rows_X_D @ rows_X_D[known:].T
+        if self._people is not None:
+            loadings_X_R = self._people.loadings_of(self._places(len(rows_X_D)))
+            cross_X_U = cross_X_U * (loadings_X_R @ loadings_X_R[known:].T)
         covariance_X_X = torch.cat([torch.cat([self._fit.covariance_X_X, cross_X_U[:known].T]), cross_X_U], dim=1)
         return rows_X_D, covariance_X_X
 
@@ -220,13 +243,17 @@ class Laplace:
         labels_N_D = self._replay.differences(max(start - len(remains_K_D), 0), count)
         return torch.cat([remains_K_D[start:], labels_N_D])
 
+    def _places(self, count: int) -> Tensor:
+        """places_X of the people who gave the first ``count`` observations."""
+        return torch.cat([self._memory.places_K, self._replay.places_N])[:count]
+
     def _leave_behind(self) -> None:
         """Join the oldest labels to the remains of older ones, at the mode of the fit."""
         rows_Y_D, fit = self._observations(_LEFT_BEHIND), self._fit
         count = len(rows_Y_D)
         labels = self._observed(fit.rows_X_D[:count], _LEFT_BEHIND)
         logits_Y = fit.covariance_X_X[:count] @ fit.dual_X
-        self._memory.absorb(rows_Y_D, fit.covariance_X_X[:count, :count], labels, logits_Y)
+        self._memory.absorb(rows_Y_D, fit.covariance_X_X[:count, :count], labels, logits_Y, self._places(count))
         self._replay.forget(_LEFT_BEHIND)
         self._fit = Fit.to_nothing(self._dimension)
 
@@ -237,11 +264,27 @@ class Laplace:
         """wins_N and weights_N of the first ``count`` labels that are kept."""
         return self._replay.wins_N[:count].double(), self._replay.weights_N[:count].double()
 
-    def _fit_scales(self, count: int) -> None:
-        parts = self._observations(count).split(self._sizes_B.tolist(), dim=1)
+    def _fit_prior(self, count: int) -> None:
+        """Fit the scales of the blocks, then how far the tastes of people go together."""
+        rows_X_D = self._observations(count)
+        if not self._fixed:
+            self._fit_scales(rows_X_D, count)
+            self._fit = Fit.to_nothing(self._dimension)
+        if self._people is not None:
+            scaled_X_D = self._scaled(rows_X_D)
+            labels = self._observed(scaled_X_D, count)
+            self._people.fit(scaled_X_D @ scaled_X_D.T, labels, self._places(len(rows_X_D)))
+            self._fit = Fit.to_nothing(self._dimension)
+
+    def _fit_scales(self, rows_X_D: Tensor, count: int) -> None:
+        parts = rows_X_D.split(self._sizes_B.tolist(), dim=1)
         wins_N, weights_N = self._answers(count)
+        grams_B_X_X = torch.stack([part @ part.T / part.shape[1] for part in parts])
+        if self._people is not None:
+            loadings_X_R = self._people.loadings_of(self._places(len(rows_X_D)))
+            grams_B_X_X = grams_B_X_X * (loadings_X_R @ loadings_X_R.T)
         self._scales_B = fit_scales(
-            torch.stack([part @ part.T / part.shape[1] for part in parts]),
+            grams_B_X_X,
             wins_N,
             self._scales_B,
             weights_N,
@@ -249,7 +292,6 @@ class Laplace:
             shifts_B_X=torch.stack([mean * part[:, 0] for mean, part in zip(self._means_B, parts, strict=True)]),
             targets_K=self._memory.targets_K,
         )
-        self._fit = Fit.to_nothing(self._dimension)
 
     def state(self) -> dict[str, Any]:
         return {
@@ -263,14 +305,23 @@ class Laplace:
             "factor": self._fit.factor_X_X.clone(),
             "memory": self._memory.state(),
             "replay": self._replay.state(),
+            "people": None if self._people is None else self._people.state(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         fit = ("covariance", "dual", "root", "factor")
         form = {"family": "laplace", "version": int, "scales": self._scales_B, "scaled_at": int}
-        require(state, form | dict.fromkeys(fit, Tensor) | {"memory": dict, "replay": dict}, "posterior")
+        require(
+            state,
+            form | dict.fromkeys(fit, Tensor) | {"memory": dict, "replay": dict, "people": dict | None},
+            "posterior",
+        )
+        if (state["people"] is None) != (self._people is None):
+            raise UnfitState("posterior.people: was saved under the other setting")
         self._replay.load_state(state["replay"])
         self._memory.load_state(state["memory"])
+        if self._people is not None:
+            self._people.load_state(state["people"])
         rows_X_D = self._observations(self._replay.kept)
         count = state["dual"].numel()
         for name, shape in zip(fit, ((count, count), (count,), (count,), (count, count)), strict=True):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sea_agent.bandit.ensemble import Ensemble
 from sea_agent.bandit.laplace import Laplace
+from sea_agent.bandit.people import People, Who
 from sea_agent.config import PosteriorConfig
 
 
@@ -25,18 +26,19 @@ class Posterior(Protocol):
     def labels(self) -> int:
         """Number of labelled duels in the replay."""
 
-    def draw(self, features_P_M_D: Tensor, generator: np.random.Generator | None = None) -> Tensor:
+    def draw(self, features_P_M_D: Tensor, generator: np.random.Generator | None = None, who: Who = None) -> Tensor:
         """Posterior draws of the rewards, rewards_S_P_M (float32).
 
         Along S the draws are exchangeable and their order is drawn anew for each prompt, so that index 0 is a
         fresh Thompson draw for every prompt. One draw is one reward function for all candidates of its prompt.
-        Without a generator the draws are keyed by the version: the same until the next update.
+        Without a generator the draws are keyed by the version: the same until the next update. ``who`` names the
+        person in whose eyes each prompt's candidates are seen.
         """
 
-    def mean(self, features_P_M_D: Tensor) -> Tensor:
+    def mean(self, features_P_M_D: Tensor, who: Who = None) -> Tensor:
         """The best guess of the rewards, rewards_P_M (float32): the mean over the posterior, without any chance."""
 
-    def chance(self, first_N_D: Tensor, second_N_D: Tensor) -> Tensor:
+    def chance(self, first_N_D: Tensor, second_N_D: Tensor, who: Who = None) -> Tensor:
         """chance_N (float32): the probability that the first response wins, over the whole posterior, without any
         draw."""
 
@@ -47,14 +49,16 @@ class Posterior(Protocol):
         first_wins_N: Tensor,
         ids: Sequence[str] | None = None,
         weights_N: Tensor | None = None,
+        who: Sequence[str] | None = None,
     ) -> None:
-        """Append labelled duels to the replay; labels are floats in [0, 1].
+        """Append labelled duels to the replay; labels are floats in [0, 1]. ``who`` names those who answered.
 
         A label of weight w counts like w labels of weight 1, which is what it has where no weights are given. ``ids``
         tell a label that is added twice; without them the labels are numbered.
 
         Raises:
-            ValueError: when shapes disagree, a label leaves [0, 1] or an id was added before.
+            ValueError: when shapes disagree, a label leaves [0, 1], an id was added before, or a posterior that tells
+                people apart is not told who answered.
         """
 
     def update(self, generator: np.random.Generator | None = None, rounds: int = 1) -> dict[str, float]:
@@ -100,5 +104,6 @@ def make_posterior(
         blocks=blocks,
         deviations=deviations,
         means=means,
+        people=People(config.axes, seed) if config.people == "shared" else None,
         seed=seed,
     )

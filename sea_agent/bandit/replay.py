@@ -24,7 +24,7 @@ class Replay:
         self.ids: list[str] = []
         self._known: set[str] = set()
         self._first, self._second = _Rows(self.dimension), _Rows(self.dimension)
-        self._wins, self._weights = _Rows(), _Rows()
+        self._wins, self._weights, self._places = _Rows(), _Rows(), _Rows()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -58,6 +58,11 @@ class Replay:
         """How much each label counts beside one of weight 1."""
         return self._weights.rows
 
+    @property
+    def places_N(self) -> Tensor:
+        """Which of the people that a posterior tells apart answered; all 0 where it tells nobody."""
+        return self._places.rows.long()
+
     def add(
         self,
         first_N_D: Tensor,
@@ -65,8 +70,10 @@ class Replay:
         first_wins_N: Tensor,
         ids: Sequence[str] | None = None,
         weights_N: Tensor | None = None,
+        places_N: Tensor | None = None,
     ) -> None:
-        """Append labelled duels, of weight 1 where no weights are given, numbered without ids; all or none are added.
+        """Append labelled duels, of weight 1 where no weights are given, numbered without ids, all by one person where
+        no places are given; all or none are added.
 
         Raises:
             ValueError: when shapes disagree, a value is not finite, a label leaves [0, 1], a weight is not above 0, or
@@ -77,8 +84,15 @@ class Replay:
         count = len(ids)
         weights_N = torch.ones(count) if weights_N is None else weights_N
         rows, values = (count, self.dimension), (count,)
-        expected = {"first": rows, "second": rows, "labels": values, "weights": values}
-        given = {"first": first_N_D, "second": second_N_D, "labels": first_wins_N, "weights": weights_N}
+        places_N = torch.zeros(count) if places_N is None else places_N
+        expected = {"first": rows, "second": rows, "labels": values, "weights": values, "people": values}
+        given = {
+            "first": first_N_D,
+            "second": second_N_D,
+            "labels": first_wins_N,
+            "weights": weights_N,
+            "people": places_N,
+        }
         for name, tensor in given.items():
             if tuple(tensor.shape) != expected[name]:
                 raise ValueError(f"{name} of {count} duels have shape {tuple(tensor.shape)}, not {expected[name]}")
@@ -103,7 +117,7 @@ class Replay:
 
     @property
     def _columns(self) -> tuple["_Rows", ...]:
-        return self._first, self._second, self._wins, self._weights
+        return self._first, self._second, self._wins, self._weights, self._places
 
     def state(self) -> dict[str, Any]:
         """Tensors and plain values only."""
@@ -112,6 +126,7 @@ class Replay:
             "second": self.second_N_D.clone(),
             "wins": self.wins_N.clone(),
             "weights": self.weights_N.clone(),
+            "people": self._places.rows.clone(),
             "ids": list(self.ids),
             "forgotten": len(self) - self.kept,
         }
@@ -122,13 +137,13 @@ class Replay:
         Raises:
             UnfitState: when it was saved with another number of features, or could not have been added.
         """
-        form = dict.fromkeys(("first", "second", "wins", "weights"), Tensor)
+        form = dict.fromkeys(("first", "second", "wins", "weights", "people"), Tensor)
         require(state, {**form, "ids": [str, ...], "forgotten": int}, "posterior.replay")
         self._clear()
         self.ids, ids = state["ids"][: state["forgotten"]], state["ids"][state["forgotten"] :]
         self._known = set(self.ids)
         try:
-            self.add(state["first"], state["second"], state["wins"], ids, state["weights"])
+            self.add(state["first"], state["second"], state["wins"], ids, state["weights"], state["people"])
         except ValueError as error:
             raise UnfitState(f"posterior.replay: {error}") from None
 

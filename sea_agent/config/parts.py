@@ -166,6 +166,12 @@ class PosteriorConfig(Section):
     ``path/to/file.py:function`` or ``module:function``, from a list of (prompt, response) texts to a number for each,
     higher is better; or a scorer of a built-in world, ``world://lexicon/judge``. The posterior expects each to be
     right; the labels tell how far. Needs ``family: laplace``."""
+    people: Literal["pooled", "shared"] = "pooled"
+    """``pooled``: everybody's answers are one person's. ``shared``: people are told apart by annotator. They share a
+    part of their taste, differ along ``axes`` of it, and have a part of their own, as far as the answers say. Needs
+    ``family: laplace``."""
+    axes: Annotated[int, Field(ge=0, le=16)] = 3
+    """Along which the tastes of people may differ."""
     feature_batch: PositiveInt = 256
     """Sequences per forward pass of the feature model."""
     ensemble: EnsembleConfig = EnsembleConfig()
@@ -187,6 +193,12 @@ class PosteriorConfig(Section):
     def _a_prior_has_a_mean(self) -> "PosteriorConfig":
         if self.prior and self.family != "laplace":
             raise ValueError("posterior.prior needs posterior.family=laplace: heads cannot be told what to expect")
+        return self
+
+    @model_validator(mode="after")
+    def _people_have_covariances(self) -> "PosteriorConfig":
+        if self.people == "shared" and self.family != "laplace":
+            raise ValueError("posterior.people=shared needs posterior.family=laplace: heads do not tell people apart")
         return self
 
 

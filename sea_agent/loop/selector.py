@@ -28,7 +28,7 @@ from sea_agent.features import Features
 from sea_agent.pretrained import use_threads
 from sea_agent.saved_state import require
 from sea_agent.seeding import generator_for, id_for, seed_for
-from sea_agent.types import Candidates, Duel, Hindsight, LabelSource, Outcome, Preference, Response, Verdict
+from sea_agent.types import Answer, Candidates, Duel, Hindsight, LabelSource, Outcome, Preference, Response, Verdict
 
 
 class Selector:
@@ -180,23 +180,40 @@ class Selector:
         if self._posterior is None:
             return {}, []
         labelled = [
-            (duel, wins)
+            (duel, answer.annotator, wins)
             for duel, verdict in answers
-            if duel.label_source is LabelSource.ORACLE and (wins := verdict.outcome.first_wins) is not None
+            if duel.label_source is LabelSource.ORACLE
+            for answer in self._said(verdict)
+            if (wins := answer.outcome.first_wins) is not None
         ]
         if not labelled:
             return {"posterior_trust": self.trust}, []
-        decided = [duel for duel, _ in labelled]
-        first_wins_N = torch.tensor([wins for _, wins in labelled])
+        decided, who, wins_N = zip(*labelled, strict=True)
+        first_wins_N = torch.tensor(wins_N)
         first_N_D = self._rows([(duel.prompt, duel.first) for duel in decided])
         second_N_D = self._rows([(duel.prompt, duel.second) for duel in decided])
-        beliefs_N = self._posterior.chance(first_N_D, second_N_D)
-        self._posterior.add(first_N_D, second_N_D, first_wins_N, [duel.id for duel in decided])
+        beliefs_N = self._posterior.chance(first_N_D, second_N_D, who)
+        ids = (
+            [f"{duel.id} {person}" for duel, person, _ in labelled]
+            if self._tells_apart
+            else [duel.id for duel in decided]
+        )
+        self._posterior.add(first_N_D, second_N_D, first_wins_N, ids, who=who)
         metrics = self._posterior.update(self._generator("update", number))
         found = {f"posterior_{name}": amount for name, amount in metrics.items()}
         self._foresight.add(beliefs_N, first_wins_N)
         found |= {"posterior_trust": self.trust} | _foresight(decided, beliefs_N, first_wins_N)
-        return found, self._hindsight(decided, torch.stack([first_N_D, second_N_D], 1), number)
+        once = list({duel.id: place for place, duel in enumerate(decided)}.values())
+        sides_N_2_D = torch.stack([first_N_D[once], second_N_D[once]], 1)
+        return found, self._hindsight([decided[place] for place in once], sides_N_2_D, number)
+
+    def _said(self, verdict: Verdict) -> tuple[Answer, ...]:
+        """What the posterior learns of a verdict: what each person said, where it tells people apart."""
+        return verdict.by_person() if self._tells_apart else (Answer(verdict.annotator, verdict.outcome),)
+
+    @property
+    def _tells_apart(self) -> bool:
+        return self._posterior_config.people == "shared"
 
     def warm(self, answers: Sequence[tuple[Duel, Verdict]], weights: Sequence[float]) -> None:
         """Train the posterior on imported preferences, before the first round.
@@ -207,19 +224,20 @@ class Selector:
         duels = [duel for duel, _ in answers]
         first_wins_N = torch.tensor([verdict.outcome.first_wins for _, verdict in answers])
         weights_N = torch.tensor(weights)
+        who = [verdict.annotator for _, verdict in answers]
         rows_2N_D = self._rows([(duel.prompt, side) for duel in duels for side in (duel.first, duel.second)])
         self._posterior = self._new_posterior()
 
         def learn(part: slice) -> None:
             rows = rows_2N_D[::2][part], rows_2N_D[1::2][part], first_wins_N[part]
-            self._posterior.add(*rows, [duel.id for duel in duels[part]], weights_N[part])
+            self._posterior.add(*rows, [duel.id for duel in duels[part]], weights_N[part], who[part])
             self._posterior.update(self._generator("warm", 0), rounds=math.ceil(len(rows[0]) / self._batch_size))
 
         last = 0 if self._posterior_config.family == "ensemble" else min(len(duels) // 2, 2 * HALF_LIFE)
         rest, foretold = slice(len(duels) - last), slice(len(duels) - last, None)
         learn(rest)
         if last:
-            chance_N = self._posterior.chance(rows_2N_D[::2][foretold], rows_2N_D[1::2][foretold])
+            chance_N = self._posterior.chance(rows_2N_D[::2][foretold], rows_2N_D[1::2][foretold], who[foretold])
             self._foresight.add(chance_N, first_wins_N[foretold])
             learn(foretold)
 

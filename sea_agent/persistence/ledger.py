@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from sea_agent.errors import UserError
-from sea_agent.types import Duel, Hindsight, LabelSource, Outcome, Response, Verdict, prompt_from
+from sea_agent.types import Answer, Duel, Hindsight, LabelSource, Outcome, Response, Verdict, prompt_from
 
 SqlRow = tuple[Any, ...]
 
@@ -60,6 +60,13 @@ CREATE TABLE IF NOT EXISTS verdicts (
     round INTEGER NOT NULL,
     at REAL NOT NULL
 ) STRICT;
+CREATE TABLE IF NOT EXISTS answers (
+    duel_id TEXT NOT NULL REFERENCES verdicts (duel_id),
+    place INTEGER NOT NULL,
+    annotator TEXT NOT NULL,
+    outcome TEXT NOT NULL,
+    PRIMARY KEY (duel_id, place)
+) STRICT;
 CREATE TABLE IF NOT EXISTS rounds (
     round INTEGER PRIMARY KEY,
     weights TEXT NOT NULL
@@ -82,7 +89,9 @@ SELECT d.id, d.round, d.prompt_id, d.prompt, d.prompt_tokens, d.prompt_messages,
        d.posterior_version, d.label_source, d.belief, d.disagreement, d.typical_disagreement,
        a.id, a.text, a.tokens, a.logprobs, a.policy_version,
        b.id, b.text, b.tokens, b.logprobs, b.policy_version,
-       v.outcome, v.probability, v.annotator, v.votes, v.round, v.at
+       v.outcome, v.probability, v.annotator, v.votes, v.round, v.at,
+       (SELECT json_group_array(json_array(annotator, outcome))
+        FROM (SELECT annotator, outcome FROM answers WHERE duel_id = d.id ORDER BY place))
 FROM duels d
 JOIN responses a ON a.duel_id = d.id AND a.side = 'first'
 JOIN responses b ON b.duel_id = d.id AND b.side = 'second'
@@ -212,7 +221,15 @@ class Ledger:
         rows: list[SqlRow] = [
             (v.duel_id, v.outcome.value, v.probability, v.annotator, v.votes, number, v.at) for v in verdicts
         ]
-        self._write(("INSERT INTO verdicts VALUES (?, ?, ?, ?, ?, ?, ?)", rows))
+        answers: list[SqlRow] = [
+            (verdict.duel_id, place, answer.annotator, answer.outcome.value)
+            for verdict in verdicts
+            for place, answer in enumerate(verdict.answers)
+        ]
+        self._write(
+            ("INSERT INTO verdicts VALUES (?, ?, ?, ?, ?, ?, ?)", rows),
+            ("INSERT INTO answers VALUES (?, ?, ?, ?)", answers),
+        )
         by_id = {duel.id: duel for duel in duels}
         for verdict in verdicts:
             self._count(by_id[verdict.duel_id], verdict)
@@ -250,8 +267,8 @@ class Ledger:
         """A digest of everything but the times of the verdicts: equal for two runs of one seed."""
         digest = hashlib.blake2b(digest_size=16)
         for row in self._db.execute(_ROWS):
-            digest.update(json.dumps(row[:-1]).encode())
-        for table in ("hindsight ORDER BY duel_id", "rounds ORDER BY round"):
+            digest.update(json.dumps(row[:-2]).encode())
+        for table in ("hindsight ORDER BY duel_id", "rounds ORDER BY round", "answers ORDER BY duel_id, place"):
             for row in self._db.execute(f"SELECT * FROM {table}"):
                 digest.update(json.dumps(row).encode())
         return digest.hexdigest()
@@ -337,7 +354,8 @@ def _parse(row: SqlRow) -> tuple[Duel, Verdict | None, int | None]:
         disagreement=row[11],
         typical_disagreement=row[12],
     )
-    outcome, probability, annotator, votes, answered_in, at = row[23:]
+    outcome, probability, annotator, votes, answered_in, at, answers = row[23:]
     if outcome is None:
         return duel, None, None
-    return duel, Verdict(duel_id, Outcome(outcome), annotator, at, probability, votes), answered_in
+    said_by = tuple(Answer(name, Outcome(what)) for name, what in json.loads(answers))
+    return duel, Verdict(duel_id, Outcome(outcome), annotator, at, probability, votes, said_by), answered_in

@@ -185,7 +185,14 @@ def test_labels_added_since_the_last_update_travel_with_the_state(small: None) -
     [
         ({"dual": torch.zeros(99, dtype=torch.float64)}, r"posterior\.covariance"),
         (
-            {"memory": {"rows": torch.zeros(3, 11), "targets": torch.zeros(3), "constant": 0.0}},
+            {
+                "memory": {
+                    "rows": torch.zeros(3, 11),
+                    "targets": torch.zeros(3),
+                    "people": torch.zeros(3),
+                    "constant": 0.0,
+                }
+            },
             r"posterior\.memory\.rows",
         ),
         ({"memory": {"rows": torch.zeros(0, 12)}}, r"posterior\.memory: missing"),
@@ -199,7 +206,7 @@ def test_a_state_that_is_none_is_refused_by_name(change: dict[str, Any], reason:
 def test_a_fit_to_more_observations_than_there_are_is_refused(small: None) -> None:
     state = taught(90, 12).state()
     replay = state["replay"]
-    for name in ("first", "second", "wins", "weights"):
+    for name in ("first", "second", "wins", "weights", "people"):
         replay[name] = replay[name][1:]
     replay["forgotten"] += 1
     with pytest.raises(UnfitState, match="observations, and there are"):

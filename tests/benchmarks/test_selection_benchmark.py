@@ -28,7 +28,7 @@ def linear_world() -> Responses:
     features_P_M_D = normal(420, 30, FEATURES)
     features_P_M_D = torch.cat([features_P_M_D, features_P_M_D[:, :10]], 1)
     texts_P_M = np.tile([*range(30), *range(10)], (420, 1))
-    return Responses(features_P_M_D, (FEATURES,), 2 * features_P_M_D.double().sum(2), texts_P_M)
+    return Responses([], features_P_M_D, (FEATURES,), 2 * features_P_M_D.double().sum(2), texts_P_M)
 
 
 def taught(features_P_M_D: torch.Tensor) -> Laplace:
@@ -153,6 +153,7 @@ def test_the_initial_policy_is_asked_about_on_request(linear_world: Responses) -
 def test_a_reward_that_the_posterior_cannot_see_is_not_learnt(linear_world: Responses) -> None:
     hidden_P_M = normal(420, 30).double()
     blind = Responses(
+        [],
         linear_world.features_P_M_D,
         linear_world.blocks,
         torch.cat([hidden_P_M, hidden_P_M[:, :10]], 1),

@@ -14,7 +14,7 @@ from sea_agent.bandit.mixing import label_source
 from sea_agent.config import MixingConfig, RunConfig
 from sea_agent.config.files import parse_config
 from sea_agent.loop.selector import Selector
-from sea_agent.types import Candidates, LabelSource, Outcome, Prompt, Response, Verdict
+from sea_agent.types import Answer, Candidates, LabelSource, Outcome, Prompt, Response, Verdict
 
 
 @pytest.fixture
@@ -89,6 +89,29 @@ def test_the_posterior_learns_from_the_oracle_and_not_from_itself(config: Callab
     metrics, _ = selector.update(answers(duels, Outcome.FIRST), 1)
     assert selector._posterior.labels == len(duels) - len(own)
     assert 0.0 <= metrics["foresight_accuracy"] <= 1.0
+
+
+def test_a_posterior_that_tells_people_apart_learns_what_each_of_them_said(config: Callable[..., RunConfig]) -> None:
+    said = (Answer("ann", Outcome.FIRST), Answer("bob", Outcome.SECOND), Answer("cem", Outcome.BOTH_BAD))
+    beliefs = {}
+    for people in ("shared", "pooled"):
+        selector = make_selector(config(posterior={"family": "laplace", "members": 4, "people": people}))
+        duels = selector.select(many(20), 1, 0, 100)
+        verdicts = [
+            (duel, Verdict(duel.id, Outcome.FIRST, "ann, bob, cem", 0.0, votes=3, answers=said)) for duel in duels
+        ]
+        selector.update(verdicts, 1)
+        assert selector._posterior.labels == {"shared": 2, "pooled": 1}[people] * len(duels)
+        beliefs[people] = [
+            selector._posterior.chance(
+                selector._rows([(duel.prompt, duel.first) for duel in duels]),
+                selector._rows([(duel.prompt, duel.second) for duel in duels]),
+                [name] * len(duels),
+            ).mean()
+            for name in ("ann", "bob")
+        ]
+    assert beliefs["shared"][0] > 0.5 > beliefs["shared"][1]
+    assert beliefs["pooled"][0] == beliefs["pooled"][1] > 0.5
 
 
 @pytest.mark.parametrize(("outcome", "sign"), [(Outcome.FIRST, 1), (Outcome.SECOND, -1)])

@@ -77,6 +77,7 @@ def test_the_majority_decides_if_enough_agree(
     vote(office, run, "d", **dict(list(said.items())[2:]))
     (verdict,) = oracle.ask([duel("d")])
     assert (verdict.outcome, verdict.votes, verdict.annotator) == (expected, 3, "ann, bob, cem")
+    assert {answer.annotator: answer.outcome for answer in verdict.answers} == said
     assert oracle.queries == 1
 
 

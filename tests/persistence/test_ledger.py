@@ -9,7 +9,7 @@ from made_duels import duel, verdict
 
 import sea_agent.persistence.ledger as ledger_module
 from sea_agent.persistence.ledger import Ledger
-from sea_agent.types import Hindsight, LabelSource, Outcome, Verdict
+from sea_agent.types import Answer, Hindsight, LabelSource, Outcome, Verdict
 
 
 def test_rows_come_back_as_they_were_written(tmp_path: Path) -> None:
@@ -18,6 +18,21 @@ def test_rows_come_back_as_they_were_written(tmp_path: Path) -> None:
         ledger.add_verdicts(duels, [verdict("y")], 3)
     with Ledger(tmp_path / "ledger.sqlite") as again:
         assert again.rows() == [(duel("x"), None), (duel("y"), verdict("y"))]
+
+
+def test_who_said_what_comes_back_in_its_order_and_counts_as_one_query(tmp_path: Path) -> None:
+    said = (Answer("cem", Outcome.SECOND), Answer("ann", Outcome.FIRST), Answer("bob", Outcome.SECOND))
+    given = dataclasses.replace(verdict("x", Outcome.SECOND), votes=3, answers=said)
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        ledger.add_verdicts(ledger.add_duels([duel("x")], 3), [given], 3)
+        assert ledger.oracle_queries == 1
+        one_said_otherwise = dataclasses.replace(given, answers=(*said[:2], Answer("bob", Outcome.TIE)))
+    with Ledger(tmp_path / "other.sqlite") as other:
+        other.add_verdicts(other.add_duels([duel("x")], 3), [one_said_otherwise], 3)
+        digest = other.digest()
+    with Ledger(tmp_path / "ledger.sqlite") as again:
+        assert again.rows() == [(duel("x"), given)]
+        assert again.digest() != digest
 
 
 def test_the_latest_hindsight_stays(tmp_path: Path) -> None:
