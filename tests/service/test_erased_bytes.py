@@ -109,6 +109,13 @@ async def test_of_a_person_nothing_is_left(
     assert "erased-" in seen
 
 
+async def test_of_a_deleted_run_nothing_is_left(service: Running, database_url: str) -> None:
+    await answered(service)
+    (await service.admin.put("/v1/runs/run", json={"state": "closed"})).raise_for_status()
+    (await service.admin.delete("/v1/runs/run")).raise_for_status()
+    assert holding(database_url, *TEXTS, COMMENT) == set()
+
+
 async def test_of_the_texts_of_a_run_nothing_is_left(
     service: Running, database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -79,10 +79,21 @@ def _purge_postgresql(connection: Connection) -> list[str]:
     try:
         _require_no_older_reader(connection)
         tables = ", ".join(metadata.tables)
+        _forget_statistics_of_empty_tables(connection)
         connection.exec_driver_sql(f"VACUUM (FULL, ANALYZE) {tables}")
         return _rewrite_statistics(connection) + _overwrite_log(connection)
     finally:
         connection.exec_driver_sql("RESET statement_timeout")
+
+
+def _forget_statistics_of_empty_tables(connection: Connection) -> None:
+    """ANALYZE keeps the old statistics of a table that has no rows any more. A column that is given a type, be it the
+    same, loses its own."""
+    for table in metadata.tables.values():
+        if not connection.execute(select(exists().select_from(table))).scalar_one():
+            for column in table.columns:
+                kind = column.type.compile(connection.dialect)
+                connection.exec_driver_sql(f'ALTER TABLE {table.name} ALTER COLUMN "{column.name}" TYPE {kind}')
 
 
 def _require_no_older_reader(connection: Connection) -> None:
