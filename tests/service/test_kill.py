@@ -1,10 +1,12 @@
-"""Killed again and again while many people answer, the service loses no acknowledged answer and doubles none."""
+"""Killed again and again while many people answer and duels are imported and handed out, the service loses nothing that
+it acknowledged and doubles nothing."""
 
 import asyncio
 import random
 import time
 from collections import Counter
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 import httpx
@@ -56,6 +58,30 @@ class Crowd:
         return None
 
 
+class Operator(Crowd):
+    """Somebody who imports duels, hands them out and takes them back meanwhile, as often as the service lets them."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url, [GIVEN_KEY])
+        self.imported: list[str] = []
+        self.handed_out = 0
+
+    async def _work(self, key: str) -> None:
+        headers = {"Authorization": f"Bearer {key}"}
+        async with httpx.AsyncClient(base_url=self._url, headers=headers, timeout=30) as client:
+            for number in count():
+                if self._over.is_set():
+                    return
+                names = [f"file {number} row {row}" for row in range(5)]
+                rows = [{"id": name, "prompt": name, "chosen": "a", "rejected": "b"} for name in names]
+                if await self._insist(client, "POST", "/v1/runs/run/queries:import", rows) is not None:
+                    self.imported += names
+                body = {"annotators": ["a0", "a1"], "count": 4, "each": 1}
+                if await self._insist(client, "POST", "/v1/runs/run/assignments", body) is not None:
+                    self.handed_out += 1
+                await self._insist(client, "DELETE", "/v1/runs/run/assignments", None)
+
+
 async def survive(
     serve: Callable[..., Process], cycles: int, labels: int, program: tuple[str, ...] = SERVE, **where: Any
 ) -> list[float]:
@@ -68,8 +94,8 @@ async def survive(
     keys = prepare(service, duels=2 * labels)
     service.end()
     service = serve(*options, "--port", service.port, key=GIVEN_KEY, program=program)
-    crowd, draw, seconds = Crowd(service.url, keys), random.Random(3), []
-    working = asyncio.create_task(crowd.answer())
+    crowd, operator, draw, seconds = Crowd(service.url, keys), Operator(service.url), random.Random(3), []
+    working = asyncio.gather(crowd.answer(), operator.answer())
     for cycle in range(1, cycles + 1):
         await grown(crowd, labels * cycle // (cycles + 1) + draw.randrange(10))
         began = time.monotonic()
@@ -78,8 +104,11 @@ async def survive(
         seconds.append(time.monotonic() - began)
     await grown(crowd, labels)
     crowd.leave()
+    operator.leave()
     await working
     check(service, crowd.acknowledged)
+    check_imports(service, operator.imported)
+    assert operator.handed_out >= cycles
     return seconds
 
 
@@ -97,10 +126,10 @@ def prepare(service: Process, duels: int) -> list[str]:
         return [one["key"] for one in made]
 
 
-async def grown(crowd: Crowd, count: int) -> None:
+async def grown(crowd: Crowd, answers: int) -> None:
     """Until so many answers were acknowledged."""
     async with asyncio.timeout(300):
-        while len(crowd.acknowledged) < count:
+        while len(crowd.acknowledged) < answers:
             await asyncio.sleep(0.005)
 
 
@@ -116,6 +145,22 @@ def check(service: Process, acknowledged: list[str]) -> None:
     assert max(Counter(entry["query_id"] for entry in log).values()) == 1
     lost = set(acknowledged) - ids.keys()
     assert not lost, f"{len(lost)} of {len(acknowledged)} acknowledged answers are lost"
+
+
+def check_imports(service: Process, imported: list[str]) -> None:
+    """What was acknowledged of files is there, once."""
+    listed: list[str] = []
+    with service.client(GIVEN_KEY) as admin:
+        after = None
+        while True:
+            asked = {"text": "file ", "limit": 500} | ({} if after is None else {"after": after})
+            page = admin.get("/v1/runs/run/queries", params=asked).json()
+            listed += [query["client_key"] for query in page["queries"]]
+            if (after := page["next_after"]) is None:
+                break
+    assert len(set(listed)) == len(listed)
+    lost = set(imported) - set(listed)
+    assert not lost, f"{len(lost)} of {len(imported)} imported duels are lost"
 
 
 async def test_no_acknowledged_answer_is_lost_or_doubled(serve: Callable[..., Process]) -> None:
