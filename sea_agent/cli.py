@@ -405,7 +405,7 @@ def erase(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask whether it is meant.")] = False,
 ) -> None:
     """Erase a person, or the texts of a query or run, on a feedback service; the key is read from SEA_AGENT_KEY."""
-    from sea_agent.service.remote import erase as erase_there
+    from sea_agent.service.client import erase as erase_there
 
     if not yes:
         typer.confirm(f"Erase {kind} {name} on {service}? It cannot be undone.", abort=True)

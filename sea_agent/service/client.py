@@ -1,4 +1,4 @@
-"""The commands ``sea-agent duels``: files to and from a running service."""
+"""The commands that talk to a running service: ``sea-agent duels`` and ``sea-agent erase``."""
 
 import json
 import os
@@ -6,7 +6,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 from urllib.request import Request, urlopen
 
 from sea_agent.errors import UserError
@@ -18,7 +18,14 @@ TYPES = {
     ".json": "application/json",
     ".csv": "text/csv",
 }
-_SECONDS = 120
+PLACES = {"person": "people", "query": "queries", "run": "runs"}
+OUT_OF_REACH = (
+    "What the service cannot reach: back-ups, exported files, logs of proxies and of PostgreSQL, ledgers in run "
+    "directories, and what policies and posteriors learnt from the labels."
+)
+_SECONDS = 120.0
+_ERASING_SECONDS = 900.0
+"""The files of a large database are written anew before the service answers."""
 
 
 def import_duels(file: Path, run: str, service: str, *, make: bool = False, gold: bool = False) -> str:
@@ -37,24 +44,48 @@ def import_duels(file: Path, run: str, service: str, *, make: bool = False, gold
         raise UserError(f"{file}: cannot be read ({error.strerror})") from None
     path = f"/v1/runs/{quote(run, safe='')}"
     if make:
-        ask(service, "PUT", path, b"{}", "application/json")
+        ask(service, "PUT", path, b"{}")
     done = ask(service, "POST", f"{path}/queries:import{'?gold=chosen' * gold}", content, TYPES[file.suffix])
     ignored = f" Ignored columns: {', '.join(done['ignored'])}." if done["ignored"] else ""
     return f"{file}: {done['created']} new duels in run {run}, {done['known']} known ones.{ignored}"
 
 
-def ask(service: str, method: str, path: str, content: bytes, media_type: str) -> Any:
+def erase(service: str, kind: str, name: str) -> str:
+    """Erase a person, or the texts of a query or of a run; what the service did, in words.
+
+    Raises:
+        UserError: there is no key, or the service cannot be reached or refuses.
+    """
+    answer = ask(service, "POST", f"/v1/{PLACES[kind]}/{quote(name, safe='')}/erase", seconds=_ERASING_SECONDS)
+    if kind == "person":
+        done = f"{name} is {answer['pseudonym']} now, on {answer['labels']} labels; their comments are gone."
+    else:
+        done = f"The texts of {answer['duels']} duels are erased; their labels stay."
+    left = answer["left"] or ["Nothing of it is left in the files of the database."]
+    return "\n".join([done, *left, OUT_OF_REACH])
+
+
+def ask(
+    service: str,
+    method: str,
+    path: str,
+    content: bytes | None = None,
+    media_type: str = "application/json",
+    seconds: float = _SECONDS,
+) -> Any:
     """The JSON answer of a service to one request, made with the key in the environment.
 
     Raises:
         UserError: there is no key, or the service cannot be reached or refuses the request.
     """
+    if urlsplit(service).scheme not in ("http", "https"):
+        raise UserError(f"--service {service}: give the address of a feedback service, such as http://127.0.0.1:8400")
     if not (key := os.environ.get(KEY, "")):
         raise UserError(f"{KEY} is not set. Put a key of the service at {service} into the environment.")
     headers = {"Authorization": f"Bearer {key}", "Content-Type": media_type}
     try:
         request = Request(service.rstrip("/") + path, content, headers, method=method)
-        with urlopen(request, timeout=_SECONDS) as answer:
+        with urlopen(request, timeout=seconds) as answer:
             return json.load(answer)
     except HTTPError as error:
         raise UserError(f"{service}: refused with {error.code}. {_detail(error)}") from None

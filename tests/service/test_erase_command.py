@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from service.processes import GIVEN_KEY, Process
 
-from sea_agent.service.remote import OUT_OF_REACH
+from sea_agent.service.client import OUT_OF_REACH
 
 Command = Callable[..., Any]
 
@@ -57,10 +57,10 @@ def test_it_asks_first(service: Process, sea_agent: Command, monkeypatch: pytest
 
 def test_a_refusal_is_told(service: Process, sea_agent: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     done = sea_agent("erase", "person", "nobody", "--service", service.url, "--yes")
-    assert (done.code, "There is nobody called 'nobody'." in done.err) == (1, True)
+    assert (done.code, "There is nobody called 'nobody'." in done.err) == (2, True)
     monkeypatch.setenv("SEA_AGENT_KEY", "sea_wrong")
     done = sea_agent("erase", "run", "run", "--service", service.url, "--yes")
-    assert (done.code, "A valid key is needed" in done.err) == (1, True)
+    assert (done.code, "A valid key is needed" in done.err) == (2, True)
 
 
 def test_what_is_missing_is_named(sea_agent: Command, monkeypatch: pytest.MonkeyPatch) -> None:

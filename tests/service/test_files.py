@@ -265,7 +265,7 @@ def test_the_command_says_what_is_missing(
     assert "ends in .jsonl" in said(tmp_path / "duels.parquet", *there)
     assert "cannot be read (No such file" in said(tmp_path / "gone.csv", *there)
     assert "no feedback service answers there" in said(file, "--run", "run", "--service", "http://127.0.0.1:9")
-    assert "no feedback service answers there" in said(file, "--run", "run", "--service", "nowhere")
+    assert "give the address of a feedback service" in said(file, "--run", "run", "--service", "nowhere")
     monkeypatch.setenv(KEY, "wrong")
     assert "refused with 401" in said(file, *there)
     monkeypatch.delenv(KEY)
