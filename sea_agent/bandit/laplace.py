@@ -243,6 +243,10 @@ class Laplace:
         labels_N_D = self._replay.differences(max(start - len(remains_K_D), 0), count)
         return torch.cat([remains_K_D[start:], labels_N_D])
 
+    @property
+    def _known_people(self) -> int:
+        return 0 if self._people is None else len(self._people.names)
+
     def _places(self, count: int) -> Tensor:
         """places_X of the people who gave the first ``count`` observations."""
         return torch.cat([self._memory.places_K, self._replay.places_N])[:count]
@@ -323,6 +327,9 @@ class Laplace:
         if self._people is not None:
             self._people.load_state(state["people"])
         rows_X_D = self._observations(self._replay.kept)
+        places_X = self._places(len(rows_X_D))
+        if len(places_X) and not 0 <= int(places_X.min()) <= int(places_X.max()) < max(1, self._known_people):
+            raise UnfitState("posterior.people: there are answers of people who are not among them")
         count = state["dual"].numel()
         for name, shape in zip(fit, ((count, count), (count,), (count,), (count, count)), strict=True):
             require(state[name], like(*shape, dtype=torch.float64), f"posterior.{name}")

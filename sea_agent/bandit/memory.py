@@ -58,7 +58,7 @@ class Memory:
         people = places_Y.unique()
         kept_K_Y = torch.cat(
             [
-                self._rotation(root_Y, covariance_Y_Y, missed_Y, places_Y == person, self._most // len(people))
+                self._rotation(root_Y, covariance_Y_Y, missed_Y, places_Y == person, max(1, self._most // len(people)))
                 for person in people
             ]
         )

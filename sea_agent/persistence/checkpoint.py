@@ -27,7 +27,7 @@ from sea_agent.config import CheckpointConfig
 from sea_agent.config.files import differences
 from sea_agent.errors import RunFailure, UserError
 
-FORMAT = 2
+FORMAT = 3
 _MANIFEST, _STATE, _TENSORS = "manifest.json", "state.json", "tensors.safetensors"
 _PART = ".part"
 

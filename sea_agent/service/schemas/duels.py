@@ -134,7 +134,7 @@ class ShareHandOutIn(_HandOutIn):
 class CountHandOutIn(_HandOutIn):
     """Assign so many of the duels that nobody has, evenly, each to ``each`` of the annotators (its votes if absent)."""
 
-    count: Annotated[int, Field(ge=1, le=100_000), WHOLE]
+    count: Annotated[int, Field(ge=1, le=10_000), WHOLE]
 
 
 class HandOutOut(Out):

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Row, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from sea_agent.service.store.faults import Conflict
 from sea_agent.service.store.leases import sweep
@@ -12,7 +12,10 @@ from sea_agent.service.store.queries import take_back
 from sea_agent.service.store.runs import last_seq
 from sea_agent.service.store.tables import assignments, leases, queries
 
-_MARK = update(queries).where(queries.c.id == bindparam("which")).values(assigned=True)
+MOST_AT_ONCE = 10_000
+"""Duels that are handed out in one transaction: nothing else is written meanwhile."""
+
+_NAMED = queries.c.id.in_(select(assignments.c.query_id))
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +43,7 @@ def assign(connection: Connection, query_id: str, annotators: Sequence[str]) -> 
     if annotators:
         take_back(connection, query_id, leases.c.annotator.not_in(list(annotators)))
         _insert(connection, [(query_id, annotator) for annotator in dict.fromkeys(annotators)])
-    else:
-        connection.execute(update(queries).where(queries.c.id == query_id).values(assigned=False))
+    connection.execute(update(queries).where(queries.c.id == query_id).values(assigned=bool(annotators)))
 
 
 def hand_out(connection: Connection, run: str, wanted: HandOut, now: float) -> dict[str, int]:
@@ -51,16 +53,18 @@ def hand_out(connection: Connection, run: str, wanted: HandOut, now: float) -> d
 
     Raises:
         Missing: for an unknown run.
-        Conflict: for a duel that needs more annotators than there are.
+        Conflict: for a duel that needs more annotators than there are, or too many duels at once.
     """
     last_seq(connection, run)  # refuses an unknown run
     sweep(connection, run, now)
     free = _free(connection, run)
-    share = len(free) if wanted.share is None else round(wanted.share * len(free))
+    count = round(wanted.share * len(free)) if wanted.count is None and wanted.share else wanted.count
+    if count is not None and count > MOST_AT_ONCE:
+        raise Conflict(f"{count:,} duels are too many to be handed out at once: hand out {MOST_AT_ONCE:,} and go on.")
     skipped = _skipped(connection, run)
     given = dict.fromkeys(wanted.annotators, 0)
     rows: list[tuple[str, str]] = []
-    for duel in free[: share if wanted.count is None else wanted.count]:
+    for duel in free[:count]:
         each = wanted.each or duel.votes_needed
         if each > len(given):
             raise Conflict(
@@ -73,6 +77,7 @@ def hand_out(connection: Connection, run: str, wanted: HandOut, now: float) -> d
                 given[annotator] += 1
                 rows.append((duel.id, annotator))
     _insert(connection, rows)
+    connection.execute(update(queries).where(queries.c.run == run, ~queries.c.assigned, _NAMED).values(assigned=True))
     return given
 
 
@@ -88,7 +93,6 @@ def _insert(connection: Connection, rows: Sequence[tuple[str, str]]) -> None:
     if rows:
         values = [{"query_id": query_id, "annotator": annotator} for query_id, annotator in rows]
         connection.execute(insert(assignments), values)
-        connection.execute(_MARK, [{"which": query_id} for query_id in {query_id for query_id, _ in rows}])
 
 
 def _free(connection: Connection, run: str) -> Sequence[Row]:

@@ -84,6 +84,21 @@ _MINE = (leases.c.run == _RUN, leases.c.annotator == _ANNOTATOR)
 _FIRST = text("LIMIT 1")  # written, not bound: SQLite plans a statement anew at each execution for a bound one
 _UNANSWERED = leases.c.state.in_(("released", "expired"))
 
+# Duels that were handed to the annotator, and that they may still have.
+_OPEN_FOR_THEM = (
+    assignments.c.annotator == _ANNOTATOR,
+    queries.c.id == assignments.c.query_id,
+    queries.c.run == _RUN,
+    queries.c.state == OPEN,
+    queries.c.places > 0,
+    ~exists().where(
+        leases.c.query_id == queries.c.id,
+        leases.c.annotator == _ANNOTATOR,
+        leases.c.kind == "vote",
+        leases.c.state.in_(("labelled", "skipped")),
+    ),
+)
+
 _SITUATION = select(
     runs.c.id,
     runs.c.state,
@@ -93,7 +108,7 @@ _SITUATION = select(
     runs.c.qualifying_share,
     select(func.max(leases.c.number)).where(*_MINE).scalar_subquery().label("last_number"),
     select(leases.c.id).where(*_MINE, leases.c.state == LIVE).scalar_subquery().label("held"),
-    exists().where(assignments.c.annotator == _ANNOTATOR).label("is_named"),
+    exists().where(*_OPEN_FOR_THEM).label("is_named"),
     select(case((_UNANSWERED, leases.c.id)))
     .where(*_MINE)
     .order_by(leases.c.number.desc())

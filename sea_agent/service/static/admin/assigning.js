@@ -16,7 +16,7 @@ export class Assigning {
     (name) => name,
     (name) => tick(name, h("input", { type: "checkbox", value: name })),
   );
-  #others = h("input", { autocomplete: "off" });
+  #others = h("textarea", { rows: 2, autocomplete: "off" });
   #amount = h("input", { type: "number", required: true, value: 100, inputmode: "decimal" });
   #unit = select({ onchange: () => this.#limit() }, [
     ["share", "per cent"],
@@ -36,7 +36,7 @@ export class Assigning {
       h(
         "form",
         { class: "stack", onsubmit: (event) => this.#send(event) },
-        group("To", this.#people, field("Other names", this.#others, "Separated by commas.")),
+        group("To", this.#people, field("Other names", this.#others, "A name on each line.")),
         h(
           "div",
           { class: "pair" },

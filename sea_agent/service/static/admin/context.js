@@ -17,6 +17,9 @@ export const ofDuel = (id, what = "") => `/v1/queries/${encodeURIComponent(id)}$
 /** The address of something about a person. */
 export const ofPerson = (name, what) => `/v1/people/${encodeURIComponent(name)}${what}`;
 
+/** How long to wait for what makes the service write its files anew. */
+export const WRITTEN_ANEW = { seconds: 900 };
+
 /** Whether a key can be used now. */
 export const holds = ({ revoked_at, expires_at }) => !revoked_at && !(expires_at && new Date(expires_at) < new Date());
 

@@ -2,7 +2,7 @@
 
 import { h, headings } from "../dom.js";
 import { call } from "../service.js";
-import { isAdmin, ofDuel } from "./context.js";
+import { WRITTEN_ANEW, isAdmin, ofDuel } from "./context.js";
 import { confirm, open } from "./dialog.js";
 import { List } from "./list.js";
 import { act } from "./outcome.js";
@@ -27,10 +27,11 @@ export class DuelDialog {
   );
   #priority = h("input", { name: "priority", type: "number", step: 1, min: -1e6, max: 1e6, required: true });
   #votes = h("input", { name: "votes_needed", type: "number", step: 1, min: 1, max: 100, required: true });
-  #assigned = h("input", { name: "assigned", autocomplete: "off", list: "annotators" });
+  #assigned = h("textarea", { name: "assigned", rows: 2, autocomplete: "off" });
   #save = h("button", { class: "main" }, "Save");
   #form;
   #filled = false;
+  #before; // what the form was filled with: only what was changed since is sent
 
   /** `changed` is called when something was done. */
   constructor(id, changed) {
@@ -45,7 +46,7 @@ export class DuelDialog {
         field("Priority", this.#priority, "Higher is given first."),
         field("Votes needed", this.#votes),
       ),
-      field("Only for", this.#assigned, "Names, separated by commas. Empty: for everybody."),
+      field("Only for", this.#assigned, "A name on each line. Empty: for everybody."),
       h("div", { class: "buttons" }, this.#save),
     );
     const dialog = open("Duel", h("div", { class: "stack" }, this.#content, this.#buttons, this.#fault, this.#form), {
@@ -77,7 +78,8 @@ export class DuelDialog {
     this.#filled = true;
     this.#priority.value = duel.priority;
     this.#votes.value = duel.votes_needed;
-    this.#assigned.value = duel.assigned.join(", ");
+    this.#assigned.value = duel.assigned.join("\n");
+    this.#before = this.#values();
   }
 
   #part({ part, duel, votes, leases }) {
@@ -114,26 +116,33 @@ export class DuelDialog {
       text: "Prompt and responses are gone for good; if it waits, it is cancelled first. Its labels stay.",
       action: "Erase the texts",
       work: async () => {
-        const { left } = await call("POST", ofDuel(this.#id, "/erase"), undefined, { seconds: 120 });
+        const { left } = await call("POST", ofDuel(this.#id, "/erase"), undefined, WRITTEN_ANEW);
         return ["The texts of the duel are erased.", ...left].join(" ");
       },
     });
   }
 
-  async #send(event) {
-    event.preventDefault();
-    const body = {
+  #values() {
+    return {
       priority: Number(this.#priority.value),
       votes_needed: Number(this.#votes.value),
       assigned: namesIn(this.#assigned.value),
     };
+  }
+
+  async #send(event) {
+    event.preventDefault();
+    const now = this.#values();
+    const changed = Object.keys(now).filter((name) => String(now[name]) !== String(this.#before[name]));
+    const body = Object.fromEntries(changed.map((name) => [name, now[name]]));
     const done = await act(
       this.#save,
       this.#fault,
       async () => {
         await call("PATCH", ofDuel(this.#id), body);
-        return body.assigned.length
-          ? `Saved; the duel is only for ${body.assigned.join(", ")}.`
+        this.#before = now;
+        return now.assigned.length
+          ? `Saved; the duel is only for ${now.assigned.join(", ")}.`
           : "Saved; the duel is for everybody.";
       },
       this.#form,

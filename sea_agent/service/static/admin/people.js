@@ -2,7 +2,7 @@
 
 import { h } from "../dom.js";
 import { call } from "../service.js";
-import { holds, ofPerson } from "./context.js";
+import { WRITTEN_ANEW, holds, ofPerson } from "./context.js";
 import { confirm } from "./dialog.js";
 import { Inviting } from "./inviting.js";
 import { Keys } from "./keys.js";
@@ -101,7 +101,7 @@ async function erase(name, changed) {
     action: "Erase this person",
     typed: name,
     work: async () => {
-      const { pseudonym, labels, left } = await call("POST", ofPerson(name, "/erase"), undefined, { seconds: 120 });
+      const { pseudonym, labels, left } = await call("POST", ofPerson(name, "/erase"), undefined, WRITTEN_ANEW);
       return [`Erased: ${plural(labels, "label")} of theirs now under ${pseudonym}.`, ...left].join(" ");
     },
   });

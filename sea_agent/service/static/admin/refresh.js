@@ -3,6 +3,7 @@
 import { inWords } from "./outcome.js";
 
 const SECONDS = 3;
+const REST = 5; // times as long as the last load took: a service with much to look through is left in peace
 
 /** Calls `load` every few seconds from the first `now` on, one call at a time, while the page is in view. */
 export class Refresh {
@@ -39,12 +40,13 @@ export class Refresh {
 
   async #run() {
     clearTimeout(this.#timer);
+    const began = performance.now();
     while (this.#again && !this.#held) {
       this.#again = false;
       await this.#once();
     }
     this.#running = null;
-    if (!document.hidden) this.#timer = setTimeout(() => this.now(), SECONDS * 1000);
+    if (!document.hidden) this.#timer = setTimeout(() => this.now(), Math.max(SECONDS * 1000, REST * (performance.now() - began)));
   }
 
   async #once() {

@@ -3,7 +3,7 @@
 import { h } from "../dom.js";
 import { at } from "../place.js";
 import { call } from "../service.js";
-import { isAdmin, ofRun } from "./context.js";
+import { WRITTEN_ANEW, isAdmin, ofRun } from "./context.js";
 import { confirm } from "./dialog.js";
 import { List } from "./list.js";
 import { act } from "./outcome.js";
@@ -115,7 +115,7 @@ export class RunActions {
       action: "Erase the texts",
       typed: this.#run.id,
       work: async () => {
-        const { duels, left } = await call("POST", ofRun("/erase", this.#run.id), undefined, { seconds: 120 });
+        const { duels, left } = await call("POST", ofRun("/erase", this.#run.id), undefined, WRITTEN_ANEW);
         return [`The texts of ${plural(duels, "duel")} are erased.`, ...left].join(" ");
       },
     });
@@ -128,7 +128,7 @@ export class RunActions {
       action: "Delete the run",
       typed: this.#run.id,
       work: async () => {
-        await this.#refresh.without(() => call("DELETE", ofRun("", this.#run.id), undefined, { seconds: 120 }));
+        await this.#refresh.without(() => call("DELETE", ofRun("", this.#run.id), undefined, WRITTEN_ANEW));
         return `${this.#run.id} is deleted.`;
       },
     });

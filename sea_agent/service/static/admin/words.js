@@ -52,11 +52,11 @@ export function stuckInWords(count) {
   return `${plural(count, "duel")} ${verb} for votes that nobody can give: invite people or lower votes.`;
 }
 
-/** Names that were typed, separated by commas. */
+/** Names that were typed, one on a line: a name may hold a comma. */
 export const namesIn = (text) => [
   ...new Set(
     text
-      .split(",")
+      .split("\n")
       .map((name) => name.trim())
       .filter(Boolean),
   ),
