@@ -128,7 +128,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a file gone": (lambda d: (d / "state.json").unlink(), "state.json is missing"),
     "no manifest": (lambda d: (d / "manifest.json").unlink(), "manifest.json cannot be read"),
     "foreign": (lambda d: (d / "manifest.json").write_text('{"weights": 3}'), "is not a checkpoint's"),
-    "newer": (lambda d: manifest_of(d, format=3, sea_agent="9.0"), "format 3, written by sea-agent 9.0"),
+    "newer": (lambda d: manifest_of(d, format=99, sea_agent="9.0"), "format 99, written by sea-agent 9.0"),
 }
 
 

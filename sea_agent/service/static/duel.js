@@ -17,6 +17,7 @@ const KEYS = {
 };
 const PAUSED = "This run is paused now. Your answer still counts; the next duel comes when the run goes on.";
 const CLOSED = "This run is closed now. Your answer to this duel still counts; it is the last one.";
+const OTHERS = { text: "All runs", href: at("/label") };
 const UNREADABLE_MS = 250; // nobody has read a duel by then: a second press of a key was meant for the one before
 
 const { annotator, run } = document.body.dataset;
@@ -181,9 +182,10 @@ function render() {
   if (shown) view.showDuel(shown, { marking, rendered, passing: !current, note: note() });
   else view.showPanel(...panel());
   view.showEarlier(revising ? revising.latest : undefined);
-  for (const name of [...OUTCOMES, "more", ...LEVELS.map((level) => `strength-${level}`)]) view.enable(name, readable);
+  const ready = readable && !view.areInstructionsShown(); // who is still reading those has not seen the duel below
+  for (const name of [...OUTCOMES, "more", ...LEVELS.map((level) => `strength-${level}`)]) view.enable(name, ready);
   for (const level of LEVELS) view.press(`strength-${level}`, strength === level);
-  view.enable("skip", readable && !revising);
+  view.enable("skip", ready && !revising);
   view.enable("undo", leases.chosen && history.before(revising));
   view.enable("keep", revising);
   view.press("differences", marking);
@@ -239,10 +241,10 @@ function nothing({ state, qualification } = {}) {
   const ask = "Ask whoever gave you the link to this page.";
   switch (state) {
     case "paused":
-      return ["This run is paused", "It goes on here by itself."];
+      return ["This run is paused", "It goes on here by itself.", OTHERS];
     case "closed":
     case "archived":
-      return ["This run is closed", "There is nothing more to answer in it. Thank you for your answers."];
+      return ["This run is closed", "There is nothing more to answer in it. Thank you for your answers.", OTHERS];
   }
   if (qualification?.passed === false) {
     const why = "Your answers to the first duels were not close enough to the instructions of this run.";
@@ -252,7 +254,7 @@ function nothing({ state, qualification } = {}) {
     const why = "There are too few duels of the qualification for now. The next one appears here by itself.";
     return ["Nothing to answer now", `${why} Does none come? ${ask}`];
   }
-  return ["Nothing to answer now", "The next duel appears here by itself, as soon as there is one for you."];
+  return ["Nothing to answer now", "The next duel appears here by itself, as soon as there is one for you.", OTHERS];
 }
 
 /** What a key does, by the letter on it; by its place where the layout has no such letters, or shifts its digits. */

@@ -127,11 +127,11 @@ async def test_a_run_is_led_from_a_file_to_an_export_without_any_other_tool(
     await admin.go("/people")
     card = admin.page.get_by_role("listitem").filter(has=admin.page.get_by_role("heading", name="tom", exact=True))
     await card.get_by_role("button", name="Erase").click()
-    await admin.dialog.get_by_label("Type tom").fill("lea")
+    await admin.dialog.get_by_label("Type “tom”").fill("lea")
     await admin.named("Erase this person").click()
     await expect(admin.dialog).to_contain_text("nothing was done")
     assert "tom" in {entry["annotator"] for entry in site.log("led")}
-    await admin.dialog.get_by_label("Type tom").fill("tom")
+    await admin.dialog.get_by_label("Type “tom”").fill("tom")
     await admin.named("Erase this person").click()
     await admin.told(f"Erased: {HANDED_OUT} labels")
     assert [name for name in {entry["annotator"] for entry in site.log("led")} if not name.startswith("erased-")] == [
@@ -156,7 +156,7 @@ async def test_a_run_is_led_from_a_file_to_an_export_without_any_other_tool(
     await admin.page.get_by_label("Show archived").check()
     await admin.page.get_by_role("link", name="Sums").click()
     await admin.named("Delete").click()
-    await admin.dialog.get_by_label("Type led to go on").fill("led")
+    await admin.dialog.get_by_label("Type “led” to go on").fill("led")
     await admin.named("Delete the run").click()
     await admin.page.wait_for_url("**/admin")
     assert site.admin.get("/v1/runs/led").status_code == httpx.codes.NOT_FOUND

@@ -11,7 +11,8 @@ export function open(title, content, { wide = false } = {}) {
   const id = `dialog-${++made}`;
   const before = document.activeElement;
   const heading = h("h2", { id, tabindex: -1, autofocus: true }, title);
-  const close = button("Close", () => dialog.close(), { quiet: true });
+  const close = button("×", () => dialog.close(), { quiet: true });
+  close.setAttribute("aria-label", "Dismiss");
   const status = h("p", { class: "done", role: "status" });
   const dialog = h(
     "dialog",
@@ -56,7 +57,7 @@ export function confirm({ title, text, action, typed = null, work }) {
       "form",
       { class: "stack", novalidate: true, onsubmit },
       [text].flat().map((line) => h("p", {}, line)),
-      typed && field(`Type ${typed} to go on`, answer),
+      typed && field(`Type “${typed}” to go on`, answer),
       fault,
       h(
         "div",

@@ -68,7 +68,7 @@ export class DuelDialog {
     const isLeased = duel.leases.some(({ state }) => state === "live");
     this.#actions.show(
       [
-        isOpen && ["cancel", "Cancel"],
+        isOpen && ["cancel", "Cancel the duel"],
         ["cancelled", "expired"].includes(duel.state) && ["reopen", "Reopen"],
         isLeased && ["take-back", "Take back"],
         isAdmin && !duel.erased_at && ["erase", "Erase texts"],
