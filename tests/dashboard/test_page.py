@@ -313,7 +313,7 @@ def test_an_old_browser_shows_a_duel_with_its_differences(served: Served, view: 
 
 def test_a_page_whose_scripts_do_not_start_says_so(served: Served, view: View) -> None:
     viewer = view(reduced_motion="reduce")
-    viewer.page.route("**/static/words.js", lambda route: route.abort())
+    viewer.page.route("**/static/state.js", lambda route: route.abort())
     viewer.page.goto(served.url)
     viewer.until("getComputedStyle(document.getElementById('stalled')).opacity === '1'")
     assert "has not started" in viewer.text("#stalled")

@@ -52,7 +52,7 @@ async def everything(admin: Office, run: str) -> AsyncIterator[str]:
     await expect(admin.dialog.get_by_role("heading", name="Prompt")).to_be_visible()
     yield "duel"
     await admin.page.keyboard.press("Escape")
-    await admin.named("Dismiss").click()
+    await admin.named("Close").click()
     yield "confirm"
     await admin.page.keyboard.press("Escape")
     await admin.go("/people")
@@ -124,7 +124,7 @@ async def test_the_keyboard_alone_makes_a_run_pauses_it_and_invites(site: Site, 
     await expect(admin.named("Go on")).to_be_focused()  # which stands where Pause was
     await keys.press("Enter")
     await admin.told("gives duels")
-    await tab_to("Dismiss")
+    await tab_to("Close")
     await keys.press("Enter")
     await expect(admin.dialog).to_be_visible()
     await keys.press("Escape")
