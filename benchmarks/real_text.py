@@ -27,12 +27,14 @@ _THERE = "KL there; judge there; distinct there"
 
 
 def real_tables(first: dict[str, Runs]) -> dict[str, str]:
-    """Those of the experiments `reviews-tuning`, `reviews` and `tastes` by name, as Markdown."""
+    """Those of the experiments `reviews-tuning`, `reviews`, `tastes` and `noisy` by name, as Markdown."""
     made = {"reviews-tuning": _tuning(first["reviews-tuning"])}
     for world, bounds in BOUNDS.items():
         runs = first[world]
         made[f"bounded-{world}"] = table(f"{_COLUMNS}; {_THERE}", _ordered(cells(runs, BASELINES[0], bounds=bounds)))
         made[f"unbounded-{world}"] = table(f"{_COLUMNS}; {_THERE}", _ordered(cells(runs, BASELINES[1])))
+    noisy = cells(first["noisy"], BASELINES[0], bounds=BOUNDS["reviews"])
+    made["noisy"] = table(f"{_COLUMNS}; {_THERE}", _ordered(noisy))
     selected = cells(first["active"], SELECTED[0], SELECTED)
     made["active-reviews"] = table("method; seeds; answers to it; times fewer; t interval; KL there", selected)
     return made | {"compute": _compute(first["compute"], first["reviews"]), "harm": _harm(first)}

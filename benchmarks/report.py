@@ -48,7 +48,7 @@ ROOT = Path(__file__).parent.parent
 PAGE = "sample-efficiency.md"
 FACTORS = "efficiency.json"
 REPEATED = ("tuning", "main", "losses", "ablations")
-EXPERIMENTS = ("reviews-tuning", "reviews", "tastes", "active", "compute", "trusted", *REPEATED)
+EXPERIMENTS = ("reviews-tuning", "reviews", "tastes", "noisy", "active", "compute", "trusted", *REPEATED)
 DRAWN = ("passive", "passive-short", "sea_ee", *OURS, "sea-policy-features")
 _MARKED = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 

@@ -129,7 +129,7 @@ def bandits() -> list[dict[str, Any]]:
 
 
 def real(results: Results, world: str, method: str, bounded: bool = True, baseline: str = "passive") -> Cell:
-    bounds = real_text.BOUNDS[world] if bounded else UNBOUNDED
+    bounds = real_text.BOUNDS["reviews" if world == "noisy" else world] if bounded else UNBOUNDED
     (found,) = cells(results.first[world], baseline, [method], bounds=bounds)
     return found
 
@@ -304,6 +304,17 @@ CLAIMS: dict[str, Callable[[Results], bool]] = {
         run.budget == 128 and abs(mean(real(results, "tastes", method, False).last("win_rate")) - 0.53) < 0.02
         for method in ("sea", "sea-blind", "sea-noise")
         for run in of_seed(results, "tastes", method).values()
+    ),
+    "An encoder reaches nothing there within 256 answers either (six seeds)": lambda results: (
+        [run.budget for run in of_seed(results, "tastes", "sea-encoder").values()] == [256] * 6
+        and real(results, "tastes", "sea-encoder", False).row.censored == 6
+    ),
+    "The baseline all but never gets there within 256 answers": lambda results: (
+        real(results, "noisy", "passive").row.censored == 9 and len(of_seed(results, "noisy", "passive")) == 10
+    ),
+    "six of ten runs with a score to begin with do within 96": lambda results: (
+        real(results, "noisy", "sea-prior").row.censored == 4
+        and [run.budget for run in of_seed(results, "noisy", "sea-prior").values()] == [96] * 10
     ),
     "whatever it costs, `sea` needs three quarters of the answers of `passive`": lambda results: (
         1.25 < factor(real(results, "reviews", "sea", False, "passive")).mean < 1.45

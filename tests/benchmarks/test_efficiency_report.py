@@ -296,6 +296,7 @@ def test_answers_of_real_english_count_within_bounds_only(make_runs: MakeRuns) -
     first = {
         "reviews-tuning": near,
         "reviews": near,
+        "noisy": near,
         "active": make_runs({"uniform-prior": (90.0, 96), "sea-prior": (60.0, 96)}, world="reviews"),
         "compute": make_runs({"rounds-4": (80.0, 96)}, world="reviews"),
         "tastes": [run.model_copy(update={"world": "tastes"}) for run in near],
@@ -325,7 +326,7 @@ def test_arithmetic_is_counted_in_batches_of_passive_dpo() -> None:
 def test_harm_is_the_worst_difference_to_the_baseline(make_runs: MakeRuns) -> None:
     """After 256 answers passive has .5 + .3 · 256 / 240, and the other method half of the rise."""
     runs = real(make_runs, 480.0)
-    first = dict.fromkeys(("reviews-tuning", "reviews", "tastes", "compute"), runs)
+    first = dict.fromkeys(("reviews-tuning", "reviews", "noisy", "tastes", "compute"), runs)
     first["active"] = make_runs({"uniform-prior": (90.0, 96), "sea-prior": (60.0, 96)}, world="reviews")
     shown = next(line for line in real_text.real_tables(first)["harm"].splitlines() if "reviews | `sea`" in line)
     assert "| 5 | -.160 [-.160, -.160] | 256 |" in shown
