@@ -127,8 +127,13 @@ class Visitor:
         return self.page.get_by_role("button", name=re.compile(name))
 
     async def ready(self) -> None:
-        """Wait for a duel that can be answered."""
-        await self.page.locator("[data-action=first][aria-disabled=false]").wait_for()
+        """Wait for a duel that can be answered; instructions that stand before it are taken for read."""
+        answerable = self.page.locator("[data-action=first][aria-disabled=false]")
+        unread = self.page.locator("#instructions:not([hidden]) > [data-action=instructions]")
+        await answerable.or_(unread).first.wait_for()
+        if await unread.is_visible():
+            await unread.click()
+        await answerable.wait_for()
 
     async def press(self, *keys: str) -> None:
         """Press keys, each on a duel that can be answered."""

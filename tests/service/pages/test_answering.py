@@ -213,6 +213,22 @@ async def test_an_empty_run_says_so_and_shows_a_duel_as_soon_as_there_is_one(
     assert (await ann.shown())[0] == "prompt 0"
 
 
+async def test_nobody_answers_a_duel_behind_open_instructions(site: Site, run: str, visit: Visit) -> None:
+    site.run(run, instructions="Prefer the shorter one.")
+    site.post(run, 2)
+    ann = await visit(run)
+    await expect(ann.page.locator("#instructions")).to_be_visible()
+    await expect(ann.page.locator("#first")).to_be_visible()
+    for key in ("ArrowLeft", "t", "s"):
+        await ann.page.keyboard.press(key)
+    await ann.page.wait_for_timeout(400)  # longer than a duel is held to be unread
+    for action in ("first", "tie", "skip", "more"):
+        await expect(ann.page.locator(f"[data-action={action}]")).to_have_attribute("aria-disabled", "true")
+    await ann.press("t")
+    await ann.says("Saved")
+    assert len(site.log(run)) == 1
+
+
 async def test_progress_instructions_and_help_are_shown(site: Site, run: str, visit: Visit) -> None:
     site.run(run, instructions="Prefer the shorter one.\n<b>Always.</b>")
     site.post(run, 3)

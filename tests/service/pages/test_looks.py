@@ -66,6 +66,9 @@ async def test_every_text_has_enough_contrast(site: Site, run: str, visit: Visit
     await ann.ready()
     await ann.says("Saved")
     assert await faint_texts(ann.page) == []
+    await ann.page.keyboard.press("i")
+    assert await faint_texts(ann.page) == []
+    await ann.page.keyboard.press("i")
     await ann.page.keyboard.press("?")
     assert await faint_texts(ann.page) == []
     await ann.page.keyboard.press("Escape")
@@ -152,8 +155,6 @@ async def test_on_a_small_phone_at_least_half_of_the_height_is_the_duels(
     site.run(run, name="Kitchen assistant", instructions="Prefer the better one.")
     site.post(run, 2, prompt="Why is my bread dense?", first=LONG, second=LONG.replace("early", "late"))
     ann = await visit(run, viewport={"width": 320, "height": 568}, is_mobile=True, has_touch=True)
-    await ann.ready()
-    await ann.button("Got it").click()
     await ann.press("t")  # with what is saved at the top
     await ann.says("Saved")
     await ann.ready()

@@ -153,7 +153,7 @@ export class DuelDialog {
 
 function texts(duel) {
   const side = (name, text) =>
-    h("article", {}, h("h3", {}, name), h("div", { class: "text", dir: "auto" }, duel.erased_at ? "(erased)" : text));
+    h("article", {}, h("h3", {}, name), h("div", { class: "text", dir: "auto", tabindex: 0 }, duel.erased_at ? "(erased)" : text));
   return h(
     "div",
     { class: "stack" },
