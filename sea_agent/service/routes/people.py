@@ -52,9 +52,8 @@ async def invite(body: PersonIn, service: Service, caller: Admin, request: Reque
         runs=None if body.runs is None else frozenset(body.runs),
         expires_at=body.expires_at,
     )
-    root = service.settings.root_path
-    place = "" if body.run is None else f"?next={root}/label/{body.run}"
-    link = f"{str(request.base_url).rstrip('/')}{root}/sign-in{place}#key={secret}"
+    place = "" if body.run is None else f"?next={service.settings.root_path}/label/{body.run}"
+    link = f"{str(request.base_url).rstrip('/')}/sign-in{place}#key={secret}"  # its base ends in the root path
     return InvitedOut(**public(key), key=secret, link=link, qr=_qr(link))
 
 
