@@ -283,6 +283,24 @@ async def test_an_erased_duel_is_not_asked_again_as_a_repeat(service: Running) -
     assert lease["query_id"] == ids[20], "the only one that could be repeated has no texts"
 
 
+@pytest.mark.parametrize("end", ["released", "expired"])
+async def test_a_repeat_that_was_begun_is_not_gone_on_with_when_its_texts_are_gone(service: Running, end: str) -> None:
+    await service.run(repeat_share=1.0)
+    ids = await service.post(22)
+    ann = await service.annotator("ann")
+    for _ in range(20):
+        await label(ann, await claim(ann))
+    repeat = await claim(ann)
+    assert repeat["query_id"] == ids[0]
+    if end == "released":
+        await ann.delete(f"/v1/leases/{repeat['lease_id']}")
+    else:
+        service.clock.jump(7200)
+    await erase(service, f"queries/{ids[0]}")
+    lease = await claim(ann)
+    assert (lease["query_id"], lease["prompt"]) == (ids[1], "prompt 1"), "the next that can be repeated"
+
+
 async def test_a_run_that_posts_an_erased_duel_again_goes_on(service: Running) -> None:
     """And learns nothing of the texts that were there."""
     await service.run()
