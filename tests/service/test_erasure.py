@@ -228,8 +228,8 @@ async def test_the_texts_of_a_duel_go_and_its_votes_stay(service: Running) -> No
     assert await erase(service, f"queries/{query}") == {"duels": 1, "left": []}
     assert await erase(service, f"queries/{query}") == {"duels": 0, "left": []}, "again is no error"
     gone = (await service.admin.get(f"/v1/queries/{query}")).json()
-    texts = {"prompt": "", "first": "", "second": ""}
-    assert {name: gone[name] for name in shown} == {**shown, **texts}
+    changed = {"prompt": "", "first": "", "second": "", "erased_at": "2027-01-15T08:00:00.000Z"}
+    assert gone == {**shown, **changed}
     assert await figures(service) == before
     assert await service.log() == log
     exported = (await service.admin.get("/v1/runs/run/export.jsonl?ties=keep")).text.splitlines()
@@ -299,6 +299,19 @@ async def test_a_repeat_that_was_begun_is_not_gone_on_with_when_its_texts_are_go
     await erase(service, f"queries/{ids[0]}")
     lease = await claim(ann)
     assert (lease["query_id"], lease["prompt"]) == (ids[1], "prompt 1"), "the next that can be repeated"
+
+
+async def test_an_erased_duel_is_not_opened_by_more_votes(service: Running) -> None:
+    await service.run()
+    (query,) = await service.post(1)
+    ann = await service.annotator("ann")
+    await label(ann, await claim(ann))
+    await erase(service, f"queries/{query}")
+    refused = await service.admin.patch(f"/v1/queries/{query}", json={"votes_needed": 2, "assigned": ["bob"]})
+    assert (refused.status_code, "erased" in refused.json()["detail"]) == (409, True)
+    changed = await service.admin.patch(f"/v1/queries/{query}", json={"votes_needed": 1, "priority": 3})
+    assert [changed.json()[name] for name in ("state", "votes_needed", "assigned")] == ["answered", 1, []]
+    assert await free(await service.annotator("bob"))
 
 
 async def test_a_run_that_posts_an_erased_duel_again_goes_on(service: Running) -> None:

@@ -241,6 +241,17 @@ async def test_a_duel_is_cancelled_opened_again_and_taken_back(site: Site, run: 
     ann.close()
 
 
+async def test_a_duel_without_texts_cannot_be_changed(site: Site, run: str, office: Attend) -> None:
+    site.post(run)
+    admin = await office(f"/runs/{run}")
+    await admin.page.get_by_role("button", name="prompt 0").click()
+    await expect(admin.dialog.get_by_label("Votes needed")).to_be_visible()
+    (duel, *_) = site.admin.get(f"/v1/runs/{run}/queries", params={"text": "prompt 0"}).json()["queries"]
+    site.admin.post(f"/v1/queries/{duel['id']}/erase").raise_for_status()
+    await expect(admin.dialog).to_contain_text("(erased)")
+    await expect(admin.dialog.get_by_label("Votes needed")).to_be_hidden()
+
+
 async def test_who_may_not_do_everything_sees_only_their_runs_and_no_people(
     site: Site, run: str, visit: Visit, office: Attend
 ) -> None:
