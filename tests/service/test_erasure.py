@@ -92,6 +92,25 @@ async def test_a_pseudonym_takes_the_place_of_a_name_everywhere(service: Running
     assert sorted(names) == ["admin", "bob", done["pseudonym"], done["pseudonym"]]
 
 
+async def entered(service: Running) -> list[tuple[str, str, str | None]]:
+    """Who answered, by which key, and their comments, in the order of the log."""
+    log = select(labels.c.annotator, labels.c.entered_by, labels.c.comment).order_by(labels.c.seq)
+    return await service.state.database.read(lambda connection: [tuple(row) for row in connection.execute(log)])
+
+
+async def test_what_others_entered_with_a_key_that_is_called_the_same_stays(service: Running) -> None:
+    await service.run(votes_needed=2)
+    await service.post(1)
+    for annotator in ("ann", "bob"):
+        body = {"name": "laptop", "annotator": annotator, "scopes": ["annotate"]}
+        client = await service._connect((await service.admin.post("/v1/keys", json=body)).json()["key"])
+        await label(client, await claim(client), comment=f"{annotator} thinks so")
+    pseudonym = (await erase(service, "people/ann"))["pseudonym"]
+    assert await entered(service) == [(pseudonym, pseudonym, None), ("bob", "laptop", "bob thinks so")]
+    listed = {key["annotator"]: key["name"] for key in (await service.admin.get("/v1/keys")).json()["keys"]}
+    assert listed == {"admin": "admin", pseudonym: pseudonym, "bob": "laptop"}
+
+
 async def test_the_keys_in_memory_are_those_that_are_stored(service: Running) -> None:
     await worked(service)
     _, secret = await service.state.keyring.make("ann", frozenset({"annotate"}))
@@ -132,8 +151,7 @@ async def test_without_the_bar_a_name_comes_back(service: Running, monkeypatch: 
     real, loop, late = erasure.erase_person, asyncio.get_running_loop(), []
 
     def slow(connection: Connection, annotator: str, now: float) -> Any:
-        late.append(asyncio.run_coroutine_threadsafe(begin(), loop))
-        late[-1].result(30)
+        asyncio.run_coroutine_threadsafe(begin(), loop).result(30)
         return real(connection, annotator, now)
 
     async def begin() -> None:
@@ -143,14 +161,14 @@ async def test_without_the_bar_a_name_comes_back(service: Running, monkeypatch: 
 
     monkeypatch.setattr(erasing.erasure, "erase_person", slow)
     await erase(service, "people/ann")
-    assert (await late[1]).status_code == 401
+    assert (await late[0]).status_code == 401
     assert '"ann"' not in await everything(service)
 
     ann = await service.annotator("bob")
     late.clear()
     monkeypatch.setattr(service.state.keyring, "_barred", _Nobody())
     await erase(service, "people/bob")
-    assert (await late[1]).status_code == 201
+    assert (await late[0]).status_code == 201
     assert '"bob"' in await everything(service)
 
 
