@@ -111,6 +111,23 @@ async def test_what_others_entered_with_a_key_that_is_called_the_same_stays(serv
     assert listed == {"admin": "admin", pseudonym: pseudonym, "bob": "laptop"}
 
 
+async def test_a_key_of_somebody_else_that_bears_the_name_of_the_erased_bears_it_no_more(service: Running) -> None:
+    await service.run()
+    await service.post(2)
+    ann = await service.annotator("ann")
+    body = {"name": "ann", "annotator": "bench", "scopes": ["annotate"]}
+    bench = await service._connect((await service.admin.post("/v1/keys", json=body)).json()["key"])
+    for client in (ann, bench):
+        await label(client, await claim(client), comment="so")
+    pseudonym = (await erase(service, "people/ann"))["pseudonym"]
+    assert '"ann"' not in await everything(service)
+    assert await entered(service) == [(pseudonym, pseudonym, None), ("bench", pseudonym, "so")]
+    assert {key.name for key in service.state.keyring.keys} == {"admin", pseudonym}
+    assert (await bench.get("/v1/runs")).status_code == 200, "it is not theirs"
+    await erase(service, f"people/{pseudonym}")
+    assert [comment for *_, comment in await entered(service)] == [None, "so"], "again changes nothing"
+
+
 async def test_the_keys_in_memory_are_those_that_are_stored(service: Running) -> None:
     await worked(service)
     _, secret = await service.state.keyring.make("ann", frozenset({"annotate"}))

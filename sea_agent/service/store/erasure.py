@@ -66,6 +66,7 @@ def erase_person(connection: Connection, annotator: str, now: float) -> Erased:
     end_keys(connection, annotator, now)
     renamed = update(keys).where(keys.c.annotator == annotator).values(annotator=pseudonym, name=pseudonym)
     connection.execute(renamed)
+    connection.execute(update(keys).where(keys.c.name == annotator).values(name=pseudonym))  # others' that tell of them
     demand(connection, now)
     return Erased(pseudonym, count, keyring.load(connection), touched)
 
