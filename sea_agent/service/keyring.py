@@ -64,7 +64,7 @@ class KeyRing:
         return bool(self._admins())
 
     def _admins(self) -> list[Key]:
-        return [key for key in self.keys if "admin" in key.scopes and self._valid(key)]
+        return [key for key in self.keys if "admin" in key.scopes and key.runs is None and self._valid(key)]
 
     async def make(
         self,

@@ -6,7 +6,7 @@ import segno
 from fastapi import APIRouter, Request
 
 from sea_agent.service import erasing
-from sea_agent.service.auth import Admin
+from sea_agent.service.auth import Governor
 from sea_agent.service.routes.keys import public
 from sea_agent.service.schemas.keys import KeyOut
 from sea_agent.service.schemas.people import InvitedOut, Name, PeopleOut, PersonIn, PersonOut
@@ -19,7 +19,7 @@ router = APIRouter(tags=["people"])
 
 
 @router.get("/people")
-async def list_people(service: Service, caller: Admin) -> PeopleOut:
+async def list_people(service: Service, caller: Governor) -> PeopleOut:
     """Everybody who has, or had, a key or answered: their keys, and how much they did."""
     now = service.now()
     works = await service.database.read(lambda connection: roster.everybody(connection, now))
@@ -42,7 +42,7 @@ async def list_people(service: Service, caller: Admin) -> PeopleOut:
 
 
 @router.post("/people", status_code=201, responses=documented(409))
-async def invite(body: PersonIn, service: Service, caller: Admin, request: Request) -> InvitedOut:
+async def invite(body: PersonIn, service: Service, caller: Governor, request: Request) -> InvitedOut:
     """Make a key to answer with, and a link that signs in with it. The link is worth as much as the key."""
     if is_erased(body.annotator):
         raise Problem(409, f"{body.annotator} stands for somebody who was erased; choose another name.")
@@ -58,7 +58,7 @@ async def invite(body: PersonIn, service: Service, caller: Admin, request: Reque
 
 
 @router.post("/people/{annotator:path}/end", status_code=204, responses=documented(404, 409))
-async def end(annotator: Name, service: Service, caller: Admin) -> None:
+async def end(annotator: Name, service: Service, caller: Governor) -> None:
     """End every key, session and lease of somebody. What they answered stays."""
     await erasing.end(service, annotator)
 

@@ -276,6 +276,18 @@ async def test_who_may_not_do_everything_sees_only_their_runs_and_no_people(
     assert nobody.headers["location"] == f"/sign-in?next=/admin/runs/{run}"
 
 
+async def test_an_admin_of_some_runs_does_everything_there_and_sees_no_people(
+    site: Site, run: str, office: Attend
+) -> None:
+    own = await office(f"/runs/{run}", key=site.key("lead", "admin", runs=[run]))
+    await expect(own.page.get_by_role("button", name="Erase texts")).to_be_visible()
+    await expect(own.page.locator("#trouble")).to_be_hidden()
+    await expect(own.page.get_by_role("link", name="People")).to_have_count(0)
+    refused = await own.context.request.get(f"{site.url}/admin/people")
+    assert refused.status == httpx.codes.FORBIDDEN
+    assert "Your key is for some runs" in await refused.text()
+
+
 async def test_a_key_is_made_shown_once_and_ended(site: Site, office: Attend) -> None:
     admin = await office("/people")
     part = admin.part("Other keys")
