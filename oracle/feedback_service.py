@@ -160,8 +160,8 @@ class FeedbackServiceOracle(Oracle):
             return ""
         return (
             f"{stuck} of them need more votes than annotators are left who have neither answered nor skipped them "
-            f"(oracle.votes={self._config.votes}, {there} with a key for this run): make a key for somebody else, or "
-            "cancel them."
+            f"(oracle.votes={self._config.votes}, {there} with a key for this run): make a key for somebody else, take "
+            "back what was handed out, or cancel them."
         )
 
     def _withdrawn(self, duels: Sequence[Duel]) -> list[Verdict]:

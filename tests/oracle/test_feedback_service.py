@@ -120,6 +120,18 @@ def test_a_duel_that_somebody_let_need_fewer_votes_is_decided_by_those_there_are
     assert (verdict.duel_id, verdict.outcome, verdict.votes) == ("d", Outcome.SECOND, 1)
 
 
+def test_duels_that_wait_for_somebody_without_a_key_say_what_can_be_done(make: Make, office: Office) -> None:
+    office.key("ann", "annotate")
+    oracle = make(run="for-nobody")
+    assert oracle.ask([duel("d")]) == []
+    assert oracle.waiting() == ""
+    query = oracle._posted["d"]  # type: ignore[attr-defined]
+    office.admin.patch(f"/v1/queries/{query}", json={"assigned": ["nobody"]}).raise_for_status()
+    assert oracle.ask([duel("d")]) == []
+    assert "1 of them need more votes" in oracle.waiting()
+    assert "make a key for somebody else, take back what was handed out, or cancel them." in oracle.waiting()
+
+
 def turn(office: Office, run: str, state: str) -> None:
     office.admin.put(f"/v1/runs/{run}", json={"state": state}).raise_for_status()
 

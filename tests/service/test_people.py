@@ -121,6 +121,29 @@ async def test_ending_gives_back_what_somebody_holds_and_keeps_what_they_answere
 
 
 @pytest.mark.parametrize("act", ["end", "erase"])
+async def test_what_was_handed_out_to_somebody_does_not_wait_for_them_when_they_are_gone(
+    service: Running, act: str
+) -> None:
+    await service.run()
+    alone, shared, cancelled = await service.post(3)
+    bob = await service.annotator("bob")
+    await service.annotator("ann")
+    for query, names in ((alone, ["ann"]), (shared, ["ann", "cem"]), (cancelled, ["ann"])):
+        await service.admin.patch(f"/v1/queries/{query}", json={"assigned": names})
+    await service.admin.post(f"/v1/queries/{cancelled}/cancel")
+    waiting = asyncio.create_task(bob.post("/v1/runs/run/leases", json={"wait_s": 25}))
+    while not service.state.database.signals._events:
+        await asyncio.sleep(0.01)
+    assert (await service.admin.post(f"/v1/people/ann/{act}")).is_success
+    assert (await waiting).json()["query_id"] == alone
+    assert await free(await service.annotator("dan")), "the other is cem's"
+    listed = (await service.admin.get("/v1/runs/run/queries")).json()["queries"]
+    named = {query["id"]: query["assigned"] for query in listed}
+    assert (named[alone], named[shared], len(named[cancelled])) == ([], ["cem"], 1)
+    assert (await claim(await service.annotator("cem")))["query_id"] == shared
+
+
+@pytest.mark.parametrize("act", ["end", "erase"])
 async def test_who_waits_for_a_duel_when_their_keys_end_gets_none(service: Running, act: str) -> None:
     await service.run()
     ann = await service.annotator("ann")

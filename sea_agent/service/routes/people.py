@@ -59,7 +59,7 @@ async def invite(body: PersonIn, service: Service, caller: Governor, request: Re
 
 @router.post("/people/{annotator:path}/end", status_code=204, responses=documented(404, 409))
 async def end(annotator: Name, service: Service, caller: Governor) -> None:
-    """End every key, session and lease of somebody. What they answered stays."""
+    """End every key, session and lease of somebody, and what was handed out to them. What they answered stays."""
     await erasing.end(service, annotator)
 
 

@@ -16,7 +16,7 @@ from sea_agent.service.store.labels import digest_of_answer
 from sea_agent.service.store.leases import sweep
 from sea_agent.service.store.purge import demand
 from sea_agent.service.store.queries import NO_DIGEST
-from sea_agent.service.store.roster import end_keys, end_leases, require
+from sea_agent.service.store.roster import end_keys, give_back, require
 from sea_agent.service.store.tables import LIVE, assignments, keys, labels, leases, queries, requests, runs
 
 MOST_AT_ONCE = 1000
@@ -54,7 +54,7 @@ def erase_person(connection: Connection, annotator: str, now: float) -> Erased:
     pseudonym = annotator if is_erased(annotator) else f"erased-{secrets.token_hex(4)}"
     names, own = _names(connection, annotator)
     theirs, by_them = labels.c.annotator == annotator, labels.c.entered_by.in_(own)
-    touched = end_leases(connection, annotator)
+    touched = give_back(connection, annotator)
     _forget_comments(connection, theirs | by_them)
     _forget_requests(connection, annotator)
     named = by_them | (theirs & labels.c.entered_by.in_(names)) | (labels.c.entered_by == annotator)

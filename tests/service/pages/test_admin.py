@@ -72,7 +72,11 @@ async def test_a_run_is_led_from_a_file_to_an_export_without_any_other_tool(
     assert (run["queries"], run["votes_needed"], run["instructions"]) == (PAIRS, 2, "Prefer what is **right**.")
 
     # Two people by link, one at a desk and one with a phone; forty answers of them.
-    await expect(admin.page.get_by_text(f"{PAIRS} duels wait for votes that nobody can give")).to_be_visible()
+    await expect(
+        admin.page.get_by_text(
+            f"{PAIRS} duels wait for votes that nobody can give: invite people, lower votes, or take back"
+        )
+    ).to_be_visible()
     await admin.go("/people")
     people: dict[str, Visitor] = {}
     for name, options in {"lea": DESKTOP, "tom": PHONE}.items():
