@@ -93,6 +93,21 @@ def test_a_correction_before_the_decision_counts(make: Make, office: Office) -> 
     assert (verdict.outcome, verdict.votes) == (Outcome.SECOND, 2)
 
 
+def test_a_correction_under_another_name_is_no_further_vote(make: Make, office: Office) -> None:
+    oracle = make(run="renamed", votes=2)
+    oracle.ask([duel("d")])
+    vote(office, "renamed", "d", dora="first")
+    assert oracle.ask([duel("d")]) == []
+    pseudonym = office.admin.post("/v1/people/dora/erase").raise_for_status().json()["pseudonym"]
+    (entry,) = office.admin.get("/v1/runs/renamed/labels").json()["labels"]
+    office.admin.post(f"/v1/labels/{entry['label_id']}/revisions", json={"outcome": "second"}).raise_for_status()
+    assert oracle.ask([duel("d")]) == [], "it still is one vote"
+    vote(office, "renamed", "d", emil="second")
+    (verdict,) = oracle.ask([duel("d")])
+    assert (verdict.outcome, verdict.votes) == (Outcome.SECOND, 2)
+    assert {answer.annotator for answer in verdict.answers} == {pseudonym, "emil"}
+
+
 def test_a_new_process_finds_duels_and_answers_again(make: Make, office: Office) -> None:
     make(run="again").ask([duel("d"), duel("e")])
     vote(office, "again", "d", ann="second")
