@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections import Counter
 from typing import Any
 
 import httpx
@@ -189,9 +190,19 @@ async def test_without_the_bar_a_name_comes_back(service: Running, monkeypatch: 
     assert '"bob"' in await everything(service)
 
 
-class _Nobody(set[str]):
-    def add(self, _: str) -> None:
-        pass
+class _Nobody(Counter[str]):
+    def __iadd__(self, _: object) -> "_Nobody":
+        return self
+
+
+async def test_nobody_is_let_in_until_the_last_of_two_who_end_somebody_is_done(sqlite_service: Running) -> None:
+    ann = await sqlite_service.annotator("ann")
+    keyring = sqlite_service.state.keyring
+    with keyring.barred("ann"):
+        with keyring.barred("ann"):
+            pass
+        assert (await ann.get("/v1/runs")).status_code == 401
+    assert (await ann.get("/v1/runs")).status_code == 200
 
 
 async def test_a_guessed_comment_is_not_confirmed(service: Running) -> None:

@@ -62,7 +62,15 @@ async def test_a_link_may_be_opened_again_until_it_is_ended(service: Running) ->
 async def test_nobody_gets_the_name_of_somebody_who_was_erased(sqlite_service: Running) -> None:
     await invite(sqlite_service)
     pseudonym = (await sqlite_service.admin.post("/v1/people/ann/erase")).json()["pseudonym"]
-    assert (await sqlite_service.admin.post("/v1/people", json={"annotator": pseudonym})).status_code == 409
+    key = {"scopes": ["annotate"]}
+    for path, body in (
+        ("/v1/people", {"annotator": pseudonym}),
+        ("/v1/keys", {"name": pseudonym, **key}),
+        ("/v1/keys", {"name": "ann", "annotator": pseudonym, **key}),
+        ("/v1/keys", {"name": pseudonym, "annotator": "ann", **key}),
+    ):
+        refused = await sqlite_service.admin.post(path, json=body)
+        assert (refused.status_code, pseudonym in refused.json()["detail"]) == (409, True), body
     await invite(sqlite_service)  # somebody new, who happens to be called so
 
 

@@ -20,7 +20,7 @@ async def list_keys(service: Service, caller: Governor) -> KeysOut:
     return KeysOut(keys=[KeyOut(**public(key)) for key in service.keyring.keys])
 
 
-@router.post("/keys", status_code=201)
+@router.post("/keys", status_code=201, responses=documented(409))
 async def make_key(body: KeyIn, service: Service, caller: Governor) -> NewKeyOut:
     """Make a key. It is shown this once: the service keeps only its digest."""
     key, secret = await service.keyring.make(
