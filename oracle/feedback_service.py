@@ -63,7 +63,7 @@ class FeedbackServiceOracle(Oracle):
         )
         self._announced = False
         self._posted: dict[str, str] = {}  # our id of a duel: the service's
-        self._votes: dict[str, dict[str, dict[str, Any]]] = {}  # duel: annotator: the latest entry of the log
+        self._votes: dict[str, dict[str, dict[str, Any]]] = {}  # duel: label: its latest entry in the log
         self._seq = 0
         self._path = f"/v1/runs/{config.run}"
         self._state = "open"  # of the run in the service, and its progress, as last seen
@@ -139,7 +139,8 @@ class FeedbackServiceOracle(Oracle):
             page = self._call("GET", f"{self._path}/labels", params=parameters)
             for entry in page["labels"]:
                 if entry["kind"] == "vote":
-                    self._votes.setdefault(entry["client_key"], {})[entry["annotator"]] = entry
+                    vote = entry["revises"] or entry["label_id"]  # not who gave it: names change when they are erased
+                    self._votes.setdefault(entry["client_key"], {})[vote] = entry
             self._seq, wait_s = page["next_seq"], 0
             if len(page["labels"]) < _PAGE:
                 return
@@ -160,8 +161,8 @@ class FeedbackServiceOracle(Oracle):
             return ""
         return (
             f"{stuck} of them need more votes than annotators are left who have neither answered nor skipped them "
-            f"(oracle.votes={self._config.votes}, {there} with a key for this run): make a key for somebody else, or "
-            "cancel them."
+            f"(oracle.votes={self._config.votes}, {there} with a key for this run): make a key for somebody else, take "
+            "back what was handed out, or cancel them."
         )
 
     def _withdrawn(self, duels: Sequence[Duel]) -> list[Verdict]:

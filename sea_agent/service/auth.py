@@ -50,6 +50,11 @@ class Caller:
         """Whether the caller's key reaches a run."""
         return self.runs is None or run in self.runs
 
+    @property
+    def may_govern(self) -> bool:
+        """Whether the caller has power over people and keys, which are the same in every run."""
+        return self.may("admin") and self.runs is None
+
     def require_run(self, run: str) -> None:
         """Raises: Problem 403 when the key does not reach the run."""
         if not self.sees(run):
@@ -79,15 +84,17 @@ def identify(request: Request) -> Caller:
 
 
 class Requires(SecurityBase):
-    """A dependency: the caller, who has one of the scopes and whose key reaches the run in the path, if any.
+    """A dependency: the caller, who has one of the scopes and whose key reaches the run in the path, if any, or with
+    ``every_run`` all of them.
 
     One object, not a scheme and functions that depend on each other: to resolve those took a tenth of a label's time.
     """
 
-    def __init__(self, *scopes: str) -> None:
+    def __init__(self, *scopes: str, every_run: bool = False) -> None:
         self.model = HTTPBearer(description="A key of this service.")
         self.scheme_name = "HTTPBearer"
         self._scopes = scopes
+        self._every_run = every_run
 
     async def __call__(self, request: Request) -> Caller:
         """The caller. Raises: Problem."""
@@ -95,15 +102,19 @@ class Requires(SecurityBase):
         if not caller.may(*self._scopes):
             needed, given = " or ".join(self._scopes), ", ".join(sorted(caller.scopes))
             raise Problem(403, f"This key needs the scope {needed}; it has {given}.")
+        if self._every_run and caller.runs is not None:
+            raise Problem(403, f"{request.url.path} concerns every run; this key is for some.")
         if (run := request.path_params.get("run")) is not None:
             caller.require_run(run)
         return caller
 
 
 Admin = Annotated[Caller, Depends(Requires("admin"))]
+Governor = Annotated[Caller, Depends(Requires("admin", every_run=True))]
 Experiment = Annotated[Caller, Depends(Requires("experiment"))]
 Annotator = Annotated[Caller, Depends(Requires("annotate"))]
 Reader = Annotated[Caller, Depends(Requires(*READS))]
+ReaderOfAll = Annotated[Caller, Depends(Requires(*READS, every_run=True))]
 Anyone = Annotated[Caller, Depends(Requires(*READS, "annotate"))]
 
 

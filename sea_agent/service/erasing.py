@@ -50,7 +50,7 @@ async def person(service: State, annotator: str) -> tuple[Erased, list[str]]:
 
 
 async def end(service: State, annotator: str) -> None:
-    """End the keys, sessions and leases of a person.
+    """End the keys, sessions, leases and open assignments of a person.
 
     Raises:
         Missing: for an unknown person.

@@ -1,6 +1,7 @@
 """The keys in memory: as one process writes them, what is here is what is stored."""
 
 import secrets
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Self
@@ -9,6 +10,7 @@ from sqlalchemy import Connection
 
 from sea_agent.service.store import keys as store
 from sea_agent.service.store.database import Database
+from sea_agent.service.store.erasure import is_erased
 from sea_agent.service.store.keys import Key
 from sea_agent.service.store.people import Staff
 from sea_agent.web.problems import Problem
@@ -21,7 +23,7 @@ class KeyRing:
     def __init__(self, database: Database, clock: Callable[[], float], loaded: list[Key]) -> None:
         self._database = database
         self._clock = clock
-        self._barred: set[str] = set()
+        self._barred: Counter[str] = Counter()
         self.replace(loaded)
 
     @classmethod
@@ -64,7 +66,7 @@ class KeyRing:
         return bool(self._admins())
 
     def _admins(self) -> list[Key]:
-        return [key for key in self.keys if "admin" in key.scopes and self._valid(key)]
+        return [key for key in self.keys if "admin" in key.scopes and key.runs is None and self._valid(key)]
 
     async def make(
         self,
@@ -75,7 +77,13 @@ class KeyRing:
         expires_at: float | None = None,
         secret: str | None = None,
     ) -> tuple[Key, str]:
-        """Store a new key; its secret is not kept anywhere."""
+        """Store a new key; its secret is not kept anywhere.
+
+        Raises:
+            Problem: 409 for the name of somebody who was erased.
+        """
+        if taken := next(filter(is_erased, (name, annotator or name)), None):
+            raise Problem(409, f"{taken} stands for somebody who was erased; choose another name.")
         secret, now = secret or "sea_" + secrets.token_urlsafe(32), self._clock()
         digest = store.digest_of(secret)
         key = Key(store.new_id(), name, annotator or name, scopes, runs, digest, None, now, expires_at, None)
@@ -119,11 +127,11 @@ class KeyRing:
         admins = self._admins()
         if admins and all(key.annotator == annotator for key in admins):
             raise Problem(409, "They hold the last admin key; make another one for somebody else first.")
-        self._barred.add(annotator)
+        self._barred += Counter([annotator])
         try:
             yield
         finally:
-            self._barred.discard(annotator)
+            self._barred -= Counter([annotator])  # somebody else may be ending them too
 
     async def sign_in(self, secret: str) -> str:
         """Start a page session of a key; the token for its cookie.

@@ -93,6 +93,21 @@ def test_a_correction_before_the_decision_counts(make: Make, office: Office) -> 
     assert (verdict.outcome, verdict.votes) == (Outcome.SECOND, 2)
 
 
+def test_a_correction_under_another_name_is_no_further_vote(make: Make, office: Office) -> None:
+    oracle = make(run="renamed", votes=2)
+    oracle.ask([duel("d")])
+    vote(office, "renamed", "d", dora="first")
+    assert oracle.ask([duel("d")]) == []
+    pseudonym = office.admin.post("/v1/people/dora/erase").raise_for_status().json()["pseudonym"]
+    (entry,) = office.admin.get("/v1/runs/renamed/labels").json()["labels"]
+    office.admin.post(f"/v1/labels/{entry['label_id']}/revisions", json={"outcome": "second"}).raise_for_status()
+    assert oracle.ask([duel("d")]) == [], "it still is one vote"
+    vote(office, "renamed", "d", emil="second")
+    (verdict,) = oracle.ask([duel("d")])
+    assert (verdict.outcome, verdict.votes) == (Outcome.SECOND, 2)
+    assert {answer.annotator for answer in verdict.answers} == {pseudonym, "emil"}
+
+
 def test_a_new_process_finds_duels_and_answers_again(make: Make, office: Office) -> None:
     make(run="again").ask([duel("d"), duel("e")])
     vote(office, "again", "d", ann="second")
@@ -118,6 +133,18 @@ def test_a_duel_that_somebody_let_need_fewer_votes_is_decided_by_those_there_are
     office.admin.patch(f"/v1/queries/{query}", json={"votes_needed": 1}).raise_for_status()
     (verdict,) = oracle.ask([duel("d"), duel("e")])
     assert (verdict.duel_id, verdict.outcome, verdict.votes) == ("d", Outcome.SECOND, 1)
+
+
+def test_duels_that_wait_for_somebody_without_a_key_say_what_can_be_done(make: Make, office: Office) -> None:
+    office.key("ann", "annotate")
+    oracle = make(run="for-nobody")
+    assert oracle.ask([duel("d")]) == []
+    assert oracle.waiting() == ""
+    query = oracle._posted["d"]  # type: ignore[attr-defined]
+    office.admin.patch(f"/v1/queries/{query}", json={"assigned": ["nobody"]}).raise_for_status()
+    assert oracle.ask([duel("d")]) == []
+    assert "1 of them need more votes" in oracle.waiting()
+    assert "make a key for somebody else, take back what was handed out, or cancel them." in oracle.waiting()
 
 
 def turn(office: Office, run: str, state: str) -> None:

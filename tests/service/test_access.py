@@ -193,6 +193,47 @@ async def test_a_key_of_some_runs_reaches_no_other(sqlite_service: Running) -> N
     assert is_problem(await client.post(f"/v1/labels/{given['label_id']}/revisions", json={"outcome": "tie"}), 404)
 
 
+async def test_an_admin_of_some_runs_has_no_power_over_others_people_or_keys(service: Running) -> None:
+    for run in ("mine", "other"):
+        await service.run(run)
+    (mine,), (other,) = await service.post(1, "mine"), await service.post(1, "other")
+    await service.annotator("ann")
+    client = await service.client("admin", runs=["mine"])
+    for run in ("mine", "other"):
+        await service.admin.put(f"/v1/runs/{run}", json={"state": "closed"})
+    (key, *_) = (await service.admin.get("/v1/keys")).json()["keys"]
+    for method, path in (
+        ("POST", f"/v1/queries/{other}/erase"),
+        ("POST", "/v1/runs/other/erase"),
+        ("DELETE", "/v1/runs/other"),
+        ("GET", "/v1/people"),
+        ("POST", "/v1/people"),
+        ("POST", "/v1/people/ann/end"),
+        ("POST", "/v1/people/ann/erase"),
+        ("GET", "/v1/keys"),
+        ("POST", "/v1/keys"),
+        ("DELETE", f"/v1/keys/{key['id']}"),
+        ("GET", "/metrics"),
+    ):
+        body = {"annotator": "bob"} if path == "/v1/people" else {"name": "bob", "scopes": ["admin"]}
+        answer = await client.request(method, path, json=body if method == "POST" else None)
+        assert is_problem(answer, 403), (method, path)
+    assert (await service.admin.get(f"/v1/queries/{other}")).json()["prompt"] == "prompt 0"
+    for method, path in (
+        ("POST", f"/v1/queries/{mine}/erase"),
+        ("POST", "/v1/runs/mine/erase"),
+        ("DELETE", "/v1/runs/mine"),
+    ):
+        assert (await client.request(method, path)).is_success, (method, path)
+
+
+async def test_an_admin_of_some_runs_is_no_other_admin_to_leave_the_keys_to(sqlite_service: Running) -> None:
+    await sqlite_service.client("admin", runs=["mine"])
+    (last, _) = (await sqlite_service.admin.get("/v1/keys")).json()["keys"]
+    assert is_problem(await sqlite_service.admin.delete(f"/v1/keys/{last['id']}"), 409)
+    assert is_problem(await sqlite_service.admin.post("/v1/people/admin/end"), 409)
+
+
 # --- page sessions ---------------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections import Counter
 from typing import Any
 
 import httpx
@@ -92,6 +93,42 @@ async def test_a_pseudonym_takes_the_place_of_a_name_everywhere(service: Running
     assert sorted(names) == ["admin", "bob", done["pseudonym"], done["pseudonym"]]
 
 
+async def entered(service: Running) -> list[tuple[str, str, str | None]]:
+    """Who answered, by which key, and their comments, in the order of the log."""
+    log = select(labels.c.annotator, labels.c.entered_by, labels.c.comment).order_by(labels.c.seq)
+    return await service.state.database.read(lambda connection: [tuple(row) for row in connection.execute(log)])
+
+
+async def test_what_others_entered_with_a_key_that_is_called_the_same_stays(service: Running) -> None:
+    await service.run(votes_needed=2)
+    await service.post(1)
+    for annotator in ("ann", "bob"):
+        body = {"name": "laptop", "annotator": annotator, "scopes": ["annotate"]}
+        client = await service._connect((await service.admin.post("/v1/keys", json=body)).json()["key"])
+        await label(client, await claim(client), comment=f"{annotator} thinks so")
+    pseudonym = (await erase(service, "people/ann"))["pseudonym"]
+    assert await entered(service) == [(pseudonym, pseudonym, None), ("bob", "laptop", "bob thinks so")]
+    listed = {key["annotator"]: key["name"] for key in (await service.admin.get("/v1/keys")).json()["keys"]}
+    assert listed == {"admin": "admin", pseudonym: pseudonym, "bob": "laptop"}
+
+
+async def test_a_key_of_somebody_else_that_bears_the_name_of_the_erased_bears_it_no_more(service: Running) -> None:
+    await service.run()
+    await service.post(2)
+    ann = await service.annotator("ann")
+    body = {"name": "ann", "annotator": "bench", "scopes": ["annotate"]}
+    bench = await service._connect((await service.admin.post("/v1/keys", json=body)).json()["key"])
+    for client in (ann, bench):
+        await label(client, await claim(client), comment="so")
+    pseudonym = (await erase(service, "people/ann"))["pseudonym"]
+    assert '"ann"' not in await everything(service)
+    assert await entered(service) == [(pseudonym, pseudonym, None), ("bench", pseudonym, "so")]
+    assert {key.name for key in service.state.keyring.keys} == {"admin", pseudonym}
+    assert (await bench.get("/v1/runs")).status_code == 200, "it is not theirs"
+    await erase(service, f"people/{pseudonym}")
+    assert [comment for *_, comment in await entered(service)] == [None, "so"], "again changes nothing"
+
+
 async def test_the_keys_in_memory_are_those_that_are_stored(service: Running) -> None:
     await worked(service)
     _, secret = await service.state.keyring.make("ann", frozenset({"annotate"}))
@@ -132,8 +169,7 @@ async def test_without_the_bar_a_name_comes_back(service: Running, monkeypatch: 
     real, loop, late = erasure.erase_person, asyncio.get_running_loop(), []
 
     def slow(connection: Connection, annotator: str, now: float) -> Any:
-        late.append(asyncio.run_coroutine_threadsafe(begin(), loop))
-        late[-1].result(30)
+        asyncio.run_coroutine_threadsafe(begin(), loop).result(30)
         return real(connection, annotator, now)
 
     async def begin() -> None:
@@ -143,20 +179,30 @@ async def test_without_the_bar_a_name_comes_back(service: Running, monkeypatch: 
 
     monkeypatch.setattr(erasing.erasure, "erase_person", slow)
     await erase(service, "people/ann")
-    assert (await late[1]).status_code == 401
+    assert (await late[0]).status_code == 401
     assert '"ann"' not in await everything(service)
 
     ann = await service.annotator("bob")
     late.clear()
     monkeypatch.setattr(service.state.keyring, "_barred", _Nobody())
     await erase(service, "people/bob")
-    assert (await late[1]).status_code == 201
+    assert (await late[0]).status_code == 201
     assert '"bob"' in await everything(service)
 
 
-class _Nobody(set[str]):
-    def add(self, _: str) -> None:
-        pass
+class _Nobody(Counter[str]):
+    def __iadd__(self, _: object) -> "_Nobody":
+        return self
+
+
+async def test_nobody_is_let_in_until_the_last_of_two_who_end_somebody_is_done(sqlite_service: Running) -> None:
+    ann = await sqlite_service.annotator("ann")
+    keyring = sqlite_service.state.keyring
+    with keyring.barred("ann"):
+        with keyring.barred("ann"):
+            pass
+        assert (await ann.get("/v1/runs")).status_code == 401
+    assert (await ann.get("/v1/runs")).status_code == 200
 
 
 async def test_a_guessed_comment_is_not_confirmed(service: Running) -> None:
@@ -228,8 +274,8 @@ async def test_the_texts_of_a_duel_go_and_its_votes_stay(service: Running) -> No
     assert await erase(service, f"queries/{query}") == {"duels": 1, "left": []}
     assert await erase(service, f"queries/{query}") == {"duels": 0, "left": []}, "again is no error"
     gone = (await service.admin.get(f"/v1/queries/{query}")).json()
-    texts = {"prompt": "", "first": "", "second": ""}
-    assert {name: gone[name] for name in shown} == {**shown, **texts}
+    changed = {"prompt": "", "first": "", "second": "", "erased_at": "2027-01-15T08:00:00.000Z"}
+    assert gone == {**shown, **changed}
     assert await figures(service) == before
     assert await service.log() == log
     exported = (await service.admin.get("/v1/runs/run/export.jsonl?ties=keep")).text.splitlines()
@@ -281,6 +327,37 @@ async def test_an_erased_duel_is_not_asked_again_as_a_repeat(service: Running) -
     await erase(service, f"queries/{ids[0]}")
     lease = await claim(ann)
     assert lease["query_id"] == ids[20], "the only one that could be repeated has no texts"
+
+
+@pytest.mark.parametrize("end", ["released", "expired"])
+async def test_a_repeat_that_was_begun_is_not_gone_on_with_when_its_texts_are_gone(service: Running, end: str) -> None:
+    await service.run(repeat_share=1.0)
+    ids = await service.post(22)
+    ann = await service.annotator("ann")
+    for _ in range(20):
+        await label(ann, await claim(ann))
+    repeat = await claim(ann)
+    assert repeat["query_id"] == ids[0]
+    if end == "released":
+        await ann.delete(f"/v1/leases/{repeat['lease_id']}")
+    else:
+        service.clock.jump(7200)
+    await erase(service, f"queries/{ids[0]}")
+    lease = await claim(ann)
+    assert (lease["query_id"], lease["prompt"]) == (ids[1], "prompt 1"), "the next that can be repeated"
+
+
+async def test_an_erased_duel_is_not_opened_by_more_votes(service: Running) -> None:
+    await service.run()
+    (query,) = await service.post(1)
+    ann = await service.annotator("ann")
+    await label(ann, await claim(ann))
+    await erase(service, f"queries/{query}")
+    refused = await service.admin.patch(f"/v1/queries/{query}", json={"votes_needed": 2, "assigned": ["bob"]})
+    assert (refused.status_code, "erased" in refused.json()["detail"]) == (409, True)
+    changed = await service.admin.patch(f"/v1/queries/{query}", json={"votes_needed": 1, "priority": 3})
+    assert [changed.json()[name] for name in ("state", "votes_needed", "assigned")] == ["answered", 1, []]
+    assert await free(await service.annotator("bob"))
 
 
 async def test_a_run_that_posts_an_erased_duel_again_goes_on(service: Running) -> None:

@@ -62,7 +62,15 @@ async def test_a_link_may_be_opened_again_until_it_is_ended(service: Running) ->
 async def test_nobody_gets_the_name_of_somebody_who_was_erased(sqlite_service: Running) -> None:
     await invite(sqlite_service)
     pseudonym = (await sqlite_service.admin.post("/v1/people/ann/erase")).json()["pseudonym"]
-    assert (await sqlite_service.admin.post("/v1/people", json={"annotator": pseudonym})).status_code == 409
+    key = {"scopes": ["annotate"]}
+    for path, body in (
+        ("/v1/people", {"annotator": pseudonym}),
+        ("/v1/keys", {"name": pseudonym, **key}),
+        ("/v1/keys", {"name": "ann", "annotator": pseudonym, **key}),
+        ("/v1/keys", {"name": pseudonym, "annotator": "ann", **key}),
+    ):
+        refused = await sqlite_service.admin.post(path, json=body)
+        assert (refused.status_code, pseudonym in refused.json()["detail"]) == (409, True), body
     await invite(sqlite_service)  # somebody new, who happens to be called so
 
 
@@ -118,6 +126,29 @@ async def test_ending_gives_back_what_somebody_holds_and_keeps_what_they_answere
     assert [entry["annotator"] for entry in await service.log()] == ["ann"]
     assert (await ann.get("/v1/runs")).status_code == 401
     assert (await service.admin.post("/v1/people/ann/end")).status_code == 204, "again is no error"
+
+
+@pytest.mark.parametrize("act", ["end", "erase"])
+async def test_what_was_handed_out_to_somebody_does_not_wait_for_them_when_they_are_gone(
+    service: Running, act: str
+) -> None:
+    await service.run()
+    alone, shared, cancelled = await service.post(3)
+    bob = await service.annotator("bob")
+    await service.annotator("ann")
+    for query, names in ((alone, ["ann"]), (shared, ["ann", "cem"]), (cancelled, ["ann"])):
+        await service.admin.patch(f"/v1/queries/{query}", json={"assigned": names})
+    await service.admin.post(f"/v1/queries/{cancelled}/cancel")
+    waiting = asyncio.create_task(bob.post("/v1/runs/run/leases", json={"wait_s": 25}))
+    while not service.state.database.signals._events:
+        await asyncio.sleep(0.01)
+    assert (await service.admin.post(f"/v1/people/ann/{act}")).is_success
+    assert (await waiting).json()["query_id"] == alone
+    assert await free(await service.annotator("dan")), "the other is cem's"
+    listed = (await service.admin.get("/v1/runs/run/queries")).json()["queries"]
+    named = {query["id"]: query["assigned"] for query in listed}
+    assert (named[alone], named[shared], len(named[cancelled])) == ([], ["cem"], 1)
+    assert (await claim(await service.annotator("cem")))["query_id"] == shared
 
 
 @pytest.mark.parametrize("act", ["end", "erase"])

@@ -174,6 +174,15 @@ async def test_what_pages_link_to_is_below_the_path_and_there(below: Running) ->
         assert (await reader.get(address)).status_code in (200, 303, 405), address
 
 
+@pytest.mark.anyio
+@pytest.mark.parametrize("prefix", [ROOT, ""], ids=["left", "stripped"])
+async def test_the_link_of_somebody_who_is_invited_opens_the_sign_in_page(prefix: str, below: Running) -> None:
+    made = (await below.admin.post(f"{prefix}/v1/people", json={"annotator": "ann", "run": "run"})).json()
+    place, _, key = made["link"].partition("#key=")
+    assert (place, key) == (f"{ORIGIN}{ROOT}/sign-in?next={ROOT}/label/run", made["key"])
+    assert (await (await below.client()).get(place)).status_code == 200
+
+
 # --- whose word is believed ------------------------------------------------------------------------------------------
 
 PAGE = "https://labels.example"

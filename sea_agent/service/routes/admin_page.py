@@ -25,6 +25,8 @@ async def runs_page(request: Request, service: Service, caller: PageCaller) -> R
 @router.get("/admin/people")
 async def people_page(request: Request, service: Service, caller: PageCaller) -> Response:
     """Everybody who may answer or did, and the keys."""
+    if caller is not None and caller.may("admin") and not caller.may_govern:
+        return _refuse(request, caller, "Your key is for some runs; people and keys are the same in all of them.")
     return _shell(request, service, caller, "people", "People", scope="admin")
 
 
@@ -56,7 +58,11 @@ def _shell(
         return to_sign_in(request)
     if not caller.may(scope):
         detail = f"Your key does not let you do this. Ask for a key with the scope {scope}, and sign in with that."
-        values = {"title": "Another key is needed", "detail": detail, "links": [("/label", "Runs to answer")]}
-        return page(request, "message.html", 403, caller=caller, looks_again=False, **values)
+        return _refuse(request, caller, detail)
     has_dashboard = service.settings.runs is not None
     return page(request, "admin.html", caller=caller, view=view, title=title, run=run, has_dashboard=has_dashboard)
+
+
+def _refuse(request: Request, caller: Caller, detail: str) -> Response:
+    values = {"title": "Another key is needed", "detail": detail, "links": [("/label", "Runs to answer")]}
+    return page(request, "message.html", 403, caller=caller, looks_again=False, **values)

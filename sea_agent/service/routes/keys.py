@@ -4,7 +4,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from sea_agent.service.auth import Admin
+from sea_agent.service.auth import Governor
 from sea_agent.service.schemas.base import ObjectId
 from sea_agent.service.schemas.keys import KeyIn, KeyOut, KeysOut, NewKeyOut
 from sea_agent.service.state import Service
@@ -15,13 +15,13 @@ router = APIRouter(tags=["keys"])
 
 
 @router.get("/keys")
-async def list_keys(service: Service, caller: Admin) -> KeysOut:
+async def list_keys(service: Service, caller: Governor) -> KeysOut:
     """Every key, without its secret."""
     return KeysOut(keys=[KeyOut(**public(key)) for key in service.keyring.keys])
 
 
-@router.post("/keys", status_code=201)
-async def make_key(body: KeyIn, service: Service, caller: Admin) -> NewKeyOut:
+@router.post("/keys", status_code=201, responses=documented(409))
+async def make_key(body: KeyIn, service: Service, caller: Governor) -> NewKeyOut:
     """Make a key. It is shown this once: the service keeps only its digest."""
     key, secret = await service.keyring.make(
         body.name,
@@ -34,7 +34,7 @@ async def make_key(body: KeyIn, service: Service, caller: Admin) -> NewKeyOut:
 
 
 @router.delete("/keys/{key_id}", status_code=204, responses=documented(404, 409))
-async def end_key(key_id: ObjectId, service: Service, caller: Admin) -> None:
+async def end_key(key_id: ObjectId, service: Service, caller: Governor) -> None:
     """End a key and its page sessions."""
     await service.keyring.revoke(key_id)
 

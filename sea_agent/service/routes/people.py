@@ -6,20 +6,20 @@ import segno
 from fastapi import APIRouter, Request
 
 from sea_agent.service import erasing
-from sea_agent.service.auth import Admin
+from sea_agent.service.auth import Governor
 from sea_agent.service.routes.keys import public
 from sea_agent.service.schemas.keys import KeyOut
 from sea_agent.service.schemas.people import InvitedOut, Name, PeopleOut, PersonIn, PersonOut
 from sea_agent.service.state import Service
 from sea_agent.service.store import roster
 from sea_agent.service.store.erasure import is_erased
-from sea_agent.web.problems import Problem, documented
+from sea_agent.web.problems import documented
 
 router = APIRouter(tags=["people"])
 
 
 @router.get("/people")
-async def list_people(service: Service, caller: Admin) -> PeopleOut:
+async def list_people(service: Service, caller: Governor) -> PeopleOut:
     """Everybody who has, or had, a key or answered: their keys, and how much they did."""
     now = service.now()
     works = await service.database.read(lambda connection: roster.everybody(connection, now))
@@ -42,25 +42,22 @@ async def list_people(service: Service, caller: Admin) -> PeopleOut:
 
 
 @router.post("/people", status_code=201, responses=documented(409))
-async def invite(body: PersonIn, service: Service, caller: Admin, request: Request) -> InvitedOut:
+async def invite(body: PersonIn, service: Service, caller: Governor, request: Request) -> InvitedOut:
     """Make a key to answer with, and a link that signs in with it. The link is worth as much as the key."""
-    if is_erased(body.annotator):
-        raise Problem(409, f"{body.annotator} stands for somebody who was erased; choose another name.")
     key, secret = await service.keyring.make(
         body.annotator,
         frozenset({"annotate"}),
         runs=None if body.runs is None else frozenset(body.runs),
         expires_at=body.expires_at,
     )
-    root = service.settings.root_path
-    place = "" if body.run is None else f"?next={root}/label/{body.run}"
-    link = f"{str(request.base_url).rstrip('/')}{root}/sign-in{place}#key={secret}"
+    place = "" if body.run is None else f"?next={service.settings.root_path}/label/{body.run}"
+    link = f"{str(request.base_url).rstrip('/')}/sign-in{place}#key={secret}"  # its base ends in the root path
     return InvitedOut(**public(key), key=secret, link=link, qr=_qr(link))
 
 
 @router.post("/people/{annotator:path}/end", status_code=204, responses=documented(404, 409))
-async def end(annotator: Name, service: Service, caller: Admin) -> None:
-    """End every key, session and lease of somebody. What they answered stays."""
+async def end(annotator: Name, service: Service, caller: Governor) -> None:
+    """End every key, session and lease of somebody, and what was handed out to them. What they answered stays."""
     await erasing.end(service, annotator)
 
 

@@ -67,9 +67,12 @@ async def get_query(query_id: ObjectId, service: Service, caller: Reader) -> Que
     return QueryOut(**query | await service.database.read(read))
 
 
-@router.patch("/queries/{query_id}", responses=documented(404))
+@router.patch("/queries/{query_id}", responses=documented(404, 409))
 async def change_query(query_id: ObjectId, body: QueryChangeIn, service: Service, caller: Experiment) -> QueryOut:
-    """Change the fields of a duel that are given. Who holds it and may not have it any more loses it."""
+    """Change the fields of a duel that are given. Who holds it and may not have it any more loses it.
+
+    More votes open it again, unless its texts were erased (409).
+    """
     query = await get_query(query_id, service, caller)
     given = body.model_dump(exclude_none=True)
     named = given.pop("assigned", None)

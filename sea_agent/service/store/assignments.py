@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Row, delete, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, exists, insert, select, update
 
 from sea_agent.service.store.faults import Conflict
 from sea_agent.service.store.leases import sweep
@@ -16,6 +16,11 @@ MOST_AT_ONCE = 10_000
 """Duels that are handed out in one transaction: nothing else is written meanwhile."""
 
 _NAMED = queries.c.id.in_(select(assignments.c.query_id))
+_FREE_IF_NOBODYS = (
+    update(queries)
+    .where(queries.c.id == bindparam("which"), ~exists().where(assignments.c.query_id == queries.c.id))
+    .values(assigned=False)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +92,20 @@ def take_all_back(connection: Connection, run: str) -> None:
     of_run = select(queries.c.id).where(queries.c.run == run)
     connection.execute(delete(assignments).where(assignments.c.query_id.in_(of_run)))
     connection.execute(update(queries).where(queries.c.run == run, queries.c.assigned).values(assigned=False))
+
+
+def take_back_from(connection: Connection, annotator: str) -> set[str]:
+    """Take back the open duels that are assigned to somebody; the runs. What is assigned to nobody else is for
+    everybody."""
+    opened = (queries.c.id == assignments.c.query_id, queries.c.state == "open")
+    theirs = assignments.c.annotator == annotator
+    touched = set(connection.execute(select(queries.c.run).where(*opened, theirs).distinct()).scalars())
+    taken = connection.execute(
+        delete(assignments).where(theirs, exists().where(*opened)).returning(assignments.c.query_id)
+    )
+    if rows := [{"which": query_id} for query_id in taken.scalars()]:
+        connection.execute(_FREE_IF_NOBODYS, rows)
+    return touched
 
 
 def _insert(connection: Connection, rows: Sequence[tuple[str, str]]) -> None:

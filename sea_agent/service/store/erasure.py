@@ -16,7 +16,7 @@ from sea_agent.service.store.labels import digest_of_answer
 from sea_agent.service.store.leases import sweep
 from sea_agent.service.store.purge import demand
 from sea_agent.service.store.queries import NO_DIGEST
-from sea_agent.service.store.roster import end_keys, end_leases, require
+from sea_agent.service.store.roster import end_keys, give_back, require
 from sea_agent.service.store.tables import LIVE, assignments, keys, labels, leases, queries, requests, runs
 
 MOST_AT_ONCE = 1000
@@ -52,11 +52,13 @@ def erase_person(connection: Connection, annotator: str, now: float) -> Erased:
     """
     require(connection, annotator)
     pseudonym = annotator if is_erased(annotator) else f"erased-{secrets.token_hex(4)}"
-    names = {*connection.execute(select(keys.c.name).where(keys.c.annotator == annotator)).scalars(), annotator}
-    touched = end_leases(connection, annotator)
-    _forget_comments(connection, (labels.c.annotator == annotator) | labels.c.entered_by.in_(names))
+    names, own = _names(connection, annotator)
+    theirs, by_them = labels.c.annotator == annotator, labels.c.entered_by.in_(own)
+    touched = give_back(connection, annotator)
+    _forget_comments(connection, theirs | by_them)
     _forget_requests(connection, annotator)
-    connection.execute(update(labels).where(labels.c.entered_by.in_(names)).values(entered_by=pseudonym))
+    named = by_them | (theirs & labels.c.entered_by.in_(names)) | (labels.c.entered_by == annotator)
+    connection.execute(update(labels).where(named).values(entered_by=pseudonym))
     given = update(labels).where(labels.c.annotator == annotator).values(annotator=pseudonym)
     count = connection.execute(given).rowcount
     for table in (leases, assignments):
@@ -64,6 +66,7 @@ def erase_person(connection: Connection, annotator: str, now: float) -> Erased:
     end_keys(connection, annotator, now)
     renamed = update(keys).where(keys.c.annotator == annotator).values(annotator=pseudonym, name=pseudonym)
     connection.execute(renamed)
+    connection.execute(update(keys).where(keys.c.name == annotator).values(name=pseudonym))  # others' that tell of them
     demand(connection, now)
     return Erased(pseudonym, count, keyring.load(connection), touched)
 
@@ -126,6 +129,14 @@ def _past(now: float) -> Select:
         )
         .order_by(queries.c.number)
     )
+
+
+def _names(connection: Connection, annotator: str) -> tuple[set[str], set[str]]:
+    """The names under which somebody entered labels, those of their keys, and those of them that only they have: what
+    others answered with a key that is called the same stays theirs."""
+    held = connection.execute(select(keys.c.name, keys.c.annotator)).all()
+    names = {key.name for key in held if key.annotator == annotator} | {annotator}
+    return names, names - {key.name for key in held if key.annotator != annotator}
 
 
 def _erase_texts(connection: Connection, which: ColumnElement[bool], now: float) -> int:

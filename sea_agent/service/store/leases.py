@@ -163,7 +163,8 @@ _GOLD = _offers("gold").where(*_OPEN_IN_RUN, queries.c.gold.is_not(None), ~_ANSW
 _WAITING = _VOTES.where(~queries.c.assigned).order_by(*_ORDER).suffix_with(_FIRST)
 _WAITING_FOR_THEM = _VOTES.where(queries.c.assigned).order_by(*_ORDER).suffix_with(_FIRST)
 _UNSEEN_GOLD = _GOLD.order_by(queries.c.number).suffix_with(_FIRST)
-_REPEAT = _offers("repeat").where(queries.c.id == _ID)
+_REPEATS = _offers("repeat").where(queries.c.erased_at.is_(None))
+_REPEAT = _REPEATS.where(queries.c.id == _ID)
 _RESUMED = {
     "vote": _VOTES.where(queries.c.id == _ID),
     "gold": _GOLD.where(queries.c.id == _ID),
@@ -171,11 +172,9 @@ _RESUMED = {
 }
 _OF_LEASE = select(leases.c.kind, leases.c.query_id).where(leases.c.id == _ID)
 _REPEATABLE = (
-    _offers("repeat")
-    .with_only_columns(queries.c.id)
+    _REPEATS.with_only_columns(queries.c.id)
     .join(leases, leases.c.query_id == queries.c.id)
     .where(*_MINE, leases.c.kind == "vote", leases.c.state == "labelled", leases.c.number <= bindparam("last"))
-    .where(queries.c.erased_at.is_(None))
     .order_by(leases.c.number)
 )
 _HELD = (

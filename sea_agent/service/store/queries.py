@@ -94,6 +94,7 @@ def change(connection: Connection, query_id: str, given: Values) -> None:
 
     Raises:
         Missing: for an unknown duel.
+        Conflict: for one without texts that would be open again.
     """
     query = found(connection.execute(select(queries).where(queries.c.id == query_id)).first(), f"query {query_id}")
     values = dict(given)
@@ -101,6 +102,8 @@ def change(connection: Connection, query_id: str, given: Values) -> None:
         values["places"] = query.places + given["votes_needed"] - query.votes_needed
         if query.state in ("open", "answered"):
             values["state"] = _state_with(query.votes, given["votes_needed"])
+            if values["state"] == "open":
+                _require_texts(query)
     if values:
         connection.execute(update(queries).where(queries.c.id == query_id).values(values))
 
@@ -115,8 +118,7 @@ def reopen(connection: Connection, query_id: str, now: float) -> None:
     query = found(connection.execute(select(queries).where(queries.c.id == query_id)).first(), f"query {query_id}")
     if query.state == "answered":
         raise Conflict("The duel has all its votes; let it need more (votes_needed) to ask for more.")
-    if query.erased_at is not None:
-        raise Conflict("The texts of the duel were erased; post it anew.")
+    _require_texts(query)
     over = query.state == "expired" or (query.expires_at is not None and query.expires_at <= now)
     values = {
         "state": _state_with(query.votes, query.votes_needed),
@@ -132,6 +134,11 @@ def find(connection: Connection, run: str, column: str, values: Iterable[str]) -
     wanted = queries.c[column]
     rows = connection.execute(select(queries).where(queries.c.run == run, wanted.in_(list(values))))
     return {row._mapping[column]: row for row in rows}
+
+
+def _require_texts(query: Row) -> None:
+    if query.erased_at is not None:
+        raise Conflict("The texts of the duel were erased; post it anew, under another client_key.")
 
 
 def _state_with(votes: int, needed: int) -> str:

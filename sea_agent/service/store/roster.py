@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import Connection, Double, bindparam, case, delete, func, select, update
 
+from sea_agent.service.store import assignments as handed_out
 from sea_agent.service.store import keys as keyring
 from sea_agent.service.store.faults import Missing
 from sea_agent.service.store.keys import Key
@@ -72,24 +73,24 @@ def require(connection: Connection, annotator: str) -> None:
     raise Missing(f"There is nobody called {annotator!r}.")
 
 
-def end_leases(connection: Connection, annotator: str) -> list[str]:
-    """Give back every duel that somebody is answering; the runs."""
+def give_back(connection: Connection, annotator: str) -> list[str]:
+    """Let others have every duel that somebody is answering, and the open ones that are assigned to them; the runs."""
     theirs = update(leases).where(leases.c.annotator == annotator, leases.c.state == LIVE).values(state="released")
     ended = connection.execute(theirs.returning(leases.c.query_id, leases.c.run, leases.c.kind)).all()
     freed = [lease.query_id for lease in ended if lease.kind == "vote"]
     connection.execute(update(queries).where(queries.c.id.in_(freed)).values(places=queries.c.places + 1))
-    return sorted({lease.run for lease in ended})
+    return sorted({lease.run for lease in ended} | handed_out.take_back_from(connection, annotator))
 
 
 def end(connection: Connection, annotator: str, now: float) -> Ended:
-    """End every key of somebody, and give back the duels that they are answering.
+    """End every key of somebody, and give back the duels that they are answering or were handed.
 
     Raises:
         Missing: for somebody who never had a key and never answered.
     """
     require(connection, annotator)
     end_keys(connection, annotator, now)
-    freed = end_leases(connection, annotator)
+    freed = give_back(connection, annotator)
     return Ended(keyring.load(connection), freed)
 
 

@@ -72,7 +72,11 @@ async def test_a_run_is_led_from_a_file_to_an_export_without_any_other_tool(
     assert (run["queries"], run["votes_needed"], run["instructions"]) == (PAIRS, 2, "Prefer what is **right**.")
 
     # Two people by link, one at a desk and one with a phone; forty answers of them.
-    await expect(admin.page.get_by_text(f"{PAIRS} duels wait for votes that nobody can give")).to_be_visible()
+    await expect(
+        admin.page.get_by_text(
+            f"{PAIRS} duels wait for votes that nobody can give: invite people, lower votes, or take back"
+        )
+    ).to_be_visible()
     await admin.go("/people")
     people: dict[str, Visitor] = {}
     for name, options in {"lea": DESKTOP, "tom": PHONE}.items():
@@ -241,6 +245,17 @@ async def test_a_duel_is_cancelled_opened_again_and_taken_back(site: Site, run: 
     ann.close()
 
 
+async def test_a_duel_without_texts_cannot_be_changed(site: Site, run: str, office: Attend) -> None:
+    site.post(run)
+    admin = await office(f"/runs/{run}")
+    await admin.page.get_by_role("button", name="prompt 0").click()
+    await expect(admin.dialog.get_by_label("Votes needed")).to_be_visible()
+    (duel, *_) = site.admin.get(f"/v1/runs/{run}/queries", params={"text": "prompt 0"}).json()["queries"]
+    site.admin.post(f"/v1/queries/{duel['id']}/erase").raise_for_status()
+    await expect(admin.dialog).to_contain_text("(erased)")
+    await expect(admin.dialog.get_by_label("Votes needed")).to_be_hidden()
+
+
 async def test_who_may_not_do_everything_sees_only_their_runs_and_no_people(
     site: Site, run: str, visit: Visit, office: Attend
 ) -> None:
@@ -263,6 +278,18 @@ async def test_who_may_not_do_everything_sees_only_their_runs_and_no_people(
     assert (await ann.context.request.get(f"{site.url}/admin")).status == httpx.codes.FORBIDDEN
     nobody = httpx.get(f"{site.url}/admin/runs/{run}")
     assert nobody.headers["location"] == f"/sign-in?next=/admin/runs/{run}"
+
+
+async def test_an_admin_of_some_runs_does_everything_there_and_sees_no_people(
+    site: Site, run: str, office: Attend
+) -> None:
+    own = await office(f"/runs/{run}", key=site.key("lead", "admin", runs=[run]))
+    await expect(own.page.get_by_role("button", name="Erase texts")).to_be_visible()
+    await expect(own.page.locator("#trouble")).to_be_hidden()
+    await expect(own.page.get_by_role("link", name="People")).to_have_count(0)
+    refused = await own.context.request.get(f"{site.url}/admin/people")
+    assert refused.status == httpx.codes.FORBIDDEN
+    assert "Your key is for some runs" in await refused.text()
 
 
 async def test_a_key_is_made_shown_once_and_ended(site: Site, office: Attend) -> None:

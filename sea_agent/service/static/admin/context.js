@@ -5,8 +5,11 @@ const { dataset } = document.body;
 /** The run of a run's page. */
 export const run = dataset.run;
 
-/** Whether the reader may do everything; else only what a key with the scope `experiment` may. */
+/** Whether the reader may do everything with their runs; else only what a key with the scope `experiment` may. */
 export const isAdmin = dataset.admin === "true";
+
+/** Whether the reader may also see and change people and keys: an admin of every run. */
+export const governs = dataset.governs === "true";
 
 /** The address of something about a run. */
 export const ofRun = (what = "", id = run) => `/v1/runs/${encodeURIComponent(id)}${what}`;

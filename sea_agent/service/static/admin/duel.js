@@ -74,6 +74,7 @@ export class DuelDialog {
         isAdmin && !duel.erased_at && ["erase", "Erase texts"],
       ].filter(Boolean),
     );
+    this.#form.hidden = Boolean(duel.erased_at);
     if (this.#filled) return;
     this.#filled = true;
     this.#priority.value = duel.priority;

@@ -4,7 +4,7 @@ import { h } from "../dom.js";
 import { at } from "../place.js";
 import { call } from "../service.js";
 import { Assigning } from "./assigning.js";
-import { holds, isAdmin, ofRun, run as id } from "./context.js";
+import { governs, holds, ofRun, run as id } from "./context.js";
 import { Duels } from "./duels.js";
 import { Export } from "./export.js";
 import { Importing } from "./importing.js";
@@ -39,7 +39,7 @@ export function start(view) {
   );
 
   async function load() {
-    const people = isAdmin ? call("GET", "/v1/people") : { people: [] };
+    const people = governs ? call("GET", "/v1/people") : { people: [] };
     const [run, progress, staff] = await Promise.all([
       call("GET", ofRun()),
       call("GET", ofRun("/progress")),

@@ -99,7 +99,7 @@ export class RunActions {
       work: async () => {
         const before = (await call("GET", ofRun("/progress", this.#run.id))).open;
         const { open, stuck } = await call("POST", ofRun("/settle", this.#run.id));
-        const left = stuck ? ` ${plural(stuck, "duel")} still stuck: invite people or lower votes.` : "";
+        const left = stuck ? ` ${plural(stuck, "duel")} still stuck: invite people, lower votes, or take back what was handed out.` : "";
         return `${plural(before - open, "duel")} settled.${left}`;
       },
     });

@@ -49,7 +49,7 @@ export function ago(iso) {
 export function stuckInWords(count) {
   if (!count) return "";
   const verb = count === 1 ? "waits" : "wait";
-  return `${plural(count, "duel")} ${verb} for votes that nobody can give: invite people or lower votes.`;
+  return `${plural(count, "duel")} ${verb} for votes that nobody can give: invite people, lower votes, or take back what was handed out.`;
 }
 
 /** Names that were typed, one on a line: a name may hold a comma. */
