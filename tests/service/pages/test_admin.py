@@ -1,6 +1,7 @@
 """The admin page: a run from a file to its export, by people who were invited by link."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -14,6 +15,14 @@ pytestmark = pytest.mark.anyio
 
 PAIRS = 200
 HANDED_OUT = 20  # to two people: 40 answers
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A service of these tests' own: who can answer there is part of what the page says."""
+    site = Site(tmp_path_factory.mktemp("office"))
+    yield site
+    site.process.end()
 
 
 def pairs(path: Path) -> Path:

@@ -98,7 +98,7 @@ async def test_worked_examples_are_shown_before_the_first_duel_and_a_key_away(
         await expect(examples.first).to_contain_text(text)
     await expect(examples.nth(1)).to_contain_text("Both bad")
     assert await ann.page.locator(".example img").count() == 0
-    await ann.ready()
+    await expect(ann.page.locator("#duel")).to_be_visible()
     assert await ann.page.evaluate(
         "document.querySelector('#examples').compareDocumentPosition(document.querySelector('#duel')) & 4"
     ), "the examples stand before the duel"
