@@ -61,9 +61,11 @@ def make_app(settings: Settings) -> FastAPI:
             app.state.service = service
             retention = asyncio.create_task(keep_to_retention(service))
             retention.add_done_callback(_tell_failure)
-            yield
-            retention.cancel()
-            await asyncio.wait([retention])
+            try:
+                yield
+            finally:  # also of a service that is refused as it starts: the database is closed next
+                retention.cancel()
+                await asyncio.wait([retention])
 
     app = FastAPI(
         title="sea-agent feedback service",

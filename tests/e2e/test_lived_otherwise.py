@@ -120,9 +120,9 @@ def test_the_posterior_learns_from_every_late_answer(tmp_path: Path, monkeypatch
     learnt: set[str] = set()
     add = Ensemble.add
 
-    def adding(self: Ensemble, first: Any, second: Any, wins: Any, ids: list[str], *rest: Any) -> None:
+    def adding(self: Ensemble, first: Any, second: Any, wins: Any, ids: list[str], *rest: Any, **more: Any) -> None:
         learnt.update(ids)
-        add(self, first, second, wins, ids, *rest)
+        add(self, first, second, wins, ids, *rest, **more)
 
     def otherwise() -> None:
         perturbed(monkeypatch, LATE)

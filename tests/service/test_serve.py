@@ -1,5 +1,6 @@
 """`sea-agent serve` as a process: keys at the first start, refusals before it listens, an orderly end."""
 
+import asyncio
 import signal
 import socket
 import subprocess
@@ -9,6 +10,10 @@ from pathlib import Path
 import httpx
 import pytest
 from service.processes import GIVEN_KEY, SECONDS, SERVE, Process
+
+from sea_agent.errors import UserError
+from sea_agent.service.app import make_app
+from sea_agent.service.settings import Settings
 
 
 def refusal(*options: str | Path, cwd: Path) -> str:
@@ -137,3 +142,15 @@ def test_who_waited_for_a_duel_and_hung_up_takes_none(serve: Callable[..., Proce
     query = {"client_key": "k", "prompt": "p", "first": "a", "second": "b"}
     assert client.post("/v1/runs/run/queries:batch", json={"queries": [query]}).status_code == 200
     assert service.client(other).post("/v1/runs/run/leases", json={}).status_code == 201
+
+
+@pytest.mark.anyio
+async def test_a_start_that_is_refused_ends_what_it_has_begun(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The database is closed then, and what still asked it would fail with a traceback."""
+    app = make_app(Settings(data=tmp_path))
+    with pytest.raises(UserError, match="refused"):
+        async with app.router.lifespan_context(app):
+            raise UserError("refused")
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    assert not [task for task in others if "keep_to_retention" in repr(task)]
+    assert "Traceback" not in caplog.text
