@@ -10,8 +10,13 @@ const LEAST_SHARED = 0.2;
  * `note` says why it is not told, where that would not help a reader.
  */
 export function align(first, second) {
-  if (first.length * second.length > LARGEST) return { note: "Too long to mark what differs." };
-  const pairs = withoutIslands(shared(first, second), first.length, second.length);
+  const [head, tail] = sameEnds(first, second);
+  const [a, b] = [first, second].map((words) => words.slice(head, words.length - tail));
+  if (a.length * b.length > LARGEST) return { note: "Too long to mark what differs." };
+  const same = (count, i, j) => Array.from({ length: count }, (_, k) => [i + k, j + k]);
+  const middle = shared(a, b).map(([i, j]) => [i + head, j + head]);
+  const end = same(tail, first.length - tail, second.length - tail);
+  const pairs = withoutIslands([...same(head, 0, 0), ...middle, ...end], first.length, second.length);
   if (pairs.length < LEAST_SHARED * Math.max(first.length, second.length)) {
     return { note: "The responses have little in common, so nothing is marked." };
   }
@@ -22,6 +27,15 @@ export function align(first, second) {
 export function wordsOf(text) {
   const segments = piecesOf(text);
   return { segments, words: segments.filter((segment) => segment.trim()) };
+}
+
+/** How many words both texts begin with, and end with: there is a longest common subsequence that has them all. */
+function sameEnds(first, second) {
+  const most = Math.min(first.length, second.length);
+  let [head, tail] = [0, 0];
+  while (head < most && first[head] === second[head]) head++;
+  while (tail < most - head && first.at(-1 - tail) === second.at(-1 - tail)) tail++;
+  return [head, tail];
 }
 
 /** Pairs of positions of equal words: a longest common subsequence. */

@@ -239,10 +239,20 @@ async def test_what_is_not_marked_is_the_same_on_both_sides_and_no_character_is_
     assert marked > 150
 
 
+async def test_a_word_in_a_long_text_is_marked(run: str, visit: Visit) -> None:
+    """Comparing every word with every other would take too long, but both ends are the same."""
+    ann = await visit(run)
+    before, after = (" ".join(f"{name}{n}" for n in range(4000)) for name in "ab")
+    (found,) = await compare(ann.page, [(f"{before} yes {after}", f"{before} no {after}")])
+    assert found["note"] == ""
+    assert [piece["text"] for piece in found["first"] if piece["marked"]] == ["yes"]
+    assert [piece["text"] for piece in found["second"] if piece["marked"]] == ["no"]
+
+
 async def test_where_marks_would_not_help_there_are_none(run: str, visit: Visit) -> None:
     ann = await visit(run)
-    long = " ".join(str(n) for n in range(2001))
-    pairs = [("a b c", "a b c"), ("a b c d", "w x y z"), (long, long + " end"), ("", "x")]
+    long, other = (" ".join(str(step * n) for n in range(2100)) for step in (1, 2))
+    pairs = [("a b c", "a b c"), ("a b c d", "w x y z"), (long, other), ("", "x")]
     found = await compare(ann.page, pairs)
     assert [result["note"].split(",")[0] for result in found] == [
         "Both responses are the same.",
