@@ -34,10 +34,10 @@ help:  ## Say what can be made
 demo: $(VENV)/core.stamp  ## Run the demo: a policy aligned from few labels, on two CPU cores, into runs/demo-DATE
 	$(VENV)/bin/sea-agent demo --out $(DEMO_OUT)
 
-quick: lint  ## Check the code (lint) and run the tests that start no Ray, vLLM, browser or whole run: 3 minutes
+quick: lint  ## Check the code (lint) and run the tests that start no Ray, vLLM, browser or whole run: 6 minutes
 	$(PYTEST) $(PYTEST_FLAGS) -m "not ($(NOT_QUICK))"
 
-test: lint  ## Check the code (lint) and run every test that needs no GPU: 20 minutes
+test: lint  ## Check the code (lint) and run every test that needs no GPU: 25 minutes
 	$(PYTEST) $(PYTEST_FLAGS)
 
 test-gpu: $(GPU_VENV)/gpu.stamp  ## Run the tests that need a GPU, in an environment of their own (docs/gpu.md)
