@@ -1,12 +1,13 @@
 """Duels that experiments post, look at, change and cancel."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Query
 from sqlalchemy import Connection
 
-from sea_agent.service.auth import Experiment, Reader
+from sea_agent.service.auth import Caller, Experiment, Reader
 from sea_agent.service.schemas.base import ObjectId, RunId
 from sea_agent.service.schemas.duels import (
     ListedQueryOut,
@@ -18,7 +19,7 @@ from sea_agent.service.schemas.duels import (
     QueryListOut,
 )
 from sea_agent.service.schemas.labels import LogEntryOut, QueryOut
-from sea_agent.service.state import Service
+from sea_agent.service.state import Service, State
 from sea_agent.service.store import assignments, labels, listing, people
 from sea_agent.service.store import queries as store
 from sea_agent.service.store.listing import Page, Wanted
@@ -73,7 +74,6 @@ async def change_query(query_id: ObjectId, body: QueryChangeIn, service: Service
 
     More votes open it again, unless its texts were erased (409).
     """
-    query = await get_query(query_id, service, caller)
     given = body.model_dump(exclude_none=True)
     named = given.pop("assigned", None)
 
@@ -82,30 +82,29 @@ async def change_query(query_id: ObjectId, body: QueryChangeIn, service: Service
         if named is not None:
             assignments.assign(connection, query_id, named)
 
-    await service.database.write(write, wake=lambda _: [work(query.run)])
-    return await get_query(query_id, service, caller)
+    return await _changed(query_id, service, caller, write)
 
 
 @router.post("/queries/{query_id}/cancel", responses=documented(404))
 async def cancel_query(query_id: ObjectId, service: Service, caller: Experiment) -> QueryOut:
     """Withdraw a duel. An answered duel stays answered."""
-    query = await get_query(query_id, service, caller)
-    await service.database.write(partial(store.cancel, query_id=query_id), wake=lambda _: [work(query.run)])
-    return await get_query(query_id, service, caller)
+    return await _changed(query_id, service, caller, partial(store.cancel, query_id=query_id))
 
 
 @router.post("/queries/{query_id}/reopen", responses=documented(404, 409))
 async def reopen_query(query_id: ObjectId, service: Service, caller: Experiment) -> QueryOut:
     """Ask for a duel again that was cancelled or has expired, also those who skipped it. It expires no more."""
-    query = await get_query(query_id, service, caller)
-    reopen = partial(store.reopen, query_id=query_id, now=service.now())
-    await service.database.write(reopen, wake=lambda _: [work(query.run)])
-    return await get_query(query_id, service, caller)
+    return await _changed(query_id, service, caller, partial(store.reopen, query_id=query_id, now=service.now()))
 
 
 @router.post("/queries/{query_id}/take-back", responses=documented(404))
 async def take_back(query_id: ObjectId, service: Service, caller: Experiment) -> QueryOut:
     """End the leases of a duel, so that others may have it. An answer that comes all the same is kept, as late."""
+    return await _changed(query_id, service, caller, partial(store.take_back, query_id=query_id))
+
+
+async def _changed(query_id: str, service: State, caller: Caller, write: Callable[[Connection], object]) -> QueryOut:
+    """A duel after ``write``. Raises: Missing for an unknown one, Problem 403 for one that the key does not reach."""
     query = await get_query(query_id, service, caller)
-    await service.database.write(partial(store.take_back, query_id=query_id), wake=lambda _: [work(query.run)])
+    await service.database.write(write, wake=lambda _: [work(query.run)])
     return await get_query(query_id, service, caller)
