@@ -31,6 +31,11 @@ app = typer.Typer(
 )
 world = typer.Typer(no_args_is_help=True, help="The built-in worlds.")
 app.add_typer(world, name="world")
+ServiceUrl = Annotated[
+    str, typer.Option(metavar="URL", help="Address of the feedback service; SEA_AGENT_KEY holds a key for it.")
+]
+LOCAL_SERVICE = "http://127.0.0.1:8400"
+
 duels = typer.Typer(no_args_is_help=True, help="Duels in a running feedback service.")
 app.add_typer(duels, name="duels")
 app.command()(plan)
@@ -383,9 +388,7 @@ def serve(
 def duels_import(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A .jsonl, .json or .csv file of duels.")],
     run: Annotated[str, typer.Option(metavar="RUN", help="The run in the service that gets them.")],
-    service: Annotated[
-        str, typer.Option(metavar="URL", help="Address of the service; SEA_AGENT_KEY holds a key for it.")
-    ] = "http://127.0.0.1:8400",
+    service: ServiceUrl = LOCAL_SERVICE,
     make: Annotated[bool, typer.Option("--make", help="Make the run if it is missing.")] = False,
     gold: Annotated[bool, typer.Option("--gold", help="The chosen response is the right answer to each duel.")] = False,
 ) -> None:
@@ -399,12 +402,10 @@ def duels_import(
 def erase(
     kind: Annotated[Erasable, typer.Argument(metavar="person|query|run", help="What to erase.")],
     name: Annotated[str, typer.Argument(metavar="NAME_OR_ID", help="Name of the person; id of the query or the run.")],
-    service: Annotated[
-        str, typer.Option(metavar="URL", help="Address of the feedback service.")
-    ] = "http://127.0.0.1:8400",
+    service: ServiceUrl = LOCAL_SERVICE,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask whether it is meant.")] = False,
 ) -> None:
-    """Erase a person, or the texts of a query or run, on a feedback service; the key is read from SEA_AGENT_KEY."""
+    """Erase a person, or the texts of a query or run, on a feedback service."""
     from sea_agent.service.client import erase as erase_there
 
     if not yes:

@@ -9,7 +9,7 @@ import { List } from "./list.js";
 import { act } from "./outcome.js";
 import { button } from "./parts.js";
 import { changeRun } from "./run_form.js";
-import { plural } from "./words.js";
+import { REMEDY, plural } from "./words.js";
 
 const DONE = {
   open: "gives duels.",
@@ -99,7 +99,7 @@ export class RunActions {
       work: async () => {
         const before = (await call("GET", ofRun("/progress", this.#run.id))).open;
         const { open, stuck } = await call("POST", ofRun("/settle", this.#run.id));
-        const left = stuck ? ` ${plural(stuck, "duel")} still stuck: invite people, lower votes, or take back what was handed out.` : "";
+        const left = stuck ? ` ${plural(stuck, "duel")} still stuck: ${REMEDY}` : "";
         return `${plural(before - open, "duel")} settled.${left}`;
       },
     });

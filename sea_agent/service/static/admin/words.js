@@ -45,11 +45,14 @@ export function ago(iso) {
   return `${plural(Math.round(minutes / 1440), "day")} ago`;
 }
 
+/** What makes duels that nobody can answer go on. */
+export const REMEDY = "invite people, lower votes, or take back what was handed out.";
+
 /** What is to be done about duels that nobody can answer; empty when there are none. */
 export function stuckInWords(count) {
   if (!count) return "";
   const verb = count === 1 ? "waits" : "wait";
-  return `${plural(count, "duel")} ${verb} for votes that nobody can give: invite people, lower votes, or take back what was handed out.`;
+  return `${plural(count, "duel")} ${verb} for votes that nobody can give: ${REMEDY}`;
 }
 
 /** Names that were typed, one on a line: a name may hold a comma. */
