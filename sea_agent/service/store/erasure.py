@@ -13,11 +13,11 @@ from sqlalchemy import ColumnElement, Connection, Select, case, delete, exists, 
 from sea_agent.service.store import keys as keyring
 from sea_agent.service.store.faults import Missing, found
 from sea_agent.service.store.labels import digest_of_answer
-from sea_agent.service.store.leases import sweep
+from sea_agent.service.store.leases import end_live, sweep
 from sea_agent.service.store.purge import demand
 from sea_agent.service.store.queries import NO_DIGEST
 from sea_agent.service.store.roster import end_keys, give_back, require
-from sea_agent.service.store.tables import LIVE, assignments, keys, labels, leases, queries, requests, runs
+from sea_agent.service.store.tables import assignments, keys, labels, leases, queries, requests, runs
 
 MOST_AT_ONCE = 1000
 """Duels whose texts one transaction erases when their time has passed."""
@@ -142,8 +142,6 @@ def _names(connection: Connection, annotator: str) -> tuple[set[str], set[str]]:
 def _erase_texts(connection: Connection, which: ColumnElement[bool], now: float) -> int:
     """Erase the texts of duels; of how many that had them. Nobody is asked them any more."""
     count = connection.execute(select(func.count()).where(which, queries.c.erased_at.is_(None))).scalar_one()
-    live = (leases.c.query_id == queries.c.id, leases.c.state == LIVE, leases.c.kind == "vote")
-    held = select(func.count()).where(*live).scalar_subquery()
     erased = {
         "prompt": "",
         "first": "",
@@ -151,11 +149,9 @@ def _erase_texts(connection: Connection, which: ColumnElement[bool], now: float)
         "body_digest": NO_DIGEST,
         "erased_at": func.coalesce(queries.c.erased_at, now),
         "state": case((queries.c.state == "open", "cancelled"), else_=queries.c.state),
-        "places": queries.c.places + held,
     }
     connection.execute(update(queries).where(which).values(erased))
-    of_them = leases.c.query_id.in_(select(queries.c.id).where(which))
-    connection.execute(update(leases).where(of_them, leases.c.state == LIVE).values(state="released"))
+    end_live(connection, leases.c.query_id.in_(select(queries.c.id).where(which)))
     demand(connection, now)
     return int(count)
 

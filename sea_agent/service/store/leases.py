@@ -9,12 +9,14 @@ Statements are built once: building them for each request would cost as much as 
 """
 
 import secrets
+from collections import Counter
 from dataclasses import dataclass
 from random import Random
 from typing import Any
 
 from sqlalchemy import (
     BindParameter,
+    ColumnElement,
     Connection,
     Double,
     Row,
@@ -129,6 +131,7 @@ _END_LEASES = (
 )
 _END_QUERIES = update(queries).where(*_PASSING).values(state="expired")
 _PLACE_BACK = update(queries).where(queries.c.id == _ID).values(places=queries.c.places + 1)
+_PLACES_BACK = update(queries).where(queries.c.id == _ID).values(places=queries.c.places + bindparam("freed"))
 _PLACE_TAKEN = update(queries).where(queries.c.id == _ID).values(places=queries.c.places - 1)
 _SET_STATE = update(leases).where(leases.c.id == _ID).values(state=bindparam("new_state"))
 _SET_END = update(leases).where(leases.c.id == _ID).values(state="live", expires_at=bindparam("new_end"))
@@ -227,6 +230,16 @@ def sweep(connection: Connection, run: str, now: float) -> None:
         if lease.state == "expired" and lease.kind == "vote":
             connection.execute(_PLACE_BACK, {"which": lease.query_id})
     connection.execute(_END_QUERIES, {"of_run": run, "now": now})
+
+
+def end_live(connection: Connection, *which: ColumnElement[bool]) -> set[str]:
+    """End the live leases for which ``which`` holds, so that others may have their duels; their runs."""
+    ended = update(leases).where(leases.c.state == LIVE, *which).values(state="released")
+    over = connection.execute(ended.returning(leases.c.query_id, leases.c.run, leases.c.kind)).all()
+    freed = Counter(lease.query_id for lease in over if lease.kind == "vote")  # repeats and gold duels take no place
+    if freed:
+        connection.execute(_PLACES_BACK, [{"which": query_id, "freed": count} for query_id, count in freed.items()])
+    return {lease.run for lease in over}
 
 
 def next_end(connection: Connection, run: str) -> float | None:

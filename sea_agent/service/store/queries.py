@@ -9,8 +9,9 @@ from sqlalchemy import ColumnElement, Connection, Row, insert, select, update
 
 from sea_agent.seeding import id_for
 from sea_agent.service.store.faults import Conflict, found
+from sea_agent.service.store.leases import end_live
 from sea_agent.service.store.runs import require_unfinished
-from sea_agent.service.store.tables import LIVE, leases, queries, runs
+from sea_agent.service.store.tables import leases, queries, runs
 
 Values = dict[str, Any]
 
@@ -83,10 +84,7 @@ def cancel(connection: Connection, query_id: str) -> None:
 
 def take_back(connection: Connection, query_id: str, *which: ColumnElement[bool]) -> None:
     """End the live leases of a duel, or those for which ``which`` holds; others may have it. A late answer is kept."""
-    ended = update(leases).where(leases.c.query_id == query_id, leases.c.state == LIVE, *which).values(state="released")
-    kinds = connection.execute(ended.returning(leases.c.kind)).scalars().all()
-    freed = kinds.count("vote")  # repeats and gold duels take no place
-    connection.execute(update(queries).where(queries.c.id == query_id).values(places=queries.c.places + freed))
+    end_live(connection, leases.c.query_id == query_id, *which)
 
 
 def change(connection: Connection, query_id: str, given: Values) -> None:

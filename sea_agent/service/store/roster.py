@@ -8,7 +8,8 @@ from sea_agent.service.store import assignments as handed_out
 from sea_agent.service.store import keys as keyring
 from sea_agent.service.store.faults import Missing
 from sea_agent.service.store.keys import Key
-from sea_agent.service.store.tables import LIVE, assignments, keys, labels, leases, queries, requests
+from sea_agent.service.store.leases import end_live
+from sea_agent.service.store.tables import assignments, keys, labels, leases, requests
 
 _HOUR = 3600.0
 _ANSWERED = (
@@ -75,11 +76,8 @@ def require(connection: Connection, annotator: str) -> None:
 
 def give_back(connection: Connection, annotator: str) -> list[str]:
     """Let others have every duel that somebody is answering, and the open ones that are assigned to them; the runs."""
-    theirs = update(leases).where(leases.c.annotator == annotator, leases.c.state == LIVE).values(state="released")
-    ended = connection.execute(theirs.returning(leases.c.query_id, leases.c.run, leases.c.kind)).all()
-    freed = [lease.query_id for lease in ended if lease.kind == "vote"]
-    connection.execute(update(queries).where(queries.c.id.in_(freed)).values(places=queries.c.places + 1))
-    return sorted({lease.run for lease in ended} | handed_out.take_back_from(connection, annotator))
+    held = end_live(connection, leases.c.annotator == annotator)
+    return sorted(held | handed_out.take_back_from(connection, annotator))
 
 
 def end(connection: Connection, annotator: str, now: float) -> Ended:
