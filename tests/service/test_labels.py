@@ -224,3 +224,20 @@ async def test_who_answered_in_an_import_is_not_asked(service: Running) -> None:
     await ann.delete(f"/v1/leases/{lease['lease_id']}")
     assert await free(ann)
     assert len(await service.log()) == 1
+
+
+async def test_an_import_does_not_answer_for_somebody_who_was_erased(service: Running) -> None:
+    await service.run()
+    await service.post(2)
+    ann = await service.annotator("ann")
+    await label(ann, await claim(ann))
+    pseudonym = (await service.admin.post("/v1/people/ann/erase")).json()["pseudonym"]
+    free_name = {"client_key": "k1", "outcome": "tie", "annotator": "erased-people"}
+    for name in (pseudonym, "erased-00c0ffee"):  # the second may become somebody's
+        refused = await imported(service, [free_name, {"client_key": "k1", "outcome": "tie", "annotator": name}])
+        problem = refused.json()
+        assert (refused.status_code, problem["errors"][0]["where"]) == (409, "body.labels.1.annotator")
+        assert f"{name} stands for somebody who was erased" in problem["detail"]
+        assert "Choose another" in problem["detail"]
+    assert [entry["annotator"] for entry in await service.log()] == [pseudonym]
+    assert (await imported(service, [free_name])).status_code == 200

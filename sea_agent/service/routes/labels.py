@@ -1,6 +1,7 @@
 """Labels: answers, corrections, imports, and the log that learners read."""
 
 import asyncio
+from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Any
 
@@ -12,6 +13,7 @@ from sea_agent.service.schemas.duels import LONGEST_WAIT
 from sea_agent.service.schemas.labels import ImportedOut, LabelIn, LabelOut, LabelsIn, LabelsOut, LogEntryOut, LogOut
 from sea_agent.service.state import Service, State
 from sea_agent.service.store import labels as store
+from sea_agent.service.store.erasure import is_erased
 from sea_agent.service.store.labels import Refused
 from sea_agent.web.problems import Problem, Responses, documented
 from sea_agent.web.signals import Topic, log
@@ -56,6 +58,7 @@ async def import_labels(
 ) -> LabelsOut:
     """Store answers of judges and scripts, all or none, in the duels' own order."""
     items = [label.model_dump() for label in body.labels]
+    _refuse_erased(items)
     write = partial(
         store.import_batch, run=run, author=caller.author, key=idempotency_key, items=items, now=service.now()
     )
@@ -91,6 +94,15 @@ async def get_log(
             entries = [LogEntryOut(**row._asdict()) for row in rows]
             return LogOut(labels=entries, next_seq=entries[-1].seq if entries else after_seq)
         await signals.wait(grown, left)
+
+
+def _refuse_erased(items: Sequence[dict[str, Any]]) -> None:
+    """Raises: Problem 409 for answers under the name that stands for somebody who was erased."""
+    named = [(index, item["annotator"]) for index, item in enumerate(items) if is_erased(item["annotator"] or "")]
+    if named:
+        errors = [(f"body.labels.{index}.annotator", f"{name} stands for somebody erased") for index, name in named]
+        what = f"{named[0][1]} stands for somebody who was erased; nothing was stored. Choose another annotator's name."
+        raise Problem(409, what, errors)
 
 
 def _answer(service: State, response: Response, label: dict[str, Any], new: bool) -> LabelOut:
