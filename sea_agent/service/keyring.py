@@ -4,17 +4,19 @@ import secrets
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Self
 
 from sqlalchemy import Connection
 
 from sea_agent.service.store import keys as store
+from sea_agent.service.store import roster
 from sea_agent.service.store.database import Database
 from sea_agent.service.store.erasure import is_erased
 from sea_agent.service.store.keys import Key
 from sea_agent.service.store.people import Staff
 from sea_agent.web.problems import Problem
-from sea_agent.web.signals import Topic
+from sea_agent.web.signals import Topic, work
 
 
 class KeyRing:
@@ -91,7 +93,9 @@ class KeyRing:
         return key, secret
 
     async def revoke(self, key_id: str) -> None:
-        """End a key and its sessions. Ending it twice is no error.
+        """End a key and its sessions, and give back the duels that only it let its annotator answer.
+
+        Ending it twice is no error.
 
         Raises:
             Problem: 404 for an unknown key, 409 for the last one that may make others.
@@ -105,11 +109,13 @@ class KeyRing:
             raise Problem(409, "This is the last admin key; make another one first.")
         now = self._clock()
 
-        def follow() -> None:
+        def committed(freed: list[str]) -> Sequence[Topic]:
             held = self._by_id[key_id]
             self._remember(store.replace(held, revoked_at=held.revoked_at or now))
+            return [work(run) for run in freed]
 
-        await self._write(lambda connection: store.revoke(connection, key_id, now), follow)
+        with self._kept_out(key_id):
+            await self._database.write(partial(roster.end_key, key=key, now=now), wake=committed)
 
     def replace(self, stored: Iterable[Key]) -> None:
         """Hold these keys and sessions, which are all that are stored."""
@@ -127,11 +133,17 @@ class KeyRing:
         admins = self._admins()
         if admins and all(key.annotator == annotator for key in admins):
             raise Problem(409, "They hold the last admin key; make another one for somebody else first.")
-        self._barred += Counter([annotator])
+        with self._kept_out(annotator):
+            yield
+
+    @contextmanager
+    def _kept_out(self, who: str) -> Iterator[None]:
+        """Let in neither this annotator nor this key."""
+        self._barred += Counter([who])
         try:
             yield
         finally:
-            self._barred -= Counter([annotator])  # somebody else may be ending them too
+            self._barred -= Counter([who])  # somebody else may be ending them too
 
     async def sign_in(self, secret: str) -> str:
         """Start a page session of a key; the token for its cookie.
@@ -171,7 +183,8 @@ class KeyRing:
     def _valid(self, key: Key) -> bool:
         now = self._clock()
         parent = None if key.parent is None else self._by_id.get(key.parent)
-        return key.valid(now) and (parent is None or parent.valid(now)) and key.annotator not in self._barred
+        barred = self._barred.keys() & {key.annotator, key.id, key.parent}
+        return key.valid(now) and (parent is None or parent.valid(now)) and not barred
 
     async def _write(self, change: Callable[[Connection], None], follow: Callable[[], None]) -> None:
         """Change what is stored, and once it is, what is held: in the order of the commits, whoever still waits."""

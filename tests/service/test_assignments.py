@@ -91,6 +91,22 @@ async def test_who_holds_a_duel_and_is_assigned_to_it_keeps_it(service: Running)
         assert await claim(ann) == held
 
 
+@pytest.mark.parametrize("over", ["cancelled", "expired"])
+async def test_a_duel_that_is_opened_again_is_for_whom_it_was(service: Running, over: str) -> None:
+    await service.run()
+    (query,) = await service.post(1, expires_at="2027-01-18T08:00:00Z")  # in three days
+    ann, bob = await service.annotator("ann"), await service.annotator("bob")
+    await patch(service, query, assigned=["ann"])
+    if over == "cancelled":
+        await service.admin.post(f"/v1/queries/{query}/cancel")
+    else:
+        service.clock.jump(4 * 86_400)
+    reopened = (await service.admin.post(f"/v1/queries/{query}/reopen")).json()
+    assert (reopened["state"], reopened["assigned"]) == ("open", ["ann"])
+    assert await free(bob)
+    assert (await claim(ann))["query_id"] == query
+
+
 # --- handing out -----------------------------------------------------------------------------------------------------
 
 

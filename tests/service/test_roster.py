@@ -6,6 +6,10 @@ from typing import Any
 
 import pytest
 from service.conftest import ORIGIN, Running, claim, free, label
+from sqlalchemy import Connection
+
+from sea_agent.service.store import roster
+from sea_agent.service.store.keys import Key
 
 pytestmark = pytest.mark.anyio
 
@@ -133,7 +137,7 @@ async def test_what_was_handed_out_to_somebody_does_not_wait_for_them_when_they_
     service: Running, act: str
 ) -> None:
     await service.run()
-    alone, shared, cancelled = await service.post(3)
+    alone, shared, cancelled = await service.post(3)  # what is cancelled may be opened again
     bob = await service.annotator("bob")
     await service.annotator("ann")
     for query, names in ((alone, ["ann"]), (shared, ["ann", "cem"]), (cancelled, ["ann"])):
@@ -147,8 +151,66 @@ async def test_what_was_handed_out_to_somebody_does_not_wait_for_them_when_they_
     assert await free(await service.annotator("dan")), "the other is cem's"
     listed = (await service.admin.get("/v1/runs/run/queries")).json()["queries"]
     named = {query["id"]: query["assigned"] for query in listed}
-    assert (named[alone], named[shared], len(named[cancelled])) == ([], ["cem"], 1)
+    assert (named[alone], named[shared], named[cancelled]) == ([], ["cem"], [])
+    await service.admin.post(f"/v1/queries/{cancelled}/reopen")
+    assert (await claim(bob))["query_id"] == alone, "which he still holds"
+    assert (await claim(await service.annotator("eve")))["query_id"] == cancelled, "it would wait for ann forever"
     assert (await claim(await service.annotator("cem")))["query_id"] == shared
+
+
+async def test_the_end_of_the_only_key_gives_back_what_was_handed_out(service: Running) -> None:
+    await service.run()
+    held, handed, shared = await service.post(3)
+    made = await invite(service)
+    ann, bob = await service._connect(made["key"]), await service.annotator("bob")
+    for query, names in ((handed, ["ann"]), (shared, ["ann", "cem"])):
+        await service.admin.patch(f"/v1/queries/{query}", json={"assigned": names})
+    assert (await claim(ann))["query_id"] == held
+    waiting = asyncio.create_task(bob.post("/v1/runs/run/leases", json={"wait_s": 25}))
+    while not service.state.database.signals._events:
+        await asyncio.sleep(0.01)
+    assert (await service.admin.delete(f"/v1/keys/{made['id']}")).status_code == 204
+    given = [(await waiting).json()["query_id"], (await claim(await service.annotator("dan")))["query_id"]]
+    assert given == [held, handed]
+    assert await free(await service.annotator("eve")), "the third is cem's"
+    assert (await claim(await service.annotator("cem")))["query_id"] == shared
+
+
+async def test_nothing_is_taken_with_a_key_while_it_ends(
+    sqlite_service: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What came after the duels were given back would stay with somebody who is gone."""
+    made, keyring = await invite(sqlite_service), sqlite_service.state.keyring
+    end, held = roster.end_key, []
+
+    def watched(connection: Connection, key: Key, now: float) -> list[str]:
+        held.append(keyring.holds(key.id))
+        return end(connection, key, now)
+
+    monkeypatch.setattr(roster, "end_key", watched)
+    assert keyring.holds(made["id"])
+    await keyring.revoke(made["id"])
+    assert (held, keyring.holds(made["id"])) == ([False], False)
+
+
+async def test_who_has_another_key_keeps_what_it_reaches(service: Running) -> None:
+    for run in ("run", "other"):
+        await service.run(run)
+        await service.post(2, run)
+        for query in (await service.admin.get(f"/v1/runs/{run}/queries?limit=1")).json()["queries"]:
+            await service.admin.patch(f"/v1/queries/{query['id']}", json={"assigned": ["ann"]})
+    links = [await invite(service) for _ in range(2)]
+    ann = await service._connect((await invite(service, runs=["run"]))["key"])
+    bob = await service._connect(links[0]["key"])
+    mine, others = await claim(ann), await claim(bob, "other")
+    await service.client("read", annotator="ann")  # with which nothing can be answered
+    await service.admin.delete(f"/v1/keys/{links[0]['id']}")
+    assert (await claim(ann), await free(await service.annotator("cem"))) == (mine, True), "she has other links"
+    await service.admin.delete(f"/v1/keys/{links[1]['id']}")
+    assert (await claim(ann), await free(await service.annotator("dan"))) == (mine, True), "this link is for the run"
+    eve, fay = await service.annotator("eve"), await service.annotator("fay")
+    assert (await claim(eve, "other"))["query_id"] == others["query_id"]
+    assert not await free(fay, "other"), "that was handed out to ann"
 
 
 @pytest.mark.parametrize("act", ["end", "erase"])

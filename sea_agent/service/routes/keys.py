@@ -35,7 +35,7 @@ async def make_key(body: KeyIn, service: Service, caller: Governor) -> NewKeyOut
 
 @router.delete("/keys/{key_id}", status_code=204, responses=documented(404, 409))
 async def end_key(key_id: ObjectId, service: Service, caller: Governor) -> None:
-    """End a key and its page sessions."""
+    """End a key and its page sessions, and give back the duels that only it let its annotator answer."""
     await service.keyring.revoke(key_id)
 
 

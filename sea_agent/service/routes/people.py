@@ -30,7 +30,7 @@ async def list_people(service: Service, caller: Governor) -> PeopleOut:
         person = PersonOut(
             annotator=annotator,
             keys=[KeyOut(**public(key)) for key in own],
-            active=any(key.valid(now) and not key.scopes.isdisjoint({"annotate", "admin"}) for key in own),
+            active=any(key.valid(now) and key.answers for key in own),
             last_seen=work.last_seen,
             answers=work.answers,
             answers_last_hour=work.answers_last_hour,

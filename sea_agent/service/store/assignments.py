@@ -1,7 +1,7 @@
 """Duels that are for some annotators only: who has which, and handing them out."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, Row, bindparam, delete, exists, insert, select, update
@@ -94,14 +94,15 @@ def take_all_back(connection: Connection, run: str) -> None:
     connection.execute(update(queries).where(queries.c.run == run, queries.c.assigned).values(assigned=False))
 
 
-def take_back_from(connection: Connection, annotator: str) -> set[str]:
-    """Take back the open duels that are assigned to somebody; the runs. What is assigned to nobody else is for
-    everybody."""
-    opened = (queries.c.id == assignments.c.query_id, queries.c.state == "open")
+def take_back_from(connection: Connection, annotator: str, kept: Collection[str] = ()) -> set[str]:
+    """Take back the duels that are assigned to somebody and open, or may be opened again as they were cancelled or have
+    expired, but for those of the runs ``kept``; the runs. What is assigned to nobody else is for everybody."""
+    of_duel = (queries.c.id == assignments.c.query_id, queries.c.run.not_in(list(kept)))
+    unanswered = (*of_duel, queries.c.state != "answered")
     theirs = assignments.c.annotator == annotator
-    touched = set(connection.execute(select(queries.c.run).where(*opened, theirs).distinct()).scalars())
+    touched = set(connection.execute(select(queries.c.run).where(*unanswered, theirs).distinct()).scalars())
     taken = connection.execute(
-        delete(assignments).where(theirs, exists().where(*opened)).returning(assignments.c.query_id)
+        delete(assignments).where(theirs, exists().where(*unanswered)).returning(assignments.c.query_id)
     )
     if rows := [{"which": query_id} for query_id in taken.scalars()]:
         connection.execute(_FREE_IF_NOBODYS, rows)

@@ -10,6 +10,8 @@ from sqlalchemy import Connection, Row, delete, insert, select, update
 from sea_agent.service.store.tables import keys
 
 SESSION_SECONDS = 12 * 3600.0
+ANSWERING = frozenset({"annotate", "admin"})
+"""The scopes with which duels may be answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,11 @@ class Key:
     def valid(self, now: float) -> bool:
         """Whether the key is valid at a time; a session also needs a valid parent."""
         return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
+
+    @property
+    def answers(self) -> bool:
+        """Whether duels may be answered with the key."""
+        return not self.scopes.isdisjoint(ANSWERING)
 
 
 def digest_of(secret: str) -> str:
@@ -67,6 +74,15 @@ def add(connection: Connection, key: Key) -> None:
 def revoke(connection: Connection, key_id: str, now: float) -> None:
     """End a key; its sessions end with it."""
     connection.execute(update(keys).where(keys.c.id == key_id, keys.c.revoked_at.is_(None)).values(revoked_at=now))
+
+
+def reach(connection: Connection, annotator: str, now: float) -> frozenset[str] | None:
+    """The runs in which somebody has a valid key to answer with; None: in any."""
+    of_theirs = select(keys).where(keys.c.annotator == annotator, keys.c.parent.is_(None))
+    held = [key for key in map(_key, connection.execute(of_theirs)) if key.valid(now) and key.answers]
+    if any(key.runs is None for key in held):
+        return None
+    return frozenset[str]().union(*(key.runs or () for key in held))
 
 
 def remove_sessions(connection: Connection, ended_before: float, token_digest: str | None = None) -> None:

@@ -1,5 +1,6 @@
 """Everybody who has a key or has answered, and how their work ends."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from sqlalchemy import Connection, Double, bindparam, case, delete, func, select, update
@@ -74,10 +75,19 @@ def require(connection: Connection, annotator: str) -> None:
     raise Missing(f"There is nobody called {annotator!r}.")
 
 
-def give_back(connection: Connection, annotator: str) -> list[str]:
-    """Let others have every duel that somebody is answering, and the open ones that are assigned to them; the runs."""
-    held = end_live(connection, leases.c.annotator == annotator)
-    return sorted(held | handed_out.take_back_from(connection, annotator))
+def give_back(connection: Connection, annotator: str, kept: Collection[str] = ()) -> list[str]:
+    """Let others have every duel that somebody is answering or was handed, but for those of the runs ``kept``; the runs
+    in which there were any."""
+    held = end_live(connection, leases.c.annotator == annotator, leases.c.run.not_in(list(kept)))
+    return sorted(held | handed_out.take_back_from(connection, annotator, kept))
+
+
+def end_key(connection: Connection, key: Key, now: float) -> list[str]:
+    """End a key and its sessions. In runs where its annotator has no other key to answer with, the duels that they are
+    answering or were handed are given back; the runs in which there were any."""
+    keyring.revoke(connection, key.id, now)
+    reached = keyring.reach(connection, key.annotator, now)
+    return [] if reached is None else give_back(connection, key.annotator, reached)
 
 
 def end(connection: Connection, annotator: str, now: float) -> Ended:

@@ -103,7 +103,7 @@ export class Keys {
   async #end({ id, name }) {
     await confirm({
       title: `End the key ${name}?`,
-      text: "Whoever uses it is refused at once, and its pages are signed out.",
+      text: "Whoever uses it is refused at once, and its pages are signed out. If they have no other key to answer with, duels that they hold or were handed go to others.",
       action: "End the key",
       work: async () => {
         await call("DELETE", `/v1/keys/${encodeURIComponent(id)}`);
