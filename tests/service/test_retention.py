@@ -111,6 +111,72 @@ async def test_what_expired_is_over_even_if_nobody_asked_since(service: Running,
     assert await prompts(service) == {"run k0": "expired: "}
 
 
+async def end(service: Running, how: str, query: str) -> None:
+    """Let a duel that is open end."""
+    match how:
+        case "cancelled":
+            await service.admin.post(f"/v1/queries/{query}/cancel")
+        case "skipped":
+            ann = await service.annotator("ann")
+            await ann.post(f"/v1/leases/{(await claim(ann))['lease_id']}/skip")
+            await service.admin.post("/v1/runs/run/settle")
+        case "expired":
+            pass  # it has, when the service looks
+        case "answered" | "enough":
+            ann = await service.annotator("ann")
+            await label(ann, await claim(ann))
+            service.clock.jump(20 * DAY if how == "enough" else 0)
+            await service.admin.patch(f"/v1/queries/{query}", json={"votes_needed": 1})
+
+
+@pytest.mark.parametrize(
+    ("how", "state"),
+    [
+        ("answered", "answered"),
+        ("enough", "answered"),  # with the vote that it had
+        ("skipped", "cancelled"),  # by everybody, and settled
+        ("expired", "expired"),
+        ("cancelled", "cancelled"),
+    ],
+)
+async def test_the_days_count_from_when_a_duel_ended_however_it_did(
+    service: Running, hours: Hours, how: str, state: str
+) -> None:
+    await service.run()
+    await keep(service, 30)
+    ends = {"expires_at": "2027-02-24T08:00:00Z"} if how == "expired" else {}  # in forty days
+    (query,) = await service.post(1, votes_needed=2 if how == "enough" else 1, **ends)
+    service.clock.jump(40 * DAY)
+    await end(service, how, query)
+    service.clock.jump(30 * DAY - 1)
+    await hours.passes()
+    assert (await prompts(service))["run k0"].endswith(": prompt 0")
+    service.clock.jump(2)
+    await hours.passes()
+    assert await prompts(service) == {"run k0": f"{state}: "}
+
+
+async def test_a_duel_that_is_opened_again_keeps_its_texts_until_it_ends_again(service: Running, hours: Hours) -> None:
+    await service.run()
+    await keep(service, 30)
+    (query,) = await service.post(1)
+    for days in (10, 50):
+        await end(service, "cancelled", query)
+        service.clock.jump(10 * DAY)
+        assert (await service.admin.post(f"/v1/queries/{query}/reopen")).json()["state"] == "open"
+        service.clock.jump(days * DAY)
+        await hours.passes()
+    ann = await service.annotator("ann")
+    await label(ann, await claim(ann))
+    await hours.passes()
+    assert await prompts(service) == {"run k0": "answered: prompt 0"}
+    for votes_needed in (2, 1):  # over since now
+        service.clock.jump(25 * DAY)
+        await service.admin.patch(f"/v1/queries/{query}", json={"votes_needed": votes_needed})
+    await hours.passes()
+    assert await prompts(service) == {"run k0": "answered: prompt 0"}
+
+
 async def test_more_than_one_transaction_erases_goes_in_one_look(
     service: Running, hours: Hours, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -123,7 +123,7 @@ class Annotating(RuleBasedStateMachine):
 
     @rule(duel=duels)
     def cancel(self, duel: Duel) -> None:
-        assert self.do(queries.cancel, query_id=duel.id) is None
+        assert self.do(queries.cancel, query_id=duel.id, now=self.model.now) is None
         self.model.cancel(duel)
 
     @rule(duel=duels)
@@ -147,7 +147,8 @@ class Annotating(RuleBasedStateMachine):
     def need(self, duel: Duel, votes_needed: int) -> None:
         was = duel.state
         self.model.need(duel, votes_needed)
-        assert self.do(queries.change, query_id=duel.id, given={"votes_needed": votes_needed}) is None
+        given = {"votes_needed": votes_needed}
+        assert self.do(queries.change, query_id=duel.id, given=given, now=self.model.now) is None
         self.reached["more votes"] += (was, duel.state) == ("answered", "open")
         self.reached["fewer votes"] += (was, duel.state) == ("open", "answered")
 

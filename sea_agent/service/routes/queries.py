@@ -78,7 +78,7 @@ async def change_query(query_id: ObjectId, body: QueryChangeIn, service: Service
     named = given.pop("assigned", None)
 
     def write(connection: Connection) -> None:
-        store.change(connection, query_id, given)
+        store.change(connection, query_id, given, service.now())
         if named is not None:
             assignments.assign(connection, query_id, named)
 
@@ -88,7 +88,7 @@ async def change_query(query_id: ObjectId, body: QueryChangeIn, service: Service
 @router.post("/queries/{query_id}/cancel", responses=documented(404))
 async def cancel_query(query_id: ObjectId, service: Service, caller: Experiment) -> QueryOut:
     """Withdraw a duel. An answered duel stays answered."""
-    return await _changed(query_id, service, caller, partial(store.cancel, query_id=query_id))
+    return await _changed(query_id, service, caller, partial(store.cancel, query_id=query_id, now=service.now()))
 
 
 @router.post("/queries/{query_id}/reopen", responses=documented(404, 409))

@@ -77,7 +77,7 @@ async def settle(run: RunId, service: Service, caller: Experiment) -> ProgressOu
 
     def write(connection: Connection) -> None:
         store.last_seq(connection, run)  # refuses an unknown run
-        people.settle(connection, run, service.keyring.staff(run))
+        people.settle(connection, run, service.keyring.staff(run), service.now())
 
     await service.database.write(write, wake=lambda _: [work(run)])
     return await _whole_progress(run, service, caller)

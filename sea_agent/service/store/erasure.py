@@ -109,8 +109,8 @@ def erase_past(connection: Connection, now: float) -> int:
 
 
 def _past(now: float) -> Select:
-    """Duels that have been over for too long: since the last answer, the time at which they expired, or their posting,
-    whichever is latest."""
+    """Duels that have been over for too long: since the last answer, the time at which they expired or somebody ended
+    them, or their posting, whichever is latest."""
     limit = now - runs.c.retention_days * _DAY
     answered_since = exists().where(labels.c.query_id == queries.c.id, labels.c.revises.is_(None), labels.c.at >= limit)
     expired = (queries.c.state == "expired") | ((queries.c.state == "open") & (queries.c.expires_at <= now))
@@ -124,7 +124,7 @@ def _past(now: float) -> Select:
                 queries.c.state.in_(("answered", "cancelled")),
                 expired & (queries.c.expires_at < limit),
             ),
-            queries.c.created_at < limit,
+            func.coalesce(queries.c.ended_at, queries.c.created_at) < limit,
             ~answered_since,
         )
         .order_by(queries.c.number)

@@ -48,7 +48,7 @@ def is_stuck(people: Collection[str]) -> ColumnElement[bool]:
     return and_(*_WAITING, _may_answer(people) - _done_with(people, ("labelled", "skipped")) < missing)
 
 
-def settle(connection: Connection, run: str, staff: Staff) -> None:
+def settle(connection: Connection, run: str, staff: Staff, now: float) -> None:
     """End the open duels with which everybody is done, and which somebody skipped: they would wait forever."""
     people = of_run(connection, run, staff)
     over = select(queries.c.id).where(
@@ -58,7 +58,7 @@ def settle(connection: Connection, run: str, staff: Staff) -> None:
         _done_with(people, ("skipped",)) > 0,
     )
     for query_id in connection.execute(over).scalars().all():
-        cancel(connection, query_id)
+        cancel(connection, query_id, now)
 
 
 def _may_answer(people: Collection[str]) -> ColumnElement[Any]:

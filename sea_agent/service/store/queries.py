@@ -67,7 +67,7 @@ def state_at(query: Row, now: float) -> str:
     return "expired" if passed else query.state
 
 
-def cancel(connection: Connection, query_id: str) -> None:
+def cancel(connection: Connection, query_id: str, now: float) -> None:
     """Ask nobody any more; an answer that comes all the same is kept, as late. An answered duel stays answered.
 
     Raises:
@@ -78,7 +78,7 @@ def cancel(connection: Connection, query_id: str) -> None:
     )
     if state != "open":
         return
-    connection.execute(update(queries).where(queries.c.id == query_id).values(state="cancelled"))
+    connection.execute(update(queries).where(queries.c.id == query_id).values(state="cancelled", ended_at=now))
     take_back(connection, query_id)
 
 
@@ -87,7 +87,7 @@ def take_back(connection: Connection, query_id: str, *which: ColumnElement[bool]
     end_live(connection, leases.c.query_id == query_id, *which)
 
 
-def change(connection: Connection, query_id: str, given: Values) -> None:
+def change(connection: Connection, query_id: str, given: Values, now: float) -> None:
     """Change the priority of a duel, or the votes that it needs: it is answered, or open again, as these say.
 
     Raises:
@@ -102,6 +102,8 @@ def change(connection: Connection, query_id: str, given: Values) -> None:
             values["state"] = _state_with(query.votes, given["votes_needed"])
             if values["state"] == "open":
                 _require_texts(query)
+            if values["state"] != query.state:
+                values["ended_at"] = now if query.state == "open" else None
     if values:
         connection.execute(update(queries).where(queries.c.id == query_id).values(values))
 
@@ -122,6 +124,7 @@ def reopen(connection: Connection, query_id: str, now: float) -> None:
         "state": _state_with(query.votes, query.votes_needed),
         "expires_at": None if over else query.expires_at,
     }
+    values["ended_at"] = None if values["state"] == "open" else query.ended_at
     connection.execute(update(queries).where(queries.c.id == query_id).values(values))
     skipped = (leases.c.query_id == query_id, leases.c.state == "skipped")
     connection.execute(update(leases).where(*skipped).values(state="released"))

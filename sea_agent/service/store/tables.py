@@ -110,6 +110,7 @@ queries = Table(
     Column("created_at", Double, nullable=False),
     Column("assigned", Boolean, nullable=False, server_default=false()),  # whether it is in ``assignments``
     Column("erased_at", Double),  # when the texts were erased
+    Column("ended_at", Double),  # when it was cancelled, or was found to need no more votes than it has
     # Long texts stand last: SQLite reads a row up to the last column that is asked for.
     Column("prompt", Text, nullable=False),
     Column("first", Text, nullable=False),
