@@ -1,5 +1,7 @@
 """Erasing on the running service: the keys in memory follow, and the files of the database are purged.
 
+Much is erased in several transactions, so that answers are stored between them.
+
 Texts whose time has passed are erased when the service starts, and then every hour.
 """
 
@@ -44,7 +46,10 @@ async def person(service: State, annotator: str) -> tuple[Erased, list[str]]:
             service.keyring.replace(erased.keys)
             return [work(run) for run in erased.runs]
 
-        erase = partial(erasure.erase_person, annotator=annotator, now=service.now())
+        now = service.now()
+        while await service.database.write(partial(erasure.forget_comments, annotator=annotator, now=now)):
+            pass
+        erase = partial(erasure.erase_person, annotator=annotator, now=now)
         erased = await service.database.write(erase, wake=committed)
     return erased, await purge_files(service)
 
@@ -76,8 +81,11 @@ async def query(service: State, query_id: str) -> tuple[int, list[str]]:
 async def run(service: State, run: str) -> tuple[int, list[str]]:
     """Erase the texts of a run; of how many duels, and what is left. Raises: Missing."""
     erase = partial(erasure.erase_run, run=run, now=service.now())
-    duels = await service.database.write(erase, wake=lambda _: [work(run)])
-    return duels, await purge_files(service)
+    total = erased = await service.database.write(erase, wake=lambda _: [work(run)])
+    while erased == erasure.MOST_AT_ONCE:
+        erased = await service.database.write(erase, wake=lambda _: [work(run)])
+        total += erased
+    return total, await purge_files(service)
 
 
 async def keep_to_retention(service: State) -> None:

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, select
 from sea_agent.service import erasing
 from sea_agent.service.store import erasure
 from sea_agent.service.store import labels as label_log
-from sea_agent.service.store.tables import labels, metadata
+from sea_agent.service.store.tables import labels, metadata, queries
 
 pytestmark = pytest.mark.anyio
 
@@ -316,6 +316,42 @@ async def test_the_texts_of_a_run_go_and_its_instructions(service: Running) -> N
     assert stored.count("prompt 0") == 1, "the other run's"
     bob = await service.annotator("bob")
     assert await free(bob)
+
+
+@pytest.mark.parametrize("what", ["runs/run", "people/ann"])
+async def test_answers_are_stored_while_much_is_erased(
+    service: Running, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """No transaction erases more than two texts or comments, and others come between them."""
+    monkeypatch.setattr(erasure, "MOST_AT_ONCE", 2)
+    await service.run()
+    await service.run("other")
+    await service.post(5)
+    await service.post(9, "other")
+    ann, bob = await service.annotator("ann"), await service.annotator("bob")
+    for _ in range(5):
+        await label(ann, await claim(ann), comment="so")
+    database, left = service.state.database, []
+    write, held = database.write, await claim(bob, "other")
+
+    def kept(connection: Connection) -> int:
+        texts = select(queries.c.id).where(queries.c.run == "run", queries.c.prompt != "")
+        comments = select(labels.c.id).where(labels.c.comment.is_not(None))
+        return len(connection.execute(texts if what == "runs/run" else comments).all())
+
+    async def watched(*arguments: Any, **named: Any) -> Any:
+        done = await write(*arguments, **named)
+        left.append(await database.read(kept))
+        if len(left) == 1:
+            monkeypatch.setattr(database, "write", write)
+            assert (await label(bob, held)).status_code == 201
+            monkeypatch.setattr(database, "write", watched)
+        return done
+
+    monkeypatch.setattr(database, "write", watched)
+    erased = await erase(service, what)
+    assert left[:3] == [3, 1, 0], left
+    assert erased.get("duels", erased.get("labels")) == 5
 
 
 async def test_an_erased_duel_is_not_asked_again_as_a_repeat(service: Running) -> None:

@@ -8,7 +8,7 @@ import re
 import secrets
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Connection, Select, case, delete, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Select, bindparam, case, delete, exists, func, or_, select, update
 
 from sea_agent.service.store import keys as keyring
 from sea_agent.service.store.faults import Missing, found
@@ -20,8 +20,11 @@ from sea_agent.service.store.roster import end_keys, give_back, require
 from sea_agent.service.store.tables import assignments, keys, labels, leases, queries, requests, runs
 
 MOST_AT_ONCE = 1000
-"""Duels whose texts one transaction erases when their time has passed."""
+"""Duels whose texts, or labels whose comments, one transaction erases: nothing else is written meanwhile."""
 
+_WITHOUT_COMMENT = (
+    update(labels).where(labels.c.id == bindparam("which")).values(comment=None, body_digest=bindparam("digest"))
+)
 _DAY = 86_400.0
 _PSEUDONYM = re.compile(r"erased-[0-9a-f]{8}")
 
@@ -42,6 +45,21 @@ def is_erased(annotator: str) -> bool:
     return _PSEUDONYM.fullmatch(annotator) is not None
 
 
+def forget_comments(connection: Connection, annotator: str, now: float) -> bool:
+    """Forget some comments of a person, all of which ``erase_person`` would forget; whether there may be more.
+
+    Raises:
+        Missing: for somebody who never had a key and never answered.
+    """
+    require(connection, annotator)
+    _, own = _names(connection, annotator)
+    theirs = (labels.c.annotator == annotator) | labels.c.entered_by.in_(own)
+    forgotten = _forget_comments(connection, theirs)
+    if forgotten:
+        demand(connection, now)
+    return forgotten == MOST_AT_ONCE
+
+
 def erase_person(connection: Connection, annotator: str, now: float) -> Erased:
     """Put a pseudonym in the place of a person's name, end their keys, and forget their comments.
 
@@ -55,7 +73,8 @@ def erase_person(connection: Connection, annotator: str, now: float) -> Erased:
     names, own = _names(connection, annotator)
     theirs, by_them = labels.c.annotator == annotator, labels.c.entered_by.in_(own)
     touched = give_back(connection, annotator)
-    _forget_comments(connection, theirs | by_them)
+    while _forget_comments(connection, theirs | by_them) == MOST_AT_ONCE:
+        pass
     _forget_requests(connection, annotator)
     named = by_them | (theirs & labels.c.entered_by.in_(names)) | (labels.c.entered_by == annotator)
     connection.execute(update(labels).where(named).values(entered_by=pseudonym))
@@ -82,8 +101,8 @@ def erase_query(connection: Connection, query_id: str, now: float) -> tuple[str,
 
 
 def erase_run(connection: Connection, run: str, now: float) -> int:
-    """Erase the texts of a run: of its duels, which are cancelled if they are open, and those for annotators. How many
-    duels had texts.
+    """Erase the texts of a run: of some duels, which are cancelled if they are open, and those for annotators. How many
+    duels; with fewer than ``MOST_AT_ONCE`` it is done.
 
     Raises:
         Missing: for an unknown run.
@@ -91,7 +110,9 @@ def erase_run(connection: Connection, run: str, now: float) -> int:
     texts = update(runs).where(runs.c.id == run).values(instructions="", examples="[]")
     if connection.execute(texts).rowcount == 0:
         raise Missing(f"There is no run {run}.")
-    return _erase_texts(connection, queries.c.run == run, now)
+    having = select(queries.c.id).where(queries.c.run == run, queries.c.erased_at.is_(None))
+    some = connection.execute(having.order_by(queries.c.number).limit(MOST_AT_ONCE)).scalars().all()
+    return _erase_texts(connection, queries.c.id.in_(some), now)
 
 
 def has_past(connection: Connection, now: float) -> bool:
@@ -156,12 +177,19 @@ def _erase_texts(connection: Connection, which: ColumnElement[bool], now: float)
     return int(count)
 
 
-def _forget_comments(connection: Connection, which: ColumnElement[bool]) -> None:
-    """Without a comment a label has the digest of the same answer without one: a guess cannot be confirmed by it."""
-    for label in connection.execute(select(labels).where(which, labels.c.comment.is_not(None))).all():
-        digest = digest_of_answer(label._asdict() | {"comment": None})
-        without = update(labels).where(labels.c.id == label.id).values(comment=None, body_digest=digest)
-        connection.execute(without)
+def _forget_comments(connection: Connection, which: ColumnElement[bool]) -> int:
+    """Forget at most ``MOST_AT_ONCE`` comments; how many.
+
+    Without a comment a label has the digest of the same answer without one: a guess cannot be confirmed by it.
+    """
+    having = select(labels).where(which, labels.c.comment.is_not(None)).limit(MOST_AT_ONCE)
+    rows = [
+        {"which": label.id, "digest": digest_of_answer(label._asdict() | {"comment": None})}
+        for label in connection.execute(having)
+    ]
+    if rows:
+        connection.execute(_WITHOUT_COMMENT, rows)
+    return len(rows)
 
 
 def _forget_requests(connection: Connection, annotator: str) -> None:
