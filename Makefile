@@ -23,7 +23,7 @@ NOT_QUICK := ray or vllm or browser or run or dear or soak or gpu
 # On two cores, estimated; `make efficiency` and `make help` tell it.
 EFFICIENCY_HOURS := 8
 EFFICIENCY := runs/efficiency
-EXPERIMENTS := reviews-tuning reviews tastes noisy active compute trusted tuning main losses ablations
+EXPERIMENTS := reviews-tuning reviews tastes noisy active compute compute-toys trusted tuning main losses ablations
 
 .PHONY: help demo quick test test-gpu benchmark-gpu soak efficiency report lint clean
 .DEFAULT_GOAL := help

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.tables import COLUMNS, Cell, Runs, cells, markdown, number, rate, table
+from benchmarks.compute import compute_table
+from benchmarks.tables import Cell, Runs, cells, markdown, number, rate, table
 from sea_agent.lab.comparison import band
 from sea_agent.lab.records import Bounds
 from sea_agent.lab.statistics import estimate
@@ -18,10 +19,6 @@ BASELINES = ("passive", "passive-fast")
 """Passive online DPO as tuned with and without bounds."""
 SELECTED = ("uniform-prior", "sea-prior", "sea-prior-prompts")
 """A score to begin with, and random pairs; pairs of Thompson draws; the prompts chosen too."""
-COMPUTE = {"sea-prior": (8, 1), "rounds-4": (4, 1), "rounds-4-steps-2": (4, 2), "rounds-2-steps-4": (2, 4)}
-COMPUTE |= {"rounds-1-steps-8": (1, 8)}
-"""Imagined rounds after each round that asks, and optimiser steps of each."""
-CANDIDATES = 16
 _COLUMNS = "method; seeds; answers to it; never; times fewer; t interval; asked in all"
 _THERE = "KL there; judge there; distinct there"
 
@@ -37,7 +34,7 @@ def real_tables(first: dict[str, Runs]) -> dict[str, str]:
     made["noisy"] = table(f"{_COLUMNS}; {_THERE}", _ordered(noisy))
     selected = cells(first["active"], SELECTED[0], SELECTED)
     made["active-reviews"] = table("method; seeds; answers to it; times fewer; t interval; KL there", selected)
-    return made | {"compute": _compute(first["compute"], first["reviews"]), "harm": _harm(first)}
+    return made | {"compute": compute_table(first["compute"], first["reviews"], "sea-prior"), "harm": _harm(first)}
 
 
 def _ordered(found: Sequence[Cell]) -> list[Cell]:
@@ -58,33 +55,6 @@ def _tuning(runs: Runs) -> str:
         shown += [rate(cell.last(column), 2) for column in ("win_rate", "judge_win_rate")]
         rows.append([*shown, number(cell.last("kl_to_reference"), 1)])
     return markdown(names, rows)
-
-
-def _compute(runs: Runs, reviews: Runs) -> str:
-    """What fewer imagined rounds, or several steps on the samples of each, save of the compute and cost in answers."""
-    seeds = {run.seed for run in runs}
-    both = [run for run in reviews if run.method == "sea-prior" and run.seed in seeds] + runs
-    found = cells([run.model_copy(update={"world": "reviews"}) for run in both], "sea-prior", list(COMPUTE))
-    shown = "seeds; answers to it; never; times fewer; samples; CPU seconds"
-    names = ("imagined rounds", "steps of each", *shown.split("; "), "passive batches")
-    rows = (
-        [*map(str, COMPUTE[cell.row.method]), *(COLUMNS[name](cell) for name in shown.split("; ")), number(batches, 0)]
-        for cell in found
-        for batches in [passive_batches(COMPUTE[cell.row.method][0], CANDIDATES)]
-    )
-    return markdown(names, rows)
-
-
-def passive_batches(imagined: int, candidates: int) -> float:
-    """Arithmetic of an answered batch and its imagined rounds, in units of a batch of passive online DPO.
-
-    Forward passes of the policy or one as large, over prompt and response: one to sample a response, one for its
-    features, and to learn from it four: forwards and backwards, and the reference.
-    """
-    sampled, seen, learnt = 1, 1, 4
-    passive = 2 * (sampled + learnt)
-    asked = candidates * (sampled + seen) + 2 * learnt
-    return (asked + imagined * candidates * (sampled + seen + learnt)) / passive
 
 
 def _harm(first: dict[str, Runs]) -> str:

@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.compute import compute_table
 from benchmarks.real_text import draw_frontiers, real_tables
 from benchmarks.tables import (
     LEVEL,
@@ -48,7 +49,17 @@ ROOT = Path(__file__).parent.parent
 PAGE = "sample-efficiency.md"
 FACTORS = "efficiency.json"
 REPEATED = ("tuning", "main", "losses", "ablations")
-EXPERIMENTS = ("reviews-tuning", "reviews", "tastes", "noisy", "active", "compute", "trusted", *REPEATED)
+EXPERIMENTS = (
+    "reviews-tuning",
+    "reviews",
+    "tastes",
+    "noisy",
+    "active",
+    "compute",
+    "compute-toys",
+    "trusted",
+    *REPEATED,
+)
 DRAWN = ("passive", "passive-short", "sea_ee", *OURS, "sea-policy-features")
 _MARKED = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -87,6 +98,7 @@ def tables(results: Results) -> dict[str, str]:
     return main_tables(worlds(results.first["main"])) | {
         "again": again_table(*(worlds(runs) for runs in results.repeated("main"))),
         "trusted": trusted_table(worlds(results.first["trusted"])),
+        "compute-toys": compute_table(results.first["compute-toys"], results.first["trusted"], "sea"),
         "losses": loss_table(results.first["losses"]),
         "ablation": ablation_table(results.first["ablations"]),
         "tilted": tilted_table(results.selection),

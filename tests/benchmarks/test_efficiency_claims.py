@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks import real_text, report, tables
+from benchmarks.compute import COMPUTE, compared
 from benchmarks.report import Results
 from benchmarks.tables import Cell, cells, tuned, worlds
 from sea_agent.lab.comparison import band
@@ -165,6 +166,12 @@ def at_divergence(runs: dict[int, Record], nats: float) -> float:
     return float(np.interp(nats, kl, rate))
 
 
+def with_less(results: Results, world: str) -> dict[tuple[int, int], Cell]:
+    """The settings of imagined rounds and steps on a world with a hidden grammar."""
+    found = compared(results.first["compute-toys"], results.first["trusted"], "sea")[world]
+    return {COMPUTE[cell.row.method]: cell for cell in found}
+
+
 BOTH = {"lexicon", "kitchen"}
 PUBLISHED = ("apl", "xpo", "selm", "offline", "uniform", "uncertainty", "best_worst", "sea_ee", "sea_bai")
 CLAIMS: dict[str, Callable[[Results], bool]] = {
@@ -178,6 +185,16 @@ CLAIMS: dict[str, Callable[[Results], bool]] = {
     "a tenth more answers on `lexicon`, a twentieth fewer on `kitchen`, and both intervals contain 1": lambda results: (
         [f"{noisy(results, world).mean:.2f}" for world in ("lexicon", "kitchen")] == ["0.91", "1.05"]
         and all(noisy(results, world).t_low < 1 < noisy(results, world).t_high for world in BOTH)
+    ),
+    "A third of the rounds costs a quarter more answers on `lexicon`": lambda results: (
+        0.74 < factor(with_less(results, "lexicon")[8, 1]).mean < 0.86
+        and with_less(results, "lexicon")[8, 1].row.censored == 0
+    ),
+    "On `kitchen` it costs nothing that five runs can show, if each has three steps": lambda results: (
+        factor(with_less(results, "kitchen")[8, 3]).t_low < 1 < factor(with_less(results, "kitchen")[8, 3]).t_high
+    ),
+    "With the two rounds of four steps that the preset `own` has, only one of ten runs reaches .80 within 240 answers": (
+        lambda results: sum(with_less(results, world)[2, 4].row.censored for world in BOTH) == 9
     ),
     "With random numbers as features a run stays with passive online DPO": lambda results: all(
         float(real_text.worst(worlds(results.first["trusted"])[world], "sea-noise")[1].split(" [")[0]) > -0.02

@@ -13,7 +13,7 @@ from typing import Any
 import matplotlib.image
 import pytest
 
-from benchmarks import real_text, report, tables
+from benchmarks import compute, real_text, report, tables
 from benchmarks.report import Results
 from benchmarks.tables import Cell, cells, tuned, worlds
 from sea_agent.errors import UserError
@@ -252,14 +252,16 @@ def test_the_baselines_of_real_english_are_among_the_settings_that_were_tried() 
 
 
 def test_the_page_tells_of_compute_what_the_experiment_sets() -> None:
+    both = (("compute", None), ("compute-toys", None))
     told = {
         cell.method: (cell.config.imagination.rounds, cell.config.imagination.batches)
-        for name in ("reviews", "compute")
+        for name, methods in (("reviews", {"sea-prior"}), ("trusted", {"sea"}), *both)
         for cell in planned(name)
-        if cell.method in real_text.COMPUTE
+        if methods is None or cell.method in methods
     }
-    assert told == real_text.COMPUTE
-    assert {cell.config.sampler.candidates for cell in planned("compute")} == {real_text.CANDIDATES}
+    assert told == compute.COMPUTE
+    for name, _ in both:
+        assert {cell.config.sampler.candidates for cell in planned(name)} == {compute.CANDIDATES}
 
 
 def test_the_same_method_has_the_same_settings_in_both_experiments() -> None:
@@ -314,13 +316,13 @@ def test_answers_of_real_english_count_within_bounds_only(make_runs: MakeRuns) -
 
 def test_arithmetic_is_counted_in_batches_of_passive_dpo() -> None:
     """Passive: two responses sampled, and learnt from by two forwards and a backward, which is two: ten passes."""
-    assert real_text.passive_batches(0, 2) == (2 * 2 + 2 * 4) / 10
+    assert compute.passive_batches(0, 2) == (2 * 2 + 2 * 4) / 10
     page = " ".join((ROOT / "docs" / report.PAGE).read_text(encoding="utf-8").split())
     assert "cost little more than a quarter of the arithmetic of eight rounds" in page
-    assert 0.25 < real_text.passive_batches(2, 16) / real_text.passive_batches(8, 16) < 0.3
+    assert 0.25 < compute.passive_batches(2, 16) / compute.passive_batches(8, 16) < 0.3
     assert "which is twelve passive batches for each answered one" in page
-    assert real_text.passive_batches(2, 8) == 12
-    assert real_text.passive_batches(3, 8) - real_text.passive_batches(0, 8) == pytest.approx(3 * 8 * 6 / 10)
+    assert compute.passive_batches(2, 8) == 12
+    assert compute.passive_batches(3, 8) - compute.passive_batches(0, 8) == pytest.approx(3 * 8 * 6 / 10)
 
 
 def test_harm_is_the_worst_difference_to_the_baseline(make_runs: MakeRuns) -> None:
