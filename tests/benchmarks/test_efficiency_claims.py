@@ -193,7 +193,7 @@ CLAIMS: dict[str, Callable[[Results], bool]] = {
     "On `kitchen` it costs nothing that five runs can show, if each has three steps": lambda results: (
         factor(with_less(results, "kitchen")[8, 3]).t_low < 1 < factor(with_less(results, "kitchen")[8, 3]).t_high
     ),
-    "With the two rounds of four steps that the preset `own` has, only one of ten runs reaches .80 within 240 answers": (
+    "two rounds of four steps that the preset `own` has, only one of ten runs reaches .80 within 240 answers": (
         lambda results: sum(with_less(results, world)[2, 4].row.censored for world in BOTH) == 9
     ),
     "With random numbers as features a run stays with passive online DPO": lambda results: all(
