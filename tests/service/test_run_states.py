@@ -155,6 +155,24 @@ async def test_finished_runs_leave_the_lists(service: Running) -> None:
     assert await listed(ann) == await listed(ann, archived=True) == ["open", "paused"]
 
 
+async def test_the_list_brings_the_progress_of_each_run_where_it_is_asked_for(service: Running) -> None:
+    for run, duels in {"other": 1, "run": 2}.items():
+        await service.run(run)
+        await service.post(duels, run)
+    ann, some = await service.annotator("ann"), await service.client("read", runs=["run"])
+    await label(ann, await claim(ann))
+    await ann.post(f"/v1/leases/{(await claim(ann))['lease_id']}/skip")
+    for client, runs in ((service.admin, ["other", "run"]), (some, ["run"])):
+        there = (await client.get("/v1/runs", params={"progress": True})).json()["runs"]
+        alone = [(await client.get(f"/v1/runs/{run}/progress")).json() for run in runs]
+        assert [one["id"] for one in there] == runs
+        assert [one["progress"] for one in there] == alone
+        assert [alone[-1][name] for name in ("open", "answered", "stuck")] == [1, 1, 1]
+    assert [one["progress"] for one in (await some.get("/v1/runs")).json()["runs"]] == [None]
+    own = [(await ann.get("/v1/runs", params=asked)).json() for asked in ({}, {"progress": True})]
+    assert own[0] == own[1], "who only annotates is told no more"
+
+
 async def test_duels_of_finished_runs_do_not_wait_in_the_metrics(service: Running) -> None:
     for state in ("open", "paused", *FINISHED):
         await service.run(state)

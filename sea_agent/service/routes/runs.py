@@ -10,7 +10,16 @@ from sqlalchemy import Connection, Row
 from sea_agent.service import erasing
 from sea_agent.service.auth import Admin, Anyone, Caller, Experiment
 from sea_agent.service.schemas.base import RunId
-from sea_agent.service.schemas.runs import OwnProgressOut, OwnRunOut, ProgressOut, RunIn, RunOut, RunsIn, RunsOut
+from sea_agent.service.schemas.runs import (
+    ListedRunOut,
+    OwnProgressOut,
+    OwnRunOut,
+    ProgressOut,
+    RunIn,
+    RunOut,
+    RunsIn,
+    RunsOut,
+)
 from sea_agent.service.state import Service, State
 from sea_agent.service.store import own, people, qualification
 from sea_agent.service.store import runs as store
@@ -23,13 +32,19 @@ router = APIRouter(tags=["runs"])
 
 @router.get("/runs")
 async def list_runs(service: Service, caller: Anyone, wanted: Annotated[RunsIn, Query()]) -> RunsOut:
-    """The runs that the key reaches, the archived ones only when asked for. Who only annotates sees no closed ones."""
+    """The runs that the key reaches, the archived ones only when asked for, as is the progress of each. Who only
+    annotates sees no closed ones, and no progress here."""
     if caller.only_annotates:
         told = await service.database.read(partial(own.everything, annotator=caller.annotator))
         return RunsOut(runs=[OwnRunOut(**run) for run in told if caller.sees(run["id"])])
     states = RUN_STATES if wanted.archived else (*store.UNFINISHED, "closed")
-    rows = await service.database.read(partial(store.everything, states=states))
-    return RunsOut(runs=[_out(row) for row in rows if caller.sees(row.id)])
+
+    def read(connection: Connection) -> list[ListedRunOut]:
+        rows = [row for row in store.everything(connection, states) if caller.sees(row.id)]
+        told = (_progress(connection, row.id, service, caller) if wanted.progress else None for row in rows)
+        return [ListedRunOut(**_values(row), progress=progress) for row, progress in zip(rows, told, strict=True)]
+
+    return RunsOut(runs=await service.database.read(read))
 
 
 @router.get("/runs/{run}", responses=documented(404))
@@ -83,23 +98,21 @@ async def settle(run: RunId, service: Service, caller: Experiment) -> ProgressOu
     return await _whole_progress(run, service, caller)
 
 
-def _out(row: Row[Any]) -> RunOut:
-    return RunOut(**row._asdict() | {"examples": json.loads(row.examples)})
+def _values(row: Row[Any]) -> dict[str, Any]:
+    return row._asdict() | {"examples": json.loads(row.examples)}
 
 
 async def _whole_run(run: str, service: State) -> RunOut:
-    return _out(await service.database.read(partial(store.get, run=run)))
+    return RunOut(**_values(await service.database.read(partial(store.get, run=run))))
 
 
 async def _whole_progress(run: str, service: State, caller: Caller) -> ProgressOut:
-    def read(connection: Connection) -> dict[str, Any]:
-        counts = store.progress(connection, run, service.now())
-        there = people.of_run(connection, run, service.keyring.staff(run))
-        return (
-            own.progress(connection, run, caller.annotator)
-            | counts
-            | {"annotators": len(there), "stuck": people.stuck(connection, run, there)}
-            | {"gold_missing": qualification.gold_missing(connection, run)}
-        )
+    return await service.database.read(partial(_progress, run=run, service=service, caller=caller))
 
-    return ProgressOut(**await service.database.read(read))
+
+def _progress(connection: Connection, run: str, service: State, caller: Caller) -> ProgressOut:
+    counts = store.progress(connection, run, service.now())
+    there = people.of_run(connection, run, service.keyring.staff(run))
+    told = own.progress(connection, run, caller.annotator) | counts
+    told |= {"annotators": len(there), "stuck": people.stuck(connection, run, there)}
+    return ProgressOut(**told, gold_missing=qualification.gold_missing(connection, run))

@@ -76,12 +76,6 @@ class OwnRunOut(Out):
     mine: int
 
 
-class RunsOut(Out):
-    """The runs that the key reaches: less of each for a key that may only annotate."""
-
-    runs: list[RunOut] | list[OwnRunOut]
-
-
 class QualificationOut(Out):
     """How many gold duels the caller must answer first, how many they have, and if that was enough: null before."""
 
@@ -115,9 +109,22 @@ class ProgressOut(OwnProgressOut):
     gold_missing: int
 
 
+class ListedRunOut(RunOut):
+    """A run in the list, with its ``progress`` where that was asked for."""
+
+    progress: ProgressOut | None = None
+
+
+class RunsOut(Out):
+    """The runs that the key reaches: less of each for a key that may only annotate."""
+
+    runs: list[ListedRunOut] | list[OwnRunOut]
+
+
 class RunsIn(BaseModel):
-    """Which runs are listed."""
+    """Which runs are listed, and whether each comes with its progress; not for a key that may only annotate."""
 
     model_config = ConfigDict(extra="forbid")
 
     archived: bool = False
+    progress: bool = False

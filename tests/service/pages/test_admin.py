@@ -234,6 +234,39 @@ async def test_what_is_typed_selected_and_focused_stays_while_the_page_follows_t
     await expect(duel).to_be_focused()
 
 
+async def test_the_list_of_runs_is_one_request(site: Site, run: str, office: Attend) -> None:
+    site.run(f"{run}-other")
+    site.post(run, 2)
+    admin = await office()
+    await expect(admin.page.get_by_role("listitem").filter(has_text=run).first).to_contain_text("2 wait")
+    asked = [path for _, path in admin.methods if path.startswith("/v1/")]
+    assert set(asked) == {"/v1/runs"}
+
+
+async def test_the_warning_of_stuck_duels_leads_to_them(site: Site, run: str, office: Attend) -> None:
+    """From the list of runs, and on the page of the run whatever is filtered there."""
+    site.post(run, 3)
+    (stuck, *_) = site.admin.get(f"/v1/runs/{run}/queries", params={"text": "prompt 1"}).json()["queries"]
+    site.admin.patch(f"/v1/queries/{stuck['id']}", json={"assigned": ["nobody"]}).raise_for_status()
+    site.key("ann")
+    admin = await office()
+    card = admin.page.locator(".run-card").filter(has=admin.page.get_by_role("link", name=run, exact=True))
+    await card.get_by_role("link", name="Show it").click()
+    await admin.page.wait_for_url(f"**/admin/runs/{run}#stuck")
+    listed, state = admin.page.locator(".duel-name"), admin.part("Duels").get_by_label("State")
+    await expect(listed).to_have_text(["prompt 1"])
+    await expect(state).to_be_focused()
+    await expect(state).to_be_in_viewport()
+    await state.select_option("open")
+    await admin.part("Duels").get_by_label("Text").fill("prompt 2")
+    await expect(listed).to_have_text(["prompt 2"])
+    await admin.page.get_by_role("link", name="Show it").focus()
+    await admin.page.keyboard.press("Enter")
+    await expect(listed).to_have_text(["prompt 1"])
+    await expect(state).to_have_value("stuck")
+    await expect(state).to_be_focused()
+
+
 async def test_a_duel_is_cancelled_opened_again_and_taken_back(site: Site, run: str, office: Attend) -> None:
     site.post(run)
     ann = httpx.Client(base_url=site.url, headers={"Authorization": f"Bearer {site.key('ann')}"})

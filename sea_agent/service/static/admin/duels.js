@@ -65,6 +65,15 @@ export class Duels {
     this.#offered.show(names);
   }
 
+  /** List the duels in a state, whatever the filters were, and go there. */
+  async only(state) {
+    this.#state.value = state;
+    for (const control of [this.#annotator, this.#gold, this.#text]) control.value = "";
+    await this.#filter();
+    this.element.scrollIntoView();
+    this.#state.focus({ preventScroll: true });
+  }
+
   /** Show what the service has now; an open dialog follows too. */
   async load() {
     const asked = {
@@ -128,6 +137,7 @@ export class Duels {
   }
 
   #filter() {
+    clearTimeout(this.#timer);
     this.#cursors = [null];
     return this.#changed();
   }

@@ -12,7 +12,7 @@ import { List } from "./list.js";
 import { Quality } from "./quality.js";
 import { Refresh } from "./refresh.js";
 import { RunActions } from "./run_actions.js";
-import { summary } from "./summary.js";
+import { ONLY_STUCK, summary } from "./summary.js";
 
 export function start(view) {
   const refresh = new Refresh(load);
@@ -21,7 +21,7 @@ export function start(view) {
   const top = new List(
     head,
     () => "summary",
-    ({ run, progress }) => summary(run, progress),
+    ({ run, progress }) => summary(run, progress, () => duels.only("stuck")),
   );
   const actions = new RunActions(refresh);
   const [duels, importing, assigning] = [new Duels(changed), new Importing(changed), new Assigning(changed)];
@@ -58,7 +58,8 @@ export function start(view) {
     exporting.offer(answered);
   }
 
-  refresh.now();
+  if (location.hash === ONLY_STUCK) duels.only("stuck");
+  else refresh.now();
 }
 
 function links() {

@@ -3,7 +3,7 @@
 import { h } from "../dom.js";
 import { at } from "../place.js";
 import { call } from "../service.js";
-import { ofRun, query } from "./context.js";
+import { query } from "./context.js";
 import { List } from "./list.js";
 import { button, field, tick } from "./parts.js";
 import { Refresh } from "./refresh.js";
@@ -17,10 +17,10 @@ export function start(view) {
   const fault = h("p", { class: "fault", role: "alert", hidden: true });
   const empty = h("p", { class: "card", hidden: true });
   const items = h("ul", { class: "cards", "aria-label": "Runs" });
-  const list = new List(items, ({ run }) => run.id, card);
+  const list = new List(items, ({ id }) => id, card);
   let found = [];
 
-  const create = button("New run", () => makeRun(found.map(({ run }) => run.id)), { main: true });
+  const create = button("New run", () => makeRun(found.map(({ id }) => id)), { main: true });
   view.append(
     h("div", { class: "toolbar" }, field("Search", search), tick("Show archived", archived), create),
     fault,
@@ -29,16 +29,14 @@ export function start(view) {
   );
 
   const refresh = new Refresh(async () => {
-    const { runs } = await call("GET", `/v1/runs${query({ archived: archived.checked || "" })}`);
-    const progress = await Promise.all(runs.map(({ id }) => call("GET", ofRun("/progress", id))));
-    found = runs.map((run, place) => ({ run, progress: progress[place] }));
+    found = (await call("GET", `/v1/runs${query({ archived: archived.checked || "", progress: true })}`)).runs;
     show();
   });
   refresh.now();
 
   function show() {
     const text = search.value.trim().toLowerCase();
-    const matching = found.filter(({ run }) => `${run.id}\n${run.name}`.toLowerCase().includes(text));
+    const matching = found.filter(({ id, name }) => `${id}\n${name}`.toLowerCase().includes(text));
     list.show(matching);
     empty.hidden = matching.length > 0;
     empty.textContent = found.length
@@ -46,7 +44,7 @@ export function start(view) {
       : "There is no run yet. Make one, then import duels.";
   }
 
-  function card({ run, progress }) {
+  function card(run) {
     const toggle = { open: ["Pause", "paused"], paused: ["Go on", "open"] }[run.state];
     return h(
       "li",
@@ -56,7 +54,7 @@ export function start(view) {
         {},
         h("a", { href: at(`/admin/runs/${encodeURIComponent(run.id)}`), "data-action": "open" }, run.name || run.id),
       ),
-      summary(run, progress),
+      summary(run, run.progress),
       toggle &&
         button(
           toggle[0],

@@ -1,12 +1,17 @@
 // How a run is, as it stands in the list of runs and on top of its own page.
 
 import { h } from "../dom.js";
+import { at } from "../place.js";
 import { badge } from "./parts.js";
 import { STATES, number, plural, stuckInWords } from "./words.js";
 
-/** State, counts, who can answer, and what is in the way. */
-export function summary(run, progress) {
+/** What ends the address of a run's page that lists only the duels that nobody can answer. */
+export const ONLY_STUCK = "#stuck";
+
+/** State, counts, who can answer, and what is in the way, with a link to it; `toStuck` is called when that is followed. */
+export function summary(run, progress, toStuck) {
   const stuck = stuckInWords(progress.stuck);
+  const address = at(`/admin/runs/${encodeURIComponent(run.id)}${ONLY_STUCK}`);
   return h(
     "div",
     { class: "summary" },
@@ -30,6 +35,12 @@ export function summary(run, progress) {
       h("span", {}, h("b", {}, number(progress.labels)), progress.labels === 1 ? " label" : " labels"),
       h("span", {}, `${plural(progress.annotators, "person", "people")} can answer`),
     ),
-    stuck && h("p", { class: "warning" }, stuck),
+    stuck &&
+      h(
+        "p",
+        { class: "warning" },
+        `${stuck} `,
+        h("a", { href: address, onclick: toStuck, "data-action": "stuck" }, progress.stuck === 1 ? "Show it" : "Show them"),
+      ),
   );
 }
