@@ -24,13 +24,17 @@ READS = ("read", "experiment")
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who makes a request; ``annotator`` is their name in the label log, ``runs`` all they may touch (None: any)."""
+    """Who makes a request; ``annotator`` is their name in the label log, ``runs`` all they may touch (None: any).
+
+    ``owner`` is the key itself, also of a page session: what is the session's is still the key's when it has ended.
+    """
 
     key_id: str
     name: str
     annotator: str
     scopes: frozenset[str]
-    runs: frozenset[str] | None = None
+    runs: frozenset[str] | None
+    owner: str
 
     @property
     def author(self) -> Author:
@@ -115,6 +119,7 @@ Experiment = Annotated[Caller, Depends(Requires("experiment"))]
 Annotator = Annotated[Caller, Depends(Requires("annotate"))]
 Reader = Annotated[Caller, Depends(Requires(*READS))]
 ReaderOfAll = Annotated[Caller, Depends(Requires(*READS, every_run=True))]
+Chat = Annotated[Caller, Depends(Requires("chat"))]
 Anyone = Annotated[Caller, Depends(Requires(*READS, "annotate"))]
 
 
@@ -181,4 +186,4 @@ def _session(request: Request) -> Key | None:
 
 
 def _caller(key: Key) -> Caller:
-    return Caller(key.id, key.name, key.annotator, key.scopes, key.runs)
+    return Caller(key.id, key.name, key.annotator, key.scopes, key.runs, key.parent or key.id)
