@@ -1,7 +1,8 @@
 """Who calls, and what they may do.
 
 A caller shows a key (``Authorization: Bearer KEY``) or the cookie of a page session. Scopes: ``admin`` may do
-everything, ``experiment`` posts duels and reads answers, ``annotate`` answers, ``read`` looks, ``chat`` asks the live policy.
+everything, ``experiment`` posts duels and reads answers, ``annotate`` answers, ``read`` looks, ``chat`` asks the live
+policy.
 """
 
 from dataclasses import dataclass
