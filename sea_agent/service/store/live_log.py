@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import ColumnElement, Connection, Row, select
 
 from sea_agent.service.store import live_runs
 from sea_agent.service.store.feedback import IS_CURRENT, is_swapped
@@ -24,7 +24,7 @@ LOOKED_AT = 20
 """Of how many requests, for each conversation that is wanted, the newest are looked at."""
 
 # No index is for the value of an expression: those for a run have no order of duels.
-_OF_RUN = queries.c.run + ""
+_OF_RUN: ColumnElement[str] = queries.c.run + ""
 _DUELS = (
     select(
         queries.c.number,
