@@ -1,4 +1,4 @@
-"""Completions of live mode as the gateway writes them: when they begin, where a repeat must find them, and when they end."""
+"""Completions of live mode as the gateway writes them: when they begin, if a repeat must find them, and when they end."""
 
 import json
 from collections.abc import Sequence
