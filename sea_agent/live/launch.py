@@ -75,14 +75,14 @@ def launch(config: RunConfig, place: Place, tell: Callable[[str], None], users: 
     given = os.environ.get(ADMIN_KEY)
     if given is None and not is_loopback(place.host):
         raise UserError(f"--host {place.host}: refused, as nobody has a key yet. Set {ADMIN_KEY} to a random text.")
+    check(config.model_copy(update={"oracle": config.oracle.model_copy(update={"url": ""})}))
+    world = _world(config) if users else None
     out = place.out
     out.mkdir(parents=True, exist_ok=True)
     port = place.port or _free_port()
     url = f"http://127.0.0.1:{port}"
     oracle = config.oracle.model_copy(update={"url": url, "run": config.live.run})
     config = config.model_copy(update={"oracle": oracle})
-    check(config)
-    world = _world(config) if users else None
     admin = given or secrets.token_urlsafe(32)
     write_whole(out / CONFIG, to_yaml(config))
     environment = {TOKEN: secrets.token_hex(32), ADMIN_KEY: admin, "PYTHONUNBUFFERED": "1"}
