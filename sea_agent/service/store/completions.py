@@ -1,4 +1,4 @@
-"""Completions of live mode as the gateway writes them: when they begin, if a repeat must find them, and when they end."""
+"""Completions of live mode as the gateway writes them: at their end, and at their start if a repeat must find them."""
 
 import json
 from collections.abc import Sequence
