@@ -17,6 +17,7 @@ PYTHON ?= $(shell for candidate in python3.11 python3 python; do \
 PYTEST_FLAGS ?= -n 2 --dist loadgroup --no-loadscope-reorder
 PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest
 DEMO_OUT ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
+LIVE_OUT ?= runs/live-$(shell date +%Y%m%d-%H%M%S)
 
 NOT_QUICK := ray or vllm or browser or run or dear or soak or gpu
 
@@ -25,7 +26,7 @@ EFFICIENCY_HOURS := 8
 EFFICIENCY := runs/efficiency
 EXPERIMENTS := reviews-tuning reviews tastes noisy active compute compute-toys trusted tuning main losses ablations
 
-.PHONY: help demo quick test test-gpu benchmark-gpu soak efficiency report lint clean
+.PHONY: help demo live-demo quick test test-gpu benchmark-gpu soak efficiency report lint clean
 .DEFAULT_GOAL := help
 
 help:  ## Say what can be made
@@ -33,6 +34,9 @@ help:  ## Say what can be made
 
 demo: $(VENV)/core.stamp  ## Run the demo: a policy aligned from few labels, on two CPU cores, into runs/demo-DATE
 	$(VENV)/bin/sea-agent demo --out $(DEMO_OUT)
+
+live-demo: $(VENV)/core.stamp  ## Serve a policy to simulated users and learn from their picks, until Ctrl-C, into runs/live-DATE
+	$(VENV)/bin/sea-agent live live --out $(LIVE_OUT) --users 20
 
 quick: lint  ## Check the code (lint) and run the tests that start no Ray, vLLM, browser or whole run: 6 minutes
 	$(PYTEST) $(PYTEST_FLAGS) -m "not ($(NOT_QUICK))"

@@ -17,6 +17,7 @@ from rich.text import Text
 from sea_agent.config.files import describe_keys, load_config
 from sea_agent.doctor import INSTALL_AGENT, missing
 from sea_agent.errors import RunFailure, UserError
+from sea_agent.live.command import live
 from sea_agent.plan.command import plan
 from sea_agent.terminal import announce, closing_table, complain, console, samples_table, watched
 
@@ -39,6 +40,7 @@ LOCAL_SERVICE = "http://127.0.0.1:8400"
 duels = typer.Typer(no_args_is_help=True, help="Duels in a running feedback service.")
 app.add_typer(duels, name="duels")
 app.command()(plan)
+app.command()(live)
 
 Source = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file or the name of a preset.")]
 Overrides = Annotated[
@@ -365,8 +367,10 @@ def serve(
             help="Address or network of a proxy on another machine, whose X-Forwarded-Proto is believed. Repeatable.",
         ),
     ] = None,
+    live: Annotated[Path | None, typer.Option(metavar="FILE", help="Also be the gateway of live mode.")] = None,
 ) -> None:
     """Run the feedback service, where people and judges answer duels."""
+    from sea_agent.service.chat.settings import read_live_settings
     from sea_agent.service.serve import serve as run_service
     from sea_agent.service.settings import Settings
     from sea_agent.web.listening import proxy_network
@@ -380,6 +384,7 @@ def serve(
         root_path=sub_path(root_path),
         proxies=tuple(map(proxy_network, proxy or ())),
         runs=runs,
+        live=None if live is None else read_live_settings(live),
     )
     run_service(settings, announce)
 

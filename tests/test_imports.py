@@ -44,6 +44,7 @@ ROOMS = (
     "sea_agent.lab",
     "sea_agent.dashboard",
     "sea_agent.service",
+    "sea_agent.live",
     "sea_agent.doctor",
     "sea_agent.terminal",
     "sea_agent.plan",

@@ -3,8 +3,10 @@
 Importing it loads none of torch, ray, vllm and deepspeed, so any machine can check a configuration.
 """
 
+from sea_agent.config.live import GateConfig, LiveConfig
 from sea_agent.config.oracle import (
     FeedbackServiceOracleConfig,
+    LiveOracleConfig,
     LlmJudgeOracleConfig,
     OracleConfig,
     PythonOracleConfig,
@@ -42,9 +44,12 @@ __all__ = [
     "EnsembleConfig",
     "EvaluationConfig",
     "FeedbackServiceOracleConfig",
+    "GateConfig",
     "ImaginationConfig",
     "LaplaceConfig",
     "LearnerConfig",
+    "LiveConfig",
+    "LiveOracleConfig",
     "LlmJudgeOracleConfig",
     "LoraConfig",
     "MixingConfig",

@@ -85,6 +85,24 @@ class FeedbackServiceOracleConfig(RemoteOracleConfig):
     """Share of the votes that an outcome needs to win; without such an outcome the duel is a tie."""
 
 
+class LiveOracleConfig(RemoteOracleConfig):
+    """The users of live mode (``sea-agent live``), which fills in ``url`` and ``run``. The API key is read from
+    ``SEA_AGENT_KEY``."""
+
+    kind: Literal["live"]
+    """Who answers: ``world``, ``python``, ``reward_model``, ``feedback_service``, ``llm_judge`` or ``live``."""
+    url: str = ""
+    """URL of the gateway."""
+    run: Annotated[str, Field(pattern=RUN_ID, max_length=LONGEST_RUN_ID)] = "live"
+    """Id of the run in the service."""
+    wait: bool = False
+    """A round of live mode goes on with the answers it has."""
+    pending: PositiveInt = 1_000_000
+    """Duels that may be unanswered: users may never answer, so the run does not wait for them."""
+    wait_hours: PositiveFloat = 24.0 * 365
+    """Longest wait without any answer, in hours. After that the run ends and can be resumed."""
+
+
 def _plain_url(url: str) -> str:
     """Reject anything but a service URL, and URLs that would leak a secret into files and messages."""
     parts = urlsplit(url)
@@ -151,6 +169,7 @@ OracleConfig = Annotated[
     | PythonOracleConfig
     | RewardModelOracleConfig
     | FeedbackServiceOracleConfig
-    | LlmJudgeOracleConfig,
+    | LlmJudgeOracleConfig
+    | LiveOracleConfig,
     Field(discriminator="kind"),
 ]

@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
+from sea_agent.config.live import LiveConfig
 from sea_agent.config.oracle import OracleConfig, RemoteOracleConfig
 from sea_agent.config.parts import (
     BLIND_RULES,
@@ -82,6 +83,8 @@ class RunConfig(Section):
     """How actors share GPUs."""
     tracking: TrackingConfig = TrackingConfig()
     """Trackers that receive the metrics."""
+    live: LiveConfig | None = None
+    """Live mode (``sea-agent live``): the users of an endpoint are the oracle."""
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> "RunConfig":

@@ -2,14 +2,16 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
 
 from sea_agent import __version__
 from sea_agent.service import refusals
+from sea_agent.service.chat.gateway import gateway
+from sea_agent.service.chat.serving import Serving
 from sea_agent.service.erasing import keep_to_retention
 from sea_agent.service.keyring import KeyRing
 from sea_agent.service.limits import BodyLimit, RateLimit
@@ -18,14 +20,18 @@ from sea_agent.service.pages import Static
 from sea_agent.service.routes import (
     admin_page,
     assignments,
+    chat,
     erasure,
     events,
+    feedback,
     files,
     health,
     keys,
     label_page,
     labels,
     leases,
+    live,
+    live_operating,
     metrics,
     people,
     quality,
@@ -54,18 +60,28 @@ def make_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with Database(settings.url, settings.deadline_seconds, measured.committed) as database:
+        async with (
+            Database(settings.url, settings.deadline_seconds, measured.committed) as database,
+            AsyncExitStack() as ending,
+        ):
             keyring = await KeyRing.load(database, settings.clock)
             rate = RateLimit(settings.requests_per_second, settings.burst)
-            service = State(settings, database, keyring, rate, measured, settings.cookie)
+            serving = endpoint = None
+            if settings.live is not None:
+                serving = Serving(database, settings.live, settings.clock)
+                opened = gateway(database, settings.live, serving, settings.clock, settings.seed)
+                endpoint = await ending.enter_async_context(opened)
+            service = State(settings, database, keyring, rate, measured, settings.cookie, serving, endpoint)
             app.state.service = service
-            retention = asyncio.create_task(keep_to_retention(service))
-            retention.add_done_callback(_tell_failure)
+            tasks = [_begin(keep_to_retention(service), "texts whose time has passed are erased no more")]
+            if serving is not None:
+                tasks.append(_begin(serving.keep(), "engines are not told any more which weights are live"))
             try:
                 yield
             finally:  # also of a service that is refused as it starts: the database is closed next
-                retention.cancel()
-                await asyncio.wait([retention])
+                for task in tasks:
+                    task.cancel()
+                await asyncio.wait(tasks)
 
     app = FastAPI(
         title="sea-agent feedback service",
@@ -89,6 +105,11 @@ def make_app(settings: Settings) -> FastAPI:
         app.include_router(
             module.router, prefix="/v1", responses=problems.documented(400, 401, 403, 413, 422, 429, 503)
         )
+    for module in (feedback, live, live_operating):  # live mode
+        app.include_router(
+            module.router, prefix="/v1", responses=problems.documented(400, 401, 403, 413, 422, 429, 503)
+        )
+    app.include_router(chat.router, prefix="/v1")
     for module in (health, metrics, sign_in, label_page, admin_page):
         app.include_router(module.router)
     app.mount("/static", Static(), name="static")
@@ -101,9 +122,16 @@ def make_app(settings: Settings) -> FastAPI:
     return app
 
 
-def _tell_failure(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        logger.error("texts whose time has passed are erased no more until the service starts again", exc_info=error)
+def _begin(work: Coroutine[Any, Any, None], otherwise: str) -> asyncio.Task[None]:
+    """Do something for as long as the service runs; ``otherwise`` is what its failure means until the next start."""
+    task = asyncio.create_task(work)
+
+    def tell_failure(task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("%s until the service starts again", otherwise, exc_info=error)
+
+    task.add_done_callback(tell_failure)
+    return task
 
 
 def _describe_problems(app: FastAPI) -> None:

@@ -27,7 +27,8 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> None:
         UserError: when the database or the address cannot be used, or keys are missing for a public address.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    for talkative in ("alembic", "httpx"):
+        logging.getLogger(talkative).setLevel(logging.WARNING)
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again after it has shut down in order
         uvloop.run(_serve(settings, announce))
 

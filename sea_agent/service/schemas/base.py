@@ -10,7 +10,7 @@ from sea_agent.types import LONGEST_RUN_ID, RUN_ID
 
 Outcome = Literal["first", "second", "tie", "both_bad"]
 Kind = Literal["vote", "repeat", "gold"]
-Scope = Literal["admin", "experiment", "annotate", "read"]
+Scope = Literal["admin", "experiment", "annotate", "read", "chat"]
 QueryState = Literal["open", "answered", "cancelled", "expired"]
 LeaseState = Literal["live", "labelled", "skipped", "released", "expired"]
 RunState = Literal["open", "paused", "closed", "archived"]

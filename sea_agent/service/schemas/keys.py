@@ -12,7 +12,7 @@ class KeyIn(In):
     """A key to be made. ``annotator`` is its name in the label log; ``runs`` restricts it to some runs."""
 
     name: ShortText
-    scopes: Annotated[list[Scope], Field(min_length=1, max_length=4)]
+    scopes: Annotated[list[Scope], Field(min_length=1, max_length=5)]
     annotator: ShortText | None = None
     runs: RunIds | None = None
     expires_at: TimeIn | None = None

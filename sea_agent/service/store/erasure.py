@@ -6,14 +6,17 @@ What is erased here is still in the files of the database until they are purged,
 import json
 import re
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, Connection, Select, bindparam, case, delete, exists, func, or_, select, update
 
 from sea_agent.service.store import keys as keyring
+from sea_agent.service.store.completion_texts import forget_texts
 from sea_agent.service.store.faults import Missing, found
 from sea_agent.service.store.labels import digest_of_answer
 from sea_agent.service.store.leases import end_live, sweep
+from sea_agent.service.store.live_tables import completions
 from sea_agent.service.store.purge import demand
 from sea_agent.service.store.queries import NO_DIGEST
 from sea_agent.service.store.roster import end_keys, give_back, require
@@ -45,19 +48,10 @@ def is_erased(annotator: str) -> bool:
     return _PSEUDONYM.fullmatch(annotator) is not None
 
 
-def forget_comments(connection: Connection, annotator: str, now: float) -> bool:
-    """Forget some comments of a person, all of which ``erase_person`` would forget; whether there may be more.
-
-    Raises:
-        Missing: for somebody who never had a key and never answered.
-    """
-    require(connection, annotator)
-    _, own = _names(connection, annotator)
-    theirs = (labels.c.annotator == annotator) | labels.c.entered_by.in_(own)
-    forgotten = _forget_comments(connection, theirs)
-    if forgotten:
-        demand(connection, now)
-    return forgotten == MOST_AT_ONCE
+def forget_comments(connection: Connection, which: ColumnElement[bool]) -> None:
+    """Forget the comments of labels."""
+    while _forget_some_comments(connection, which) == MOST_AT_ONCE:
+        pass
 
 
 def erase_person(connection: Connection, annotator: str, now: float) -> Erased:
@@ -73,8 +67,7 @@ def erase_person(connection: Connection, annotator: str, now: float) -> Erased:
     names, own = _names(connection, annotator)
     theirs, by_them = labels.c.annotator == annotator, labels.c.entered_by.in_(own)
     touched = give_back(connection, annotator)
-    while _forget_comments(connection, theirs | by_them) == MOST_AT_ONCE:
-        pass
+    forget_comments(connection, theirs | by_them)
     _forget_requests(connection, annotator)
     named = by_them | (theirs & labels.c.entered_by.in_(names)) | (labels.c.entered_by == annotator)
     connection.execute(update(labels).where(named).values(entered_by=pseudonym))
@@ -101,8 +94,8 @@ def erase_query(connection: Connection, query_id: str, now: float) -> tuple[str,
 
 
 def erase_run(connection: Connection, run: str, now: float) -> int:
-    """Erase the texts of a run: of some duels, which are cancelled if they are open, and those for annotators. How many
-    duels; with fewer than ``MOST_AT_ONCE`` it is done.
+    """Erase the texts of a run: of some duels, which are cancelled if they are open, of its completions, and those for
+    annotators. How many duels; with fewer than ``MOST_AT_ONCE`` it is done.
 
     Raises:
         Missing: for an unknown run.
@@ -110,9 +103,24 @@ def erase_run(connection: Connection, run: str, now: float) -> int:
     texts = update(runs).where(runs.c.id == run).values(instructions="", examples="[]")
     if connection.execute(texts).rowcount == 0:
         raise Missing(f"There is no run {run}.")
+    forget_texts(connection, completions.c.run == run, now=now)
     having = select(queries.c.id).where(queries.c.run == run, queries.c.erased_at.is_(None))
     some = connection.execute(having.order_by(queries.c.number).limit(MOST_AT_ONCE)).scalars().all()
     return _erase_texts(connection, queries.c.id.in_(some), now)
+
+
+def erase_queries(connection: Connection, query_ids: Sequence[str], now: float) -> int:
+    """Erase the texts of duels, which are cancelled if they are open; of how many that had them."""
+    several = (query_ids[start : start + MOST_AT_ONCE] for start in range(0, len(query_ids), MOST_AT_ONCE))
+    return sum(_erase_texts(connection, queries.c.id.in_(some), now) for some in several)
+
+
+def forget_comments(connection: Connection, which: ColumnElement[bool]) -> None:
+    """Without a comment a label has the digest of the same answer without one: a guess cannot be confirmed by it."""
+    for label in connection.execute(select(labels).where(which, labels.c.comment.is_not(None))).all():
+        digest = digest_of_answer(label._asdict() | {"comment": None})
+        without = update(labels).where(labels.c.id == label.id).values(comment=None, body_digest=digest)
+        connection.execute(without)
 
 
 def has_past(connection: Connection, now: float) -> bool:
@@ -173,11 +181,12 @@ def _erase_texts(connection: Connection, which: ColumnElement[bool], now: float)
     }
     connection.execute(update(queries).where(which).values(erased))
     end_live(connection, leases.c.query_id.in_(select(queries.c.id).where(which)))
+    forget_texts(connection, completions.c.query_id.in_(select(queries.c.id).where(which)), now=now)
     demand(connection, now)
     return int(count)
 
 
-def _forget_comments(connection: Connection, which: ColumnElement[bool]) -> int:
+def _forget_some_comments(connection: Connection, which: ColumnElement[bool]) -> int:
     """Forget at most ``MOST_AT_ONCE`` comments; how many.
 
     Without a comment a label has the digest of the same answer without one: a guess cannot be confirmed by it.

@@ -1,0 +1,1 @@
+"""Live mode: the parts beside the gateway, and who starts and watches them all."""

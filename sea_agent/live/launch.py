@@ -1,0 +1,191 @@
+"""Live mode as one command: gateway, engines, decider and agent, started, watched, and ended in order."""
+
+import json
+import os
+import secrets
+import signal
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from sea_agent.config import RunConfig
+from sea_agent.config.files import load_config, to_yaml
+from sea_agent.config.live import TOKEN
+from sea_agent.errors import RunFailure, UserError
+from sea_agent.live.simulated_users import CHAT_KEY, Users
+from sea_agent.live.supervisor import Part, Supervisor
+from sea_agent.persistence.files import write_whole
+from sea_agent.run.preflight import check
+from sea_agent.run.resumption import require_unused
+from sea_agent.service.chat.settings import LiveSettings
+from sea_agent.web.addresses import is_loopback
+from sea_agent.worlds import SCHEME
+
+ADMIN_KEY, AGENT_KEY = "SEA_AGENT_ADMIN_KEY", "SEA_AGENT_KEY"
+AGENT, USERS = "live agent", "simulated users"
+"""Names of their keys in the service."""
+CONFIG, SETTINGS, DATABASE, LOGS = "config.yaml", "live.json", "service.sqlite", "logs"
+REQUEST_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the endpoint is: address and port to listen on, and its database (None: an SQLite file in ``out``)."""
+
+    out: Path
+    host: str = "127.0.0.1"
+    port: int = 8400
+    database: str | None = None
+
+
+def live_config(source: str | None, out: Path, overrides: Sequence[str], resume: bool) -> RunConfig:
+    """The configuration of live mode in ``out``: from ``source``, or with ``resume`` the one that is there.
+
+    Raises:
+        UserError: when it is not one of live mode, when ``out`` holds something, or with ``resume`` nothing.
+    """
+    if resume:
+        if not (out / CONFIG).is_file():
+            raise UserError(f"--resume: {out} holds no live mode (it has no {CONFIG}); leave --resume out to begin one")
+        config = load_config(str(out / CONFIG), overrides)
+    else:
+        if source is None:
+            raise UserError("give a configuration, or --resume to go on with what is in --out")
+        if (out / CONFIG).is_file():
+            raise UserError(f"--out {out}: holds live mode already; go on with it: sea-agent live --out {out} --resume")
+        require_unused(out)
+        config = load_config(source, overrides)
+    if config.live is None or config.oracle.kind != "live":
+        raise UserError("live mode needs a configuration with `oracle: {kind: live}` and a section `live:`")
+    return config
+
+
+def launch(config: RunConfig, place: Place, tell: Callable[[str], None], users: int = 0) -> None:
+    """Start live mode, with so many simulated ``users``, and keep it running until SIGTERM or Ctrl-C.
+
+    Raises:
+        UserError: for bad input, before anything starts where that is possible.
+        RunFailure: when a part cannot start, or ends because of something that another start would not mend.
+    """
+    assert config.live is not None  # see ``live_config``
+    given = os.environ.get(ADMIN_KEY)
+    if given is None and not is_loopback(place.host):
+        raise UserError(f"--host {place.host}: refused, as nobody has a key yet. Set {ADMIN_KEY} to a random text.")
+    check(config.model_copy(update={"oracle": config.oracle.model_copy(update={"url": ""})}))
+    world = _world(config) if users else None
+    out = place.out
+    out.mkdir(parents=True, exist_ok=True)
+    port = place.port or _free_port()
+    url = f"http://127.0.0.1:{port}"
+    oracle = config.oracle.model_copy(update={"url": url, "run": config.live.run})
+    config = config.model_copy(update={"oracle": oracle})
+    admin = given or secrets.token_urlsafe(32)
+    write_whole(out / CONFIG, to_yaml(config))
+    environment = {TOKEN: secrets.token_hex(32), ADMIN_KEY: admin, "PYTHONUNBUFFERED": "1"}
+    with Supervisor(out / LOGS, environment, tell) as supervisor:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, supervisor.stop)
+        serving = _serving(config, out)
+        supervisor.start(*serving)
+        supervisor.start(_gateway(config, place, port, serving))
+        agent = Part("agent", ["-m", "sea_agent.live.agent_part", str(out / CONFIG), "--out", str(out)])
+        supervisor.add(agent, {AGENT_KEY: _new_key(url, admin, AGENT, "experiment", config.live.run)})
+        if world is not None:
+            key = _new_key(url, admin, USERS, "chat", config.live.run)
+            supervisor.add(_users(out, url, config.live.run, world, users), {CHAT_KEY: key})
+        _announce(url, place.host, config.live.run, None if given else admin, tell)
+        supervisor.watch()
+
+
+def _serving(config: RunConfig, out: Path) -> list[Part]:
+    """The engines and the decider, with their settings on disk."""
+    assert config.live is not None  # see ``live_config``
+    parts = []
+    for index in range(config.live.engines):
+        port = _free_port()
+        settings = {
+            "policy": config.policy.model_dump(mode="json"),
+            "sampler": config.sampler.model_dump(mode="json"),
+            "device": config.device,
+            "threads": config.threads,
+            "port": port,
+            "initial": config.live.audit_share > 0,
+        }
+        parts.append(_part(out, f"engine-{index}", "actors.live_engine", settings, port))
+    port = _free_port()
+    settings = {"config": str(out / CONFIG), "out": str(out), "port": port}
+    return [*parts, _part(out, "decider", "sea_agent.live.decider", settings, port)]
+
+
+def _part(out: Path, name: str, module: str, settings: dict[str, Any], port: int) -> Part:
+    file = out / f"{name}.json"
+    write_whole(file, json.dumps(settings, indent=2) + "\n")
+    return Part(name, ["-m", module, str(file)], f"http://127.0.0.1:{port}/healthz")
+
+
+def _gateway(config: RunConfig, place: Place, port: int, serving: Sequence[Part]) -> Part:
+    assert config.live is not None  # see ``live_config``
+    urls = [str(part.health).removesuffix("/healthz") for part in serving]
+    settings = LiveSettings(
+        live=config.live,
+        engines=tuple(urls[:-1]),
+        decider=urls[-1],
+        max_new_tokens=config.sampler.max_new_tokens,
+        temperature=config.sampler.temperature,
+    )
+    write_whole(place.out / SETTINGS, settings.model_dump_json(indent=2) + "\n")
+    database = place.database or f"sqlite:///{(place.out / DATABASE).resolve()}"
+    where = ["--host", place.host, "--port", str(port), "--database", database, "--runs", str(place.out.parent)]
+    arguments = ["-m", "sea_agent", "serve", *where, "--live", str(place.out / SETTINGS)]
+    host = f"[{place.host}]" if ":" in place.host else place.host
+    return Part("gateway", arguments, f"http://{'127.0.0.1' if is_loopback(place.host) else host}:{port}/healthz")
+
+
+def _world(config: RunConfig) -> str:
+    """The built-in world of the policy. Raises: UserError when it is of none."""
+    world = config.policy.path.removeprefix(SCHEME).partition("/")[0]
+    if not config.policy.path.startswith(SCHEME):
+        raise UserError(f"--users: simulated users know the built-in worlds only, not policy.path={config.policy.path}")
+    return world
+
+
+def _users(out: Path, url: str, model: str, world: str, count: int) -> Part:
+    prompts = f"{SCHEME}{world}/prompts.jsonl"
+    users = Users(url=url, model=model, world=world, count=count, prompts=prompts, log=out / "users.jsonl")
+    write_whole(out / "users.json", users.model_dump_json(indent=2) + "\n")
+    return Part("users", ["-m", "sea_agent.live.simulated_users", str(out / "users.json")])
+
+
+def _new_key(url: str, admin: str, name: str, scope: str, run: str) -> str:
+    """A new key of that name; those of earlier starts end. Raises: RunFailure."""
+    headers = {"Authorization": f"Bearer {admin}"}
+    try:
+        with httpx.Client(base_url=url, headers=headers, timeout=REQUEST_SECONDS, trust_env=False) as client:
+            for key in client.get("/v1/keys").raise_for_status().json()["keys"]:
+                if key["name"] == name and key["revoked_at"] is None:
+                    client.delete(f"/v1/keys/{key['id']}").raise_for_status()
+            made = client.post("/v1/keys", json={"name": name, "scopes": [scope], "runs": [run]})
+            return str(made.raise_for_status().json()["key"])
+    except httpx.HTTPError as error:
+        raise RunFailure(f"the gateway made no key {name!r} ({error})") from None
+
+
+def _announce(url: str, host: str, run: str, admin: str | None, tell: Callable[[str], None]) -> None:
+    tell(f"endpoint   {url}/v1   (OpenAI's API; model {run})")
+    tell(f"chat       {url}/chat")
+    tell(f"watch      {url}/live")
+    tell(f"people     {url}/admin   (make keys here: scope chat for apps and users)")
+    if admin is not None:
+        tell(f"admin key  {admin}   (until the next start; set {ADMIN_KEY} to keep one)")
+    if not is_loopback(host):
+        tell(f"listening on {host}: put a proxy with TLS in front")
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])

@@ -1,0 +1,182 @@
+"""Starts the parts of live mode as processes, waits until they are well, and starts those again that die.
+
+A part that dies is started anew after a pause that grows with each death and is forgotten after a good while. A part
+that never comes up ends everything: something is wrong with it that another start would not mend.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import httpx
+
+from sea_agent.errors import RunFailure
+
+POLL_SECONDS = 0.2
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
+GOOD_WHILE = 60.0
+"""Seconds alive after which earlier deaths are forgotten."""
+END_SECONDS = 20.0
+"""Longest wait for a part that was asked to end; then it is killed."""
+USER_ERROR = 2
+"""The exit code of a part that was given something wrong: another start would not mend it."""
+_TAIL = 2000
+
+
+@dataclass
+class Part:
+    """A process. ``health`` is a URL that answers 200 once it is well; None for one that is well as soon as it runs.
+    ``deadline`` is in seconds."""
+
+    name: str
+    arguments: Sequence[str]
+    health: str | None = None
+    deadline: float = 300.0
+    environment: dict[str, str] = field(default_factory=dict, init=False)
+    process: "subprocess.Popen[bytes] | None" = field(default=None, init=False)
+    began: float = field(default=0.0, init=False)
+    deaths: int = field(default=0, init=False)
+    restarts: int = field(default=0, init=False)
+    again_at: float = field(default=0.0, init=False)
+
+
+class Supervisor:
+    """The parts in the order in which they start.
+
+    Args:
+        logs: directory for what they print.
+        environment: of all of them.
+        tell: gets lines for the operator.
+    """
+
+    def __init__(
+        self,
+        logs: Path,
+        environment: Mapping[str, str],
+        tell: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.parts: list[Part] = []
+        self._logs, self._environment, self._tell = logs, dict(environment), tell
+        self._clock, self._pause = clock, pause
+        self._stopping = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.end()
+
+    def stop(self, *_: object) -> None:
+        """Let ``watch`` return; for signals."""
+        self._stopping = True
+
+    def start(self, *parts: Part) -> None:
+        """Start parts side by side and wait until each is well.
+
+        Raises:
+            RunFailure: when one dies or is not well in time; names its log.
+        """
+        for part in parts:
+            self.parts.append(part)
+            self._begin(part)
+        for part in parts:
+            while not self._is_well(part):
+                if self._stopping:
+                    return
+                self._require_life(part)
+                self._pause(POLL_SECONDS)
+
+    def add(self, part: Part, environment: Mapping[str, str]) -> None:
+        """Start a part that has an ``environment`` of its own beside that of all, and do not wait for it."""
+        part.environment = dict(environment)
+        self.parts.append(part)
+        self._begin(part)
+
+    def watch(self) -> None:
+        """Keep the parts alive until ``stop`` is called.
+
+        Raises:
+            RunFailure: when a part ends because of something that another start would not mend.
+        """
+        while not self._stopping:
+            for part in self.parts:
+                self._look(part)
+            self._pause(POLL_SECONDS)
+
+    def end(self) -> None:
+        """End all parts, the last that began first."""
+        for part in reversed(self.parts):
+            if part.process is not None and part.process.poll() is None:
+                part.process.send_signal(signal.SIGTERM)
+                try:
+                    part.process.wait(END_SECONDS)
+                except subprocess.TimeoutExpired:
+                    self._tell(f"{part.name} did not end in {END_SECONDS:.0f} s and is killed")
+                    part.process.kill()
+                    part.process.wait(END_SECONDS)
+
+    def _begin(self, part: Part) -> None:
+        self._logs.mkdir(parents=True, exist_ok=True)
+        with self._log(part).open("ab") as log:
+            # A session of its own: Ctrl-C reaches this process, which ends the parts in order.
+            part.process = subprocess.Popen(
+                [sys.executable, *part.arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=os.environ | self._environment | part.environment,
+                start_new_session=True,
+            )
+        part.began = self._clock()
+
+    def _look(self, part: Part) -> None:
+        now = self._clock()
+        assert part.process is not None  # it was started
+        code = part.process.poll()
+        if code is None:
+            if part.deaths and now - part.began > GOOD_WHILE:
+                part.deaths = 0
+            return
+        if code == USER_ERROR:
+            raise RunFailure(f"{part.name} cannot go on: {self._last_words(part)}")
+        if part.again_at == 0.0:
+            part.deaths += 1
+            pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (part.deaths - 1))
+            part.again_at = now + pause
+            how = f"exit code {code}" if code >= 0 else f"signal {-code}"
+            self._tell(f"{part.name} has ended ({how}); it starts again in {pause:g} s. {self._log(part)} says more.")
+        elif now >= part.again_at:
+            part.again_at = 0.0
+            part.restarts += 1
+            self._begin(part)
+
+    def _is_well(self, part: Part) -> bool:
+        if part.health is None:
+            return True
+        try:
+            return httpx.get(part.health, timeout=2.0, trust_env=False).status_code == httpx.codes.OK
+        except httpx.HTTPError:
+            return False
+
+    def _require_life(self, part: Part) -> None:
+        assert part.process is not None  # it was started
+        if part.process.poll() is not None:
+            raise RunFailure(f"{part.name} did not start: {self._last_words(part)}")
+        if self._clock() - part.began > part.deadline:
+            raise RunFailure(f"{part.name} was not ready within {part.deadline:.0f} s; {self._log(part)} says more")
+
+    def _log(self, part: Part) -> Path:
+        return self._logs / f"{part.name}.log"
+
+    def _last_words(self, part: Part) -> str:
+        said = self._log(part).read_bytes()[-_TAIL:].decode(errors="replace").strip().splitlines()
+        return f"{said[-1]} ({self._log(part)})" if said else f"it said nothing ({self._log(part)})"

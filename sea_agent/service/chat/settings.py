@@ -1,0 +1,37 @@
+"""What the gateway is told of live mode: a file that ``sea-agent live`` writes and ``sea-agent serve --live`` reads."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sea_agent.config import LiveConfig
+from sea_agent.errors import UserError
+
+TOKEN = "SEA_AGENT_LIVE_TOKEN"
+"""Environment variable with the secret that engines and decider ask of whoever calls them."""
+
+
+class LiveSettings(BaseModel):
+    """Where engines and decider are, and how users are answered and asked."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    live: LiveConfig
+    engines: Annotated[tuple[str, ...], Field(min_length=1)]
+    """URLs, such as ``http://127.0.0.1:8501``."""
+    decider: str
+    """URL."""
+    max_new_tokens: int
+    """Most tokens of a response."""
+    temperature: float
+    """Sampling temperature where a request names none."""
+
+
+def read_live_settings(path: Path) -> LiveSettings:
+    """Raises: UserError when the file cannot be read or is none of these."""
+    try:
+        return LiveSettings.model_validate(json.loads(path.read_text()))
+    except (OSError, ValueError, ValidationError) as error:
+        raise UserError(f"--live {path}: not the settings of live mode ({error})") from None

@@ -1,0 +1,148 @@
+"""The supervisor of live mode: parts are started again, and ended in order, as real processes."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sea_agent.errors import RunFailure
+from sea_agent.live import supervisor as supervising
+from sea_agent.live.supervisor import Part, Supervisor
+
+FOR_EVER = "import time; time.sleep(600)"
+DEADLINE = 30.0
+
+
+def script(text: str) -> list[str]:
+    return ["-c", text]
+
+
+def until(true: Callable[[], bool], supervisor: Supervisor) -> None:
+    """Let the supervisor look at its parts until something is the case."""
+    end = time.monotonic() + DEADLINE
+    while not true():
+        assert time.monotonic() < end, "it never came to be"
+        for part in supervisor.parts:
+            supervisor._look(part)
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def told() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def supervisor(tmp_path: Path, told: list[str], monkeypatch: pytest.MonkeyPatch) -> Supervisor:
+    monkeypatch.setattr(supervising, "FIRST_PAUSE", 0.05)
+    return Supervisor(tmp_path / "logs", {"SHARED": "all"}, told.append)
+
+
+def test_a_part_that_is_killed_starts_again(supervisor: Supervisor, told: list[str]) -> None:
+    with supervisor:
+        part = Part("engine-0", script(FOR_EVER))
+        supervisor.start(part)
+        assert part.process is not None
+        first = part.process
+        first.kill()
+        until(lambda: part.restarts == 1, supervisor)
+        assert part.process.pid != first.pid
+        assert part.process.poll() is None
+    assert "engine-0 has ended (signal 9)" in told[0]
+
+
+def test_the_pause_grows_with_each_death_and_is_forgotten_after_a_good_while(supervisor: Supervisor) -> None:
+    now = [0.0]
+    supervisor._clock = lambda: now[0]
+    with supervisor:
+        part = Part("agent", script("import sys; sys.exit(1)"))
+        supervisor.add(part, {})
+        pauses = []
+        for _ in range(3):
+            assert part.process is not None
+            part.process.wait(DEADLINE)
+            supervisor._look(part)
+            pauses.append(part.again_at - now[0])
+            now[0] = part.again_at
+            supervisor._look(part)
+        assert pauses == pytest.approx([0.05, 0.1, 0.2])
+        part.process.wait(DEADLINE)
+        part.arguments = script(FOR_EVER)
+        supervisor._look(part)
+        now[0] = part.again_at
+        supervisor._look(part)
+        now[0] += supervising.GOOD_WHILE + 1
+        supervisor._look(part)
+        assert part.deaths == 0
+
+
+def test_what_was_given_wrong_ends_everything_with_its_last_words(supervisor: Supervisor) -> None:
+    wrong = "import sys; print('oracle.url: nobody answers there', file=sys.stderr); sys.exit(2)"
+    with supervisor:
+        supervisor.start(Part("gateway", script(FOR_EVER)))
+        part = Part("agent", script(wrong))
+        supervisor.add(part, {})
+        assert part.process is not None
+        part.process.wait(DEADLINE)
+        with pytest.raises(RunFailure, match=r"agent cannot go on: oracle\.url: nobody answers there"):
+            supervisor.watch()
+
+
+def test_a_part_that_never_comes_up_is_named_with_its_last_words(supervisor: Supervisor) -> None:
+    health = "http://127.0.0.1:9/healthz"
+    dead = Part("decider", script("import sys; print('no room'); sys.exit(1)"), health)
+    with supervisor, pytest.raises(RunFailure, match="decider did not start: no room"):
+        supervisor.start(dead)
+
+
+def test_a_part_that_is_never_well_is_given_up_at_its_deadline(supervisor: Supervisor) -> None:
+    slow = Part("engine-0", script(FOR_EVER), "http://127.0.0.1:9/healthz", deadline=0.3)
+    with supervisor, pytest.raises(RunFailure, match="engine-0 was not ready within"):
+        supervisor.start(slow)
+    assert slow.process is not None
+    assert slow.process.poll() is not None
+
+
+def test_parts_end_in_the_order_opposite_to_their_start(supervisor: Supervisor, tmp_path: Path) -> None:
+    order = tmp_path / "order"
+    text = (
+        "import signal, sys, time\n"
+        "def end(*_):\n"
+        f"    open({str(order)!r}, 'a').write(sys.argv[1] + ' '); sys.exit(0)\n"
+        "signal.signal(signal.SIGTERM, end)\n"
+        f"open({str(order)!r} + sys.argv[1], 'w').close()\n"
+        "time.sleep(600)"
+    )
+    with supervisor:
+        for name in ("gateway", "agent"):
+            supervisor.start(Part(name, [*script(text), name]))
+            until(lambda name=name: Path(f"{order}{name}").exists(), supervisor)
+    assert order.read_text() == "agent gateway "
+
+
+def test_a_part_that_does_not_end_is_killed(
+    supervisor: Supervisor, told: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervising, "END_SECONDS", 0.3)
+    ready = tmp_path / "ready"
+    deaf = f"import signal, time; signal.signal(15, signal.SIG_IGN); open({str(ready)!r}, 'w'); time.sleep(600)"
+    part = Part("agent", script(deaf))
+    with supervisor:
+        supervisor.start(part)
+        until(ready.exists, supervisor)
+    assert part.process is not None
+    assert part.process.returncode == -9
+    assert told == ["agent did not end in 0 s and is killed"]
+
+
+def test_what_parts_print_and_their_environment_are_their_own(supervisor: Supervisor, tmp_path: Path) -> None:
+    text = "import os; print(os.environ['SHARED'], os.environ.get('OWN'))"
+    with supervisor:
+        for name, own in (("agent", {"OWN": "secret"}), ("users", {})):
+            part = Part(name, script(text))
+            supervisor.add(part, own)
+            assert part.process is not None
+            part.process.wait(DEADLINE)
+    assert (tmp_path / "logs" / "agent.log").read_text() == "all secret\n"
+    assert (tmp_path / "logs" / "users.log").read_text() == "all None\n"
