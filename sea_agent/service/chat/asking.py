@@ -116,11 +116,8 @@ class Asking:
     def _forget_full(self, now: float) -> None:
         """Let go of users whose bucket is full, as that of a stranger is."""
         full, a_second = self._live.user_burst, self._live.user_asks_per_day / DAY
-        self._users = {
-            user: bucket
-            for user, bucket in self._users.items()
-            if bucket.tokens + (now - bucket.since) * a_second < full
-        }
+        poorer = ((user, own) for user, own in self._users.items() if own.tokens + (now - own.since) * a_second < full)
+        self._users = dict(poorer)
         self._most_users = max(MOST_USERS, 2 * len(self._users))
 
     def _chance(self, purpose: str, key: str) -> float:

@@ -129,7 +129,7 @@ class Gateway:
         return self.flow.asking.consider(asked.user_hash, asked.id, asked.created_at)
 
     def _place(self, user_hash: str) -> int | None:
-        """The engine of a user while there is a canary: the last one for those who try it, one of the rest for others."""
+        """The engine of a user while there is a canary: the last one for those who try it, and one of the rest."""
         engines = self.serving.engines
         if len(engines) < 2 or engines[-1].wanted == engines[0].wanted:
             return None

@@ -19,8 +19,8 @@ NO_TEXTS = {"messages": "[]", "prompt": "{}", "responses": "[]", "answer": ""}
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What the store knows of a user and a conversation before a request: whether they may be asked, which nobody may in
-    a run that is closed, the bucket that says how often, and whether the last request of the conversation asked."""
+    """What the store knows of a user and a conversation before a request: whether they may be asked, which nobody may in a
+    closed run, the bucket that says how often, and whether the last request of the conversation asked."""
 
     asks: bool
     tokens: float | None
@@ -60,8 +60,8 @@ def known(connection: Connection, run: str, user_hash: str, conversation: str) -
 
 
 def begin(connection: Connection, row: Values) -> Row | None:
-    """Write a request with an idempotency key before it is answered. None if it is new, or if nobody answers the last one
-    any more, which failed or was cut off; else the row that is there.
+    """Write a request with an idempotency key before it is answered. None if it is new, or if nobody answers the last
+    one any more, which failed or was cut off; else the row that is there.
 
     Raises:
         Conflict: for a key that came with another body before.
