@@ -13,6 +13,9 @@ from sea_agent.web.problems import Problem, problem_response
 TEXT_CHARACTERS = 100_000
 """Longest prompt, response or instruction."""
 
+MOST_BUCKETS = 10_000
+"""Callers who are remembered before those are forgotten who may ask as often as a stranger."""
+
 _NO_NUL = r"^[^\x00]*$"
 
 LongText = Annotated[str, StringConstraints(max_length=TEXT_CHARACTERS, pattern=_NO_NUL)]
@@ -64,6 +67,7 @@ class RateLimit:
         self._burst = burst
         self._clock = clock
         self._buckets: dict[str, tuple[float, float]] = {}
+        self._most = MOST_BUCKETS
 
     def take(self, key: str) -> None:
         """Take one request from a key's bucket.
@@ -72,6 +76,8 @@ class RateLimit:
             Problem: 429 when it is empty, with the seconds until it is not.
         """
         now = self._clock()
+        if key not in self._buckets and len(self._buckets) >= self._most:
+            self._forget_full(now)
         tokens, since = self._buckets.get(key, (float(self._burst), now))
         tokens = min(self._burst, tokens + (now - since) * self._rate)
         if tokens < 1:
@@ -79,3 +85,9 @@ class RateLimit:
             seconds = math.ceil((1 - tokens) / self._rate)
             raise Problem(429, "Too many requests with this key.", headers={"Retry-After": str(seconds)})
         self._buckets[key] = (tokens - 1, now)
+
+    def _forget_full(self, now: float) -> None:
+        """Let go of buckets that are full again, as that of a stranger is."""
+        kept = ((key, own) for key, own in self._buckets.items() if own[0] + (now - own[1]) * self._rate < self._burst)
+        self._buckets = dict(kept)
+        self._most = max(MOST_BUCKETS, 2 * len(self._buckets))

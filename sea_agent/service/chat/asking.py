@@ -15,6 +15,8 @@ WINDOW = 400
 """Considered requests with which the information of the next is compared."""
 RUN_BURST = 3.0
 """Most duels of a run that are saved up while nobody could be asked."""
+MOST_USERS = 10_000
+"""Users who are remembered before those are forgotten who may be asked as often as a stranger."""
 DAY = 86_400.0
 
 
@@ -42,6 +44,7 @@ class Asking:
         self._seed = seed
         self._credit = 1.0
         self._users: dict[str, Bucket] = {}
+        self._most_users = MOST_USERS
         self._seen: deque[tuple[float, float]] = deque(maxlen=WINDOW)
 
     def is_heldout(self, conversation: str) -> bool:
@@ -73,12 +76,23 @@ class Asking:
         """Whether a considered request becomes a duel: its answer tells more than those of most others, and nobody else
         used up what there was meanwhile. Takes a token of the user and of the run if so."""
         live = self._live
-        mine = (information, self._chance("tie", request))
-        self._seen.append(mine)
+        mine = self.note(request, information)
         considered = max(live.considered_share, live.ask_share) - live.ask_share * live.audit_share
         share = live.ask_share * (1.0 - live.audit_share) / considered if considered > 0 else 0.0
         higher = sum(other > mine for other in self._seen)
         return higher < share * len(self._seen) and self.spend(user, now)
+
+    def note(self, request: str, information: float) -> tuple[float, float]:
+        """Remember what a considered request could have told: 0 where there was nothing to ask. Returns what it is
+        compared by."""
+        mine = (information, self._chance("tie", request))
+        self._seen.append(mine)
+        return mine
+
+    def give_back(self, user: str, now: float) -> None:
+        """Undo ``spend``: nobody was asked after all."""
+        self._credit += 1.0
+        self.bucket(user, now).tokens += 1.0
 
     def spend(self, user: str, now: float) -> bool:
         """Take a token of the user and of the run; whether both had one."""
@@ -92,10 +106,19 @@ class Asking:
     def bucket(self, user: str, now: float) -> Bucket:
         """How often a user may be asked now. It fills with time alone: who writes more is not asked more."""
         full = self._live.user_burst
+        if user not in self._users and len(self._users) >= self._most_users:
+            self._forget_full(now)
         bucket = self._users.setdefault(user, Bucket(full, now))
         gained = max(0.0, now - bucket.since) * self._live.user_asks_per_day / DAY
         bucket.tokens, bucket.since = min(full, bucket.tokens + gained), max(now, bucket.since)
         return bucket
+
+    def _forget_full(self, now: float) -> None:
+        """Let go of users whose bucket is full, as that of a stranger is."""
+        full, a_second = self._live.user_burst, self._live.user_asks_per_day / DAY
+        poorer = ((user, own) for user, own in self._users.items() if own.tokens + (now - own.since) * a_second < full)
+        self._users = dict(poorer)
+        self._most_users = max(MOST_USERS, 2 * len(self._users))
 
     def _chance(self, purpose: str, key: str) -> float:
         return float(generator_for(self._seed, "asking", purpose, key).random())

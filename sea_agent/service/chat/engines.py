@@ -6,12 +6,13 @@ A response that was begun on an engine that dies is continued on another one fro
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import httpx
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError
 
 CONNECT_SECONDS = 5.0
 LINE_SECONDS = 60.0
@@ -20,6 +21,9 @@ LINE_SECONDS = 60.0
 logger = logging.getLogger(__name__)
 
 Line = dict[str, Any]
+
+_FAULTS = (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL, TimeoutError, ValueError, KeyError, TypeError)
+"""What an engine or a decider that fails, or says what nobody understands, leads to here."""
 
 
 class Refused(Exception):
@@ -50,16 +54,45 @@ class Whole:
     prompt: Prompt | None = None
 
     def add(self, line: Line) -> None:
-        """Take in a line of the engine."""
+        """Take in a line of the engine: the whole of it or, with an exception, nothing."""
         if "prompt" in line:
-            self.prompt = self.prompt or Prompt(line["prompt"]["text"], tuple(line["prompt"]["token_ids"]))
+            self.prompt = self.prompt or Prompt(str(line["prompt"]["text"]), tuple(line["prompt"]["token_ids"]))
         elif "finish" in line:
-            self.finish = line["finish"]
-            self.text = line["text"]
+            if self.prompt is None:
+                raise ValueError("it ended a response without a prompt")
+            self.finish = str(line["finish"])
         else:
-            self.token_ids += line["token_ids"]
-            self.logprobs += line["logprobs"]
-            self.version = line["version"] if self.version is None else min(self.version, line["version"])
+            text, version = str(line["text"]), int(line["version"])
+            tokens, logprobs = list(line["token_ids"]), list(line["logprobs"])
+            if len(tokens) != len(logprobs):
+                raise ValueError(f"it sent {len(tokens)} tokens with {len(logprobs)} log-probabilities")
+            self.text += text
+            self.token_ids += tokens
+            self.logprobs += logprobs
+            self.version = version if self.version is None else min(self.version, version)
+
+
+class Said(BaseModel):
+    """What the decider says: the pair that is worth a choice, if any, which response is best, and what a label of the
+    pair would tell."""
+
+    model_config = ConfigDict(frozen=True)
+
+    pair: tuple[StrictInt, StrictInt] | None
+    best: StrictInt
+    information: Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+    regret_first: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    regret_best: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    regret_pair: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    trust: float = 0.0
+
+    def require_sense(self, responses: int, shown: int | None) -> None:
+        """Raises: ValueError when it speaks of other responses, or of a pair without what is ``shown``."""
+        places = (self.best, *(self.pair or ()))
+        if not all(0 <= place < responses for place in places):
+            raise ValueError(f"it names one of {places} among {responses} responses")
+        if self.pair is not None and shown not in (None, self.pair[0]):
+            raise ValueError(f"it names {self.pair}, and {shown} is shown already")
 
 
 class Engines:
@@ -85,7 +118,7 @@ class Engines:
         """Let go of the connections."""
         await self._client.aclose()
 
-    async def generate(self, body: Mapping[str, Any], whole: Whole, place: int | None = None) -> AsyncIterator[Line]:
+    async def generate(self, body: Mapping[str, Any], whole: Whole, place: int | None = None) -> AsyncGenerator[Line]:
         """The lines of a response, each taken in by ``whole`` before it is handed on.
 
         Args:
@@ -108,11 +141,12 @@ class Engines:
                         whole.add(line)
                         if not was_known:
                             yield line
-                if whole.finish is not None:
-                    return
-                logger.error("engine %s ended a response without its last line", url)
-            except (httpx.HTTPError, TimeoutError, ValueError, KeyError) as error:
-                logger.error("engine %s failed: %s", url, str(error) or type(error).__name__)
+                error: Exception = ValueError("it ended a response without its last line")
+            except _FAULTS as fault:
+                error = fault
+            if whole.finish is not None:
+                return
+            logger.error("engine %s failed: %s", url, _reason(error))
         raise Unavailable("No engine answers now; try again.")
 
     async def whole(self, body: Mapping[str, Any], place: int | None = None) -> Whole:
@@ -123,19 +157,20 @@ class Engines:
                 pass
         return response
 
-    async def decide(self, url: str, body: Mapping[str, Any], seconds: float) -> dict[str, Any] | None:
-        """What the decider at ``url`` says of the responses; None if it says nothing in time."""
+    async def decide(self, url: str, body: Mapping[str, Any], seconds: float) -> Said | None:
+        """What the decider at ``url`` says of the responses; None if it says nothing in time, or nothing sensible."""
         try:
             async with asyncio.timeout(seconds):
                 answer = await self._client.post(f"{url}/decide", json=body)
-            if answer.status_code == httpx.codes.OK and isinstance(said := answer.json(), dict):
-                return said
-            logger.error("the decider answered %d: %s", answer.status_code, answer.text[:200])
-        except (httpx.HTTPError, TimeoutError, ValueError) as error:
-            logger.error("the decider does not answer: %s", str(error) or type(error).__name__)
-        return None
+            answer.raise_for_status()
+            said = Said.model_validate(answer.json())
+            said.require_sense(len(body["responses"]), body["shown"])
+        except _FAULTS as error:
+            logger.error("the decider does not answer: %s", _reason(error))
+            return None
+        return said
 
-    async def _lines(self, url: str, body: Mapping[str, Any]) -> AsyncIterator[Line]:
+    async def _lines(self, url: str, body: Mapping[str, Any]) -> AsyncGenerator[Line]:
         async with self._client.stream("POST", f"{url}/generate", json=body) as answer:
             if answer.status_code == httpx.codes.UNPROCESSABLE_ENTITY:
                 raise Refused(str(json.loads(await answer.aread())["detail"]))
@@ -143,3 +178,8 @@ class Engines:
             async for line in answer.aiter_lines():
                 if line:
                     yield json.loads(line)
+
+
+def _reason(error: Exception) -> str:
+    """In words, without texts of users: pydantic's messages have what was not understood."""
+    return type(error).__name__ if isinstance(error, ValidationError) else str(error) or type(error).__name__

@@ -1,78 +1,43 @@
 """From a request to its answer: sampled, perhaps made a duel, on disk, and only then complete.
 
 The work of a request goes on in a task of its own, and whoever answers the request reads its events. Where the client
-has left, a request with an idempotency key is finished all the same, so that the client finds it when it asks again.
+has left, a request with an idempotency key is finished all the same, so that the client finds it when it asks again;
+so is one of which everything was shown.
 """
 
 import asyncio
 import logging
-import secrets
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
 from sea_agent.seeding import generator_for, seed_for
+from sea_agent.service.chat.answers import Asked, Outcome, answer_out, duel_out, pair_of, prompt_out, response_out
 from sea_agent.service.chat.asking import Asking, Plan
-from sea_agent.service.chat.engines import Engines, Prompt, Refused, Unavailable, Whole
+from sea_agent.service.chat.engines import Engines, Refused, Said, Unavailable, Whole
 from sea_agent.service.chat.settings import LiveSettings
 from sea_agent.service.chat.stops import Stops
-from sea_agent.service.schemas.chat import ChatIn, ChatOut, Choice, DuelOut, MessageOut, SeaOut, Usage
 from sea_agent.service.store import completions as store
-from sea_agent.service.store import queries
-from sea_agent.service.store.database import Database
+from sea_agent.service.store.database import Database, StoreUnavailable
 
 logger = logging.getLogger(__name__)
-
-HOUR = 3600.0
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A request that is to be answered. ``place`` is the engine of its user while there is a canary."""
-
-    id: str
-    body: ChatIn
-    run: str
-    user_hash: str
-    conversation: str
-    key_id: str
-    idempotency_key: str | None
-    digest: str
-    created_at: float
-    heldout: bool
-    eligible: bool
-    plan: Plan
-    place: int | None
-
-    @property
-    def messages(self) -> list[dict[str, str]]:
-        """The conversation."""
-        return [message.plain() for message in self.body.messages]
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What happens while a request is answered: a text of a choice (``text``), its end (``end``, with why), the whole
-    answer once it is on disk (``done``), or why there is none (``error``)."""
+    """What happens while a request is answered: a text of a choice (``text``), the whole answer once it is on disk
+    (``done``), or why there is none (``error``)."""
 
-    kind: Literal["text", "end", "done", "error"]
+    kind: Literal["text", "done", "error"]
     index: int = 0
     text: str = ""
     answer: dict[str, Any] | None = None
     error: Exception | None = None
 
 
-@dataclass(slots=True)
-class Outcome:
-    """What is shown, the first choice first, and what the user is asked. ``duel`` has the pair in its own order."""
-
-    shown: list[Whole]
-    asked: Literal["duel", "audit"] | None = None
-    duel: tuple[Whole, Whole] | None = None
-    said: dict[str, Any] = field(default_factory=dict)
-    spent: bool = False
+Tell = Callable[[Event], None]
 
 
 class Flow:
@@ -89,50 +54,65 @@ class Flow:
     ) -> None:
         self.live, self.asking = live, asking
         self._database, self._engines, self._clock, self._seed = database, engines, clock, seed
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._shown: set[str] = set()
+        """Requests of which everything was shown, and which are being written to disk."""
 
     async def close(self) -> None:
         """End what is being answered; it has failed then."""
-        tasks = list(self._tasks.values())
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        await _end(list(self._tasks))
 
-    def running(self, completion_id: str) -> asyncio.Task[None] | None:
-        """The work of a request that is being answered now."""
-        return self._tasks.get(completion_id)
+    def begin(self, asked: Asked, ended: Callable[[], None]) -> AsyncGenerator[Event]:
+        """Answer a request. What happens until it is answered; the last event is ``done`` or ``error``.
 
-    async def events(self, asked: Asked) -> AsyncIterator[Event]:
-        """What happens until the request is answered; the last event is ``done`` or ``error``."""
+        ``ended`` is called when the work has ended, whoever still listens.
+        """
         queue: asyncio.Queue[Event] = asyncio.Queue()
-        task = self._tasks[asked.id] = asyncio.create_task(self._work(asked, queue.put_nowait))
-        task.add_done_callback(lambda _: self._tasks.pop(asked.id, None))
+        task = asyncio.create_task(self._work(asked, queue.put_nowait))
+        self._tasks.add(task)
+
+        def end(_: object) -> None:
+            self._tasks.discard(task)
+            self._shown.discard(asked.id)
+            # Last, for a task that was cancelled before it began, and told nobody.
+            queue.put_nowait(_stopping())
+            ended()
+
+        task.add_done_callback(end)
+        return self._listen(asked, task, queue)
+
+    async def _listen(
+        self, asked: Asked, task: asyncio.Task[None], queue: asyncio.Queue[Event]
+    ) -> AsyncGenerator[Event]:
         try:
             while True:
                 event = await queue.get()
                 yield event
-                if event.kind in ("done", "error"):
+                if event.kind != "text":
                     return
         finally:
-            if asked.idempotency_key is None:
+            if asked.idempotency_key is None and asked.id not in self._shown:
                 task.cancel()
 
-    async def _work(self, asked: Asked, tell: Callable[[Event], None]) -> None:
-        row: dict[str, Any] = {"first_token_at": None}
+    async def _work(self, asked: Asked, tell: Tell) -> None:
+        first_token_at: float | None = None
 
         def told(event: Event) -> None:
-            if row["first_token_at"] is None and event.kind == "text":
-                row["first_token_at"] = self._clock()
+            nonlocal first_token_at
+            first_token_at = first_token_at or self._clock()
             tell(event)
 
         try:
             outcome = await self._respond(asked, told)
-            answer = await self._keep(asked, outcome, row)
+            self._shown.add(asked.id)
+            answer = await self._keep(asked, outcome, first_token_at)
         except asyncio.CancelledError:
             await self._fail(asked)
-            tell(Event("error", error=Unavailable("The service is stopping; send the request again.")))
+            tell(_stopping())
             raise
+        except StoreUnavailable as error:
+            tell(Event("error", error=error))  # first, as the store may let wait once more
+            await self._fail(asked)
         except Exception as error:  # of whatever kind: the request has failed and its caller must hear so
             if not isinstance(error, (Refused, Unavailable)):
                 logger.error("a completion failed: %s", type(error).__name__, exc_info=error)
@@ -143,87 +123,124 @@ class Flow:
 
     # --- sampling and asking -----------------------------------------------------------------------------------------
 
-    async def _respond(self, asked: Asked, tell: Callable[[Event], None]) -> Outcome:
+    async def _respond(self, asked: Asked, tell: Tell) -> Outcome:
         """The choices; those that stream are told as they come, the others when they are known."""
         live = self.live.live
         streams = bool(asked.body.stream) and live.answer == "first"
-        samples = {Plan.PLAIN: 1 if live.answer == "first" or asked.body.n > 1 else live.best_of, Plan.AUDIT: 1}.get(
-            asked.plan, live.candidates
-        )
-        if asked.body.n > 1 or (asked.plan is Plan.PLAIN and samples == 1):
-            every = (self._streamed(asked, index, tell) for index in range(asked.body.n))
-            return Outcome(await _all(every))
-        others = [asyncio.create_task(self._beside(asked, index)) for index in range(1, samples)]
-        if asked.plan is Plan.AUDIT:
-            others = [asyncio.create_task(self._beside(asked, 1, initial=True))]
-        try:
-            own = await (self._streamed(asked, 0, tell) if streams else self._beside(asked, 0, priority=0))
-            beside = await _finished(others, live.wait_seconds)
-            outcome = await self._choose(asked, own, beside, streams)
-        finally:
-            for task in others:
-                task.cancel()
-        for index, whole in list(enumerate(outcome.shown))[1 if streams else 0 :]:
-            tell(Event("text", index, whole.text))
-            tell(Event("end", index, whole.finish or "stop"))
+        if asked.plan is Plan.AUDIT and self.asking.spend(asked.user_hash, self._clock()):
+            outcome = await self._audit(asked, tell, streams)
+            if outcome.asked is None:
+                self.asking.give_back(asked.user_hash, self._clock())
+        elif asked.plan is Plan.DUEL:
+            outcome = await self._compare(asked, tell, streams, live.candidates)
+        elif live.answer == "best" and asked.body.n == 1 and not asked.body.stops:
+            outcome = await self._compare(asked, tell, streams, live.best_of)
+        else:
+            return Outcome(await self._every(asked, tell))
+        for index, whole in enumerate(outcome.shown):
+            if index > 0 or not streams:
+                tell(Event("text", index, whole.text))
         return outcome
 
-    async def _choose(self, asked: Asked, own: Whole, beside: Sequence[Whole], streams: bool) -> Outcome:
-        """What of the responses is shown, and whether the user is asked. ``own`` is shown already if it ``streams``."""
-        if asked.plan is Plan.AUDIT:
-            differs = beside and beside[0].text != own.text
-            if not differs or not self.asking.spend(asked.user_hash, self._clock()):
-                return Outcome([own])
-            pair = (own, beside[0])
-            return Outcome(self._order(asked, pair, streams), "audit", pair, spent=True)
-        everyone = [own, *beside]
-        said = await self._decide(asked, everyone, 0 if streams else None) if beside else None
-        if said is None:
+    async def _every(self, asked: Asked, tell: Tell) -> list[Whole]:
+        """As many responses as are wanted; when one fails, the others end."""
+        tasks = [asyncio.create_task(self._streamed(asked, index, tell)) for index in range(asked.body.n)]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            await _end(tasks)
+
+    async def _audit(self, asked: Asked, tell: Tell, streams: bool) -> Outcome:
+        """The live policy's response and the initial one's, in a drawn order: which one streams is drawn before."""
+        swapped = self._is_swapped(asked)
+        initial_first = streams and swapped
+        beside = [asyncio.create_task(self._beside(asked, 1, initial=not initial_first))]
+        try:
+            if streams:
+                own = await self._streamed(asked, 0, tell, initial=initial_first)
+            else:
+                own = await self._beside(asked, 0, priority=0)
+            others = await _finished(beside, self.live.live.wait_seconds)
+        finally:
+            await _end(beside)
+        if not others or others[0].text == own.text or others[0].version == own.version:
+            return Outcome([own])  # nothing to choose, or both are the initial policy's
+        other = others[0]
+        pair = (other, own) if initial_first else (own, other)
+        return Outcome(list(pair[::-1] if swapped else pair), "audit", pair)
+
+    async def _compare(self, asked: Asked, tell: Tell, streams: bool, count: int) -> Outcome:
+        """What of ``count`` responses is shown, and whether the user is asked. The first streams if one does."""
+        others = [asyncio.create_task(self._beside(asked, index)) for index in range(1, count)]
+        loop = asyncio.get_running_loop()
+        try:
+            own = await (self._streamed(asked, 0, tell) if streams else self._beside(asked, 0, priority=0))
+            until = loop.time() + self.live.live.wait_seconds
+            everyone = [own, *await _finished(others, self.live.live.wait_seconds)]
+        finally:
+            await _end(others)
+        if len(everyone) == 1 or (left := until - loop.time()) <= 0:
             return Outcome([own])
-        pair = _pair(said, everyone, shown=0 if streams else None) if asked.plan is Plan.DUEL else None
-        if pair is not None and self.asking.ask(asked.user_hash, asked.id, float(said["information"]), self._clock()):
-            return Outcome(self._order(asked, pair, streams), "duel", pair, said, spent=True)
-        best = said["best"] if self.live.live.answer == "best" and said.get("trust", 0.0) > 0 else 0
-        return Outcome([own if streams else everyone[best]], said=said)
+        said = await self._decide(asked, everyone, 0 if streams else None, left)
+        return Outcome([own]) if said is None else self._choose(asked, everyone, said, streams)
 
-    def _order(self, asked: Asked, pair: tuple[Whole, Whole], streams: bool) -> list[Whole]:
-        """The pair as it is shown: in a drawn order, unless the first of it was streamed already."""
-        swapped = not streams and generator_for(self._seed, "order", asked.id).random() < 0.5
-        return list(pair[::-1] if swapped else pair)
+    def _choose(self, asked: Asked, everyone: list[Whole], said: Said, streams: bool) -> Outcome:
+        """What of the responses is shown, the first of them being shown already if it ``streams``."""
+        information = None
+        if asked.plan is Plan.DUEL:
+            pair = pair_of(said, everyone)
+            information = 0.0 if pair is None else said.information
+            if pair is None:
+                self.asking.note(asked.id, information)
+            elif self.asking.ask(asked.user_hash, asked.id, information, self._clock()):
+                swapped = not streams and self._is_swapped(asked)
+                shown = list(pair[::-1] if swapped else pair)
+                return Outcome(shown, "duel", pair, information, said.regret_pair)
+        if self.live.live.answer == "best" and not streams and said.trust > 0:
+            return Outcome([everyone[said.best]], information=information, regret=said.regret_best)
+        return Outcome([everyone[0]], information=information, regret=said.regret_first)
 
-    async def _decide(self, asked: Asked, everyone: Sequence[Whole], shown: int | None) -> dict[str, Any] | None:
-        prompt = everyone[0].prompt
+    def _is_swapped(self, asked: Asked) -> bool:
+        """Whether the second of a pair is shown first."""
+        return bool(generator_for(self._seed, "order", asked.id).random() < 0.5)
+
+    async def _decide(self, asked: Asked, everyone: Sequence[Whole], shown: int | None, seconds: float) -> Said | None:
         body = {
             "id": asked.id,
-            "prompt": _prompt(prompt) | {"messages": asked.messages},
-            "responses": [_response(asked, index, whole) for index, whole in enumerate(everyone)],
+            "prompt": prompt_out(everyone[0].prompt) | {"messages": asked.messages},
+            "responses": [response_out(asked, index, whole) for index, whole in enumerate(everyone)],
             "shown": shown,
         }
-        return await self._engines.decide(self.live.decider, body, self.live.live.wait_seconds)
+        return await self._engines.decide(self.live.decider, body, seconds)
 
-    async def _streamed(self, asked: Asked, index: int, tell: Callable[[Event], None]) -> Whole:
+    async def _streamed(self, asked: Asked, index: int, tell: Tell, *, initial: bool = False) -> Whole:
         """A response whose texts are told as they come, up to the first of the request's stop texts."""
-        whole, stops = Whole([], []), Stops(asked.body.stops)
-        async with aclosing(self._engines.generate(self._request(asked, index, 0), whole, asked.place)) as lines:
+        whole, stops, texts = Whole([], []), Stops(asked.body.stops), list[str]()
+
+        def pass_on(text: str) -> None:
+            if text:
+                texts.append(text)
+                tell(Event("text", index, text))
+
+        request = self._request(asked, index, 0, initial)
+        async with aclosing(self._engines.generate(request, whole, asked.place)) as lines:
             async for line in lines:
-                if text := stops.pass_on(line.get("text", "") if "finish" not in line else ""):
-                    tell(Event("text", index, text))
+                pass_on(stops.pass_on(line["text"]) if "token_ids" in line else "")
                 if stops.met:
                     break
-        if text := stops.rest():
-            tell(Event("text", index, text))
-        whole.text, whole.finish = stops.cut(whole.text), "stop" if stops.met else whole.finish
-        tell(Event("end", index, whole.finish or "stop"))
+        pass_on(stops.rest())
+        whole.text = "".join(texts)  # what was shown is the response, however it came
+        if stops.met:
+            whole.finish = "stop"
         return whole
 
     async def _beside(self, asked: Asked, index: int, *, initial: bool = False, priority: int = 1) -> Whole:
-        request = self._request(asked, index, priority)
-        return await self._engines.whole(request | ({"weights": "initial"} if initial else {}), asked.place)
+        return await self._engines.whole(self._request(asked, index, priority, initial), asked.place)
 
-    def _request(self, asked: Asked, index: int, priority: int) -> dict[str, Any]:
+    def _request(self, asked: Asked, index: int, priority: int, initial: bool) -> dict[str, Any]:
         body, longest = asked.body, self.live.max_new_tokens
         seed = seed_for(self._seed, asked.id, index) if body.seed is None else seed_for("seed", body.seed, index)
-        return {
+        request = {
             "id": f"{asked.id}-{index}",
             "messages": asked.messages,
             "max_new_tokens": min(body.longest or longest, longest),
@@ -231,87 +248,62 @@ class Flow:
             "seed": seed,
             "priority": priority,
         }
+        return request | ({"weights": "initial"} if initial else {})
 
     # --- what is kept ------------------------------------------------------------------------------------------------
 
-    async def _keep(self, asked: Asked, outcome: Outcome, row: dict[str, Any]) -> dict[str, Any]:
+    async def _keep(self, asked: Asked, outcome: Outcome, first_token_at: float | None) -> dict[str, Any]:
         """Write the answer to disk; only then it may be told."""
         now = self._clock()
-        duel = self._duel(asked, outcome, now)
-        out = _answer(asked, outcome, duel)
+        duel = duel_out(asked, outcome, now, self.live.live.patience_hours)
+        out = answer_out(asked, outcome, duel)
         answer = out.model_dump(mode="json")
         stored = asked.body.store is not False
-        shown = [_response(asked, index, whole) for index, whole in enumerate(outcome.shown)]
         kept = store.NO_TEXTS
         if stored:
-            kept = store.texts(asked.messages, _prompt(outcome.shown[0].prompt), shown, answer)
-        regret = outcome.said.get("regret_best" if self.live.live.answer == "best" else "regret_first")
-        row |= store.begun(asked) | kept
-        row |= {
-            "state": "done",
-            "stored": stored,
-            "asked": outcome.asked,
-            "query_id": None if duel is None else duel["id"],
-            "information": outcome.said.get("information"),
-            "regret": regret,
-            "policy_version": out.sea.policy_version,
-            "prompt_tokens": out.usage.prompt_tokens,
-            "completion_tokens": out.usage.completion_tokens,
-            "first_token_at": row["first_token_at"] or now,
-            "done_at": now,
-        }
-        bucket = self.asking.bucket(asked.user_hash, now) if outcome.spent else None
+            shown = [response_out(asked, index, whole) for index, whole in enumerate(outcome.shown)]
+            kept = store.texts(asked.messages, prompt_out(outcome.shown[0].prompt), shown, answer)
+        row = (
+            store.begun(asked)
+            | kept
+            | {
+                "state": "done",
+                "stored": stored,
+                "asked": outcome.asked,
+                "query_id": None if duel is None else duel["id"],
+                "information": outcome.information,
+                "regret": outcome.regret,
+                "policy_version": outcome.version,
+                "prompt_tokens": out.usage.prompt_tokens,
+                "completion_tokens": out.usage.completion_tokens,
+                "first_token_at": first_token_at or now,
+                "done_at": now,
+            }
+        )
+        bucket = self.asking.bucket(asked.user_hash, now) if outcome.asked is not None else None
         spent = None if bucket is None else (bucket.tokens, bucket.since)
         await self._database.write(partial(store.end, row=row, duel=duel, bucket=spent))
         return answer
 
-    def _duel(self, asked: Asked, outcome: Outcome, now: float) -> dict[str, Any] | None:
-        """The duel as the store takes it, its responses in the order in which they were chosen."""
-        if outcome.duel is None:
-            return None
-        first, second = outcome.duel
-        (duel,) = queries.addressed(
-            asked.run,
-            [
-                {
-                    "client_key": asked.id,
-                    "prompt": _prompt(first.prompt)["text"],
-                    "first": first.text,
-                    "second": second.text,
-                    "policy_version": first.version,
-                    "rule": "audit" if outcome.asked == "audit" else "sea_ee",
-                    "score": outcome.said.get("information"),
-                    "votes_needed": 1,
-                    "priority": 0,
-                    "expires_at": now + self.live.live.patience_hours * HOUR,
-                    "gold": None,
-                }
-            ],
-        )
-        return duel
-
     async def _fail(self, asked: Asked) -> None:
-        row = store.begun(asked) | store.NO_TEXTS
-        row |= {"state": "failed", "stored": False, "done_at": self._clock()}
+        """Count a request that failed, unless its answer is on disk all the same."""
         try:
-            await asyncio.shield(self._database.write(partial(store.end, row=row, duel=None, bucket=None)))
+            fail = partial(store.fail, row=store.begun(asked), now=self._clock())
+            await self._database.write(fail)
         except Exception as error:  # the request has failed anyway, perhaps for the same reason
             logger.error("a failed completion could not be counted: %s", type(error).__name__)
 
 
-def new_id() -> str:
-    """Of a completion."""
-    return f"chatcmpl-{secrets.token_hex(10)}"
+def _stopping() -> Event:
+    return Event("error", error=Unavailable("The service is stopping; send the request again."))
 
 
-async def _all(work: Iterable[Coroutine[Any, Any, Whole]]) -> list[Whole]:
-    """The results of all; when one fails, the others are cancelled."""
-    tasks = [asyncio.create_task(one) for one in work]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
+async def _end(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancel what is not finished, and wait until it is."""
+    left = list(tasks)
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
 
 
 async def _finished(tasks: Sequence[asyncio.Task[Whole]], seconds: float) -> list[Whole]:
@@ -320,52 +312,3 @@ async def _finished(tasks: Sequence[asyncio.Task[Whole]], seconds: float) -> lis
         return []
     done, _ = await asyncio.wait(tasks, timeout=seconds)
     return [task.result() for task in tasks if task in done and task.exception() is None]
-
-
-def _pair(said: dict[str, Any], everyone: Sequence[Whole], shown: int | None) -> tuple[Whole, Whole] | None:
-    """The two responses that the decider names, if it names two that differ, the one that is ``shown`` first."""
-    match said.get("pair"):
-        case [int(i), int(j)] if shown in (None, i) and all(0 <= one < len(everyone) for one in (i, j)):
-            first, second = everyone[i], everyone[j]
-            return (first, second) if first.text != second.text else None
-    return None
-
-
-def _prompt(prompt: Prompt | None) -> dict[str, Any]:
-    return {} if prompt is None else {"text": prompt.text, "token_ids": list(prompt.token_ids)}
-
-
-def _response(asked: Asked, index: int, whole: Whole) -> dict[str, Any]:
-    return {
-        "id": f"response-{asked.id.removeprefix('chatcmpl-')}-{index}",
-        "text": whole.text,
-        "token_ids": whole.token_ids,
-        "logprobs": whole.logprobs,
-        "policy_version": whole.version or 0,
-    }
-
-
-def _answer(asked: Asked, outcome: Outcome, duel: dict[str, Any] | None) -> ChatOut:
-    versions = [whole.version for whole in outcome.shown if whole.version is not None]
-    prompt = outcome.shown[0].prompt
-    usage = (0 if prompt is None else len(prompt.token_ids), sum(len(whole.token_ids) for whole in outcome.shown))
-    # Blind: an audit shows the initial policy beside the live one, and must not be told from other duels.
-    version = max(versions, default=None) if outcome.asked == "audit" else min(versions, default=None)
-    return ChatOut(
-        id=asked.id,
-        created=int(asked.created_at),
-        model=asked.run,
-        choices=[
-            Choice(index=index, message=MessageOut(content=whole.text), finish_reason=_reason(whole))
-            for index, whole in enumerate(outcome.shown)
-        ],
-        usage=Usage(prompt_tokens=usage[0], completion_tokens=usage[1], total_tokens=sum(usage)),
-        sea=SeaOut(
-            policy_version=version,
-            duel=None if duel is None else DuelOut(id=duel["id"], expires_at=duel["expires_at"]),
-        ),
-    )
-
-
-def _reason(whole: Whole) -> Literal["stop", "length"]:
-    return "length" if whole.finish == "length" else "stop"

@@ -5,16 +5,19 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+from sqlalchemy import Row
+
 from sea_agent.seeding import generator_for
+from sea_agent.service.chat.answers import Asked
 from sea_agent.service.chat.asking import WINDOW, Asking, Plan
 from sea_agent.service.chat.engines import Engines
-from sea_agent.service.chat.flow import Asked, Event, Flow, new_id
+from sea_agent.service.chat.flow import Event, Flow
 from sea_agent.service.chat.serving import Serving
 from sea_agent.service.chat.settings import TOKEN, LiveSettings
 from sea_agent.service.limits import RateLimit
@@ -36,7 +39,15 @@ class Reply:
 
     id: str
     created: int
-    events: AsyncIterator[Event]
+    events: AsyncGenerator[Event]
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A request with an idempotency key that is being answered: the digest of its body, and when that has ended."""
+
+    digest: str
+    ended: asyncio.Event
 
 
 @dataclass(frozen=True)
@@ -51,6 +62,10 @@ class Gateway:
     rate: RateLimit
     seed: int
     clock: Callable[[], float]
+    claims: dict[tuple[str, str], Claim] = field(default_factory=dict)
+    """By key and idempotency key. No other process answers, so a request that is not here is not being answered."""
+    considered: set[str] = field(default_factory=set)
+    """Conversations of which a request may become a duel now."""
 
     @property
     def run(self) -> str:
@@ -61,73 +76,100 @@ class Gateway:
         """The answer to a request of the key ``owner``, or once more what it was answered.
 
         Raises:
-            Problem: 429 for a user with too many requests.
+            Problem: 429 for a user with too many requests; 503 where the same request takes too long.
             Conflict: for an idempotency key that came with another body, or whose texts were erased.
+            StoreUnavailable: nothing has begun.
         """
-        asked = await self._asked(owner, body, idempotency_key)
-        if idempotency_key is not None and (there := await self._there(asked)) is not None:
-            return Reply(there["id"], there["created"], _again(there))
-        return Reply(asked.id, int(asked.created_at), self.flow.events(asked))
+        asked = self._asked(owner, body, idempotency_key)
+        with ExitStack() as ending:
+            if idempotency_key is not None:
+                ending.callback(await self._claim(owner, idempotency_key, asked.digest))
+                row = await self.database.write(partial(store.begin, row=store.begun(asked)))
+                if row is not None:
+                    there = _kept(row)
+                    return Reply(there["id"], there["created"], _again(there))
+            asked = replace(asked, plan=await self._plan(asked))
+            if asked.plan is not Plan.PLAIN:
+                self.considered.add(asked.conversation)
+                ending.callback(self.considered.discard, asked.conversation)
+            return Reply(asked.id, int(asked.created_at), self.flow.begin(asked, ending.pop_all().close))
 
-    async def _asked(self, owner: str, body: ChatIn, idempotency_key: str | None) -> Asked:
-        """A request with what is to be done about it."""
+    def _asked(self, owner: str, body: ChatIn, idempotency_key: str | None) -> Asked:
+        """A request, before it is known whether it may become a duel."""
         user = body.user or f"key {owner}"  # who is not named is one user of the key
         user_hash = live_runs.hashed(self.secret, user)
         self.rate.take(user_hash)
-        now, request = self.clock(), new_id()
-        conversation = _conversation(user_hash, body)
-        heldout = self.flow.asking.is_heldout(conversation)
-        eligible = body.sea.duel == "allow" and body.n == 1 and not body.stops and body.store is not False
-        plan = Plan.PLAIN
-        if eligible and not heldout:
-            known = await self.database.read(
-                partial(store.known, run=self.run, user_hash=user_hash, conversation=conversation)
-            )
-            if known.tokens is not None and known.since is not None:
-                self.flow.asking.know(user_hash, known.tokens, known.since)
-            if known.asks and not known.was_asked:
-                plan = self.flow.asking.consider(user_hash, request, now)
+        conversation = self._conversation(user_hash, body)
         return Asked(
-            id=request,
+            id=new_id(),
             body=body,
             run=self.run,
             user_hash=user_hash,
             conversation=conversation,
             key_id=owner,
             idempotency_key=idempotency_key,
-            digest=queries.digest_of(body.model_dump(mode="json")),
-            created_at=now,
-            heldout=heldout,
-            eligible=eligible,
-            plan=plan,
+            digest=self._digest([body.model_dump(exclude=set(body.model_extra or ())), body.model_extra]),
+            created_at=self.clock(),
+            heldout=self.flow.asking.is_heldout(conversation),
+            eligible=body.sea.duel == "allow" and body.n == 1 and not body.stops and body.store is not False,
+            plan=Plan.PLAIN,
             place=self._place(user_hash),
         )
 
+    async def _plan(self, asked: Asked) -> Plan:
+        """Whether a request may become a duel. At most one at a time of a conversation may."""
+        if not asked.eligible or asked.heldout or asked.conversation in self.considered:
+            return Plan.PLAIN
+        look = partial(store.known, run=self.run, user_hash=asked.user_hash, conversation=asked.conversation)
+        known = await self.database.read(look)
+        if known.tokens is not None and known.since is not None:
+            self.flow.asking.know(asked.user_hash, known.tokens, known.since)
+        if not known.asks or known.was_asked or asked.conversation in self.considered:
+            return Plan.PLAIN
+        return self.flow.asking.consider(asked.user_hash, asked.id, asked.created_at)
+
     def _place(self, user_hash: str) -> int | None:
-        """The engine of a user: the last one for those who try a canary, while there is one."""
+        """The engine of a user while there is a canary: the last one for those who try it, and one of the rest."""
         engines = self.serving.engines
         if len(engines) < 2 or engines[-1].wanted == engines[0].wanted:
             return None
-        tries = generator_for(self.seed, "canary", user_hash).random() < self.live.live.gate.canary_share
-        return len(engines) - 1 if tries else 0
+        draws = generator_for(self.seed, "canary", user_hash)
+        tries = draws.random() < self.live.live.gate.canary_share
+        return len(engines) - 1 if tries else int(draws.integers(len(engines) - 1))
 
-    async def _there(self, asked: Asked) -> dict[str, Any] | None:
-        """The answer to the same request, if it was sent before; waits for it while it is being answered."""
-        row = await self.database.write(partial(store.begin, row=store.begun(asked)))
-        if row is None:
-            return None
-        if row.state == "begun":
-            task = self.flow.running(row.id)
-            if task is not None:
-                await asyncio.wait([task], timeout=REPLAY_SECONDS)
-            row = await self.database.read(partial(store.state_of, completion_id=row.id))
-            if row is None or row.state != "done":
-                raise Problem(
-                    503, "The same request is being answered, or failed; send it again.", headers={"Retry-After": "1"}
-                )
-        if not row.answer:
-            raise Conflict("The answer to this request is not kept any more; send it with another Idempotency-Key.")
-        return dict(json.loads(row.answer))
+    async def _claim(self, owner: str, key: str, digest: str) -> Callable[[], None]:
+        """Wait until nobody else answers the same request, and say that it is answered now; returns what ends that.
+
+        Raises:
+            Conflict: for a key that came with another body.
+            Problem: 503 when it takes too long.
+        """
+        place = (owner, key)
+        try:
+            async with asyncio.timeout(REPLAY_SECONDS):
+                while (other := self.claims.get(place)) is not None:
+                    if other.digest != digest:
+                        raise store.other_body(key)
+                    await other.ended.wait()
+                claim = self.claims[place] = Claim(digest, asyncio.Event())
+        except TimeoutError:
+            raise Problem(503, "The same request is still being answered.", headers={"Retry-After": "1"}) from None
+
+        def end() -> None:
+            del self.claims[place]
+            claim.ended.set()
+
+        return end
+
+    def _conversation(self, user_hash: str, body: ChatIn) -> str:
+        """Digest of a user and the first messages of their conversation, up to their own first one."""
+        messages = [message.plain() for message in body.messages]
+        own = next((place for place, message in enumerate(messages) if message["role"] == "user"), len(messages) - 1)
+        return self._digest([user_hash, messages[: own + 1]])
+
+    def _digest(self, value: Any) -> str:
+        """With the run's secret, as it stays where texts do not, and could confirm a guess."""
+        return live_runs.hashed(self.secret, queries.digest_of(value))
 
 
 @asynccontextmanager
@@ -158,20 +200,24 @@ async def gateway(
         await engines.close()
 
 
+def new_id() -> str:
+    """Of a completion."""
+    return f"chatcmpl-{secrets.token_hex(10)}"
+
+
 def seed_of(secret: str) -> int:
     """The seed of what stays the same for as long as the run is there: which conversations are held out."""
     return int.from_bytes(hashlib.sha256(secret.encode()).digest()[:7], "big")
 
 
-def _conversation(user_hash: str, body: ChatIn) -> str:
-    """Digest of a user and the first messages of their conversation, up to their own first one."""
-    messages = [message.plain() for message in body.messages]
-    own = next((place for place, message in enumerate(messages) if message["role"] == "user"), len(messages) - 1)
-    return queries.digest_of([user_hash, messages[: own + 1]])
+def _kept(row: Row) -> dict[str, Any]:
+    """The answer that was given before. Raises: Conflict when it is not kept."""
+    if not row.answer:
+        raise Conflict("The answer to this request is not kept any more; send it with another Idempotency-Key.")
+    return dict(json.loads(row.answer))
 
 
-async def _again(answer: dict[str, Any]) -> AsyncIterator[Event]:
+async def _again(answer: dict[str, Any]) -> AsyncGenerator[Event]:
     for choice in answer["choices"]:
         yield Event("text", choice["index"], choice["message"]["content"])
-        yield Event("end", choice["index"], choice["finish_reason"])
     yield Event("done", answer=answer)

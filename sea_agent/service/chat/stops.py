@@ -1,4 +1,4 @@
-"""Ends a response before the first of some texts, also where such a text comes in pieces."""
+"""Ends a response before the first of some texts that comes, also where such a text comes in pieces."""
 
 from collections.abc import Sequence
 
@@ -33,6 +33,6 @@ class Stops:
         return rest
 
     def cut(self, text: str) -> str:
-        """A text up to the first stop text in it."""
-        places = [place for stop in self._stops if (place := text.find(stop)) >= 0]
-        return text[: min(places)] if places else text
+        """A text up to the stop text that is complete first: where pieces end makes no difference."""
+        ends = [(place + len(stop), place) for stop in self._stops if (place := text.find(stop)) >= 0]
+        return text[: min(ends)[1]] if ends else text

@@ -1,13 +1,14 @@
 """Chat completions as OpenAI's clients know them, errors included."""
 
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.routing import APIRoute
+from starlette.types import Receive, Scope, Send
 
 from sea_agent.service.auth import Chat
 from sea_agent.service.chat.engines import Refused, Unavailable
@@ -20,6 +21,7 @@ from sea_agent.service.store.database import StoreUnavailable
 from sea_agent.service.store.faults import Conflict, Missing
 from sea_agent.web.problems import Problem
 
+_UNBUFFERED = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 _KINDS = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 404: "not_found_error"}
 _KINDS |= {409: "conflict_error", 413: "invalid_request_error", 422: "invalid_request_error", 429: "rate_limit_error"}
 _SCHEMA = {
@@ -40,7 +42,7 @@ _SCHEMA = {
 }
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"description": "An error in OpenAI's shape", "content": {"application/json": {"schema": _SCHEMA}}}
-    for status in (400, 401, 403, 404, 409, 413, 429, 503)
+    for status in (400, 401, 403, 404, 409, 413, 429, 500, 503)
 }
 
 
@@ -56,12 +58,10 @@ class OpenAIRoute(APIRoute):
                 return await handle(request)
             except RequestValidationError as invalid:
                 fault = invalid.errors()[0]
-                where = ".".join(str(part) for part in fault["loc"][1:] if not isinstance(part, str) or "[" not in part)
-                what = (
-                    "The body is not JSON."
-                    if fault["type"] == "json_invalid"
-                    else fault["msg"].removeprefix("Value error, ")
-                )
+                if fault["type"] == "json_invalid":
+                    return _error(400, "The body is not JSON.")
+                parts = [part for part in fault["loc"][1:] if not isinstance(part, str) or "[" not in part]
+                where, what = ".".join(map(str, parts)), fault["msg"].removeprefix("Value error, ")
                 return _error(400, f"{where}: {what}" if where else what, where or None)
             except Problem as problem:
                 return _error(problem.status_code, str(problem.detail), headers=dict(problem.headers or {}))
@@ -96,22 +96,15 @@ async def complete(
     _require_model(gateway, caller.sees, body.model)
     reply = await gateway.reply(caller.owner, body, idempotency_key)
     first = await anext(reply.events)  # what is refused before it begins has a status of its own
-    if first.kind == "error":
-        assert first.error is not None
-        raise first.error
-    if body.stream:
-        lines = _stream(body, gateway.run, first, reply)
-        return StreamingResponse(lines, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
-    answer = first.answer
+    if body.stream and first.kind != "error":
+        return _Stream(_lines(body, gateway.run, first, reply), reply.events)
+    last = first
     async for event in reply.events:
-        if event.kind == "error":
-            assert event.error is not None
-            raise event.error
-        answer = event.answer
-    return JSONResponse(answer)
+        last = event
+    return _refusal(last.error) if last.answer is None else JSONResponse(last.answer)
 
 
-@router.get("/models", responses={status: ERRORS[status] for status in (401, 403, 429)})
+@router.get("/models", responses={status: ERRORS[status] for status in (401, 403, 404, 429, 503)})
 async def models(service: Service, caller: Chat) -> ModelsOut:
     """The model of the endpoint."""
     gateway = _gateway(service)
@@ -119,29 +112,61 @@ async def models(service: Service, caller: Chat) -> ModelsOut:
     return ModelsOut(data=own)
 
 
-async def _stream(body: ChatIn, model: str, first: Event, reply: Reply) -> AsyncIterator[str]:
-    """The chunks of a stream. What is in its last one is on disk."""
+class _Stream(StreamingResponse):
+    """Server-sent events. However the response ends, the work that it tells of hears so."""
+
+    def __init__(self, lines: AsyncIterator[str], events: AsyncGenerator[Event]) -> None:
+        super().__init__(lines, media_type="text/event-stream", headers=_UNBUFFERED)
+        self._events = events
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the stream, until it ends or the client leaves."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._events.aclose()
+
+
+async def _lines(body: ChatIn, model: str, first: Event, reply: Reply) -> AsyncIterator[str]:
+    """The chunks of a stream. Where one says that a choice has ended, the answer is on disk.
+
+    Who never heard of duels gets no chunk without choices, unless they ask for the usage: many read the first choice of
+    every chunk. For them ``sea`` is in the last chunk of a choice.
+    """
     head = {"id": reply.id, "object": "chat.completion.chunk", "created": reply.created, "model": model}
-    with_usage = body.stream_options is not None and body.stream_options.include_usage
     begun: set[int] = set()
     event: Event | None = first
     while event is not None:
-        if event.kind in ("text", "end"):
-            delta: dict[str, Any] = {"content": event.text} if event.kind == "text" else {}
-            if event.index not in begun:
-                begun.add(event.index)
-                delta = {"role": "assistant", "content": ""} | delta
-            reason = ("length" if event.text == "length" else "stop") if event.kind == "end" else None
-            yield _chunk(head, [{"index": event.index, "delta": delta, "logprobs": None, "finish_reason": reason}])
-        elif event.kind == "done" and event.answer is not None:
-            answer = event.answer
-            yield _chunk(head, [], sea=answer["sea"])
-            if with_usage:
-                yield _chunk(head, [], usage=answer["usage"])
-            yield "data: [DONE]\n\n"
+        if event.kind == "text":
+            yield _chunk(head, [_choice(begun, event.index, {"content": event.text})])
+        elif event.answer is not None:
+            for line in _ends(body, head, begun, event.answer):
+                yield line
         else:
-            yield f"data: {_refusal(event.error).body.decode()}\n\n"
+            yield f"data: {json.dumps(_refusal_body(event.error))}\n\n"
         event = await anext(reply.events, None)
+
+
+def _ends(body: ChatIn, head: dict[str, Any], begun: set[int], answer: dict[str, Any]) -> Iterator[str]:
+    """The last chunks of a stream."""
+    with_usage = body.stream_options is not None and body.stream_options.include_usage
+    last: dict[str, Any] = {"sea": answer["sea"]} | ({"usage": answer["usage"]} if with_usage else {})
+    has_own = with_usage or body.sea.duel == "allow"
+    for choice in answer["choices"]:
+        ending = _choice(begun, choice["index"], {}, choice["finish_reason"])
+        is_last = not has_own and choice is answer["choices"][-1]
+        yield _chunk(head, [ending], **(last if is_last else {}))
+    if has_own:
+        yield _chunk(head, [], **last)
+    yield "data: [DONE]\n\n"
+
+
+def _choice(begun: set[int], index: int, delta: dict[str, str], reason: str | None = None) -> dict[str, Any]:
+    """A piece of a choice; the first one of it names the role."""
+    if index not in begun:
+        begun.add(index)
+        delta = {"role": "assistant", "content": ""} | delta
+    return {"index": index, "delta": delta, "logprobs": None, "finish_reason": reason}
 
 
 def _chunk(head: dict[str, Any], choices: list[dict[str, Any]], **more: Any) -> str:
@@ -170,6 +195,10 @@ def _refusal(error: Exception | None) -> JSONResponse:
         case Unavailable() | StoreUnavailable():
             return _error(503, str(error), headers={"Retry-After": "1"})
     return _error(500, "The service failed; its log says more.")
+
+
+def _refusal_body(error: Exception | None) -> dict[str, Any]:
+    return dict(json.loads(bytes(_refusal(error).body)))
 
 
 def _error(status: int, message: str, param: str | None = None, headers: dict[str, str] | None = None) -> JSONResponse:

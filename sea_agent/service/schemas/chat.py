@@ -1,6 +1,7 @@
 """Chat completions in OpenAI's shapes. What would change what the policy samples, or what it is given, and is not
 supported is refused; what only concerns the caller is accepted and ignored."""
 
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -10,6 +11,7 @@ from sea_agent.service.schemas.base import WHOLE, TimeOut
 
 Role = Literal["system", "developer", "user", "assistant"]
 MOST_MESSAGES = 1000
+MOST_PARTS = 100
 
 # A value that means the same as leaving the parameter out.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -29,8 +31,13 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "web_search_options": (),
     "reasoning_effort": ("none",),
     "prediction": (),
+    "top_k": (-1, 0),
+    "min_p": (0,),
+    "repetition_penalty": (1,),
 }
-_SAMPLING = ("top_p", "frequency_penalty", "presence_penalty", "logit_bias")
+_SAMPLING = ("top_p", "frequency_penalty", "presence_penalty", "logit_bias", "top_k", "min_p", "repetition_penalty")
+_EMPTY: tuple[Any, ...] = (None, [])
+"""In a message that a client sends back as it got it."""
 
 
 class TextPart(BaseModel):
@@ -48,12 +55,19 @@ class MessageIn(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     role: Role
-    content: LongText | Annotated[list[TextPart], Field(min_length=1, max_length=1)]
-    name: None = None
+    content: LongText | Annotated[list[TextPart], Field(min_length=1, max_length=MOST_PARTS)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_empty(cls, given: Any) -> Any:
+        """Clients send the assistant's messages back with all fields that answers have, such as ``refusal``."""
+        if not isinstance(given, dict):
+            return given
+        return {name: value for name, value in given.items() if name in cls.model_fields or value not in _EMPTY}
 
     def plain(self) -> dict[str, str]:
         """The message as a policy's chat template takes it."""
-        content = self.content if isinstance(self.content, str) else self.content[0].text
+        content = self.content if isinstance(self.content, str) else "\n".join(part.text for part in self.content)
         return {"role": "system" if self.role == "developer" else self.role, "content": content}
 
 
@@ -79,7 +93,7 @@ class ChatIn(BaseModel):
     model: Annotated[str, Field(min_length=1, max_length=200)]
     messages: Annotated[list[MessageIn], Field(min_length=1, max_length=MOST_MESSAGES)]
     n: Annotated[int, Field(ge=1, le=8), WHOLE] = 1
-    temperature: Annotated[float, Field(ge=0.0, le=2.0)] | None = None
+    temperature: Annotated[float, Field(ge=0.0, le=2.0, allow_inf_nan=False)] | None = None
     max_tokens: Annotated[int, Field(ge=1, le=1_000_000), WHOLE] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1, le=1_000_000), WHOLE] | None = None
     seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1), WHOLE] | None = None
@@ -94,6 +108,11 @@ class ChatIn(BaseModel):
     store: bool | None = True
     sea: SeaIn = SeaIn()
 
+    @field_validator("n", mode="before")
+    @classmethod
+    def _one(cls, n: Any) -> Any:
+        return 1 if n is None else n
+
     @field_validator("stop")
     @classmethod
     def _few_stops(cls, stop: str | list[str] | None) -> str | list[str] | None:
@@ -103,6 +122,10 @@ class ChatIn(BaseModel):
 
     @model_validator(mode="after")
     def _supported(self) -> "ChatIn":
+        try:
+            json.dumps([[self.model_extra]])  # as its digest needs it
+        except RecursionError:
+            raise ValueError("the body is nested too deeply") from None
         for name, value in (self.model_extra or {}).items():
             if name in _NEUTRAL and value is not None and value not in _NEUTRAL[name]:
                 why = (

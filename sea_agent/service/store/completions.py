@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
-from sea_agent.service.store import assignments, queries, runs
+from sea_agent.service.store import assignments, queries, runs, tables
 from sea_agent.service.store.faults import Conflict
 from sea_agent.service.store.live_tables import completions, live_runs, live_users
 
@@ -18,8 +18,8 @@ NO_TEXTS = {"messages": "[]", "prompt": "{}", "responses": "[]", "answer": ""}
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What the store knows of a user and a conversation before a request: whether they may be asked, the bucket that
-    says how often, and whether the last request of the conversation asked."""
+    """What the store knows of a user and a conversation before a request: whether they may be asked, which nobody may in a
+    closed run, the bucket that says how often, and whether the last request of the conversation asked."""
 
     asks: bool
     tokens: float | None
@@ -48,16 +48,19 @@ def known(connection: Connection, run: str, user_hash: str, conversation: str) -
     theirs = (live_users.c.run == run, live_users.c.user_hash == user_hash)
     user = connection.execute(select(live_users).where(*theirs)).first()
     same = (completions.c.run == run, completions.c.user_hash == user_hash, completions.c.conversation == conversation)
-    last = select(completions.c.asked).where(*same).order_by(completions.c.number.desc()).limit(1)
+    answered = (*same, completions.c.state == "done")
+    last = select(completions.c.asked).where(*answered).order_by(completions.c.number.desc()).limit(1)
     was_asked = connection.execute(last).scalar() is not None
+    state = connection.execute(select(tables.runs.c.state).where(tables.runs.c.id == run)).scalar()
+    takes_duels = state in runs.UNFINISHED
     if user is None:
-        return Known(True, None, None, was_asked)
-    return Known(user.asks, user.tokens, user.since, was_asked)
+        return Known(takes_duels, None, None, was_asked)
+    return Known(takes_duels and user.asks, user.tokens, user.since, was_asked)
 
 
 def begin(connection: Connection, row: Values) -> Row | None:
-    """Write a request with an idempotency key before it is answered. None if it is new, or the last one failed; else
-    the row that is there.
+    """Write a request with an idempotency key before it is answered. None if it is new, or if nobody answers the last
+    one any more, which failed or was cut off; else the row that is there.
 
     Raises:
         Conflict: for a key that came with another body before.
@@ -66,13 +69,18 @@ def begin(connection: Connection, row: Values) -> Row | None:
     there = connection.execute(select(completions).where(*same)).first()
     if there is not None:
         if there.body_digest != row["body_digest"]:
-            raise Conflict(f"Idempotency-Key {row['idempotency_key']!r} came with another body before.")
-        if there.state != "failed":
+            raise other_body(row["idempotency_key"])
+        if there.state == "done":
             return there
-        # A request that failed has no feedback: nobody was told its id.
+        # It has no feedback: nobody was told its id.
         connection.execute(delete(completions).where(completions.c.number == there.number))
     connection.execute(insert(completions), row | NO_TEXTS | {"state": "begun"})
     return None
+
+
+def other_body(key: str) -> Conflict:
+    """Why an idempotency key cannot be used."""
+    return Conflict(f"Idempotency-Key {key!r} came with another body before.")
 
 
 def begun(asked: Any) -> Values:
@@ -81,9 +89,14 @@ def begun(asked: Any) -> Values:
     return {name: getattr(asked, name) for name in names} | {"body_digest": asked.digest, "stored": False}
 
 
-def state_of(connection: Connection, completion_id: str) -> Row | None:
-    """A completion as it is now."""
-    return connection.execute(select(completions).where(completions.c.id == completion_id)).first()
+def fail(connection: Connection, row: Values, now: float) -> None:
+    """Count a request as failed, unless its answer is on disk: a write whose answer came late may have happened."""
+    there = connection.execute(select(completions.c.state).where(completions.c.id == row["id"])).scalar()
+    failed = {"state": "failed", "done_at": now}
+    if there is None:
+        connection.execute(insert(completions), row | NO_TEXTS | failed)
+    elif there == "begun":
+        connection.execute(update(completions).where(completions.c.id == row["id"]).values(failed))
 
 
 def end(connection: Connection, row: Values, duel: Values | None, bucket: tuple[float, float] | None) -> None:

@@ -48,10 +48,19 @@ def is_erased(annotator: str) -> bool:
     return _PSEUDONYM.fullmatch(annotator) is not None
 
 
-def forget_comments(connection: Connection, which: ColumnElement[bool]) -> None:
-    """Forget the comments of labels."""
-    while _forget_some_comments(connection, which) == MOST_AT_ONCE:
-        pass
+def forget_comments(connection: Connection, annotator: str, now: float) -> bool:
+    """Forget some comments of a person, all of which ``erase_person`` would forget; whether there may be more.
+
+    Raises:
+        Missing: for somebody who never had a key and never answered.
+    """
+    require(connection, annotator)
+    _, own = _names(connection, annotator)
+    theirs = (labels.c.annotator == annotator) | labels.c.entered_by.in_(own)
+    forgotten = _forget_some_comments(connection, theirs)
+    if forgotten:
+        demand(connection, now)
+    return forgotten == MOST_AT_ONCE
 
 
 def erase_person(connection: Connection, annotator: str, now: float) -> Erased:
@@ -67,7 +76,7 @@ def erase_person(connection: Connection, annotator: str, now: float) -> Erased:
     names, own = _names(connection, annotator)
     theirs, by_them = labels.c.annotator == annotator, labels.c.entered_by.in_(own)
     touched = give_back(connection, annotator)
-    forget_comments(connection, theirs | by_them)
+    forget_comments_on(connection, theirs | by_them)
     _forget_requests(connection, annotator)
     named = by_them | (theirs & labels.c.entered_by.in_(names)) | (labels.c.entered_by == annotator)
     connection.execute(update(labels).where(named).values(entered_by=pseudonym))
@@ -115,12 +124,10 @@ def erase_queries(connection: Connection, query_ids: Sequence[str], now: float) 
     return sum(_erase_texts(connection, queries.c.id.in_(some), now) for some in several)
 
 
-def forget_comments(connection: Connection, which: ColumnElement[bool]) -> None:
-    """Without a comment a label has the digest of the same answer without one: a guess cannot be confirmed by it."""
-    for label in connection.execute(select(labels).where(which, labels.c.comment.is_not(None))).all():
-        digest = digest_of_answer(label._asdict() | {"comment": None})
-        without = update(labels).where(labels.c.id == label.id).values(comment=None, body_digest=digest)
-        connection.execute(without)
+def forget_comments_on(connection: Connection, which: ColumnElement[bool]) -> None:
+    """Forget the comments of labels."""
+    while _forget_some_comments(connection, which) == MOST_AT_ONCE:
+        pass
 
 
 def has_past(connection: Connection, now: float) -> bool:

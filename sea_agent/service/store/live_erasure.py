@@ -11,7 +11,7 @@ from sqlalchemy import Connection, exists, func, select, update
 
 from sea_agent.service.store import live_runs
 from sea_agent.service.store.completion_texts import MOST_AT_ONCE, forget_texts
-from sea_agent.service.store.erasure import erase_queries, forget_comments
+from sea_agent.service.store.erasure import erase_queries, forget_comments_on
 from sea_agent.service.store.faults import Missing
 from sea_agent.service.store.live_tables import completions, feedback, live_users, publications
 from sea_agent.service.store.purge import demand
@@ -116,7 +116,7 @@ def _forget(connection: Connection, run: str, user_hash: str, which: tuple, now:
     forget_texts(connection, *which, now=now)
     for start in range(0, len(duels_of_them), MOST_AT_ONCE):
         some = duels_of_them[start : start + MOST_AT_ONCE]
-        forget_comments(connection, labels.c.query_id.in_(some))
+        forget_comments_on(connection, labels.c.query_id.in_(some))
         for table in (labels, assignments):
             theirs = (table.c.query_id.in_(some), table.c.annotator == user_hash)
             connection.execute(update(table).where(*theirs).values(annotator=pseudonym))
