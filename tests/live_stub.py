@@ -1,7 +1,7 @@
 """An engine of live mode that answers scripted tokens over real HTTP, and fails, waits or dies on order.
 
-It speaks what ``actors.live_engine`` speaks, loads no model, and needs the standard library alone. A response that goes on
-after ``stop_after`` has in its last line the versions of the new tokens, and the text of the whole response.
+It speaks what ``actors.live_engine`` speaks, loads no model, and needs the standard library alone. A response that goes
+on after ``stop_after`` has in its last line the versions of the new tokens, and the text of the whole response.
 
     with StubEngine(token="secret") as engine:
         engine.die_after = 2  # every stream breaks after two tokens, until this is None again
