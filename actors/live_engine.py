@@ -145,7 +145,7 @@ def make_app(backend: LiveBackend, token: str) -> FastAPI:
         begun = time.monotonic()
         await backend.load(update)
         counts["swaps"] += 1
-        return {"version": backend.version, "seconds": time.monotonic() - begun, "running": backend.running}
+        return {"version": update.version, "seconds": time.monotonic() - begun, "running": backend.running}
 
     @app.post("/score")
     async def score(body: ScoreBody) -> dict[str, Any]:

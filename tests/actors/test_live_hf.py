@@ -178,6 +178,12 @@ async def in_time(backend: HfLive, requests: Sequence[SampleRequest], **others: 
     return list(await asyncio.gather(*(drawn(backend, live(one, **others)) for one in requests)))
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    """Let others go on until it holds."""
+    while not condition():
+        await asyncio.sleep(0)
+
+
 class Gate:
     """Steps of a back end that wait until they are let through."""
 
@@ -229,14 +235,11 @@ def test_urgent_requests_are_drawn_before_others_which_go_on_unchanged(
 
     async def work() -> dict[str, list[Tokens]]:
         low = [asyncio.create_task(note(live(one, priority=1))) for one in (first, second)]
-        while len(backend._drawn) < 2:
-            await asyncio.sleep(0)
+        await until(lambda: len(backend._drawn) == 2)
         gate.open(5)
-        while gate.steps < 5:
-            await asyncio.sleep(0)
+        await until(lambda: gate.steps == 5)
         high = asyncio.create_task(note(live(urgent)))
-        while not backend._waiting:
-            await asyncio.sleep(0)
+        await until(lambda: bool(backend._waiting))
         gate.open()
         tasks = [*low, high]
         return {one.id: await task for one, task in zip((first, second, urgent), tasks, strict=True)}
@@ -258,8 +261,7 @@ def test_who_leaves_is_drawn_no_more(tiny_policy: Policies, gated: tuple[HfLive,
         await anext(stream)
         await stream.aclose()
         gate.open(2)
-        while backend.running:
-            await asyncio.sleep(0)
+        await until(lambda: not backend.running)
 
     run(backend, work)
     assert gate.steps <= 3
