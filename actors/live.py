@@ -5,7 +5,7 @@ version of the weights that computed it; what is cached of a response stays as t
 after a swap a running response is of neither version alone.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -78,7 +78,7 @@ class LiveBackend(Protocol):
         """Why it draws no more; None while it does."""
         ...
 
-    def generate(self, request: LiveRequest) -> AsyncIterator[Tokens]:
+    def generate(self, request: LiveRequest) -> AsyncGenerator[Tokens, None]:
         """The tokens after ``request.done``, as they come; closing the iterator ends the request.
 
         Raises:
@@ -86,8 +86,17 @@ class LiveBackend(Protocol):
         """
         ...
 
-    async def load(self, update: WeightUpdate) -> None:
-        """Swap the live weights under the running streams, and take the version, both between two steps.
+    async def start(self) -> None:
+        """Get ready; nothing else may be asked before.
+
+        Raises:
+            UserError: the policy cannot be served.
+        """
+        ...
+
+    async def load(self, update: WeightUpdate, directory: str) -> None:
+        """Swap the live weights under the running streams, and take the version, both between two steps. They were read
+        from ``directory``, where another process may read them again.
 
         Raises:
             Refused: the policy does not hold ``update.checksum`` afterwards; it has its old weights again.

@@ -7,6 +7,7 @@ All but the first ask for the token. Settings are those of ``EngineSettings``.
 """
 
 import asyncio
+import contextlib
 import hmac
 import json
 import os
@@ -143,7 +144,7 @@ def make_app(backend: LiveBackend, token: str) -> FastAPI:
     async def weights(body: WeightsBody) -> dict[str, Any]:
         update = await asyncio.to_thread(read_weights, body.path, body.version, body.checksum)
         begun = time.monotonic()
-        await backend.load(update)
+        await backend.load(update, body.path)
         counts["swaps"] += 1
         return {"version": update.version, "seconds": time.monotonic() - begun, "running": backend.running}
 
@@ -199,8 +200,7 @@ async def _lines(request: LiveRequest, prompt: str, backend: LiveBackend) -> Asy
     """The lines of a stream. An error breaks the connection, so that nobody takes what came for the whole."""
     yield _line({"prompt": {"text": prompt, "token_ids": request.prompt_ids}})
     text, tokens, versions = GrowingText(backend.tokenizer, request.done), list(request.done), []
-    source = backend.generate(request)
-    try:
+    async with contextlib.aclosing(backend.generate(request)) as source:
         async for step in source:
             tokens += step.token_ids
             delta = text.add(step.token_ids)
@@ -210,8 +210,6 @@ async def _lines(request: LiveRequest, prompt: str, backend: LiveBackend) -> Asy
                 versions.append(step.version)
             line = {"text": delta, "token_ids": step.token_ids, "logprobs": step.logprobs, "version": step.version}
             yield _line(line)
-    finally:
-        await source.aclose()  # type: ignore[attr-defined]
     finish = "stop" if tokens and tokens[-1] in backend.end_ids else "length"
     yield _line({"finish": finish, "versions": versions, "text": text.whole})
 
@@ -250,6 +248,7 @@ async def serve(settings: EngineSettings, token: str, announce: Callable[[str], 
     """
     backend = make_backend(settings)
     try:
+        await backend.start()
         serving = asyncio.create_task(
             listen(make_app(backend, token), settings.host, settings.port, "/state", Signals(), announce)
         )

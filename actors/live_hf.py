@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import math
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import Any
@@ -86,7 +86,7 @@ class HfLive:
         """See ``LiveBackend.running``."""
         return len(self._waiting) + len(self._drawn)
 
-    async def generate(self, request: LiveRequest) -> AsyncIterator[Tokens]:
+    async def generate(self, request: LiveRequest) -> AsyncGenerator[Tokens, None]:
         """See ``LiveBackend.generate``."""
         drawn = list(request.done)
         if is_whole(drawn, request.max_new_tokens, self.end_ids):
@@ -106,7 +106,10 @@ class HfLive:
         finally:
             job.is_left = True
 
-    async def load(self, update: WeightUpdate) -> None:
+    async def start(self) -> None:
+        """See ``LiveBackend.start``."""
+
+    async def load(self, update: WeightUpdate, directory: str) -> None:
         """See ``LiveBackend.load``."""
         async with self._loading:
             if check_version(update, self):
