@@ -1,8 +1,12 @@
-"""What a live engine adds to vLLM's worker, in vLLM's own process: weights from files, and the checksum of what is held.
+"""What a live engine adds to vLLM's worker, in vLLM's own process: weights from files, the checksum of what is held,
+and an end when the engine ends.
 
 ``actors.vllm_sampler`` explains what the checksum proves.
 """
 
+import multiprocessing
+import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +26,17 @@ from sea_agent.pretrained import load_policy, skeleton
 from sea_agent.weights import checksum, saved_buffers
 
 without_compiler()
+
+
+def _end_with_parent() -> None:
+    """Left alone by a killed engine, vLLM's process would wait for ever, and hold its memory and GPU."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 class WeightKeeper:

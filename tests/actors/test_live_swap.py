@@ -1,49 +1,28 @@
 """New weights under running streams: no stream is cut, and every token's version is the one that computed it.
 
-What is checked of a response is more than that its versions look plausible. It is computed again by transformers alone,
-one token after the other, each pass with the weights that the engine named for its token, over the cache that the
-passes before it left. Each token must be the one that its random number draws from this pass, and its log-probability
-that of this pass. A pass with other weights, or with some layers of other weights, gives other numbers.
+``live_publications`` says what is checked of a token.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from live_clients import Client, Streamed, body_of, listening, run, sampled, save_weights, take
+from live_clients import Client, Streamed, body_of, listening, run, sampled, save_weights
+from live_publications import STEPS, Publications, faults, make_publications, under_load
 from safetensors.torch import load_file
-from tiny_policies import by_id, forward_logprobs, perturbed, request, varied_requests
+from tiny_policies import by_id, forward_logprobs, request, varied_requests
 
 from actors.hf_sampler import HfSampler
 from actors.live_hf import HfLive
 from sea_agent.config import PolicyConfig, SamplerConfig
-from sea_agent.pretrained import load_policy
-from sea_agent.seeding import generator_for
 from sea_agent.weights import WeightUpdate, checksum
 
-PUBLISHES, STREAMS, STEPS = 100, 6, 40
+PUBLISHES = 100
 PROMPT = (5, 6, 7)
-
-
-@dataclass
-class Publications:
-    """Two sets of weights on disk, published in turn: odd versions are the first, even ones the second."""
-
-    updates: tuple[WeightUpdate, WeightUpdate]
-    directories: tuple[Path, Path]
-    models: tuple[Any, Any]
-    initial: Any
-
-    def of(self, version: int) -> tuple[Path, WeightUpdate]:
-        return self.directories[version % 2], replace(self.updates[version % 2], version=version)
-
-    def model(self, version: int) -> Any:
-        return self.initial if version == 0 else self.models[version % 2]
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +32,7 @@ def policy(tiny_policy: Callable[..., PolicyConfig]) -> PolicyConfig:
 
 @pytest.fixture(scope="module")
 def publications(policy: PolicyConfig, tmp_path_factory: pytest.TempPathFactory) -> Publications:
-    made = [perturbed(policy, version) for version in (2, 1)]
-    updates, models = (made[0][0], made[1][0]), (made[0][1], made[1][1])
-    directories = [save_weights(tmp_path_factory.mktemp("weights"), update.tensors) for update in updates]
-    return Publications(updates, (directories[0], directories[1]), models, load_policy(policy.path, "float32", "cpu"))
+    return make_publications(policy, tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture
@@ -69,65 +45,6 @@ def url(backend: HfLive) -> Iterator[str]:
     with listening(backend) as url:
         yield url
     asyncio.run(backend.close())
-
-
-async def under_load(client: Client, publications: Publications, publishes: int) -> list[tuple[dict, Streamed]]:
-    """Publish in turn, each time once a stream has a token of the version before, while streams come and go."""
-    responses: list[tuple[dict, Streamed]] = []
-    seen: dict[int, asyncio.Event] = {version: asyncio.Event() for version in range(publishes + 1)}
-    ended = False
-
-    async def stream(number: int) -> None:
-        turn = 0
-        while not ended:
-            one = request(f"s{number}-{turn}", [2 + (number + turn) % 40] * (1 + turn % 5), 1000 * number + turn, 1.0)
-            body = body_of(replace(one, max_new_tokens=STEPS), priority=number % 2)
-            streamed = Streamed()
-            async for line in client.lines(**body):
-                take(line, streamed)
-                if "version" in line:
-                    seen[line["version"]].set()
-            assert streamed.last, "a stream was cut"
-            responses.append((body, streamed))
-            turn += 1
-
-    async def publish() -> None:
-        nonlocal ended
-        for version in range(1, publishes + 1):
-            await seen[version - 1].wait()
-            answer = await client.publish(*publications.of(version))
-            assert answer.status_code == 200, answer.text
-            assert answer.json()["version"] == version
-            assert answer.json()["seconds"] >= 0.0
-        await seen[publishes].wait()
-        ended = True
-
-    async with asyncio.TaskGroup() as group:
-        for number in range(STREAMS):
-            group.create_task(stream(number))
-        group.create_task(publish())
-    return responses
-
-
-@torch.inference_mode()
-def faults(body: Mapping[str, Any], streamed: Streamed, publications: Publications) -> list[str]:
-    """The tokens of a response that the weights of their versions did not make."""
-    found, cache = [], None
-    ids = torch.tensor([body["token_ids"]])
-    numbers = generator_for("response", body["seed"]).random(STEPS)
-    rows = zip(streamed.tokens, streamed.logprobs, streamed.versions, numbers, strict=False)
-    for place, (token, logprob, version, number) in enumerate(rows):
-        output = publications.model(version)(input_ids=ids, past_key_values=cache, use_cache=True)
-        cache, logits_V = output.past_key_values, output.logits[0, -1].double()
-        cdf_V = np.cumsum(logits_V.softmax(-1).numpy())
-        drawn = int(np.searchsorted(cdf_V, number * cdf_V[-1], side="right"))
-        difference = abs(float(logits_V.log_softmax(-1)[token]) - logprob)
-        if drawn != token or difference > 1e-4:
-            found.append(
-                f"{body['id']}: token {place} is not of version {version} ({token}, {drawn}, {difference:.2g})"
-            )
-        ids = torch.tensor([[token]])
-    return found
 
 
 def test_a_hundred_publishes_cut_no_stream_and_mislabel_no_token(
