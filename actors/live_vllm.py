@@ -130,8 +130,6 @@ class VllmLive:
                         ]
                         yield Tokens(tuple(tokens[part]), tuple(values), version)
                     count += len(tokens)
-        except self._vllm_errors() as error:
-            raise RunFailure(f"live engine: vLLM gave up request {request.id} ({first_line(error)})") from error
         finally:
             self._running -= 1
 
@@ -209,11 +207,6 @@ class VllmLive:
         entries = last.prompt_logprobs[len(prompt) :]
         return [entry[token].logprob for token, entry in zip(response, entries, strict=True)]
 
-    def _vllm_errors(self) -> tuple[type[Exception], ...]:
-        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
-
-        return EngineDeadError, EngineGenerateError
-
     async def close(self) -> None:
         """See ``LiveBackend.close``."""
         for engine in self._engines:
@@ -221,7 +214,9 @@ class VllmLive:
 
 
 async def _in_time(source: AsyncGenerator[Any, None], name: str) -> AsyncGenerator[Any, None]:
-    """What comes of ``source``, each within the time a stream waits."""
+    """What comes of vLLM, each within the time a stream waits. Raises: RunFailure when it comes no more."""
+    from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
     try:
         while True:
             try:
@@ -231,6 +226,8 @@ async def _in_time(source: AsyncGenerator[Any, None], name: str) -> AsyncGenerat
                 return
             except TimeoutError:
                 raise late(f"a token of request {name}") from None
+            except (EngineDeadError, EngineGenerateError) as error:
+                raise RunFailure(f"live engine: vLLM gave up request {name} ({first_line(error)})") from error
             yield output
     finally:
         await source.aclose()
