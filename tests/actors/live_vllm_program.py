@@ -1,4 +1,5 @@
-"""A live engine over vLLM whose swap can be broken: versions from ``BROKEN`` on are named before their weights come.
+"""A live engine over vLLM that can be broken: versions from ``BROKEN`` on are named before their weights come, and the
+cached prefixes of requests whose id begins with ``UNSALTED`` bear no version.
 
 It is started as ``python live_vllm_program.py SETTINGS.json``, and is otherwise ``actors.live_engine``.
 """
@@ -14,6 +15,7 @@ from actors.live_vllm import VllmLive
 from sea_agent.weights import WeightUpdate
 
 BROKEN = 1000
+UNSALTED = "unsalted"
 
 
 class BreakableLive(VllmLive):
@@ -22,6 +24,7 @@ class BreakableLive(VllmLive):
     _borne: asyncio.Event | None = None
 
     async def generate(self, request: LiveRequest) -> AsyncGenerator[Tokens, None]:
+        self._salted = not request.id.startswith(UNSALTED)
         async for tokens in super().generate(request):
             if self._borne is not None and tokens.version == self.version:
                 self._borne.set()

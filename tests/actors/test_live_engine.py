@@ -14,6 +14,7 @@ import httpx
 import pytest
 import torch
 from live_clients import DEADLINE_SECONDS, TOKEN, Client, Streamed, body_of, gathered, listening, run, sampled, take
+from live_stub import StubEngine
 from policy_zoo import random_model
 from tiny_policies import by_id, varied_requests
 from user_policies import CHAT_TEMPLATE, make_byte_tokenizer, make_tokenizer
@@ -176,6 +177,36 @@ def test_another_seed_does_not_go_on_as_the_response_did(url: str) -> None:
 
     first, other = run(url, work)
     assert other.tokens != first.tokens[2:]
+
+
+def test_the_stub_for_other_tests_speaks_as_an_engine_does(url: str) -> None:
+    chat = {"token_ids": None, "messages": [{"role": "user", "content": "w5"}]}
+    asked = [
+        ("GET", "/healthz", None),
+        ("GET", "/state", None),
+        ("POST", "/generate", BODY),
+        ("POST", "/generate", {key: value for key, value in (BODY | chat).items() if value is not None}),
+        ("POST", "/generate", BODY | {"stop_after": [10, 11]}),
+        ("POST", "/generate", BODY | {"token_ids": []}),
+        ("POST", "/score", {"rows": [[[5], [6, 7]]], "version": 0}),
+        ("POST", "/score", {"rows": [[[5], [6, 7]]], "version": 9}),
+        ("PUT", "/weights", {"path": "/none", "version": 1, "checksum": "x"}),
+    ]
+
+    async def work(client: Client) -> list[Any]:
+        return [shape(await client.http.request(method, path, json=body)) for method, path, body in asked]
+
+    with StubEngine(TOKEN, version=0) as stub:
+        stub.refuse_weights = True
+        assert run(stub.url, work) == run(url, work)
+
+
+def shape(answer: httpx.Response) -> tuple[int, set[tuple[str, ...]]]:
+    """The status, and the keys of each kind of line with the types of their values."""
+    lines = [json.loads(line) for line in answer.text.splitlines()]
+    return answer.status_code, {
+        tuple(f"{key}: {type(value).__name__}" for key, value in sorted(line.items())) for line in lines
+    }
 
 
 # --- texts -----------------------------------------------------------------------------------------------------------

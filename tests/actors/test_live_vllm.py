@@ -7,6 +7,7 @@ log-probability is checked.
 import asyncio
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ import pytest
 import torch
 from live_clients import DEADLINE_SECONDS, TOKEN, Client, Streamed, body_of, gathered, run, save_weights, take
 from live_publications import Publications, faults, make_publications, under_load
-from live_vllm_program import BROKEN
+from live_vllm_program import BROKEN, UNSALTED
 from safetensors.torch import load_file
 from tiny_policies import forward_logprobs, perturbed, request, varied_requests
 
@@ -31,7 +32,7 @@ from sea_agent.weights import WeightUpdate, checksum
 
 pytestmark = pytest.mark.vllm
 
-PUBLISHES = 40
+PUBLISHES, CONTEXT = 100, 512
 ROUNDING = 1e-3  # nats by which vLLM's kernels and transformers' differ at most
 PROGRAM = Path(__file__).with_name("live_vllm_program.py")
 
@@ -58,8 +59,13 @@ class Served:
 
 
 @pytest.fixture(scope="module")
-def policy(tiny_policy: Callable[..., PolicyConfig]) -> PolicyConfig:
-    return tiny_policy("llama", tied=True)
+def policy(tiny_policy: Callable[..., PolicyConfig], tmp_path_factory: pytest.TempPathFactory) -> PolicyConfig:
+    """One with room for prompts of which vLLM caches whole blocks."""
+    directory = tmp_path_factory.mktemp("policy")
+    shutil.copytree(tiny_policy("llama", tied=True).path, directory, dirs_exist_ok=True)
+    settings = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(settings | {"max_position_embeddings": CONTEXT}))
+    return PolicyConfig(path=str(directory))
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +99,7 @@ def test_the_checksum_is_that_of_the_weights_which_vllm_computes_with(served: Se
 
     state = run(served.url, work)
     assert state["checksum"] == perturbed(policy, 0, scale=0.0)[0].checksum
-    assert (state["version"], state["backend"], state["context"], state["running"]) == (0, "vllm", 64, 0)
+    assert (state["version"], state["backend"], state["context"], state["running"]) == (0, "vllm", CONTEXT, 0)
 
 
 def test_a_seed_decides_the_tokens_and_their_numbers_are_the_policys(
@@ -135,6 +141,21 @@ def test_a_version_that_is_named_before_its_weights_come_is_found(served: Served
     assert len(found_in(responses, publications)) >= 4
     served.version = BROKEN - 1 - BROKEN // 2  # the next ones are sound again
     served.publish(publications)
+
+
+@pytest.mark.parametrize("name", ["salted", UNSALTED])
+def test_prefixes_that_older_weights_computed_are_not_read(
+    served: Served, publications: Publications, name: str
+) -> None:
+    prompt = [2 + place * place % 40 for place in range(400)]
+    served.publish(publications)
+    for turn in range(2):  # the second time the prompt is cached
+        body = body_of(request(f"{name}-{turn}", prompt, 3, 1.0))
+        run(served.url, lambda client, body=body: gathered(client, [body]))
+    version = served.publish(publications)
+    [streamed] = run(served.url, lambda client: gathered(client, [body_of(request(f"{name}-2", prompt, 3, 1.0))]))
+    expected = forward_logprobs(publications.model(version), prompt, streamed.tokens)
+    assert (streamed.logprobs == pytest.approx(expected, abs=ROUNDING)) == (name != UNSALTED)
 
 
 def test_wrong_weights_are_refused_and_the_old_ones_serve(
