@@ -210,6 +210,7 @@ async def _lines(request: LiveRequest, prompt: str, backend: LiveBackend) -> Asy
                 versions.append(step.version)
             line = {"text": delta, "token_ids": step.token_ids, "logprobs": step.logprobs, "version": step.version}
             yield _line(line)
+    text.finish()  # where all tokens were sent before, and nothing came here
     finish = "stop" if tokens and tokens[-1] in backend.end_ids else "length"
     yield _line({"finish": finish, "versions": versions, "text": text.whole})
 
