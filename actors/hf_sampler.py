@@ -26,11 +26,11 @@ from sea_agent.weights import WeightUpdate, checksum
 
 # Most float32 logits held at once while scoring (256 MiB).
 _LOGITS_LIMIT = 2**26
-_TRIALS, _TRIAL_STEPS = (3, 3, 11, 11), 3  # tokens of the prompts and of the responses of a trial
-_ROUNDING = {"float32": 1e-4, "bfloat16": 1.0}
+TRIALS, _TRIAL_STEPS = (3, 3, 11, 11), 3  # tokens of the prompts and of the responses of a trial
+ROUNDING = {"float32": 1e-4, "bfloat16": 1.0}
 """Nats by which a log-probability may move when the same sum is done in another order. Logits of bfloat16 are an eighth
 apart above 16."""
-_ELSEWHERE = "Give another policy, or set sampler.backend=vllm if vLLM knows it."
+ELSEWHERE = "Give another policy, or set sampler.backend=vllm if vLLM knows it."
 
 
 class HfSampler(Sampler):
@@ -84,27 +84,27 @@ class HfSampler(Sampler):
             UserError: transformers fails on this model, or computes it with its cache otherwise than without.
         """
         vocabulary = self._model.config.get_text_config().vocab_size
-        if self._context < max(_TRIALS) + _TRIAL_STEPS or vocabulary <= max(_TRIALS):
+        if self._context < max(TRIALS) + _TRIAL_STEPS or vocabulary <= max(TRIALS):
             return _together
         requests = [
             SampleRequest(str(place), Prompt(str(place), "", tuple(range(1, length + 1))), place, 1.0, _TRIAL_STEPS)
-            for place, length in enumerate(_TRIALS)
+            for place, length in enumerate(TRIALS)
         ]
         try:
-            for group_of in (_together, _by_length, _alone):
+            for group_of in (_together, _by_length, alone):
                 error = self._cache_error(requests, group_of)
-                if not error > _ROUNDING[policy.dtype]:
+                if not error > ROUNDING[policy.dtype]:
                     return group_of
         except (ValueError, TypeError, AttributeError, IndexError, RuntimeError) as problem:
             if ran_out_of_memory(problem):
                 raise
             raise UserError(
                 f"policy.path={policy.path}: transformers fails to sample from {type(self._model).__name__} "
-                f"({first_line(problem)}). {_ELSEWHERE}"
+                f"({first_line(problem)}). {ELSEWHERE}"
             ) from None
         raise UserError(
             f"policy.path={policy.path}: transformers computes {type(self._model).__name__} with its cache otherwise "
-            f"than without, by {error:.2g} nats a token, so what it samples from is not what is trained. {_ELSEWHERE}"
+            f"than without, by {error:.2g} nats a token, so what it samples from is not what is trained. {ELSEWHERE}"
         )
 
     def _cache_error(self, requests: Sequence[SampleRequest], group_of: Callable[[SampleRequest], Any]) -> float:
@@ -176,38 +176,50 @@ def _by_length(request: SampleRequest) -> Any:
     return len(request.prompt.token_ids)
 
 
-def _alone(request: SampleRequest) -> Any:
+def alone(request: SampleRequest) -> Any:
     return request.id
 
 
-class _KeyedDraw(LogitsProcessor):
-    """Draws each row's next token by inverse CDF from one uniform number keyed by (request seed, step).
+def uniforms(seed: int, steps: int) -> np.ndarray:
+    """The uniform numbers of a response: number s belongs to step s, whatever the number of steps."""
+    return generator_for("response", seed).random(steps)
+
+
+def draw_tokens(
+    scores_R_V: torch.Tensor, uniforms_R_1: torch.Tensor, temperatures_R_1: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(R, 1) tokens by inverse CDF, and their log-probabilities in nats at temperature 1.
 
     Rows with temperature 0 take the likeliest token instead.
     """
+    logits_R_V = scores_R_V.double()
+    greedy_R_1 = temperatures_R_1 == 0.0
+    cdf_R_V = (logits_R_V / temperatures_R_1.masked_fill(greedy_R_1, 1.0)).softmax(-1).cumsum(-1)
+    total_R_1 = cdf_R_V[:, -1:]
+    target_R_1 = uniforms_R_1 * total_R_1
+    # Strictly below the total, so that rounding cannot select beyond the last token with positive probability.
+    target_R_1 = torch.minimum(target_R_1, torch.nextafter(total_R_1, torch.zeros_like(total_R_1)))
+    tokens_R_1 = torch.searchsorted(cdf_R_V, target_R_1, right=True).clamp_(max=logits_R_V.shape[1] - 1)
+    tokens_R_1 = torch.where(greedy_R_1, logits_R_V.argmax(-1, keepdim=True), tokens_R_1)
+    return tokens_R_1, logits_R_V.gather(1, tokens_R_1) - logits_R_V.logsumexp(-1, keepdim=True)
+
+
+class _KeyedDraw(LogitsProcessor):
+    """Draws each row's next token with one uniform number keyed by (request seed, step)."""
 
     def __init__(self, requests: Sequence[SampleRequest], device: str) -> None:
         steps = max(request.max_new_tokens for request in requests)
-        uniforms_R_S = np.stack([generator_for("response", request.seed).random(steps) for request in requests])
+        uniforms_R_S = np.stack([uniforms(request.seed, steps) for request in requests])
         temperatures_R = torch.tensor([request.temperature for request in requests], dtype=torch.float64, device=device)
         self._uniforms_R_S = torch.from_numpy(uniforms_R_S).to(device)
-        self._greedy_R_1 = (temperatures_R == 0.0)[:, None]
-        self._temperatures_R_1 = temperatures_R[:, None].masked_fill(self._greedy_R_1, 1.0)
+        self._temperatures_R_1 = temperatures_R[:, None]
         self.tokens_S_R: list[torch.Tensor] = []
         self.logprobs_S_R: list[torch.Tensor] = []
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
         """Scores [R, V] in; 0 at the drawn token and minus infinity elsewhere out."""
         step = len(self.tokens_S_R)
-        logits_R_V = scores.double()
-        cdf_R_V = (logits_R_V / self._temperatures_R_1).softmax(-1).cumsum(-1)
-        total_R_1 = cdf_R_V[:, -1:]
-        target_R_1 = self._uniforms_R_S[:, step, None] * total_R_1
-        # Strictly below the total, so that rounding cannot select beyond the last token with positive probability.
-        target_R_1 = torch.minimum(target_R_1, torch.nextafter(total_R_1, torch.zeros_like(total_R_1)))
-        tokens_R_1 = torch.searchsorted(cdf_R_V, target_R_1, right=True).clamp_(max=logits_R_V.shape[1] - 1)
-        tokens_R_1 = torch.where(self._greedy_R_1, logits_R_V.argmax(-1, keepdim=True), tokens_R_1)
-        logprobs_R_1 = logits_R_V.gather(1, tokens_R_1) - logits_R_V.logsumexp(-1, keepdim=True)
+        tokens_R_1, logprobs_R_1 = draw_tokens(scores, self._uniforms_R_S[:, step, None], self._temperatures_R_1)
         self.tokens_S_R.append(tokens_R_1[:, 0])
         self.logprobs_S_R.append(logprobs_R_1[:, 0])
         return torch.full_like(scores, -torch.inf).scatter_(1, tokens_R_1, 0.0)

@@ -61,56 +61,24 @@ class VllmSampler(Sampler):
         """
         self._transfer, self._index = config.weight_transfer, index
         self._joined: dict[str, Any] | None = None
-        directory = resolve(policy.path)
         self._tokenizer = load_tokenizer(policy.path)
         self._context = context_length(policy.path)
         if longest is not None:
             self._context = min(self._context, longest)
         self._skeleton = skeleton(policy.path, policy.dtype)
         self._end_ids = end_token_ids(policy.path, self._tokenizer)
-        self._vllm = _import_vllm(device, threads)
-        # One extra token: when it scores a full context, vLLM also samples a token, which is never read.
-        length = self._context + 1
-        settings: dict[str, Any] = {"gpu_memory_utilization": config.gpu_memory_share}
-        if device == "cpu":
-            # A prompt in parts draws a token after each, and gives back the random numbers of all but the last: a GPU's
-            # generator can go back, a CPU's cannot. So prompts are read whole.
-            settings = {
-                "kv_cache_memory_bytes": int(config.kv_cache_gb * 2**30),
-                "enable_chunked_prefill": False,
-                "max_num_batched_tokens": max(_TOKENS_AT_ONCE, length, config.chunk),
-            }
+        self._vllm = import_vllm(device, threads)
+        settings = engine_settings(policy, config, device, self._context)
         if self._transfer != "object_store":
             settings["weight_transfer_config"] = self._vllm.config.WeightTransferConfig(backend=self._transfer)
         try:
-            self._engine = self._vllm.LLM(
-                model=directory,
-                dtype=policy.dtype,
-                max_model_len=length,
-                max_num_seqs=config.chunk,
-                enable_prefix_caching=config.prefix_caching,
-                generation_config="vllm",
-                skip_tokenizer_init=True,
-                trust_remote_code=False,
-                load_format="safetensors",
-                distributed_executor_backend="uni",
-                enforce_eager=True,
-                max_logprobs=0,
-                seed=0,
-                use_tqdm_on_load=False,
-                disable_log_stats=True,
-                **settings,
-            )
+            self._engine = self._vllm.LLM(**settings)
             next(self._draw([_TRIAL]))  # some models, such as those of odd head sizes, are refused only by a kernel
         except (ValueError, RuntimeError, torch.OutOfMemoryError) as error:
-            raise UserError(
-                f"sampler.backend=vllm: the engine did not start for policy.path={policy.path}: {error}. If memory "
-                "is short, change sampler.kv_cache_gb (CPU) or sampler.gpu_memory_share (GPU); for an unsupported "
-                "model, use sampler.backend=hf."
-            ) from error
+            raise not_started(policy, error) from error
         shapes = {name: tensor.shape for name, tensor in self._skeleton.state_dict().items()}
-        first_names = _first_names(self._skeleton)
-        [self._places] = self._engine.apply_model(lambda model: _locate(model, shapes, first_names))
+        first_names = first_names_of(self._skeleton)
+        [self._places] = self._engine.apply_model(lambda model: locate(model, shapes, first_names))
 
     def _draw(self, requests: Sequence[SampleRequest]) -> Iterator[tuple[list[int], list[float]]]:
         outputs = self._engine.generate(
@@ -140,13 +108,13 @@ class VllmSampler(Sampler):
         else:
             self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": list(update.tensors.items())})
         self._engine.reset_prefix_cache()
-        self._engine.apply_model(_repack_heads)
-        [held] = self._engine.apply_model(lambda model: _read_back(model, self._places))
-        _check_ties(held, self._skeleton)
+        self._engine.apply_model(repack_heads)
+        [held] = self._engine.apply_model(lambda model: read_back(model, self._places))
+        check_ties(held, self._skeleton)
         self.version = update.version
         if isinstance(update, WeightOffer):  # on a GPU, where every bit is read back
             return checksum({name: held[name] for name in update.tensors})
-        return checksum({name: _with_signs_of_zero(held[name], tensor) for name, tensor in update.tensors.items()})
+        return checksum({name: with_signs_of_zero(held[name], tensor) for name, tensor in update.tensors.items()})
 
     def _fetch(self, offer: WeightOffer) -> None:
         """Load the offered weights from the learner's GPU. Raises: RunFailure when the transfer fails."""
@@ -194,7 +162,48 @@ class _Place:
     rows: slice
 
 
-def _import_vllm(device: str, threads: int) -> Any:
+def engine_settings(policy: PolicyConfig, config: SamplerConfig, device: str, context: int) -> dict[str, Any]:
+    """How vLLM is started for prompts and responses of up to ``context`` tokens together."""
+    # One extra token: when it scores a full context, vLLM also samples a token, which is never read.
+    length = context + 1
+    settings: dict[str, Any] = {"gpu_memory_utilization": config.gpu_memory_share}
+    if device == "cpu":
+        # A prompt in parts draws a token after each, and gives back the random numbers of all but the last: a GPU's
+        # generator can go back, a CPU's cannot. So prompts are read whole.
+        settings = {
+            "kv_cache_memory_bytes": int(config.kv_cache_gb * 2**30),
+            "enable_chunked_prefill": False,
+            "max_num_batched_tokens": max(_TOKENS_AT_ONCE, length, config.chunk),
+        }
+    return settings | {
+        "model": resolve(policy.path),
+        "dtype": policy.dtype,
+        "max_model_len": length,
+        "max_num_seqs": config.chunk,
+        "enable_prefix_caching": config.prefix_caching,
+        "generation_config": "vllm",
+        "skip_tokenizer_init": True,
+        "trust_remote_code": False,
+        "load_format": "safetensors",
+        "distributed_executor_backend": "uni",
+        "enforce_eager": True,
+        "max_logprobs": 0,
+        "seed": 0,
+        "use_tqdm_on_load": False,
+        "disable_log_stats": True,
+    }
+
+
+def not_started(policy: PolicyConfig, error: Exception) -> UserError:
+    """The error of an engine that did not start."""
+    return UserError(
+        f"sampler.backend=vllm: the engine did not start for policy.path={policy.path}: {error}. If memory is short, "
+        "change sampler.kv_cache_gb (CPU) or sampler.gpu_memory_share (GPU); for an unsupported model, use "
+        "sampler.backend=hf."
+    )
+
+
+def import_vllm(device: str, threads: int) -> Any:
     """vLLM with an in-process engine, quiet, and without telemetry."""
     os.environ.update(
         VLLM_ENABLE_V1_MULTIPROCESSING="0",
@@ -219,14 +228,20 @@ def _import_vllm(device: str, threads: int) -> Any:
             f"sampler.backend=vllm: the installed vLLM computes on {current_platform.device_type or 'no device here'}, "
             f"but device={device}. {remedy}"
         )
+    without_compiler()
+    return vllm
+
+
+def without_compiler() -> None:
+    """Keep vLLM in this process from compiling."""
+    from vllm.model_executor.models.transformers.base import Base
+    from vllm.platforms import current_platform
+
     # An eager engine needs no compiler; without this, the first sample waits for g++ to build one comparison.
     current_platform.simple_compile_backend = "eager"
     # For architectures it does not implement, vLLM would prepare transformers' class for torch.compile in place, after
     # which this process could not build a transformers model of that class.
-    from vllm.model_executor.models.transformers.base import Base
-
     Base._decorate_for_torch_compile = lambda self: None
-    return vllm
 
 
 def require_architecture(path: str, device: str) -> None:
@@ -235,7 +250,7 @@ def require_architecture(path: str, device: str) -> None:
     Raises:
         UserError: vLLM neither has a class for the policy's architecture nor can run that of transformers.
     """
-    _import_vllm(device, threads=1)
+    import_vllm(device, threads=1)
     import transformers
     from vllm import ModelRegistry
 
@@ -249,7 +264,7 @@ def require_architecture(path: str, device: str) -> None:
         )
 
 
-def _locate(model: Any, shapes: Mapping[str, torch.Size], first_names: Mapping[str, str]) -> dict[str, _Place]:
+def locate(model: Any, shapes: Mapping[str, torch.Size], first_names: Mapping[str, str]) -> dict[str, _Place]:
     """The place of each Hugging Face tensor, from the table by which vLLM renames and fuses them.
 
     A tied tensor that vLLM has no module for, such as the head of Gemma 2, is where its first name is: vLLM computes
@@ -293,7 +308,7 @@ def _unverifiable(model: Any, what: str) -> UserError:
     )
 
 
-def _repack_heads(model: Any) -> None:
+def repack_heads(model: Any) -> None:
     """Repack the output heads: vLLM does not reload a head tied to the input embedding, which would stay outdated."""
     from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 
@@ -302,13 +317,13 @@ def _repack_heads(model: Any) -> None:
             module.quant_method.process_weights_after_loading(module)
 
 
-def _check_ties(held: Mapping[str, torch.Tensor], skeleton: torch.nn.Module) -> None:
+def check_ties(held: Mapping[str, torch.Tensor], skeleton: torch.nn.Module) -> None:
     """Reject tied weights that differ; an update may name only one of them.
 
     Raises:
         RunFailure: naming the pair.
     """
-    for name, first in _first_names(skeleton).items():
+    for name, first in first_names_of(skeleton).items():
         if not torch.equal(held[first], held[name]):
             raise RunFailure(
                 f"sampler: vLLM computes with different values for {first} and {name}, which are one tensor in the "
@@ -316,7 +331,7 @@ def _check_ties(held: Mapping[str, torch.Tensor], skeleton: torch.nn.Module) -> 
             )
 
 
-def _first_names(skeleton: torch.nn.Module) -> dict[str, str]:
+def first_names_of(skeleton: torch.nn.Module) -> dict[str, str]:
     """The first name of each parameter by any of its names; tied parameters have several."""
     first: dict[int, str] = {}
     named = skeleton.named_parameters(remove_duplicate=False)
@@ -324,7 +339,7 @@ def _first_names(skeleton: torch.nn.Module) -> dict[str, str]:
 
 
 @torch.inference_mode()
-def _read_back(model: Any, places: Mapping[str, _Place]) -> dict[str, torch.Tensor]:
+def read_back(model: Any, places: Mapping[str, _Place]) -> dict[str, torch.Tensor]:
     """The values that the forward pass computes with, on the CPU, under their Hugging Face names."""
     modules = dict(model.named_modules(remove_duplicate=False))
     whole = {key: _values(modules[key[0]], key[1]) for key in {(p.module, p.parameter) for p in places.values()}}
@@ -346,7 +361,7 @@ def _values(module: Any, parameter: str) -> torch.Tensor:
     return weight_K_N.t().contiguous()
 
 
-def _with_signs_of_zero(held: torch.Tensor, sent: torch.Tensor) -> torch.Tensor:
+def with_signs_of_zero(held: torch.Tensor, sent: torch.Tensor) -> torch.Tensor:
     """``held`` in the dtype of ``sent``, with the signs of its zeros, which multiplying by the identity loses."""
     held = held.to(sent.dtype)
     return torch.where((held == 0) & (sent == 0), sent, held) if held.shape == sent.shape else held

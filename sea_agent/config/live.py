@@ -7,6 +7,9 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from sea_agent.config.section import Section
 from sea_agent.types import LONGEST_RUN_ID, RUN_ID
 
+TOKEN = "SEA_AGENT_LIVE_TOKEN"
+"""Environment variable with the secret that engines and decider ask of whoever calls them."""
+
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 

@@ -28,8 +28,7 @@ from tiny_policies import (
 
 from actors.samplers import make_sampler
 from actors.sampling import SampleRequest
-from actors.vllm_sampler import _import_vllm as import_vllm
-from actors.vllm_sampler import _locate
+from actors.vllm_sampler import import_vllm, locate
 from learner.learner import PreferenceLearner
 from sea_agent.config import LearnerConfig, PolicyConfig, SamplerConfig
 from sea_agent.errors import RunFailure, UserError
@@ -103,7 +102,7 @@ def child_load_with_broken(name: str, update: WeightUpdate) -> str:
         if name == "reload":
             patch.setattr(_current[0]._engine, "collective_rpc", lambda *_, **__: None)
         else:
-            patch.setattr(actors.vllm_sampler, "_repack_heads", lambda _: None)
+            patch.setattr(actors.vllm_sampler, "repack_heads", lambda _: None)
         return str(_current[0].load_weights(update))
 
 
@@ -266,10 +265,10 @@ def test_a_head_without_a_module_is_where_its_tied_embedding_is_and_else_lost() 
     model: Any = torch.nn.ModuleDict({"embed": torch.nn.Embedding(5, 3)})
     model.hf_to_vllm_mapper = SimpleNamespace(apply=list)
     shapes = {name: torch.Size((5, 3)) for name in ("embed.weight", "lm_head.weight")}
-    places = _locate(model, shapes, {"embed.weight": "embed.weight", "lm_head.weight": "embed.weight"})
+    places = locate(model, shapes, {"embed.weight": "embed.weight", "lm_head.weight": "embed.weight"})
     assert places["lm_head.weight"] == places["embed.weight"]
     with pytest.raises(UserError, match=r"lm_head\.weight of ModuleDict cannot be found"):
-        _locate(model, shapes, {name: name for name in shapes})
+        locate(model, shapes, {name: name for name in shapes})
 
 
 def test_an_architecture_that_vllm_does_not_know_is_refused_without_an_engine(

@@ -7,10 +7,8 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sea_agent.config import LiveConfig
+from sea_agent.config.live import TOKEN as TOKEN
 from sea_agent.errors import UserError
-
-TOKEN = "SEA_AGENT_LIVE_TOKEN"
-"""Environment variable with the secret that engines and decider ask of whoever calls them."""
 
 
 class LiveSettings(BaseModel):
