@@ -28,7 +28,18 @@ from sea_agent.features import Features
 from sea_agent.pretrained import use_threads
 from sea_agent.saved_state import require
 from sea_agent.seeding import generator_for, id_for, seed_for
-from sea_agent.types import Answer, Candidates, Duel, Hindsight, LabelSource, Outcome, Preference, Response, Verdict
+from sea_agent.types import (
+    Answer,
+    Candidates,
+    Duel,
+    Hindsight,
+    LabelSource,
+    Outcome,
+    Preference,
+    Prompt,
+    Response,
+    Verdict,
+)
 
 
 class Selector:
@@ -112,6 +123,16 @@ class Selector:
         others = [place for place in range(len(duels)) if place not in telling]
         return [duels[place] for place in sorted([*telling, *others[: size - len(telling)]])]
 
+    def meet(self, candidates: Sequence[Candidates]) -> None:
+        """Begin a posterior on the scale that these candidates give its features, where there is none yet.
+
+        For rounds whose duels were chosen elsewhere, and whose first answers are too few to set a scale.
+        """
+        self._begin_round()
+        if self._features is not None and self._posterior is None:
+            self._rows([(group.prompt, response) for group in candidates for response in group.responses])
+            self._posterior = self._new_posterior()
+
     @property
     def trust(self) -> float:
         """How far the posterior's beliefs are acted on, from 0 to 1; 0 before the first answer.
@@ -144,6 +165,18 @@ class Selector:
             )
         ]
         return preferences, self.trust
+
+    def rewards(self, pairs: Sequence[tuple[Prompt, Response]], key: str, least: int) -> torch.Tensor | None:
+        """rewards_S_X of responses under ``least`` posterior draws or more, each of which is one reward function for
+        all of them; None before the first label. The draws are keyed by ``key``."""
+        self._begin_round()
+        if self._posterior is None or not self._posterior.labels:
+            return None
+        rows_1_X_D = self._rows(list(pairs))[None]  # as candidates of one prompt: they share each draw
+        parts: list[torch.Tensor] = []
+        while sum(map(len, parts)) < least:
+            parts.append(self._posterior.draw(rows_1_X_D, generator_for(self._seed, key, len(parts)))[:, 0])
+        return torch.cat(parts)
 
     def best(self, candidates: Sequence[Candidates]) -> list[Response]:
         """Best-of-N inference: the response to each prompt with the highest posterior mean reward.

@@ -1,0 +1,157 @@
+"""How weights go live: written to disk, published under a version of the store, compared by the gate, taken back.
+
+    OUT/weights/<checksum>/model.safetensors   a version, or the initial policy, whose checksum OUT/weights/initial names
+
+A directory of weights is there as a whole or not at all. Versions come from the store, which never gives one twice.
+"""
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from sea_agent.agent import Agent
+from sea_agent.config import LiveConfig
+from sea_agent.errors import UserError
+from sea_agent.live.audits import evidence
+from sea_agent.live.gate import objections
+from sea_agent.live.log import LiveLog, Publication, Serving
+from sea_agent.live.measuring import FILE, Measuring
+from sea_agent.persistence.files import to_disk, write_whole
+from sea_agent.types import Prompt
+
+_INITIAL = "initial"
+_PART = ".part"
+
+
+class Publishing:
+    """Offers the weights of an agent, and takes back those that audits speak against.
+
+    Args:
+        weights: the directory of all weights.
+        heldout: gives the newest held-out conversations, as many as asked for.
+    """
+
+    def __init__(
+        self,
+        live: LiveConfig,
+        log: LiveLog,
+        weights: Path,
+        measuring: Measuring,
+        heldout: Callable[[int], list[Prompt]],
+        tell: Callable[[str], None],
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._live, self._log, self._weights, self._measuring = live, log, weights, measuring
+        self._heldout, self._tell, self._clock = heldout, tell, clock
+        self._offered = ""
+
+    def begin(self, agent: Agent) -> None:
+        """Keep the initial policy, while the learner has it."""
+        self._save(agent)
+        write_whole(self._weights / _INITIAL, agent.published)
+
+    def offer(self, agent: Agent) -> None:
+        """Publish the agent's weights, unless they were offered already, and let the gate decide."""
+        if agent.published in (self._offered, self._initial().name):
+            return
+        path = self._save(agent)
+        labels = agent.ledger.oracle_queries
+        offered = self._log.publish(agent.published, agent.rounds, labels, str(path))
+        if offered.state == "offered":
+            self._judge(agent, offered)
+        self._offered = agent.published
+        self._forget_old()
+
+    def tend(self, serving: Serving, audits: dict[int, list[float]]) -> bool:
+        """Take back versions that audits speak against, and let a canary's version go live when its time is over;
+        whether anything changed."""
+        for version in filter(None, (serving.live, serving.canary)):
+            outcomes = audits.get(version, [])
+            speaks = evidence(outcomes)
+            if speaks >= 1 / self._live.gate.rollback_error:
+                lost, won = sum(one < 0.5 for one in outcomes), sum(one > 0.5 for one in outcomes)
+                reason = f"lost {lost} of {lost + won} audits against the initial policy"
+                report = {"audits": len(outcomes), "lost": lost, "won": won, "evidence": speaks}
+                self._log.decide(version, "withdrawn", reason, report)
+                self._tell(f"version {version} is taken back: it {reason}")
+                return True
+        if serving.canary is None or serving.frozen:
+            return False
+        found = next(one for one in self._log.publications() if one.version == serving.canary)
+        if self._clock() < (found.decided_at or 0.0) + self._live.gate.canary_seconds:
+            return False
+        self._log.decide(serving.canary, "live", "served the canary's users without objection")
+        return True
+
+    def _judge(self, agent: Agent, offered: Publication) -> None:
+        serving, known = self._log.serving(), self._log.publications()
+        for one in known:
+            if one.state == "offered" and one.version < offered.version:
+                self._log.decide(one.version, "rejected", "the agent ended before the gate had decided")
+        live = next((one for one in known if one.version == serving.live), None)
+        gate, directory = self._live.gate, None if live is None else Path(live.path)
+        if live is not None and not (Path(live.path) / FILE).is_file():
+            self._log.decide(offered.version, "rejected", f"the live weights are not at {live.path} to compare with")
+            return
+        figures = self._measuring.measure(
+            agent, self._heldout(gate.prompts), self._initial(), directory, 0 if live is None else live.version
+        )
+        against = objections(figures, gate)
+        if serving.frozen:
+            against.append("an operator has frozen what is live")
+        if against:
+            self._log.decide(offered.version, "rejected", "; ".join(against), figures.report())
+            self._tell(f"version {offered.version} stays back: {'; '.join(against)}")
+            return
+        state = "canary" if gate.canary_share and self._live.engines > 1 else "live"
+        reason = f"win rate {figures.win_rate:.3f} against version {serving.live or 0}, at least {figures.win_low:.3f}"
+        self._log.decide(offered.version, state, reason, figures.report())
+        self._tell(f"version {offered.version} goes {state}: {reason}")
+
+    # --- on disk
+
+    def _initial(self) -> Path:
+        try:
+            return self._weights / (self._weights / _INITIAL).read_text()
+        except OSError as error:
+            raise UserError(
+                f"{self._weights}: the initial weights are not there ({error}), so nothing can be compared with them. "
+                "Restore the directory, or start anew in another one."
+            ) from None
+
+    def _save(self, agent: Agent) -> Path:
+        """The directory of the agent's weights, written unless it is there."""
+        target = (self._weights / agent.published).absolute()
+        if target.exists():
+            return target
+        part = target.with_name(target.name + _PART)
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        agent.learner.save_weights(str(part / FILE))
+        for written in (part / FILE, part):
+            to_disk(written)
+        part.rename(target)
+        to_disk(self._weights)
+        return target
+
+    def _forget_old(self) -> None:
+        """Keep the live weights and those to go back to, ``keep_versions`` together, the last ones that were turned
+        down, which an operator may want after all, and the initial policy."""
+        known = self._log.publications()
+        good = [one for one in known if one.state in ("live", "canary", "retired")]
+        good.sort(key=lambda one: (one.state == "retired", -one.version))
+        others = [one for one in known if one.state in ("offered", "rejected")]
+        stays = {one.path for one in [*good[: self._live.keep_versions], *others[:1]]} | {
+            str(self._initial().absolute())
+        }
+        for one in known:
+            if one.path and one.path not in stays:
+                self._log.tell_deleted(one.version)
+        self._remove_all_but(stays)
+
+    def _remove_all_but(self, stays: set[str]) -> None:
+        for directory in self._weights.iterdir():
+            if directory.is_dir() and str(directory.absolute()) not in stays:
+                shutil.rmtree(directory)
