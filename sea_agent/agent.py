@@ -182,7 +182,8 @@ class Agent:
     def _select(self, draw: Draw, asked: int, room: int) -> list[Duel]:
         """The round's duels; those that were chosen where they were served are taken as they are."""
         if draw.chosen is not None:
-            self.selector.call("meet", draw.candidates).result()
+            if draw.candidates:
+                self.selector.call("begin", draw.candidates).result()
             return draw.chosen[: max(room, 0)]
         implicit = self._implicit_rewards(draw.candidates)
         given = (draw.candidates, self.rounds, asked, room, implicit, self._is_far)

@@ -25,7 +25,7 @@ from sea_agent.config import CheckpointConfig, RunConfig
 from sea_agent.config.files import load_config
 from sea_agent.errors import RunFailure, Stopped, UserError
 from sea_agent.live.engine_scores import engine_score
-from sea_agent.live.log import LiveLog
+from sea_agent.live.log import MOST_ROWS, LiveLog
 from sea_agent.live.measuring import Measuring
 from sea_agent.live.publishing import Publishing
 from sea_agent.live.source import LivePrompts, LiveSource
@@ -68,7 +68,7 @@ class LiveRun:
         self._live, self._oracle = config.live, oracle
         self._log, self._patience = LiveLog(oracle.service, config.oracle.run), config.oracle.wait_hours * 3600
         longest = context_length(config.policy.path) - config.sampler.max_new_tokens
-        recent = _RECENT * config.batch_size
+        recent = min(_RECENT * config.batch_size, MOST_ROWS)
         self._prompts = LivePrompts(self._log, seed=config.seed, recent=recent, longest=longest)
         self._publishing = Publishing(
             self._live,
@@ -182,7 +182,9 @@ class LiveRun:
         agent.selector.restart()
         if self.inputs.imported is not None:
             warm(self.inputs.imported, agent.ledger, agent.selector)
-        agent.selector.call("meet", self._source.scale(agent.rounds)).result()
+        candidates = self._source.scale(agent.rounds)
+        if candidates:
+            agent.selector.call("begin", candidates).result()
         for number, answers in agent.ledger.answers(agent.rounds):
             agent.selector.call("update", answers, number).result()
 

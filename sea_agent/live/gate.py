@@ -65,7 +65,7 @@ def objections(figures: Figures, gate: GateConfig) -> list[str]:
         ),
         (
             figures.distinct >= gate.least_distinct,
-            f"{figures.distinct:.3g} of the initial policy's share of distinct responses, {gate.least_distinct:g} needed",
+            f"{figures.distinct:.3g} of the initial policy's share of distinct responses, not {gate.least_distinct:g}",
         ),
         (
             figures.gap <= gate.max_gap,

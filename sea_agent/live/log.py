@@ -5,10 +5,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from oracle.service_client import ServiceClient, Unavailable
+from oracle.service_client import Refused, ServiceClient, Unavailable
 from sea_agent.errors import RunFailure
 
 _PAGE = 200  # of rows with texts
+_PUBLICATIONS = 100
+_REASON = 2000
+MOST_ROWS = 500
+"""Conversations that the gateway gives at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,7 @@ class LiveLog:
 
     def __init__(self, service: ServiceClient, run: str) -> None:
         self._service, self._path = service, f"/v1/live/{run}"
+        self._rounds = {0: 0}  # after which each version was published; that never changes
 
     def duels(self, after: int) -> Iterator[dict[str, Any]]:
         """The duels that were asked, from the one after number ``after`` on, with their texts."""
@@ -75,19 +80,40 @@ class LiveLog:
         row = self._get("")
         return Serving(row["live"], row["canary"], row["frozen"], row["erasures"])
 
-    def publications(self) -> list[Publication]:
-        """Everything that was published, the newest first."""
-        return [_publication(row) for row in self._get("publications")["publications"]]
+    def publications(self) -> Iterator[Publication]:
+        """Everything that was published, the newest first; read as far as the caller goes."""
+        before: dict[str, int] = {}
+        while rows := self._get("publications", limit=_PUBLICATIONS, **before)["publications"]:
+            for row in rows:
+                self._rounds[row["version"]] = row["round"]
+                yield _publication(row)
+            before = {"before": rows[-1]["version"]}
+
+    def publication(self, version: int) -> Publication | None:
+        """One publication."""
+        return next((one for one in self.publications() if one.version <= version), None)
+
+    def round_of(self, version: int) -> int:
+        """The round after which a version was published; 0 for the initial policy, and what nobody knows."""
+        if version not in self._rounds:
+            self.publication(version)
+        return self._rounds.setdefault(version, 0)
 
     def publish(self, checksum: str, number: int, labels: int, path: str) -> Publication:
         """Offer the weights after round ``number``; the same ones again are the same publication."""
         body = {"checksum": checksum, "round": number, "labels": labels, "path": path}
         return _publication(self._call("POST", "/publications", json=body))
 
-    def decide(self, version: int, state: str, reason: str, report: dict[str, Any] | None = None) -> None:
-        """Say what becomes of a version."""
-        body = {"state": state, "reason": reason} | ({} if report is None else {"report": report})
-        self._call("PATCH", f"/publications/{version}", json=body)
+    def decide(self, version: int, state: str, reason: str, report: dict[str, Any] | None = None) -> bool:
+        """Say what becomes of a version; whether that still could be, or an operator was faster."""
+        body = {"state": state, "reason": reason[:_REASON]} | ({} if report is None else {"report": report})
+        try:
+            self._call("PATCH", f"/publications/{version}", json=body)
+        except Refused as refused:
+            if refused.status != 409:
+                raise
+            return False
+        return True
 
     def tell_deleted(self, version: int) -> None:
         """Say that the weights of a version are gone from the disk."""

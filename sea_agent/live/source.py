@@ -21,9 +21,6 @@ from sea_agent.saved_state import require
 from sea_agent.seeding import generator_for, id_for
 from sea_agent.types import Candidates, Duel, LabelSource, Prompt, Response, Verdict
 
-_AGAIN = 1000
-"""Numbers that are read again when an answered duel is not among those read: a slow request is stored late."""
-
 
 class LivePrompts:
     """The newest conversations of users, in an order drawn anew for each round; held-out ones are left out.
@@ -49,7 +46,7 @@ class LivePrompts:
 
     def fitting(self, rows: Iterable[Mapping[str, Any]]) -> list[Prompt]:
         """The prompts in these rows that leave room for a response."""
-        return [prompt_of(row["number"], row) for row in rows if 0 < len(row["token_ids"]) <= self._longest]
+        return [prompt_of(row["completion"], row) for row in rows if 0 < len(row["token_ids"]) <= self._longest]
 
     def __len__(self) -> int:
         return len(self._found)
@@ -141,7 +138,7 @@ class LiveSource:
     def _find(self, ids: Sequence[str]) -> None:
         """Read the duels after the cursor, and earlier ones if those that were answered are not among them."""
         missing = set(ids)
-        for start in (self._cursor, max(0, self._cursor - _AGAIN), 0):
+        for start in (self._cursor, 0):
             if not missing:
                 return
             for row in self._log.duels(start):
@@ -190,7 +187,6 @@ class LiveSource:
 
     def _take(self, number: int) -> list[Duel]:
         """The duels of round ``number``: all that were answered, as far as no user has too large a share of them."""
-        rounds = {one.version: one.round for one in self._log.publications()}
         duels = []
         for verdict in self._usable():
             id_ = verdict.duel_id
@@ -199,7 +195,7 @@ class LiveSource:
             if row is None or not _is_sound(row):
                 del self._oracle.choices[id_]
                 continue
-            duels.append(self._duel(row, number, rounds))
+            duels.append(self._duel(row, number))
         self._rows.clear()
         return duels
 
@@ -217,16 +213,13 @@ class LiveSource:
                 usable.append(verdict)
         return usable
 
-    def _duel(self, row: Mapping[str, Any], number: int, rounds: Mapping[int, int]) -> Duel:
-        """``rounds`` says after which round each version was published: by rounds the learner counts its versions.
-
-        The latest counts as one round older, because the gate, and not the learner, compares the log-probabilities of
-        engines with its own.
-        """
-        prompt = prompt_of(row["number"], row["prompt"])
+    def _duel(self, row: Mapping[str, Any], number: int) -> Duel:
+        """The learner counts versions by rounds. The latest counts as one round older, because the gate, and not the
+        learner, compares the log-probabilities of engines with its own."""
+        prompt = prompt_of(row["completion"], row["prompt"])
 
         def side(one: Mapping[str, Any]) -> Response:
-            version = max(0, min(rounds.get(one["policy_version"], 0), number - 2))
+            version = max(0, min(self._log.round_of(one["policy_version"]), number - 2))
             tokens, logprobs = tuple(one["token_ids"]), tuple(one["logprobs"])
             return Response(one["id"], prompt.id, one["text"], tokens, logprobs, version)
 
@@ -287,10 +280,10 @@ def largest_cap(answers: Mapping[str, int], share: float) -> int:
     return found
 
 
-def prompt_of(number: int, row: Mapping[str, Any]) -> Prompt:
-    """A conversation as the policy got it; ``number`` is that of its request."""
+def prompt_of(completion: str, row: Mapping[str, Any]) -> Prompt:
+    """A conversation as the policy got it with the request for a completion."""
     messages = tuple((message["role"], message["content"]) for message in row.get("messages") or ())
-    return Prompt(id_for("live prompt", number), row["text"], tuple(row["token_ids"]), messages or None)
+    return Prompt(id_for("live prompt", completion), row["text"], tuple(row["token_ids"]), messages or None)
 
 
 def _is_sound(row: Mapping[str, Any]) -> bool:

@@ -123,16 +123,6 @@ class Selector:
         others = [place for place in range(len(duels)) if place not in telling]
         return [duels[place] for place in sorted([*telling, *others[: size - len(telling)]])]
 
-    def meet(self, candidates: Sequence[Candidates]) -> None:
-        """Begin a posterior on the scale that these candidates give its features, where there is none yet.
-
-        For rounds whose duels were chosen elsewhere, and whose first answers are too few to set a scale.
-        """
-        self._begin_round()
-        if self._features is not None and self._posterior is None:
-            self._rows([(group.prompt, response) for group in candidates for response in group.responses])
-            self._posterior = self._new_posterior()
-
     @property
     def trust(self) -> float:
         """How far the posterior's beliefs are acted on, from 0 to 1; 0 before the first answer.
@@ -141,6 +131,16 @@ class Selector:
         """
         untested = self._features is None or self._posterior_config.family == "ensemble"
         return 1.0 if untested else self._foresight.trust
+
+    def begin(self, candidates: Sequence[Candidates]) -> None:
+        """Begin the posterior, where none is begun: fix the scale of its features by these responses.
+
+        Where duels are chosen elsewhere, nothing else does so before the first answers; and those to a few duels would
+        give a poor scale.
+        """
+        if self._posterior is None and self._features is not None:
+            self._rows([(group.prompt, response) for group in candidates for response in group.responses])
+            self._posterior = self._new_posterior()
 
     def imagine(self, candidates: Sequence[Candidates], number: int) -> tuple[list[Preference], float]:
         """Pairs of the candidates of each prompt, ordered by the posterior, with the probability of that order; and how
