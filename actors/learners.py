@@ -77,6 +77,14 @@ class LearnerGroup:
         """log π(y|x) of each response under the current policy, in nats."""
         return [sum(tokens) for tokens in self._answer("policy_logprobs", rows)]
 
+    def token_logprobs(self, rows: Sequence[TokenRow]) -> list[list[float]]:
+        """Log-probability of each response token under the current policy, in nats."""
+        return list(self._answer("policy_logprobs", rows))
+
+    def save_weights(self, file: str) -> None:
+        """See ``PreferenceLearner.save_weights``."""
+        self._answer("save_weights", file)
+
     def state(self) -> dict[str, Any]:
         """See ``PreferenceLearner.state``."""
         return dict(self._answer("state"))

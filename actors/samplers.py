@@ -11,6 +11,7 @@ from sea_agent.errors import ActorDied, RunFailure
 from sea_agent.pretrained import use_threads
 from sea_agent.seeding import id_for, seed_for
 from sea_agent.types import REFERENCE_VERSION, Candidates, Prompt, Response, TokenRow
+from sea_agent.weights import WeightUpdate
 
 _MOST_DEATHS = 3
 
@@ -88,7 +89,7 @@ class SamplerPool:
             runtime.results([sampler.call("sample", []) for sampler in self._samplers])
         self._config = config
         self._seed = compute.seed
-        self._published: tuple[Pending, str] | None = None
+        self._published: tuple[Pending | WeightUpdate, str] | None = None
         self._deaths = 0
         self._turn = 0
         # GPU-to-GPU transfers reach all samplers together, once.
@@ -148,7 +149,7 @@ class SamplerPool:
         answer: list[list[float]] = self._samplers[self._turn % len(self._samplers)].call("logprobs", rows).result()
         return answer
 
-    def load_weights(self, update: Pending, expected: str) -> None:
+    def load_weights(self, update: Pending | WeightUpdate, expected: str) -> None:
         """Send the published weights to every sampler and verify by checksum that it holds them.
 
         Raises:

@@ -86,6 +86,7 @@ class BareLoop:
     def round(self) -> None:
         """One round of the same work."""
         config, self.rounds = self.config, self.rounds + 1
+        assert self.prompts is not None
         prompts = self.prompts.next(config.batch_size)
         with self.stage("sample"):
             candidates = self.sample(prompts)

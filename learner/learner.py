@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
 from learner.deepspeed_engine import DeepSpeedEngine
 from learner.engine import Engine, TrainingState
@@ -170,6 +171,12 @@ class PreferenceLearner:
         tensors = self._collect()
         if tensors is not None:
             save_pretrained(directory, self._base, self._tokenizer, tensors, **self._checkpoint)
+
+    def save_weights(self, file: str | Path) -> None:
+        """Write what ``weights`` gives as safetensors."""
+        tensors = self._collect()
+        if tensors is not None:
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
 
     def state(self) -> dict[str, Any] | None:
         """All that a later learner needs to go on exactly from here: tensors and plain values only; None but on rank 0.

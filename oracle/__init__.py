@@ -3,6 +3,7 @@
 from oracle.base import Oracle
 from sea_agent.config import (
     FeedbackServiceOracleConfig,
+    LiveOracleConfig,
     LlmJudgeOracleConfig,
     OracleConfig,
     PythonOracleConfig,
@@ -28,6 +29,10 @@ def make_oracle(config: OracleConfig, *, seed: int, device: str, key: str = "ora
         from oracle.llm_judge import LlmJudgeOracle
 
         return LlmJudgeOracle(config)
+    if isinstance(config, LiveOracleConfig):
+        from oracle.live import LiveOracle
+
+        return LiveOracle(config)
     from oracle.reward_model import RewardModelOracle
 
     return RewardModelOracle(config, seed, device, key)

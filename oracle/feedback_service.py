@@ -5,41 +5,31 @@ Each process reads the log once from the start, then from its cursor.
 """
 
 import json
-import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
-import httpx
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
-
 from oracle.base import Oracle, Question
+from oracle.service_client import POLL_SECONDS, RETRY_SECONDS, Refused, ServiceClient, Unavailable, service_key
 from sea_agent.config import FeedbackServiceOracleConfig
-from sea_agent.errors import RunFailure, UserError
+from sea_agent.errors import RunFailure
 from sea_agent.types import QUESTION_TEXTS, Answer, Duel, Outcome, Verdict
 
-KEY = "SEA_AGENT_KEY"
 _POST_ITEMS = 500
 _POST_BYTES = 1_000_000  # half of the service's limit
 _PAGE = 1000
-_POLL_SECONDS = 20
-_RETRY_SECONDS = 45
+_POLL_SECONDS = POLL_SECONDS
+_RETRY_SECONDS: float = RETRY_SECONDS
 _OVER = ("closed", "archived", "deleted")
 """The states of a run in the service in which no duel is answered any more."""
 
 
-class _Unavailable(Exception):
-    """The service does not answer or is temporarily unable to."""
-
-
-class _Refused(RunFailure):
-    """The service rejects a request, with a status."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
+_CONFLICT = (
+    "holds other duels under the keys of this run ({detail}). Another run used the same oracle.run; give this one "
+    "a name of its own."
+)
 
 
 class FeedbackServiceOracle(Oracle):
@@ -50,16 +40,12 @@ class FeedbackServiceOracle(Oracle):
     def __init__(self, config: FeedbackServiceOracleConfig) -> None:
         super().__init__(f"feedback service {config.url}, run {config.run}")
         self._config = config
-        self._retrying = Retrying(
-            retry=retry_if_exception_type(_Unavailable),
-            wait=wait_exponential_jitter(multiplier=0.2, max=5.0),
-            stop=stop_after_delay(_RETRY_SECONDS),
-            reraise=True,
-        )
-        self._client = httpx.Client(
-            base_url=config.url,
-            headers={"Authorization": f"Bearer {_key(config)}"},
-            timeout=httpx.Timeout(10.0, read=_POLL_SECONDS + 10.0),
+        self._service = ServiceClient(
+            config.url,
+            service_key(config.kind, config.url),
+            self.name,
+            conflict=_CONFLICT,
+            retry_seconds=_RETRY_SECONDS,
         )
         self._announced = False
         self._posted: dict[str, str] = {}  # our id of a duel: the service's
@@ -68,14 +54,14 @@ class FeedbackServiceOracle(Oracle):
         self._path = f"/v1/runs/{config.run}"
         self._state = "open"  # of the run in the service, and its progress, as last seen
         self._progress: dict[str, int] = {}
-        self._check()
+        self._service.check()
 
     def verdicts(self, duels: Sequence[Duel]) -> list[Verdict]:
         """Post new duels, wait briefly for votes, and return the decided verdicts."""
         try:
             self._post(duels)
             decided = self._answered(duels)
-        except _Unavailable:
+        except Unavailable:
             return []  # the run decides how long to wait
         return decided
 
@@ -83,34 +69,15 @@ class FeedbackServiceOracle(Oracle):
         """Raises ValueError: people's time is reserved for training."""
         raise ValueError("people are not asked to evaluate")
 
-    def _check(self) -> None:
-        """Raises: UserError when the service cannot be reached or rejects the key."""
-        try:
-            response = self._client.get("/v1/runs")
-        except httpx.HTTPError as error:
-            raise UserError(
-                f"oracle.url={self._config.url}: no feedback service answers there ({error}). Start one with "
-                "`sea-agent serve`, or correct the address."
-            ) from None
-        if response.status_code in (401, 403):
-            raise UserError(
-                f"{KEY}: the feedback service refuses this key ({_detail(response)}). Give one with the scope "
-                "experiment."
-            )
-        if response.status_code != 200:
-            raise UserError(
-                f"oracle.url={self._config.url}: answered {response.status_code}; is this a feedback service?"
-            )
-
     def _post(self, duels: Sequence[Duel]) -> None:
         if not self._announced:
             metadata = {"instructions": self._config.instructions, "votes_needed": self._config.votes}
-            self._call("PUT", self._path, json=metadata)
+            self._service.call("PUT", self._path, json=metadata)
             self._announced = True
         for batch in _batches([_query(duel) for duel in duels if duel.id not in self._posted]):
             try:
-                answer = self._call("POST", f"{self._path}/queries:batch", json={"queries": batch})
-            except _Refused as refused:
+                answer = self._service.call("POST", f"{self._path}/queries:batch", json={"queries": batch})
+            except Refused as refused:
                 self._look()
                 raise self._over() if self._state in _OVER else refused from None
             self._posted |= {row["client_key"]: row["id"] for row in answer["queries"]}
@@ -123,7 +90,7 @@ class FeedbackServiceOracle(Oracle):
             if duels and not decided:
                 self._read(wait_s=_POLL_SECONDS)
                 decided = self._decided(duels) or self._withdrawn(duels)
-        except _Refused as refused:
+        except Refused as refused:
             if refused.status != 404:
                 raise
             self._look()
@@ -136,7 +103,7 @@ class FeedbackServiceOracle(Oracle):
         """Read the log from the cursor to its end."""
         while True:
             parameters = {"after_seq": self._seq, "limit": _PAGE, "wait_s": wait_s}
-            page = self._call("GET", f"{self._path}/labels", params=parameters)
+            page = self._service.call("GET", f"{self._path}/labels", params=parameters)
             for entry in page["labels"]:
                 if entry["kind"] == "vote":
                     vote = entry["revises"] or entry["label_id"]  # not who gave it: names change when they are erased
@@ -171,12 +138,12 @@ class FeedbackServiceOracle(Oracle):
         self._look()
         if self._state in _OVER:
             return self._skips(duels)
-        self._progress = self._call("GET", f"{self._path}/progress")
+        self._progress = self._service.call("GET", f"{self._path}/progress")
         if self._progress["stuck"]:
-            self._progress = self._call("POST", f"{self._path}/settle")
+            self._progress = self._service.call("POST", f"{self._path}/settle")
         if self._progress["open"] >= len(duels) and not self._progress["cancelled"]:
             return []
-        states = {duel.id: self._call("GET", f"/v1/queries/{self._posted[duel.id]}")["state"] for duel in duels}
+        states = {duel.id: self._service.call("GET", f"/v1/queries/{self._posted[duel.id]}")["state"] for duel in duels}
         self._read(wait_s=0)  # the votes of what was answered meanwhile
         answered = self._decided([duel for duel in duels if states[duel.id] == "answered"], needed=1)
         gone = self._skips([duel for duel in duels if states[duel.id] in ("cancelled", "expired")])
@@ -186,8 +153,8 @@ class FeedbackServiceOracle(Oracle):
     def _look(self) -> None:
         """Note the state of the run in the service; without such a run it is deleted."""
         try:
-            self._state = self._call("GET", self._path)["state"]
-        except _Refused as refused:
+            self._state = self._service.call("GET", self._path)["state"]
+        except Refused as refused:
             if refused.status != 404:
                 raise
             self._state = "deleted"
@@ -202,43 +169,6 @@ class FeedbackServiceOracle(Oracle):
 
     def _skips(self, duels: Sequence[Duel]) -> list[Verdict]:
         return [Verdict(duel.id, Outcome.SKIP, self.name, time.time()) for duel in duels]
-
-    def _call(self, method: str, path: str, **options: Any) -> Any:
-        """The JSON response to a request, with retries.
-
-        Raises:
-            _Unavailable: the service stays unavailable.
-            _Refused: it rejects the request, or holds other duels under the keys of this run.
-        """
-        return self._retrying(self._once, method, path, **options)
-
-    def _once(self, method: str, path: str, **options: Any) -> Any:
-        try:
-            response = self._client.request(method, path, **options)
-        except httpx.TransportError as error:
-            raise _Unavailable(str(error)) from None
-        if response.status_code == 429 or response.status_code >= 500:
-            raise _Unavailable(_detail(response))
-        if response.status_code == 409:
-            raise _Refused(
-                409,
-                f"{self.name}: holds other duels under the keys of this run ({_detail(response)}). Another run used "
-                "the same oracle.run; give this one a name of its own.",
-            )
-        if response.status_code >= 400:
-            refusal = f"{self.name}: refused {method} {path} with {response.status_code}: {_detail(response)}"
-            raise _Refused(response.status_code, refusal)
-        return response.json()
-
-
-def _key(config: FeedbackServiceOracleConfig) -> str:
-    key = os.environ.get(KEY, "")
-    if not key:
-        raise UserError(
-            f"oracle.kind=feedback_service: {KEY} is not set. Put a key with the scope experiment of the service at "
-            f"{config.url} into the environment."
-        )
-    return key
 
 
 def _query(duel: Duel) -> dict[str, Any]:
@@ -279,11 +209,3 @@ def _verdict(duel_id: str, votes: Sequence[dict[str, Any]], min_agreement: float
         votes=len(votes),
         answers=tuple(Answer(vote["annotator"], Outcome(vote["outcome"])) for vote in votes) if votes[1:] else (),
     )
-
-
-def _detail(response: httpx.Response) -> str:
-    """The detail of a problem document, or the status."""
-    try:
-        return str(response.json()["detail"])
-    except (ValueError, KeyError, TypeError):
-        return f"status {response.status_code}"

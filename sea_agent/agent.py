@@ -11,7 +11,7 @@ from actors.samplers import SamplerPool
 from sea_agent.bandit.mixing import imagined_rounds
 from sea_agent.config import RunConfig
 from sea_agent.errors import RunFailure
-from sea_agent.loop.candidates import CandidateSource, Draw
+from sea_agent.loop.candidates import Draw, Source
 from sea_agent.loop.evaluation import Evaluator
 from sea_agent.loop.open_duels import OpenDuels
 from sea_agent.loop.relived import as_of_now
@@ -19,7 +19,16 @@ from sea_agent.loop.stopwatch import Stopwatch
 from sea_agent.persistence.ledger import Ledger
 from sea_agent.persistence.rounds import Evaluation, RoundMetrics
 from sea_agent.saved_state import require
-from sea_agent.types import Candidates, Duel, LabelSource, Preference, Response, Verdict, preference_from
+from sea_agent.types import (
+    REFERENCE_VERSION,
+    Candidates,
+    Duel,
+    LabelSource,
+    Preference,
+    Response,
+    Verdict,
+    preference_from,
+)
 
 Measured = dict[str, Any]
 """Fields of ``RoundMetrics`` by name."""
@@ -39,7 +48,7 @@ class Agent:
         self,
         config: RunConfig,
         *,
-        source: CandidateSource,
+        source: Source,
         samplers: SamplerPool,
         selector: Remote,
         open_duels: OpenDuels,
@@ -64,7 +73,7 @@ class Agent:
             self.published = self.learner.checksum()
             self.evaluator.fix_reference()
             after_round(self._row({}, evaluate=True))
-        while self.imagined_rounds_due or self.ledger.oracle_queries < self.config.budget.oracle_queries:
+        while self.imagined_rounds_due or self.ledger.oracle_queries < self.config.budget.limit:
             metrics = self.imagine() if self.imagined_rounds_due else self.round()
             after_round(self._row(metrics, evaluate=not self.imagined_rounds_due and self._evaluation_is_due()))
 
@@ -73,13 +82,11 @@ class Agent:
         self.rounds += 1
         number, config, stage = self.rounds, self.config, self.stopwatch
         asked = self.ledger.oracle_queries
-        left = config.budget.oracle_queries - asked
+        left = config.budget.limit - asked
         draw = self._draw(asks=True)
         with stage("select"):
-            room, implicit = left - len(self.open_duels), self._implicit_rewards(draw.candidates)
-            given = (draw.candidates, number, asked, room, implicit, self._is_far)
-            duels: list[Duel] = self.selector.call("select", *given).result()
-            duels = self.ledger.add_duels(duels, number, self.published)
+            room = left - len(self.open_duels)
+            duels = self.ledger.add_duels(self._select(draw, asked, room), number, self.published)
         with stage("ask"):
             answers = self.open_duels.ask(duels, number, left)
         with stage("label"):
@@ -89,7 +96,7 @@ class Agent:
         with stage("update"):
             found, hindsight = self.selector.call("update", answers, number).result()
             self.ledger.add_hindsight(hindsight)
-        if room > 0:
+        if room > 0 and draw.chosen is None:
             self._refuse_silence(len(duels))
         if all(duel.rule == "passive" for duel in duels):  # pairs that were chosen diverge further than most
             self.divergence = metrics.get("kl", self.divergence)
@@ -138,7 +145,7 @@ class Agent:
         self.learner.load_state(state["learner"])
         self.selector.call("load_state", state["selector"]).result()
         self.evaluator.load_state(state["evaluator"])
-        self._publish()
+        self.publish()
         self.open_duels.restore(self.ledger.rewind(self.rounds))
 
     def revive(self) -> None:
@@ -168,9 +175,20 @@ class Agent:
                 due = imagined_rounds(self.config.imagination, queries)
             asks = due == 0
             due -= not asks
-            if asks and queries >= self.config.budget.oracle_queries:
+            if asks and queries >= self.config.budget.limit:
                 return
             yield asks
+
+    def _select(self, draw: Draw, asked: int, room: int) -> list[Duel]:
+        """The round's duels; those that were chosen where they were served are taken as they are."""
+        if draw.chosen is not None:
+            if draw.candidates:
+                self.selector.call("begin", draw.candidates).result()
+            return draw.chosen[: max(room, 0)]
+        implicit = self._implicit_rewards(draw.candidates)
+        given = (draw.candidates, self.rounds, asked, room, implicit, self._is_far)
+        duels: list[Duel] = self.selector.call("select", *given).result()
+        return duels
 
     def _implicit_rewards(self, candidates: list[Candidates]) -> dict[str, float] | None:
         """β (log π(y|x) − log π_ref(y|x)) by response id, for the rule that looks at it."""
@@ -202,12 +220,18 @@ class Agent:
         now = {duel.id: duel for duel in self._as_of_now(duels)}
         answered = [(now.get(duel.id, duel), verdict) for duel, verdict in answers]
         answered.sort(key=lambda one: place.get(one[0].id, -1))
-        found = (preference_from(duel, verdict) for duel, verdict in answered if duel.round >= oldest)
+        found = (preference_from(duel, verdict) for duel, verdict in answered if self._is_recent(duel, oldest))
         return [replace(one, explored=explored.get(one.prompt.id)) for one in found if one is not None]
+
+    def _is_recent(self, duel: Duel, oldest: int) -> bool:
+        """Whether round ``oldest`` or a later one asked about the duel, and the weights behind such a round sampled it:
+        live duels may be older than the round that learns of them."""
+        versions = {duel.first.policy_version, duel.second.policy_version} - {REFERENCE_VERSION}
+        return duel.round >= oldest and min(versions, default=oldest) >= oldest - 1 - self.config.sampler.ahead
 
     def _as_of_now(self, duels: list[Duel]) -> list[Duel]:
         """The round's duels; older where other weights sampled them, in a life of the run that computed otherwise."""
-        if not duels or self.ledger.weights_behind(duels[0].round) == self.published:
+        if self.config.is_live or not duels or self.ledger.weights_behind(duels[0].round) == self.published:
             return duels
         self.relived_rounds += 1
         tolerance = self.config.learner.largest_gap(self.config.policy.dtype)
@@ -221,20 +245,21 @@ class Agent:
         with self.stopwatch("learn"):
             metrics = self.learner.step(preferences, rate, batches, oldest_version)
         with self.stopwatch("publish"):
-            self._publish()
+            self.publish()
             if self.config.sampler.ahead and preferences:  # no response that was learnt from is of a present version
                 rows = [(one.prompt.token_ids, one.chosen.token_ids) for one in preferences[:_COMPARED]]
                 metrics["logprob_gap"] = self.learner.logprob_gap(rows, self.samplers.logprobs(rows))
         return metrics
 
-    def _publish(self) -> None:
+    def publish(self) -> None:
+        """Give the samplers the learner's weights."""
         update, self.published = self.learner.weights()
         self.samplers.load_weights(update, self.published)
 
     def _spent(self, draw: Draw) -> Measured:
         self.policy_samples += draw.sampled
         distinct = sum(len(group.responses) for group in draw.candidates)
-        return {"distinct_candidates": distinct / (len(draw.candidates) * draw.per_prompt)}
+        return {"distinct_candidates": distinct / (len(draw.candidates) * draw.per_prompt)} if draw.candidates else {}
 
     def _row(self, metrics: Measured, *, evaluate: bool) -> RoundMetrics:
         evaluation = Evaluation()
@@ -256,7 +281,7 @@ class Agent:
         )
 
     def _evaluation_is_due(self) -> bool:
-        return self.evaluator.is_due(self.ledger.oracle_queries, self.config.budget.oracle_queries)
+        return self.evaluator.is_due(self.ledger.oracle_queries, self.config.budget.limit)
 
     def _refuse_silence(self, duels: int) -> None:
         self.silent_rounds = 0 if duels else self.silent_rounds + 1

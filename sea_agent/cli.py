@@ -84,11 +84,11 @@ def run_command(
 
     config = load_config(source, overrides or [])
     if not (resuming and holds(out, config)):
-        _follow(partial(lifecycle.run, config, out), out, config.selection.rule, config.budget.oracle_queries)
+        _follow(partial(lifecycle.run, config, out), out, config.selection.rule, config.budget.limit)
     elif (summary := finished(config.budget, out)) is not None:
         console.print(closing_table(summary))
     else:
-        _follow(partial(lifecycle.resume, config, out, None), out, out.name, config.budget.oracle_queries)
+        _follow(partial(lifecycle.resume, config, out, None), out, out.name, config.budget.limit)
 
 
 @app.command()
@@ -105,7 +105,7 @@ def resume(
     from sea_agent.run.resumption import resumed_config
 
     config = resumed_config(out, overrides or [])
-    _follow(partial(lifecycle.resume, config, out, checkpoint), out, out.name, config.budget.oracle_queries)
+    _follow(partial(lifecycle.resume, config, out, checkpoint), out, out.name, config.budget.limit)
 
 
 @app.command()
@@ -167,7 +167,7 @@ def demo(out: Out = Path("runs/demo"), overrides: Overrides = None) -> None:
     for arm, config in configs.items():
         console.rule(arm.title)
         directory = out / arm.name
-        _follow(partial(lifecycle.run, config, directory), directory, arm.name, config.budget.oracle_queries)
+        _follow(partial(lifecycle.run, config, directory), directory, arm.name, config.budget.limit)
     records = [read_run(out / arm.name, arm.name) for arm in ARMS]
     figure = out / "figures" / "win_rate.png"
     draw_runs(records, figure)
@@ -209,7 +209,8 @@ def check(
     inputs = preflight(config)
     if inputs.compute.ray_address is None:
         try_sampler(config.policy, config.sampler, config.device)
-    console.print(f"{source}: valid. {len(inputs.prompts)} prompts, oracle {inputs.oracle.name}.")
+    prompts = "the users' prompts" if inputs.prompts is None else f"{len(inputs.prompts)} prompts"
+    console.print(f"{source}: valid. {prompts}, oracle {inputs.oracle.name}.")
     for line in describe(inputs.needs):
         console.print(line, markup=False, highlight=False)
     if inputs.imported is not None:

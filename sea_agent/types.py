@@ -174,6 +174,11 @@ class Duel:
     disagreement: float | None = None
     typical_disagreement: float | None = None
 
+    @property
+    def is_erased(self) -> bool:
+        """Whether its texts were erased, so that nothing can be learnt from it."""
+        return not self.prompt.token_ids
+
     def swap(self) -> Self:
         """The same duel with ``first`` and ``second`` exchanged."""
         belief = None if self.belief is None else 1.0 - self.belief

@@ -21,7 +21,7 @@ class GateConfig(Section):
     least_prompts: PositiveInt = 8
     """With fewer held-out conversations nothing goes live."""
     margin: Share = 0.05
-    """The lower bound of the win rate against the live weights, by the posterior, must be above .5 less this."""
+    """How far below .5 the lower bound of the win rate against the live weights may be, as the posterior sees it."""
     max_kl: PositiveFloat = 10.0
     """Largest divergence from the initial policy, in nats per response."""
     least_distinct: Share = 0.5

@@ -12,11 +12,12 @@ from pydantic import (
     model_validator,
 )
 
-from sea_agent.config.oracle import FeedbackServiceOracleConfig, LlmJudgeOracleConfig, OracleConfig
+from sea_agent.config.oracle import FeedbackServiceOracleConfig, LiveOracleConfig, LlmJudgeOracleConfig, OracleConfig
 from sea_agent.config.section import Section
 from sea_agent.plugins import is_own
 
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
+_NEVER = 2**53
 
 RULES = ("sea_ee", "sea_bai", "passive", "uniform", "uncertainty", "information", "best_worst", "apl")
 """The built-in selection rules."""
@@ -51,8 +52,9 @@ class PolicyConfig(Section):
 class PromptsConfig(Section):
     """The training prompts."""
 
-    path: str
-    """A ``.jsonl`` or ``.parquet`` file, a Hugging Face dataset name, or ``world://lexicon/prompts.jsonl``."""
+    path: str = ""
+    """A ``.jsonl`` or ``.parquet`` file, a Hugging Face dataset name, or ``world://lexicon/prompts.jsonl``. Only
+    ``oracle.kind: live`` does without: its prompts are what users ask."""
     field: str = "prompt"
     """Column of the prompt: plain text or a list of chat messages ``{role, content}``."""
     subset: str | None = None
@@ -313,8 +315,14 @@ class LearnerConfig(Section):
 class BudgetConfig(Section):
     """When the run ends."""
 
-    oracle_queries: PositiveInt
-    """Oracle answers that the run may use. Evaluation is counted separately and does not use this budget."""
+    oracle_queries: PositiveInt | None
+    """Oracle answers that the run may use. Evaluation is counted separately and does not use this budget. null, which
+    needs ``oracle.kind: live``: the run never ends."""
+
+    @property
+    def limit(self) -> int:
+        """Answers after which the run ends; more than any run comes to where it never ends."""
+        return _NEVER if self.oracle_queries is None else self.oracle_queries
 
 
 class CheckpointConfig(Section):
@@ -351,8 +359,8 @@ class EvaluationConfig(Section):
 
     @model_validator(mode="after")
     def _the_judge_evaluates(self) -> "EvaluationConfig":
-        if isinstance(self.judge, FeedbackServiceOracleConfig):
-            raise ValueError("judge.kind=feedback_service: people are not asked to evaluate; choose another judge")
+        if isinstance(self.judge, (FeedbackServiceOracleConfig, LiveOracleConfig)):
+            raise ValueError(f"judge.kind={self.judge.kind}: people are not asked to evaluate; choose another judge")
         if isinstance(self.judge, LlmJudgeOracleConfig) and not self.judge.evaluates:
             raise ValueError(
                 "judge.kind=llm_judge: evaluation with this judge costs money; set judge.evaluates=true to allow it"

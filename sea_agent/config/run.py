@@ -57,7 +57,7 @@ class RunConfig(Section):
     """Prompts per round, with one duel each."""
     policy: PolicyConfig
     """The language model to align."""
-    prompts: PromptsConfig
+    prompts: PromptsConfig = PromptsConfig()
     """Training prompts."""
     sampler: SamplerConfig = SamplerConfig()
     """How responses are sampled."""
@@ -140,6 +140,30 @@ class RunConfig(Section):
             raise ValueError("posterior.features=reward needs oracle.kind=world: it is a control for built-in worlds")
         return self
 
+    @model_validator(mode="after")
+    def _live_mode_is_whole(self) -> "RunConfig":
+        if not self.is_live:
+            if not self.prompts.path:
+                raise ValueError("prompts.path is missing; name the training prompts")
+            if self.budget.oracle_queries is None:
+                raise ValueError("budget.oracle_queries=null needs oracle.kind=live: any other run has to end")
+            return self
+        if self.live is None:
+            raise ValueError("oracle.kind=live needs the section live; `live: {}` takes its defaults")
+        for key, value, needed in (
+            ("sampler.ahead", self.sampler.ahead, 0),
+            ("sampler.weight_transfer", self.sampler.weight_transfer, "object_store"),
+            ("selection.prompt_pool", self.selection.prompt_pool, 1),
+            ("mixing.oracle_share", self.mixing.oracle_share, 1.0),
+        ):
+            if value != needed:
+                raise ValueError(f"oracle.kind=live needs {key}={needed}, not {value}: users choose prompts and times")
+        if not self.needs_posterior:
+            raise ValueError(f"oracle.kind=live needs a rule that uses the posterior, not {self.selection.rule}")
+        if self.budget.oracle_queries is None and self.learner.schedule == "cosine":
+            raise ValueError("learner.schedule=cosine ends with the budget, and budget.oracle_queries=null has no end")
+        return self
+
     def _check_weight_transfer(self) -> None:
         way = self.sampler.weight_transfer
         if way == "object_store":
@@ -166,6 +190,11 @@ class RunConfig(Section):
     def compute(self) -> Compute:
         """The settings that all parts share."""
         return Compute(self.seed, self.device, self.threads, self.deadline_seconds, self.ray_address)
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the users of live mode answer."""
+        return self.oracle.kind == "live"
 
     @property
     def needs_posterior(self) -> bool:

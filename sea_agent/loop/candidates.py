@@ -9,16 +9,15 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from actors.samplers import SamplerPool
 from sea_agent.bandit.prompt_choice import most_uncertain
 from sea_agent.config import SamplerConfig, SelectionConfig
-from sea_agent.data.prompts import PromptSource
 from sea_agent.saved_state import require
-from sea_agent.types import PROMPT_FORM, RESPONSE_FORM, Candidates, Prompt, Response, prompt_from, response_from
+from sea_agent.types import PROMPT_FORM, RESPONSE_FORM, Candidates, Duel, Prompt, Response, prompt_from, response_from
 
 Samples = list[list[Response]]
 Sampling = Callable[[], Samples]
@@ -31,13 +30,41 @@ class Draw:
 
     ``per_prompt`` is the number of responses sampled per prompt, including duplicates. ``explored`` maps a prompt id to
     the response in the exploration term of the loss; it is empty without ``learner.optimism``. ``sampled`` counts all
-    responses sampled for the round, including discarded ones.
+    responses sampled for the round, including discarded ones. ``chosen`` are the duels of a round that were chosen
+    where their responses were served; ``candidates`` then set the scale of the posterior's features, if it has none.
     """
 
     candidates: list[Candidates]
     per_prompt: int
     explored: dict[str, Response]
     sampled: int
+    chosen: list[Duel] | None = None
+
+
+class Prompts(Protocol):
+    """What prompts are drawn from; see ``PromptSource`` for the methods."""
+
+    def __len__(self) -> int: ...
+
+    def next(self, count: int) -> list[Prompt]: ...
+
+    def state(self) -> dict[str, Any]: ...
+
+    def load_state(self, state: Mapping[str, Any]) -> None: ...
+
+
+class Source(Protocol):
+    """Where the rounds of a run get their prompts and candidates; see ``CandidateSource`` for the methods."""
+
+    def draw(self, number: int, *, asks: bool) -> Draw: ...
+
+    def sample_ahead(self, number: int, coming: Iterable[bool]) -> None: ...
+
+    def state(self) -> dict[str, Any]: ...
+
+    def load_state(self, state: Mapping[str, Any]) -> None: ...
+
+    def revive(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +99,7 @@ class CandidateSource:
     def __init__(
         self,
         config: SamplerConfig,
-        prompts: PromptSource,
+        prompts: Prompts,
         samplers: SamplerPool,
         reference: SamplerPool | None = None,
         *,

@@ -1,7 +1,7 @@
 """The duels that wait for an answer, and how long the run waits with them."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from oracle import Oracle
 from sea_agent.config import RemoteOracleConfig
@@ -56,7 +56,7 @@ class OpenDuels:
         asked = list(self._open.values())
         given = {verdict.duel_id: verdict for verdict in self._ledger.recorded(asked, number)}
         since = time.monotonic()
-        while unanswered := self._ledger.unanswered(duel for duel in asked if duel.id not in given):
+        while unanswered := self._ledger.unanswered(duel for duel in asked if _is_asked(duel, given)):
             verdicts = self._oracle.ask(unanswered)
             self._ledger.add_verdicts(unanswered, verdicts, number)
             given |= {verdict.duel_id: verdict for verdict in verdicts}
@@ -64,7 +64,8 @@ class OpenDuels:
                 break
             since = time.monotonic() if verdicts else since
             self._wait(len(asked) - len(given), since)
-        return [(self._open.pop(duel.id), given[duel.id]) for duel in asked if duel.id in given]
+        answered = [(self._open.pop(duel.id), given[duel.id]) for duel in asked if duel.id in given]
+        return [(duel, verdict) for duel, verdict in answered if not duel.is_erased]
 
     def _waits(self, open_: int, budget_left: int) -> bool:
         """Whether the round may not end with so many duels open."""
@@ -85,3 +86,7 @@ class OpenDuels:
                 "See to it that somebody answers, then go on with `sea-agent resume`; raise oracle.wait_hours to wait "
                 "for longer."
             )
+
+
+def _is_asked(duel: Duel, given: Mapping[str, Verdict]) -> bool:
+    return duel.id not in given and not duel.is_erased

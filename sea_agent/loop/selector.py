@@ -28,7 +28,18 @@ from sea_agent.features import Features
 from sea_agent.pretrained import use_threads
 from sea_agent.saved_state import require
 from sea_agent.seeding import generator_for, id_for, seed_for
-from sea_agent.types import Answer, Candidates, Duel, Hindsight, LabelSource, Outcome, Preference, Response, Verdict
+from sea_agent.types import (
+    Answer,
+    Candidates,
+    Duel,
+    Hindsight,
+    LabelSource,
+    Outcome,
+    Preference,
+    Prompt,
+    Response,
+    Verdict,
+)
 
 
 class Selector:
@@ -121,6 +132,16 @@ class Selector:
         untested = self._features is None or self._posterior_config.family == "ensemble"
         return 1.0 if untested else self._foresight.trust
 
+    def begin(self, candidates: Sequence[Candidates]) -> None:
+        """Begin the posterior, where none is begun: fix the scale of its features by these responses.
+
+        Where duels are chosen elsewhere, nothing else does so before the first answers; and those to a few duels would
+        give a poor scale.
+        """
+        if self._posterior is None and self._features is not None:
+            self._rows([(group.prompt, response) for group in candidates for response in group.responses])
+            self._posterior = self._new_posterior()
+
     def imagine(self, candidates: Sequence[Candidates], number: int) -> tuple[list[Preference], float]:
         """Pairs of the candidates of each prompt, ordered by the posterior, with the probability of that order; and how
         far the posterior is to be trusted."""
@@ -144,6 +165,18 @@ class Selector:
             )
         ]
         return preferences, self.trust
+
+    def rewards(self, pairs: Sequence[tuple[Prompt, Response]], key: str, least: int) -> torch.Tensor | None:
+        """rewards_S_X of responses under ``least`` posterior draws or more, each of which is one reward function for
+        all of them; None before the first label. The draws are keyed by ``key``."""
+        self._begin_round()
+        if self._posterior is None or not self._posterior.labels:
+            return None
+        rows_1_X_D = self._rows(list(pairs))[None]  # as candidates of one prompt: they share each draw
+        parts: list[torch.Tensor] = []
+        while sum(map(len, parts)) < least:
+            parts.append(self._posterior.draw(rows_1_X_D, generator_for(self._seed, key, len(parts)))[:, 0])
+        return torch.cat(parts)
 
     def best(self, candidates: Sequence[Candidates]) -> list[Response]:
         """Best-of-N inference: the response to each prompt with the highest posterior mean reward.

@@ -9,7 +9,6 @@ A checkpoint is written under another name, brought to disk, and renamed. Nothin
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Hashable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,6 +25,7 @@ from sea_agent import __version__
 from sea_agent.config import CheckpointConfig
 from sea_agent.config.files import differences
 from sea_agent.errors import RunFailure, UserError
+from sea_agent.persistence.files import to_disk as _to_disk
 
 FORMAT = 3
 _MANIFEST, _STATE, _TENSORS = "manifest.json", "state.json", "tensors.safetensors"
@@ -105,6 +105,12 @@ class Checkpoints:
                 f"{self._directory}: a checkpoint could not be written ({error}). What was saved before is whole: "
                 f"make room, then go on with `sea-agent resume {self._directory.parent}`."
             ) from error
+
+    def forget_others(self) -> None:
+        """Remove all but the newest, when what was saved is on disk. Raises: RunFailure as ``finish`` does."""
+        self.finish()
+        for old in _newest_first(self._directory)[1:]:
+            shutil.rmtree(old)
 
     def _write_or_leave_nothing(self, round_: int, state: dict[str, Any], win_rate: float | None) -> None:
         try:
@@ -244,14 +250,6 @@ def _win_rate(path: Path) -> float:
     except UserError:
         return -1.0
     return rate if isinstance(rate, float) else -1.0
-
-
-def _to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _digest(path: Path) -> str:

@@ -14,15 +14,18 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from sea_agent.errors import UserError
-from sea_agent.types import Answer, Duel, Hindsight, LabelSource, Outcome, Response, Verdict, prompt_from
+from sea_agent.types import Answer, Duel, Hindsight, LabelSource, Outcome, Prompt, Response, Verdict, prompt_from
 
 SqlRow = tuple[Any, ...]
 
+ERASED = "erased"
+"""Who answered a duel whose texts were erased."""
 _END = 2**62  # a round that no run comes to
 
 _SCHEMA = """
@@ -82,6 +85,12 @@ CREATE TABLE IF NOT EXISTS hindsight (
 
 _ORACLE_ANSWERS = """
 SELECT count(*) FROM verdicts v JOIN duels d ON d.id = v.duel_id WHERE d.label_source = ? AND v.outcome != ?
+"""
+
+_WRITTEN = "SELECT d.id, v.duel_id IS NOT NULL FROM duels d LEFT JOIN verdicts v ON v.duel_id = d.id WHERE d.id IN"
+_ANNOTATORS = """
+SELECT count(DISTINCT v.annotator) FROM verdicts v JOIN duels d ON d.id = v.duel_id
+WHERE d.label_source = ? AND v.outcome != ? AND v.annotator != ?
 """
 
 _SELECT = """
@@ -165,9 +174,8 @@ class Ledger:
         Returns the round's duels: those that were written the first time, where it is lived again. A round that did not
         ask the first time gets the duels of the next one that did: they are paid for.
         """
-        coming = sorted(self._duels_to_come)
-        if coming and (coming[0] <= number or self.weights_behind(number) is None):
-            return self._duels_to_come.pop(coming[0])
+        if self.comes_back(number):
+            return self._duels_to_come.pop(min(self._duels_to_come))
         self._write(
             ("INSERT OR REPLACE INTO rounds VALUES (?, ?)", [] if weights is None else [(number, weights)]),
             ("INSERT INTO duels VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", [_duel_row(duel) for duel in duels]),
@@ -181,6 +189,11 @@ class Ledger:
             ),
         )
         return list(duels)
+
+    def comes_back(self, number: int) -> bool:
+        """Whether round ``number``, if it asks, has its duels from an earlier life."""
+        coming = min(self._duels_to_come, default=_END)
+        return coming < _END and (coming <= number or self.weights_behind(number) is None)
 
     def weights_behind(self, number: int) -> str | None:
         """The checksum of the weights that round ``number`` asked about; None if it did not ask."""
@@ -216,6 +229,26 @@ class Ledger:
         to_come = {duel_id for round_ in self._verdicts_to_come.values() for duel_id in round_}
         return [duel for duel in duels if duel.id not in to_come]
 
+    def written(self, ids: Sequence[str]) -> dict[str, bool]:
+        """Those of the ids that are of a duel in the file, and whether it has a verdict; rounds that are to be lived
+        again included."""
+        found: dict[str, bool] = {}
+        for start in range(0, len(ids), _ROWS_AT_ONCE):
+            part = ids[start : start + _ROWS_AT_ONCE]
+            rows = self._db.execute(f"{_WRITTEN} ({', '.join('?' * len(part))})", part)
+            found |= {id_: bool(answered) for id_, answered in rows}
+        return found
+
+    def answers(self, number: int) -> list[tuple[int, list[tuple[Duel, Verdict]]]]:
+        """The oracle's answers that rounds up to ``number`` were given, those to erased duels left out, by round."""
+        rounds: dict[int, list[tuple[Duel, Verdict]]] = {}
+        for duel, verdict, given_in in map(_parse, self._db.execute(_ROWS)):
+            if verdict is None or given_in is None or duel.is_erased or given_in > number:
+                continue
+            if duel.label_source is LabelSource.ORACLE:
+                rounds.setdefault(given_in, []).append((duel, verdict))
+        return sorted(rounds.items())
+
     def add_verdicts(self, duels: Iterable[Duel], verdicts: Sequence[Verdict], number: int) -> None:
         """Write verdicts on ``duels`` in round ``number`` before anybody trains on them, all of them or none."""
         rows: list[SqlRow] = [
@@ -238,6 +271,36 @@ class Ledger:
         """Write what the posterior believes of duels after it has learnt from their answers; the latest stays."""
         rows: list[SqlRow] = [(one.duel_id, one.belief, one.disagreement) for one in beliefs]
         self._write(("INSERT OR REPLACE INTO hindsight VALUES (?, ?, ?)", rows))
+
+    def erase(self, ids: Sequence[str]) -> int:
+        """Blank the texts and tokens of these duels, and who answered them, as far as they are here; the number found.
+
+        Rows and counts stay. The file is written anew, so that no free page holds what was erased.
+        """
+        found = sorted(self.written(ids))
+        if not found:
+            return 0
+        rows: list[SqlRow] = [(id_,) for id_ in found]
+        self._db.execute("PRAGMA secure_delete = ON")
+        self._write(
+            (
+                "UPDATE duels SET prompt_id = 'erased', prompt = '', prompt_tokens = '[]', prompt_messages = NULL "
+                "WHERE id = ?",
+                rows,
+            ),
+            ("UPDATE responses SET text = '', tokens = '[]', logprobs = '[]' WHERE duel_id = ?", rows),
+            (f"UPDATE verdicts SET annotator = '{ERASED}' WHERE duel_id = ?", rows),
+            (f"UPDATE answers SET annotator = '{ERASED}' WHERE duel_id = ?", rows),
+            ("DELETE FROM hindsight WHERE duel_id = ?", rows),
+        )
+        self._db.execute("VACUUM")
+        for rounds in self._duels_to_come.values():
+            rounds[:] = [_blank(duel) if duel.id in found else duel for duel in rounds]
+        return len(found)
+
+    def annotators(self) -> int:
+        """How many people gave the oracle's answers so far; those that were erased do not count."""
+        return int(self._db.execute(_ANNOTATORS, (LabelSource.ORACLE, Outcome.SKIP, ERASED)).fetchone()[0])
 
     @property
     def oracle_queries(self) -> int:
@@ -305,6 +368,15 @@ def read_ledger(path: Path) -> Iterator[tuple[Duel, Verdict | None]]:
                 last = rows[-1][0]
     except sqlite3.Error as error:
         raise UserError(f"{path}: cannot be read as the ledger of a run ({error})") from None
+
+
+def _blank(duel: Duel) -> Duel:
+    """The duel as it is read once its texts are erased."""
+    prompt = Prompt("erased", "", ())
+    first, second = (
+        replace(side, prompt_id=prompt.id, text="", token_ids=(), logprobs=()) for side in (duel.first, duel.second)
+    )
+    return replace(duel, prompt=prompt, first=first, second=second)
 
 
 def _duel_row(duel: Duel) -> SqlRow:

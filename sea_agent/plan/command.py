@@ -74,7 +74,7 @@ def _stages(costs: Costs) -> Table:
 
 def _outcome(planned: Planned, foretold: Estimate) -> Table:
     config, there = planned.config, planned.machine
-    table = Table(show_header=False, title=f"{config.budget.oracle_queries} answers", title_justify="left")
+    table = Table(show_header=False, title=f"{config.budget.limit} answers", title_justify="left")
     middle, low, high = foretold.hours
     table.add_row("hours", f"{middle:.3g} [{low:.3g}, {high:.3g}]")
     table.add_row("rounds", f"{foretold.played.rounds}")

@@ -51,7 +51,7 @@ class _Play:
     def through(self) -> Played:
         self._evaluate()
         next_evaluation, asking_rounds = self._config.evaluation.every, 0
-        done, budget = self._done, self._config.budget.oracle_queries
+        done, budget = self._done, self._config.budget.limit
         while self._imagined_due >= 1 or done.answers < budget:
             done.rounds += 1
             asks = self._imagined_due < 1
@@ -80,7 +80,7 @@ class _Play:
         self._to_ask += share * config.batch_size
         asked = math.floor(self._to_ask + _NEARLY)
         self._to_ask -= asked
-        room = config.budget.oracle_queries - done.answers
+        room = config.budget.limit - done.answers
         for at in self._answering.ask(self._now, min(asked, room - len(self._open))):
             heapq.heappush(self._open, at)
         until = max(self._now, _round_may_go_on(self._open, config.oracle, room))
@@ -127,7 +127,7 @@ class _Play:
                 due += self._imagined_rounds if answers >= self._config.imagination.start else 0.0
             asks = due < 1
             due -= not asks
-            if asks and answers >= self._config.budget.oracle_queries:
+            if asks and answers >= self._config.budget.limit:
                 return
             yield asks
 

@@ -1,6 +1,7 @@
 """Puts the parts of a run together, as its configuration says."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 from actors.learners import LearnerGroup
@@ -10,7 +11,7 @@ from sea_agent.agent import Agent
 from sea_agent.config import ImaginationConfig, MixingConfig, RemoteOracleConfig, RunConfig
 from sea_agent.data.imported import KEY, ROUND, ImportedPreferences
 from sea_agent.errors import UserError
-from sea_agent.loop.candidates import CandidateSource
+from sea_agent.loop.candidates import CandidateSource, Source
 from sea_agent.loop.evaluation import Evaluator
 from sea_agent.loop.open_duels import OpenDuels
 from sea_agent.loop.stopwatch import Stopwatch
@@ -18,15 +19,31 @@ from sea_agent.persistence.ledger import Ledger
 from sea_agent.run.preflight import Inputs
 from sea_agent.run.session import NOBODY, Watch
 
+MakeSource = Callable[[SamplerPool, SamplerPool | None, Ledger], Source]
+"""Of the samplers of the policy, of those of the reference if there are any, and of the ledger."""
 
-def assemble(config: RunConfig, inputs: Inputs, runtime: Runtime, ledger: Ledger, watch: Watch = NOBODY) -> Agent:
-    """The agent of a run, its parts hosted by ``runtime``."""
+
+def assemble(
+    config: RunConfig,
+    inputs: Inputs,
+    runtime: Runtime,
+    ledger: Ledger,
+    watch: Watch = NOBODY,
+    make_source: MakeSource | None = None,
+) -> Agent:
+    """The agent of a run, its parts hosted by ``runtime``; ``make_source`` stands in for the prompts of live mode.
+
+    Raises:
+        UserError: for a configuration of live mode without it.
+    """
+    if inputs.prompts is None and make_source is None:
+        raise UserError("oracle.kind=live: such a run needs its gateway; start it with `sea-agent live`")
     policy, compute, sampler = config.policy, inputs.compute, config.sampler
     make_pool = partial(SamplerPool, runtime, policy, sampler, compute, longest_prompt=inputs.longest_prompt)
     samplers = make_pool()
     reference = make_pool(reference=True) if sampler.reference_candidates else None
-    duels = min(config.batch_size, len(inputs.prompts))
-    batches = expected_batches(config.budget.oracle_queries, duels, config.mixing, config.imagination)
+    duels = config.batch_size if inputs.prompts is None else min(config.batch_size, len(inputs.prompts))
+    batches = expected_batches(config.budget.limit, duels, config.mixing, config.imagination)
     total_steps = batches * config.learner.steps_per_round
     learner = LearnerGroup(runtime, policy, config.learner, compute, total_steps=total_steps, samplers=sampler)
     selector = runtime.spawn("posterior", inputs.make_selector)
@@ -37,9 +54,12 @@ def assemble(config: RunConfig, inputs: Inputs, runtime: Runtime, ledger: Ledger
         tell=watch.tell,
         stopping=watch.stopping,
     )
-    return Agent(
-        config,
-        source=CandidateSource(
+    source: Source
+    if inputs.prompts is None:
+        assert make_source is not None  # or it was refused
+        source = make_source(samplers, reference, ledger)
+    else:
+        source = CandidateSource(
             sampler,
             inputs.prompts,
             samplers,
@@ -48,7 +68,10 @@ def assemble(config: RunConfig, inputs: Inputs, runtime: Runtime, ledger: Ledger
             selection=config.selection,
             imagined_candidates=config.imagination.candidates,
             optimism=config.learner.optimism,
-        ),
+        )
+    return Agent(
+        config,
+        source=source,
         samplers=samplers,
         selector=selector,
         open_duels=open_duels,

@@ -45,7 +45,10 @@ def evaluate_run(run: Path, overrides: Sequence[str]) -> dict[str, Any]:
 def sample_run(run: Path, count: int) -> list[dict[str, str]]:
     """Prompts with one response of the reference and one of the run's policy, sampled with equal randomness."""
     config, trained, inputs = _open(run, ())
-    prompts = (inputs.heldout or inputs.prompts).first(count)
+    source = inputs.heldout or inputs.prompts
+    if source is None:
+        raise UserError(f"{run}: is of live mode, whose prompts are its users'; see the summary of the service")
+    prompts = source.first(count)
     before, after = (
         SamplerPool(
             InlineRuntime(), of.policy, of.sampler, of.compute, longest_prompt=inputs.longest_prompt

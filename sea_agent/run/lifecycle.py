@@ -3,7 +3,7 @@
 import json
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from sea_agent.pretrained import ran_out_of_memory, use_threads
 from sea_agent.run.assembly import assemble, warm
 from sea_agent.run.preflight import Inputs, check
 from sea_agent.run.resumption import kept, require_unused
-from sea_agent.run.session import NOBODY, Session, Watch
+from sea_agent.run.session import NOBODY, Beside, Session, Watch
 from sea_agent.run.summary import summarise
 from sea_agent.run.tracking import tracked
 
@@ -57,11 +57,17 @@ def run(config: RunConfig, out: Path, watch: Watch = NOBODY) -> dict[str, Any]:
             raise
 
 
-def resume(config: RunConfig, out: Path, checkpoint: str | None = None, watch: Watch = NOBODY) -> dict[str, Any]:
+def resume(
+    config: RunConfig,
+    out: Path,
+    checkpoint: str | None = None,
+    watch: Watch = NOBODY,
+    beside: Callable[[Inputs], Beside] | None = None,
+) -> dict[str, Any]:
     """Go on with the run in ``out`` from its newest checkpoint, or the one named; from its start if it has none.
 
     What the rounds after the checkpoint were answered is in the ledger and is not asked again. ``config`` is what
-    ``resumed_config`` gives.
+    ``resumed_config`` gives. Live mode adds what ``beside`` makes, and also begins so, in a directory with other files.
 
     Raises:
         UserError: when a checkpoint is damaged or belongs to another run.
@@ -74,10 +80,17 @@ def resume(config: RunConfig, out: Path, checkpoint: str | None = None, watch: W
         with _told_without_room(out):
             write_whole(out / "config.yaml", to_yaml(config))
         (out / "summary.json").unlink(missing_ok=True)
-        return _run(config, inputs, out, watch, found)
+        return _run(config, inputs, out, watch, found, None if beside is None else beside(inputs))
 
 
-def _run(config: RunConfig, inputs: Inputs, out: Path, watch: Watch, found: Checkpoint | None) -> dict[str, Any]:
+def _run(
+    config: RunConfig,
+    inputs: Inputs,
+    out: Path,
+    watch: Watch,
+    found: Checkpoint | None,
+    beside: Beside | None = None,
+) -> dict[str, Any]:
     runtime = make_runtime(config.runtime, inputs.compute, inputs.needs)
     try:
         with (
@@ -88,13 +101,13 @@ def _run(config: RunConfig, inputs: Inputs, out: Path, watch: Watch, found: Chec
             MetricsFile(out / "metrics.jsonl") as metrics,
             Checkpoints(out / CHECKPOINTS, config.checkpoint, kept(config)) as checkpoints,
         ):
-            agent = assemble(config, inputs, runtime, ledger, watch)
+            agent = assemble(config, inputs, runtime, ledger, watch, None if beside is None else beside.source)
             if found is None:
                 ledger.rewind(_BEFORE_ROUNDS)  # it has rounds if the run was interrupted before its first checkpoint
                 if inputs.imported is not None:
                     warm(inputs.imported, ledger, agent.selector)
             inputs.oracle.queries = ledger.oracle_answers_written
-            session = Session(agent, metrics, checkpoints, watch, runtime.cpu_seconds)
+            session = Session(agent, metrics, checkpoints, watch, runtime.cpu_seconds, beside)
             session.run(found)
             agent.learner.save_policy(str(out / "policy"))
             summary = summarise(agent, inputs) | session.spent()

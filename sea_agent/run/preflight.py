@@ -44,7 +44,8 @@ from sea_agent.worlds import scorer
 class Inputs:
     """The checked inputs of a run."""
 
-    prompts: PromptSource
+    prompts: PromptSource | None
+    """None in live mode, where users bring theirs."""
     heldout: PromptSource | None
     oracle: Oracle
     judge: Oracle | None
@@ -57,8 +58,10 @@ class Inputs:
     """What its actors take of a cluster, or of the GPUs here."""
 
     @property
-    def longest_prompt(self) -> int:
-        """Tokens of the longest prompt that the policy answers."""
+    def longest_prompt(self) -> int | None:
+        """Tokens of the longest prompt that the policy answers; None where users bring theirs."""
+        if self.prompts is None:
+            return None
         return max(source.longest for source in (self.prompts, self.heldout) if source is not None)
 
 
@@ -109,11 +112,12 @@ def check(config: RunConfig) -> Inputs:
         )
         heldout = prompts(section, "evaluation.prompts_path")
     judge = config.evaluation.judge
-    training = prompts(config.prompts, "prompts.path")
-    if config.needs_posterior and is_own(config.posterior.features):
-        OwnFeatures(config.posterior.features).try_on([prompt.text for prompt in training.first(2)])
-    if config.needs_posterior and config.posterior.features in ("text", "encoder"):
-        _try_encoder(config.posterior, training)
+    training = None if config.is_live else prompts(config.prompts, "prompts.path")
+    probe = training or heldout
+    if probe is not None and config.needs_posterior and is_own(config.posterior.features):
+        OwnFeatures(config.posterior.features).try_on([prompt.text for prompt in probe.first(2)])
+    if probe is not None and config.needs_posterior and config.posterior.features in ("text", "encoder"):
+        _try_encoder(config.posterior, probe)
     for key, answers, source in (
         ("oracle", config.oracle, training),
         ("oracle", config.oracle, heldout),
@@ -131,13 +135,15 @@ def check(config: RunConfig) -> Inputs:
                 f"policy.path={config.policy.path}: the tokenizer makes token {rows.largest_token}, but the model "
                 f"has only {text_config.vocab_size} tokens. Save the tokenizer that belongs to the model beside it."
             )
-    asked = training.telling()
+    asked = [] if training is None else training.telling()
     compared = [] if heldout is None else heldout.telling(config.evaluation.prompts)
     longest = config.sampler.max_new_tokens
     for score in config.posterior.prior if config.needs_posterior else ():
-        PriorScore(score).try_on(asked, longest)
+        if asked or compared:
+            PriorScore(score).try_on(asked or compared, longest)
     oracle = make_oracle(config.oracle, seed=config.seed, device=config.device)
-    oracle.try_on([*asked, *(compared if oracle.evaluates else ())], longest)
+    if asked:
+        oracle.try_on([*asked, *(compared if oracle.evaluates else ())], longest)
     judging = None
     if judge is not None:
         judging = make_oracle(judge, seed=config.seed, device=config.device, key="evaluation.judge")

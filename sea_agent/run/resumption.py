@@ -18,6 +18,7 @@ _MAY_CHANGE = (
     "threads",
     "deadline_seconds",
     "budget",
+    "live",
     "checkpoint",
     "tracking",
     "placement",
@@ -61,7 +62,7 @@ def resumed_config(out: Path, overrides: Sequence[str] = ()) -> RunConfig:
     if finished(config.budget, out) is not None:
         raise UserError(
             f"{out}: the run is finished. To go on with more answers, add --set budget.oracle_queries=N above "
-            f"{config.budget.oracle_queries}"
+            f"{config.budget.limit}"
         )
     return config
 
@@ -87,7 +88,7 @@ def finished(budget: BudgetConfig, out: Path) -> dict[str, Any] | None:
     if not file.exists():
         return None
     summary: dict[str, Any] = json.loads(file.read_text())
-    return summary if summary["oracle_queries"] >= budget.oracle_queries else None
+    return summary if summary["oracle_queries"] >= budget.limit else None
 
 
 def _may_change(key: str) -> bool:

@@ -4,12 +4,15 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
+from actors.samplers import SamplerPool
 from sea_agent.agent import Agent
 from sea_agent.errors import ActorDied, Stopped, UnfitState
+from sea_agent.loop.candidates import Source
 from sea_agent.persistence.checkpoint import Checkpoint, Checkpoints
 from sea_agent.persistence.directory import MetricsFile
+from sea_agent.persistence.ledger import Ledger
 from sea_agent.persistence.rounds import RoundMetrics
 from sea_agent.saved_state import require
 
@@ -35,6 +38,21 @@ class Watch:
 NOBODY = Watch()
 
 
+class Beside(Protocol):
+    """What live mode adds to a run."""
+
+    def source(self, samplers: SamplerPool, reference: SamplerPool | None, ledger: Ledger) -> Source:
+        """Where the rounds get their prompts and duels."""
+
+    def between(self, agent: Agent, save: Callable[[], None]) -> None:
+        """Called before each round but the very first; returns when the next one may begin. ``save`` makes the present
+        state the only one on disk.
+
+        Raises:
+            Stopped: when the run should stop while it waits.
+        """
+
+
 class Session:
     """Runs an agent from a checkpoint, or from its start, to the end of its budget."""
 
@@ -45,9 +63,10 @@ class Session:
         checkpoints: Checkpoints,
         watch: Watch,
         cpu_seconds: Callable[[], float],
+        beside: Beside | None = None,
     ) -> None:
         self._agent, self._metrics, self._checkpoints, self._watch = agent, metrics, checkpoints, watch
-        self._cpu_seconds = cpu_seconds
+        self._cpu_seconds, self._beside = cpu_seconds, beside
         self._began = time.monotonic()
         self._before = {"wall_seconds": 0.0, "cpu_seconds": 0.0}  # of earlier lives
         self._lived_otherwise = False
@@ -71,6 +90,8 @@ class Session:
             try:
                 if last is not None:
                     self._recover(last)
+                if self._agent.begun:
+                    self._between()
                 self._agent.run(self._after_round)
                 break
             except ActorDied as death:
@@ -101,6 +122,15 @@ class Session:
             self._save()
         if stopping:
             raise Stopped
+        self._between()
+
+    def _between(self) -> None:
+        if self._beside is not None:
+            self._beside.between(self._agent, self._save_alone)
+
+    def _save_alone(self) -> None:
+        self._save()
+        self._checkpoints.forget_others()
 
     def _save(self) -> None:
         agent = self._agent

@@ -33,7 +33,7 @@ from deploy.deployed import (
 )
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from oracle import feedback_service, llm_endpoint
+from oracle import llm_endpoint, service_client
 from sea_agent.cli import app
 from sea_agent.config.files import parse_config
 from sea_agent.service import serve
@@ -41,7 +41,7 @@ from sea_agent.service.app import make_app
 from sea_agent.service.settings import Settings
 
 USAGE_ERROR: Any = typer.BadParameter.__mro__[1]
-OUR_VARIABLES = {serve.ADMIN_KEY, feedback_service.KEY, llm_endpoint.KEY}
+OUR_VARIABLES = {serve.ADMIN_KEY, service_client.KEY, llm_endpoint.KEY}
 KUBERNETES_VERSION = "1.34"
 
 # --- command lines ---------------------------------------------------------------------------------------------------
