@@ -18,6 +18,7 @@ from sea_agent.service.pages import Static
 from sea_agent.service.routes import (
     admin_page,
     assignments,
+    chat_page,
     erasure,
     events,
     files,
@@ -26,6 +27,7 @@ from sea_agent.service.routes import (
     label_page,
     labels,
     leases,
+    live_page,
     metrics,
     people,
     quality,
@@ -89,7 +91,7 @@ def make_app(settings: Settings) -> FastAPI:
         app.include_router(
             module.router, prefix="/v1", responses=problems.documented(400, 401, 403, 413, 422, 429, 503)
         )
-    for module in (health, metrics, sign_in, label_page, admin_page):
+    for module in (health, metrics, sign_in, label_page, admin_page, chat_page, live_page):
         app.include_router(module.router)
     app.mount("/static", Static(), name="static")
     if settings.runs is not None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser
 from service.pages.browsing import CHROMIUM, OPTIONS, SECONDS, Site, Visitor, playwright
+from service.pages.live_pages import Arrive, Guest, LiveSite, live_site
 from service.pages.offices import Office, arrive
 
 Visit = Callable[..., Awaitable[Visitor]]
@@ -84,3 +85,31 @@ async def office(browser: Browser, site: Site) -> AsyncIterator[Attend]:
         await visitor.context.close()
     for visitor in came:
         visitor.check()
+
+
+@pytest.fixture
+async def live(tmp_path: Path) -> AsyncIterator[LiveSite]:
+    """A service in live mode, with a run called ``live``."""
+    async with live_site(tmp_path) as site:
+        yield site
+
+
+@pytest.fixture
+async def guest(browser: Browser, live: LiveSite) -> AsyncIterator[Arrive]:
+    """Bring somebody to a page of live mode, signed in: ``await guest()``; what their browser complains about fails."""
+    guests: list[Guest] = []
+
+    async def come(name: str = "ann", path: str = "/chat", scopes: tuple[str, ...] = ("chat",), **options: Any) -> Guest:
+        context = await browser.new_context(**options)
+        context.set_default_timeout(SECONDS * 1000)
+        guests.append(guest := Guest(context, live, "live"))
+        form = {"key": await live.key(name, *scopes)}
+        await context.request.post(f"{live.url}/sign-in", form=form, headers={"Origin": live.url}, max_redirects=0)
+        await guest.open(path)
+        return guest
+
+    yield come
+    for one in guests:
+        await one.context.close()
+    for one in guests:
+        one.check()
