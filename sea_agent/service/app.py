@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -10,6 +10,7 @@ from fastapi import FastAPI
 
 from sea_agent import __version__
 from sea_agent.service import refusals
+from sea_agent.service.chat.serving import Serving
 from sea_agent.service.erasing import keep_to_retention
 from sea_agent.service.keyring import KeyRing
 from sea_agent.service.limits import BodyLimit, RateLimit
@@ -21,12 +22,15 @@ from sea_agent.service.routes import (
     chat_page,
     erasure,
     events,
+    feedback,
     files,
     health,
     keys,
     label_page,
     labels,
     leases,
+    live,
+    live_operating,
     live_page,
     metrics,
     people,
@@ -59,15 +63,18 @@ def make_app(settings: Settings) -> FastAPI:
         async with Database(settings.url, settings.deadline_seconds, measured.committed) as database:
             keyring = await KeyRing.load(database, settings.clock)
             rate = RateLimit(settings.requests_per_second, settings.burst)
-            service = State(settings, database, keyring, rate, measured, settings.cookie)
+            serving = Serving(database, settings.live, settings.clock) if settings.live is not None else None
+            service = State(settings, database, keyring, rate, measured, settings.cookie, serving)
             app.state.service = service
-            retention = asyncio.create_task(keep_to_retention(service))
-            retention.add_done_callback(_tell_failure)
+            tasks = [_begin(keep_to_retention(service), "texts whose time has passed are erased no more")]
+            if serving is not None:
+                tasks.append(_begin(serving.keep(), "engines are not told any more which weights are live"))
             try:
                 yield
             finally:  # also of a service that is refused as it starts: the database is closed next
-                retention.cancel()
-                await asyncio.wait([retention])
+                for task in tasks:
+                    task.cancel()
+                await asyncio.wait(tasks)
 
     app = FastAPI(
         title="sea-agent feedback service",
@@ -91,6 +98,10 @@ def make_app(settings: Settings) -> FastAPI:
         app.include_router(
             module.router, prefix="/v1", responses=problems.documented(400, 401, 403, 413, 422, 429, 503)
         )
+    for module in (feedback, live, live_operating):  # live mode
+        app.include_router(
+            module.router, prefix="/v1", responses=problems.documented(400, 401, 403, 413, 422, 429, 503)
+        )
     for module in (health, metrics, sign_in, label_page, admin_page, chat_page, live_page):
         app.include_router(module.router)
     app.mount("/static", Static(), name="static")
@@ -103,9 +114,16 @@ def make_app(settings: Settings) -> FastAPI:
     return app
 
 
-def _tell_failure(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        logger.error("texts whose time has passed are erased no more until the service starts again", exc_info=error)
+def _begin(work: Coroutine[Any, Any, None], otherwise: str) -> asyncio.Task[None]:
+    """Do something for as long as the service runs; ``otherwise`` is what its failure means until the next start."""
+    task = asyncio.create_task(work)
+
+    def tell_failure(task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("%s until the service starts again", otherwise, exc_info=error)
+
+    task.add_done_callback(tell_failure)
+    return task
 
 
 def _describe_problems(app: FastAPI) -> None:

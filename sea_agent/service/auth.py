@@ -1,7 +1,8 @@
 """Who calls, and what they may do.
 
 A caller shows a key (``Authorization: Bearer KEY``) or the cookie of a page session. Scopes: ``admin`` may do
-everything, ``experiment`` posts duels and reads answers, ``annotate`` answers, ``read`` looks, ``chat`` asks the live policy.
+everything, ``experiment`` posts duels and reads answers, ``annotate`` answers, ``read`` looks, ``chat`` asks the live
+policy.
 """
 
 from dataclasses import dataclass
@@ -24,13 +25,17 @@ READS = ("read", "experiment")
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who makes a request; ``annotator`` is their name in the label log, ``runs`` all they may touch (None: any)."""
+    """Who makes a request; ``annotator`` is their name in the label log, ``runs`` all they may touch (None: any).
+
+    ``owner`` is the key itself, also of a page session: what is the session's is still the key's when it has ended.
+    """
 
     key_id: str
     name: str
     annotator: str
     scopes: frozenset[str]
-    runs: frozenset[str] | None = None
+    runs: frozenset[str] | None
+    owner: str
 
     @property
     def author(self) -> Author:
@@ -115,6 +120,7 @@ Experiment = Annotated[Caller, Depends(Requires("experiment"))]
 Annotator = Annotated[Caller, Depends(Requires("annotate"))]
 Reader = Annotated[Caller, Depends(Requires(*READS))]
 ReaderOfAll = Annotated[Caller, Depends(Requires(*READS, every_run=True))]
+Chat = Annotated[Caller, Depends(Requires("chat"))]
 Anyone = Annotated[Caller, Depends(Requires(*READS, "annotate"))]
 
 
@@ -181,4 +187,4 @@ def _session(request: Request) -> Key | None:
 
 
 def _caller(key: Key) -> Caller:
-    return Caller(key.id, key.name, key.annotator, key.scopes, key.runs)
+    return Caller(key.id, key.name, key.annotator, key.scopes, key.runs, key.parent or key.id)

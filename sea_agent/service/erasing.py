@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from sea_agent.service.state import State
-from sea_agent.service.store import erasure, purge, roster
+from sea_agent.service.store import erasure, live_erasure, purge, roster
 from sea_agent.service.store.database import StoreUnavailable
 from sea_agent.service.store.erasure import Erased
 from sea_agent.web.signals import Topic, work
@@ -80,6 +80,20 @@ async def run(service: State, run: str) -> tuple[int, list[str]]:
     return duels, await purge_files(service)
 
 
+async def user(
+    service: State, user: str, owner: str | None, runs: frozenset[str] | None
+) -> tuple[live_erasure.ErasedUser, list[str]]:
+    """Erase a user of live mode in the runs that a key reaches: what the key ``owner`` asked for them, or any (None).
+    What became of them, and what is left.
+
+    Raises:
+        Missing: for a user of whom nothing is known.
+    """
+    erase = partial(live_erasure.erase_user, user=user, owner=owner, by=runs, now=service.now())
+    erased = await service.database.write(erase, wake=lambda done: [work(run) for run in done.runs])
+    return erased, await purge_files(service)
+
+
 async def keep_to_retention(service: State) -> None:
     """Erase what runs have kept for long enough, and purge what an earlier erasure left, now and every hour."""
     while True:
@@ -97,6 +111,11 @@ async def _erase_past(service: State) -> None:
         total += await database.write(partial(erasure.erase_past, now=service.now()))
     if total:
         logger.info("erased the texts of %d duels, which their runs have kept for long enough", total)
+    requests = 0
+    while await database.read(partial(live_erasure.has_past, now=service.now())):
+        requests += await database.write(partial(live_erasure.erase_past, now=service.now()))
+    if requests:
+        logger.info("erased the texts of %d requests, which their runs have kept for long enough", requests)
     if await database.read(purge.due):
         for sentence in await purge_files(service):
             logger.warning("%s", sentence)

@@ -1,15 +1,19 @@
 """Metrics for Prometheus. Labels are routes, statuses, kinds and ids of runs, never a text or the name of a person."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from sqlalchemy import Row
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from sea_agent.service.chat.serving import EngineState
 
 NO_ROUTE = "(none)"
 OTHER_METHOD = "(other)"
 KINDS = ("vote", "repeat", "gold", "revision")
+FEEDBACK_KINDS = ("choice", "thumbs", "edit", "used")
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
@@ -32,8 +36,14 @@ class Metrics:
         self.queue = Gauge("writer_queue_length", "Requests that wait for the writer.", **own)
         self.leases = Gauge("live_leases", "Duels that somebody is answering.", **own)
         self.open = Gauge("open_queries", "Duels that wait for votes, in the runs with most of them.", ["run"], **own)
+        self.feedback = Counter("feedback", "Feedback of users, new or corrected.", ["kind"], **own)
+        self.held = Gauge("engine_version", "Version of the weights that an engine holds.", ["engine"], **own)
+        self.failing = Gauge("engine_failing", "1 for an engine that does not serve what it should.", ["engine"], **own)
+        self.live = Gauge("live_version", "Version of the weights that are live.", ["run"], **own)
         for kind in KINDS:
             self.labels.labels(kind)
+        for kind in FEEDBACK_KINDS:
+            self.feedback.labels(kind)
 
     def committed(self, batch: int, seconds: float) -> None:
         """The writer committed a batch."""
@@ -47,6 +57,13 @@ class Metrics:
         self.open.clear()
         for run, count in open_queries.items():
             self.open.labels(run).set(count)
+
+    def look_live(self, run: str, live: Row | None, engines: Sequence[EngineState]) -> None:
+        """Set the gauges of live mode."""
+        self.live.labels(run).set(0 if live is None else live.version)
+        for engine in engines:
+            self.held.labels(engine.url).set(-1 if engine.version is None else engine.version)
+            self.failing.labels(engine.url).set(engine.error is not None)
 
 
 class Measure:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from sqlalchemy import make_url
 
+from sea_agent.service.chat.settings import LiveSettings
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -39,6 +41,8 @@ class Settings:
     """Requests of one key at once."""
     deadline_seconds: float = 20.0
     """Longest wait for the store before a request is answered with 503."""
+    live: LiveSettings | None = None
+    """Live mode: where its engines and decider are, and how users are answered and asked."""
     seed: int = field(default_factory=lambda: secrets.randbits(62))
     """Of the draws of presentation order, repeated and gold duels."""
     clock: Callable[[], float] = time.time

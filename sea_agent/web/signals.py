@@ -15,6 +15,11 @@ def log(run: str) -> Topic:
     return ("log", run)
 
 
+def publishing(run: str) -> Topic:
+    """Other weights of a live run are to serve."""
+    return ("publishing", run)
+
+
 class Signals:
     """One event for each topic. Take the event, look at the store, then wait for the event: nothing is missed."""
 

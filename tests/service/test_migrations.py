@@ -10,7 +10,7 @@ from sea_agent.service.store import labels, leases, runs
 from sea_agent.service.store.database import Database
 from sea_agent.service.store.leases import Claim
 from sea_agent.service.store.schema import migrate
-from sea_agent.service.store.tables import metadata
+from sea_agent.service.store.live_tables import metadata
 
 pytestmark = pytest.mark.anyio
 

@@ -1,4 +1,4 @@
-"""What the gateway is told of live mode: a JSON file that ``sea-agent live`` writes and ``sea-agent serve --live`` reads."""
+"""What the gateway is told of live mode: a file that ``sea-agent live`` writes and ``sea-agent serve --live`` reads."""
 
 import json
 from pathlib import Path

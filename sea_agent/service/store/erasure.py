@@ -6,14 +6,17 @@ What is erased here is still in the files of the database until they are purged,
 import json
 import re
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, Connection, Select, case, delete, exists, func, or_, select, update
 
 from sea_agent.service.store import keys as keyring
+from sea_agent.service.store.completion_texts import forget_texts
 from sea_agent.service.store.faults import Missing, found
 from sea_agent.service.store.labels import digest_of_answer
 from sea_agent.service.store.leases import sweep
+from sea_agent.service.store.live_tables import completions
 from sea_agent.service.store.purge import demand
 from sea_agent.service.store.queries import NO_DIGEST
 from sea_agent.service.store.roster import end_keys, give_back, require
@@ -55,7 +58,7 @@ def erase_person(connection: Connection, annotator: str, now: float) -> Erased:
     names, own = _names(connection, annotator)
     theirs, by_them = labels.c.annotator == annotator, labels.c.entered_by.in_(own)
     touched = give_back(connection, annotator)
-    _forget_comments(connection, theirs | by_them)
+    forget_comments(connection, theirs | by_them)
     _forget_requests(connection, annotator)
     named = by_them | (theirs & labels.c.entered_by.in_(names)) | (labels.c.entered_by == annotator)
     connection.execute(update(labels).where(named).values(entered_by=pseudonym))
@@ -82,8 +85,8 @@ def erase_query(connection: Connection, query_id: str, now: float) -> tuple[str,
 
 
 def erase_run(connection: Connection, run: str, now: float) -> int:
-    """Erase the texts of a run: of its duels, which are cancelled if they are open, and those for annotators. How many
-    duels had texts.
+    """Erase the texts of a run: of its duels, which are cancelled if they are open, of its completions, and those for
+    annotators. How many duels had texts.
 
     Raises:
         Missing: for an unknown run.
@@ -91,7 +94,22 @@ def erase_run(connection: Connection, run: str, now: float) -> int:
     texts = update(runs).where(runs.c.id == run).values(instructions="", examples="[]")
     if connection.execute(texts).rowcount == 0:
         raise Missing(f"There is no run {run}.")
+    forget_texts(connection, completions.c.run == run, now=now)
     return _erase_texts(connection, queries.c.run == run, now)
+
+
+def erase_queries(connection: Connection, query_ids: Sequence[str], now: float) -> int:
+    """Erase the texts of duels, which are cancelled if they are open; of how many that had them."""
+    several = (query_ids[start : start + MOST_AT_ONCE] for start in range(0, len(query_ids), MOST_AT_ONCE))
+    return sum(_erase_texts(connection, queries.c.id.in_(some), now) for some in several)
+
+
+def forget_comments(connection: Connection, which: ColumnElement[bool]) -> None:
+    """Without a comment a label has the digest of the same answer without one: a guess cannot be confirmed by it."""
+    for label in connection.execute(select(labels).where(which, labels.c.comment.is_not(None))).all():
+        digest = digest_of_answer(label._asdict() | {"comment": None})
+        without = update(labels).where(labels.c.id == label.id).values(comment=None, body_digest=digest)
+        connection.execute(without)
 
 
 def has_past(connection: Connection, now: float) -> bool:
@@ -156,16 +174,9 @@ def _erase_texts(connection: Connection, which: ColumnElement[bool], now: float)
     connection.execute(update(queries).where(which).values(erased))
     of_them = leases.c.query_id.in_(select(queries.c.id).where(which))
     connection.execute(update(leases).where(of_them, leases.c.state == LIVE).values(state="released"))
+    forget_texts(connection, completions.c.query_id.in_(select(queries.c.id).where(which)), now=now)
     demand(connection, now)
     return int(count)
-
-
-def _forget_comments(connection: Connection, which: ColumnElement[bool]) -> None:
-    """Without a comment a label has the digest of the same answer without one: a guess cannot be confirmed by it."""
-    for label in connection.execute(select(labels).where(which, labels.c.comment.is_not(None))).all():
-        digest = digest_of_answer(label._asdict() | {"comment": None})
-        without = update(labels).where(labels.c.id == label.id).values(comment=None, body_digest=digest)
-        connection.execute(without)
 
 
 def _forget_requests(connection: Connection, annotator: str) -> None:

@@ -21,8 +21,8 @@ from sea_agent.service.store.tables import OPEN, labels, leases, own_answer, que
 Values = dict[str, Any]
 
 _OTHER_SIDE = {"first": "second", "second": "first"}
-_NOTHING_ELSE: Values = {"strength": None, "comment": None, "elapsed_ms": None}
-"""What an imported answer does not have."""
+NOTHING_ELSE: Values = {"strength": None, "comment": None, "elapsed_ms": None}
+"""What an answer does not have that was imported or given by a user of live mode."""
 
 _ID: BindParameter[str] = bindparam("which")
 _NEXT_SEQ = update(runs).where(runs.c.id == _ID).values(last_seq=runs.c.last_seq + 1).returning(runs.c.last_seq)
@@ -147,6 +147,20 @@ def of_query(connection: Connection, query_id: str) -> list[Row]:
     return list(connection.execute(_log(labels.c.id.in_(votes) | labels.c.revises.in_(votes))))
 
 
+def vote_of(connection: Connection, query_id: str, annotator: str) -> Row | None:
+    """The annotator's own answer to a duel: a vote, or that to a gold duel."""
+    return connection.execute(_VOTE_OF, {"which": query_id, "who": annotator}).first()
+
+
+def vote(
+    connection: Connection, query: Row, author: Author, body: Values, now: float, *, swapped: bool, late: bool
+) -> Values:
+    """Answer a duel that was shown without a lease: the label, with its run. Nobody has answered it before."""
+    entry = _append(connection, query.run, query.id, "vote", author, body, now, swapped=swapped, late=late)
+    _count_vote(connection, query.id, held_place=False)
+    return _answer(entry)
+
+
 def _may_correct(author: Author, label: Row) -> bool:
     return author.sees(label.run) and (author.corrects_others or label.annotator == author.annotator)
 
@@ -171,12 +185,12 @@ def _import(
     answers = []
     for query, item in items:
         annotator = item["annotator"] or author.annotator
-        given = _vote_of(connection, query.id, annotator)
+        given = vote_of(connection, query.id, annotator)
         if given is not None and given.outcome != item["outcome"]:
             raise Conflict(f"{annotator} has answered {query.client_key!r} with {given.outcome} already.")
         kind = "vote" if query.gold is None else "gold"
         if given is None:
-            by, body = Author(annotator, author.entered_by), _NOTHING_ELSE | {"outcome": item["outcome"]}
+            by, body = Author(annotator, author.entered_by), NOTHING_ELSE | {"outcome": item["outcome"]}
             entry = _append(connection, run, query.id, kind, by, body, item["at"] or now)
             if kind == "vote":
                 _count_vote(connection, query.id, held_place=False)
@@ -203,11 +217,6 @@ def _resolved(connection: Connection, run: str, items: Sequence[Values]) -> list
     if faults:
         raise Refused(faults)
     return resolved
-
-
-def _vote_of(connection: Connection, query_id: str, annotator: str) -> Row | None:
-    """The annotator's own answer to a duel: a vote, or that to a gold duel."""
-    return connection.execute(_VOTE_OF, {"which": query_id, "who": annotator}).first()
 
 
 def _append(
@@ -247,7 +256,7 @@ def _append(
 
 def digest_of_answer(entry: Values) -> str:
     """The digest of the answer by which an entry of the log was given, from the entry itself."""
-    body = {name: entry[name] for name in _NOTHING_ELSE}
+    body = {name: entry[name] for name in NOTHING_ELSE}
     return digest_of(body | {"outcome": _own_order(entry["outcome"], entry["swapped"])})
 
 

@@ -31,7 +31,7 @@ completions = Table(
     ),  # its conversation is for the gate, never learnt
     Column("eligible", Boolean, nullable=False, server_default=false()),  # whether a duel could have been asked
     Column("asked", String(10)),  # null: one response was shown
-    Column("query_id", String(40), ForeignKey("queries.id")),
+    Column("query_id", String(40), ForeignKey("queries.id")),  # of an audit, ``first`` is the live policy's response
     Column("information", Double),  # nats that the answer is expected to tell the posterior, where it was computed
     Column("regret", Double),  # posterior mean of the best reward less the mean of those shown
     Column("policy_version", BigInteger),  # the oldest among the tokens shown
@@ -41,6 +41,7 @@ completions = Table(
     Column("first_token_at", Double),
     Column("done_at", Double),
     Column("erased_at", Double),
+    Column("erasure", Integer),  # which of the run's erasures took its texts
     # Long texts stand last: SQLite reads a row up to the last column that is asked for.
     Column("messages", Text, nullable=False),  # JSON list of role and content
     Column("prompt", Text, nullable=False),  # JSON object: text, token_ids
@@ -54,6 +55,9 @@ completions = Table(
 Index("ix_completions_run_number", completions.c.run, completions.c.number)
 Index("ix_completions_user", completions.c.run, completions.c.user_hash, completions.c.number)
 Index("ix_completions_query_id", completions.c.query_id)
+Index("ix_completions_created_at", completions.c.run, completions.c.created_at)
+Index("ix_completions_kept", completions.c.run, completions.c.created_at, **_where("erased_at IS NULL"))
+Index("ix_completions_erasure", completions.c.run, completions.c.erasure, **_where("erasure IS NOT NULL"))
 Index(
     "uq_completions_idempotency",
     completions.c.key_id,
@@ -82,7 +86,9 @@ Index(
     **_where("is_current"),
 )
 
-# Weights that were published. A version is never given twice: rows are never deleted.
+Index("ix_feedback_completion_id", feedback.c.completion_id)
+
+# Weights that were published. A version is never given twice, even if its run is deleted.
 publications = Table(
     "publications",
     metadata,
@@ -91,13 +97,14 @@ publications = Table(
     Column("checksum", String(64), nullable=False),
     Column("round", Integer, nullable=False),
     Column("labels", Integer, nullable=False),  # answers that the policy has learnt from
-    Column("path", Text, nullable=False),  # directory of the weights, as engines see it
+    Column("path", Text, nullable=False),  # directory of the weights, as engines see it; empty when they are gone
     Column("state", String(10), nullable=False),
     Column("reason", Text, nullable=False),  # of its state, for the operator
     Column("report", Text, nullable=False),  # JSON object: the gate's figures
     Column("created_at", Double, nullable=False),
     Column("decided_at", Double),
     _one_of("state", PUBLICATION_STATES),
+    sqlite_autoincrement=True,
 )
 Index("ix_publications_run_version", publications.c.run, publications.c.version)
 Index(
@@ -124,5 +131,6 @@ live_runs = Table(
     Column("run", String(100), ForeignKey("runs.id"), primary_key=True),
     Column("secret", String(64), nullable=False),  # key of the users' hashes
     Column("frozen", Boolean, nullable=False, server_default=false()),  # the gate promotes nothing
-    Column("erasures", Integer, nullable=False, server_default="0"),  # counts users whose part was erased
+    Column("erasures", Integer, nullable=False, server_default="0"),  # each took texts of 1,000 completions at most
+    Column("forced", BigInteger),  # the version that an operator let go live, while it is
 )

@@ -10,7 +10,8 @@ from psycopg.errors import InsufficientPrivilege
 from sqlalchemy import Connection, delete, exists, insert, select
 from sqlalchemy.exc import ProgrammingError
 
-from sea_agent.service.store.tables import metadata, purges
+from sea_agent.service.store.live_tables import metadata
+from sea_agent.service.store.tables import purges
 
 _DUE = select(exists().select_from(purges))
 

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Row, delete, func, insert, select, update
 from sqlalchemy import exists as there_is
 
 from sea_agent.service.store.faults import Conflict, found
+from sea_agent.service.store.live_tables import completions, feedback, live_runs, live_users, publications
 from sea_agent.service.store.purge import demand
 from sea_agent.service.store.tables import (
     LIVE,
@@ -104,6 +105,10 @@ def remove(connection: Connection, run: str, now: float) -> None:
         connection.execute(delete(table).where(table.c.run == run))
     of_run = select(queries.c.id).where(queries.c.run == run)
     connection.execute(delete(assignments).where(assignments.c.query_id.in_(of_run)))
+    answered = select(completions.c.id).where(completions.c.run == run)
+    connection.execute(delete(feedback).where(feedback.c.completion_id.in_(answered)))
+    for table in (completions, publications, live_users, live_runs):
+        connection.execute(delete(table).where(table.c.run == run))
     connection.execute(delete(queries).where(queries.c.run == run))
     connection.execute(delete(runs).where(runs.c.id == run))
     demand(connection, now)

@@ -17,6 +17,7 @@ def upgrade() -> None:
         sa.Column("secret", sa.String(length=64), nullable=False),
         sa.Column("frozen", sa.Boolean(), server_default=sa.false(), nullable=False),
         sa.Column("erasures", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("forced", sa.BigInteger(), nullable=True),
         sa.ForeignKeyConstraint(["run"], ["runs.id"], name=op.f("fk_live_runs_run")),
         sa.PrimaryKeyConstraint("run", name=op.f("pk_live_runs")),
     )
@@ -50,6 +51,7 @@ def upgrade() -> None:
         ),
         sa.ForeignKeyConstraint(["run"], ["runs.id"], name=op.f("fk_publications_run")),
         sa.PrimaryKeyConstraint("version", name=op.f("pk_publications")),
+        sqlite_autoincrement=True,
     )
     op.create_index("ix_publications_run_version", "publications", ["run", "version"], unique=False)
     op.create_index(
@@ -85,6 +87,7 @@ def upgrade() -> None:
         sa.Column("first_token_at", sa.Double(), nullable=True),
         sa.Column("done_at", sa.Double(), nullable=True),
         sa.Column("erased_at", sa.Double(), nullable=True),
+        sa.Column("erasure", sa.Integer(), nullable=True),
         sa.Column("messages", sa.Text(), nullable=False),
         sa.Column("prompt", sa.Text(), nullable=False),
         sa.Column("responses", sa.Text(), nullable=False),
@@ -98,6 +101,23 @@ def upgrade() -> None:
         sa.UniqueConstraint("id", name=op.f("uq_completions_id")),
     )
     op.create_index("ix_completions_query_id", "completions", ["query_id"], unique=False)
+    op.create_index("ix_completions_created_at", "completions", ["run", "created_at"], unique=False)
+    op.create_index(
+        "ix_completions_kept",
+        "completions",
+        ["run", "created_at"],
+        unique=False,
+        sqlite_where=sa.text("erased_at IS NULL"),
+        postgresql_where=sa.text("erased_at IS NULL"),
+    )
+    op.create_index(
+        "ix_completions_erasure",
+        "completions",
+        ["run", "erasure"],
+        unique=False,
+        sqlite_where=sa.text("erasure IS NOT NULL"),
+        postgresql_where=sa.text("erasure IS NOT NULL"),
+    )
     op.create_index("ix_completions_run_number", "completions", ["run", "number"], unique=False)
     op.create_index("ix_completions_user", "completions", ["run", "user_hash", "number"], unique=False)
     op.create_index(
@@ -129,3 +149,4 @@ def upgrade() -> None:
         sqlite_where=sa.text("is_current"),
         postgresql_where=sa.text("is_current"),
     )
+    op.create_index("ix_feedback_completion_id", "feedback", ["completion_id"], unique=False)

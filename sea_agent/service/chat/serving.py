@@ -1,0 +1,126 @@
+"""Sees to it that the engines hold the weights that are live.
+
+Whenever what is live changes, and every few seconds in case an engine started anew, each engine is asked what it holds
+and told what to load. A canary goes to the last of two engines or more. An engine that fails is tried again and again;
+the others do not wait for it.
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import httpx
+from sqlalchemy import Row
+
+from sea_agent.service.chat.settings import TOKEN, LiveSettings
+from sea_agent.service.store import publications
+from sea_agent.service.store.database import Database, StoreUnavailable
+from sea_agent.service.store.faults import Missing
+from sea_agent.web.signals import publishing
+
+CHECK_SECONDS = 15.0
+"""Between two looks at engines that hold what they should."""
+RETRY_SECONDS = 2.0
+LOOK_SECONDS = 10.0
+"""Longest wait for what an engine holds."""
+LOAD_SECONDS = 600.0
+"""Longest wait for an engine to load weights."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class EngineState:
+    """What is known of an engine; ``error`` is why it does not hold what it should."""
+
+    url: str
+    version: int | None = None
+    wanted: int | None = None
+    error: str | None = None
+    checked_at: float | None = None
+
+
+class EngineFault(Exception):
+    """An engine did not do as it was told."""
+
+
+@dataclass
+class Serving:
+    """The weights of the engines of one live run."""
+
+    database: Database
+    live: LiveSettings
+    clock: Callable[[], float]
+    transport: httpx.AsyncBaseTransport | None = None
+    engines: list[EngineState] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.engines = [EngineState(url) for url in self.live.engines]
+
+    async def keep(self) -> None:
+        """Let the engines hold what is live, until cancelled."""
+        signals, run = self.database.signals, self.live.live.run
+        headers = {"Authorization": f"Bearer {os.environ.get(TOKEN, '')}"}
+        async with httpx.AsyncClient(headers=headers, transport=self.transport, trust_env=False) as client:
+            while not signals.closed:
+                changed = signals.event(publishing(run))
+                is_well = await self._look(client)
+                await signals.wait(changed, CHECK_SECONDS if is_well else RETRY_SECONDS)
+
+    async def _look(self, client: httpx.AsyncClient) -> bool:
+        """Look at every engine once; whether all hold what they should."""
+        try:
+            wanted = await self.database.read(partial(publications.serving, run=self.live.live.run))
+        except (StoreUnavailable, Missing) as error:
+            logger.error("what is live is not known, so engines keep what they hold: %s", error)
+            return False
+        for_each = (
+            self._bring(client, engine, _wanted(wanted, place, len(self.engines)))
+            for place, engine in enumerate(self.engines)
+        )
+        return all(await asyncio.gather(*for_each))
+
+    async def _bring(self, client: httpx.AsyncClient, engine: EngineState, wanted: Row | None) -> bool:
+        """Let an engine hold a publication, or what it holds if there is none; whether it does."""
+        engine.wanted = None if wanted is None else wanted.version
+        try:
+            held = await _ask(client, "GET", f"{engine.url}/state", LOOK_SECONDS)
+            engine.version = int(held["version"])
+            if wanted is not None and (held["version"], held["checksum"]) != (wanted.version, wanted.checksum):
+                body = {name: wanted._mapping[name] for name in ("path", "version", "checksum")}
+                await _ask(client, "PUT", f"{engine.url}/weights", LOAD_SECONDS, body)
+                engine.version = wanted.version
+                logger.info("engine %s serves version %d", engine.url, wanted.version)
+            engine.error = None
+        except EngineFault as fault:
+            if str(fault) != engine.error:
+                logger.error("engine %s does not serve version %s: %s", engine.url, engine.wanted, fault)
+            engine.error = str(fault)
+        engine.checked_at = self.clock()
+        return engine.error is None
+
+
+def _wanted(serving: Mapping[str, Row], place: int, engines: int) -> Row | None:
+    """What the engine at a place is to hold: the last of several tries the canary."""
+    is_last = engines > 1 and place == engines - 1
+    return serving.get("canary", serving.get("live")) if is_last else serving.get("live")
+
+
+async def _ask(client: httpx.AsyncClient, method: str, url: str, seconds: float, body: Any = None) -> dict[str, Any]:
+    """The answer of an engine. Raises: EngineFault."""
+    try:
+        async with asyncio.timeout(seconds):
+            answer = await client.request(method, url, json=body, timeout=seconds)
+        if answer.is_success:
+            told = answer.json()
+            if isinstance(told, dict) and "version" in told:
+                return told
+    except TimeoutError:
+        raise EngineFault(f"no answer within {seconds:.0f} s") from None
+    except (httpx.HTTPError, ValueError) as error:
+        raise EngineFault(str(error) or type(error).__name__) from None
+    raise EngineFault(f"it answered {answer.status_code}: {answer.text[:200]}")
