@@ -44,6 +44,11 @@ class Guest(Visitor):
         return self.page.get_by_role("button", name=name, exact=True)
 
     @property
+    def dialog(self) -> Locator:
+        """The dialog in front."""
+        return self.page.locator("dialog[open]").last
+
+    @property
     def turn(self) -> Locator:
         """The last exchange."""
         return self.page.locator(".turn").last

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, FastAPI, Header, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
-from sea_agent.service.auth import Admin, Caller, Reader, Requires
+from sea_agent.service.auth import Caller, Reader, Requires
+from sea_agent.service.schemas.live import PublicationsOut, SummaryOut
 from sea_agent.web.problems import Problem
 
 Chatter = Annotated[Caller, Depends(Requires("chat"))]
@@ -49,16 +50,23 @@ class LiveRoutes:
     feedback: dict[tuple[str, str], list[dict[str, Any]]] = field(default_factory=dict)
     """By completion and kind, what was said: a repetition is not noted again."""
     asks: dict[str, bool] = field(default_factory=dict)
-    actions: list[tuple[str, Any]] = field(default_factory=list)
-    summary: dict[str, Any] = field(default_factory=dict)
+    summary: dict[str, Any] | None = None
+    """Where it is given, what operators are told in place of what the store has."""
     publications: list[dict[str, Any]] = field(default_factory=list)
 
     def mount(self, app: FastAPI) -> None:
         """Answer in place of the service's own routes, if it has them."""
         router = APIRouter(prefix="/v1")
-        for add in (self._add_chat, self._add_feedback, self._add_operating):
-            add(router)
+        self._add_chat(router)
+        self._add_feedback(router)
         app.router.routes[:0] = router.routes
+
+    def tell(self, app: FastAPI, summary: dict[str, Any], publications: list[dict[str, Any]]) -> None:
+        """Tell operators this, whatever the store has."""
+        router = APIRouter(prefix="/v1")
+        self._add_operating(router)
+        app.router.routes[:0] = router.routes
+        self.summary, self.publications = summary, publications
 
     @property
     def bodies(self) -> list[dict[str, Any]]:
@@ -107,20 +115,12 @@ class LiveRoutes:
 
     def _add_operating(self, router: APIRouter) -> None:
         @router.get("/live/{run}/summary")
-        async def summary(run: str, caller: Reader) -> Any:
-            return self.summary
+        async def summary(run: str, caller: Reader) -> SummaryOut:
+            return SummaryOut.model_validate(self.summary)
 
         @router.get("/live/{run}/publications")
-        async def publications(run: str, caller: Reader) -> Any:
-            return {"publications": self.publications}
-
-        @router.post("/live/{run}/{action}")
-        async def act(request: Request, run: str, action: str, caller: Admin) -> Any:
-            body = json.loads(await request.body() or b"null")
-            self.actions.append((action, body))
-            if action in ("freeze", "unfreeze"):
-                self.summary["live"]["frozen"] = action == "freeze"
-            return self.summary["live"]
+        async def publications(run: str, caller: Reader) -> PublicationsOut:
+            return PublicationsOut.model_validate({"publications": self.publications})
 
 
 async def _stream(completion: str, reply: Reply) -> AsyncIterator[str]:
