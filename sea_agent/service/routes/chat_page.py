@@ -1,4 +1,4 @@
-"""The page on which people talk to the live policy. What they do there goes through the REST routes, as for any client."""
+"""The page on which people talk to the live policy. What they do there goes through the REST routes."""
 
 from functools import partial
 
@@ -11,7 +11,9 @@ from sea_agent.service.store import live_listing
 
 router = APIRouter(include_in_schema=False)
 
-_NOT_HERE = "Nothing answers here: this service was not started by sea-agent live. Ask who gave you the link to this page."
+_NOT_HERE = (
+    "Nothing answers here: this service was not started by sea-agent live. Ask who gave you the link to this page."
+)
 _OTHER_KEY = "Your key does not let you talk to the model. Ask for a key with the scope chat, and sign in with that."
 
 

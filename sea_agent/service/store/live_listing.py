@@ -9,7 +9,7 @@ from sea_agent.service.store.tables import runs
 
 
 def everything(connection: Connection, reach: Collection[str] | None = None) -> list[Row]:
-    """The runs of live mode, the newest first: id, name, created_at. ``reach``: those that a key is for; None is all."""
+    """The runs of live mode, the newest first: id, name, created_at. ``reach``: those of a key; None is all."""
     found = (
         select(runs.c.id, runs.c.name, runs.c.created_at)
         .join(live_runs, live_runs.c.run == runs.c.id)

@@ -21,7 +21,7 @@ OPTIONS = (
     "--disable-component-update",
     "--disable-sync",
 )
-SECONDS = 8  # for anything that a page is to show
+SECONDS = 60  # for anything that a page is to show
 
 # What browsers from 2022 lack: Firefox before 125 and 121, Safari before 17.4 and 16.4, Chrome before 116 and 103.
 OLD_BROWSER = """

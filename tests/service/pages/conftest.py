@@ -99,7 +99,9 @@ async def guest(browser: Browser, live: LiveSite) -> AsyncIterator[Arrive]:
     """Bring somebody to a page of live mode, signed in: ``await guest()``; what their browser complains about fails."""
     guests: list[Guest] = []
 
-    async def come(name: str = "ann", path: str = "/chat", scopes: tuple[str, ...] = ("chat",), **options: Any) -> Guest:
+    async def come(
+        name: str = "ann", path: str = "/chat", scopes: tuple[str, ...] = ("chat",), **options: Any
+    ) -> Guest:
         context = await browser.new_context(**options)
         context.set_default_timeout(SECONDS * 1000)
         guests.append(guest := Guest(context, live, "live"))

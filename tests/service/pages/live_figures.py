@@ -101,7 +101,9 @@ def summary(**values: Any) -> dict[str, Any]:
 
 
 PUBLICATIONS = [
-    publication(4, "rejected", reason="win rate 0.510 may be 0.402, not above 0.45", report=REPORT | {"win_low": 0.402}),
+    publication(
+        4, "rejected", reason="win rate 0.510 may be 0.402, not above 0.45", report=REPORT | {"win_low": 0.402}
+    ),
     publication(3, "live", reason="holds what the gate asks for"),
     publication(2, "retired"),
     publication(1, "withdrawn", reason="audits are against it", path="", report={"audits": 9, "lost": 8, "won": 1}),

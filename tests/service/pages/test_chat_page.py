@@ -9,7 +9,15 @@ from service.pages.live_pages import Arrive, Guest, LiveSite
 from service.pages.live_routes import Reply
 from service.pages.offices import barriers
 from service.pages.test_looks import faint_texts, overflow
-from service.pages.test_model_text import DANGERS, HOSTILE, HTML, MARKDOWN_OF_ATTACKERS, UNPURIFIED, has_run, runs_unless
+from service.pages.test_model_text import (
+    DANGERS,
+    HOSTILE,
+    HTML,
+    MARKDOWN_OF_ATTACKERS,
+    UNPURIFIED,
+    has_run,
+    runs_unless,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -96,7 +104,10 @@ async def test_a_conversation_is_there_after_a_reload_and_gone_in_a_new_chat(liv
 @pytest.mark.parametrize(
     ("reply", "told"),
     [
-        (Reply(refuse=(400, {"error": {"message": "No such model.", "code": "model_not_found"}}, {})), "No such model."),
+        (
+            Reply(refuse=(400, {"error": {"message": "No such model.", "code": "model_not_found"}}, {})),
+            "No such model.",
+        ),
         (
             Reply(refuse=(400, {"error": {"message": "4096 tokens.", "code": "context_length_exceeded"}}, {})),
             "This conversation has become too long for the model.",

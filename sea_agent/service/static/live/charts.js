@@ -2,7 +2,7 @@
 
 import { Chart } from "../chart.js";
 import { onScheme, palette } from "../colours.js";
-import { h } from "../dom.js";
+import { h, swatch } from "../dom.js";
 import { percent, rate, short } from "../format.js";
 
 const DAY_S = 86_400;
@@ -17,9 +17,11 @@ const OVER_TIME = [
 
 /** Curves over the versions, from what the gate reported. */
 const OVER_VERSIONS = [
-  { title: "Win rate against what was live", what: "As the posterior sees it, down to its lower bound.", names: ["win rate"], format: rate, target: 0.5, range: () => [0, 1], low: ({ win_low: low }) => low, points: [({ win_rate: won }) => won] },
+  { title: "Win rate against what was live", what: "As the posterior sees it, down to its lower bound.", names: ["win rate"], format: (value) => rate(value, 2), target: 0.5, range: () => [0, 1], low: ({ win_low: low }) => low, points: [({ win_rate: won }) => won] },
   { title: "Length and divergence", what: "Length as a multiple of the initial policy’s; nats per response from it.", names: ["length", "KL"], points: [({ length }) => length, ({ kl }) => kl] },
 ];
+
+const whole = (value) => (Number.isInteger(value) ? String(value) : "");
 
 const part = (some, all) => (all ? some / all : null);
 
@@ -47,10 +49,11 @@ export class Charts {
     const times = series.map(({ at }) => Date.parse(at) / 1000);
     const isLong = times.length > 1 && times[times.length - 1] - times[0] > DAY_S;
     const clock = (seconds) => new Date(seconds * 1000).toLocaleString(undefined, isLong ? { month: "short", day: "numeric" } : { timeStyle: "short" });
-    for (const { plan, chart } of this.#shown) {
+    for (const { plan, chart, key } of this.#shown) {
+      key.replaceChildren(...plan.names.map((name, k) => h("span", {}, swatch(palette()[k]), name)));
       const isOverTime = OVER_TIME.includes(plan);
       const [xs, rows] = isOverTime ? [times, series] : [reports.map(({ version }) => version), reports];
-      const x = isOverTime ? { label: "time", unit: "", format: clock } : { label: "version" };
+      const x = isOverTime ? { label: "time", unit: "", format: clock } : { label: "version", format: whole };
       chart.update({
         curves: plan.names.map((name, k) => curveOf(plan, k, name, xs, rows)),
         x,
@@ -62,9 +65,10 @@ export class Charts {
   }
 
   #frame(plan) {
-    const frame = h("section", { class: "card" }, h("h2", {}, plan.title), h("p", { class: "hint" }, plan.what));
+    const key = h("p", { class: "curves", hidden: plan.names.length < 2 });
+    const frame = h("section", { class: "card" }, h("h2", {}, plan.title), h("p", { class: "hint" }, plan.what), key);
     this.element.append(frame);
-    return { plan, chart: new Chart(frame, `Chart: ${plan.title}. ${plan.what}`, 180) };
+    return { plan, key, chart: new Chart(frame, `Chart: ${plan.title}. ${plan.what}`, 180) };
   }
 }
 

@@ -1,6 +1,6 @@
 // How users were answered and asked, in numbers; each says of how many.
 
-import { fixed, number, plural, share } from "../admin/words.js";
+import { fixed, number, plural } from "../admin/words.js";
 import { h } from "../dom.js";
 
 const NONE = "–";
@@ -9,32 +9,40 @@ const NAMES = { first: "first", second: "second", tie: "tie", both_bad: "both ba
 /** The figures of a summary. */
 export function figures(found) {
   const { audit, outcomes, users } = found;
-  const pairs = [
-    ["Requests", `${number(found.requests)}, ${number(found.failed)} failed, ${number(found.unfinished)} under way`],
-    ["Estimated regret", mean(found.regret)],
-    ["Audits won against the initial policy", `${share(audit.rate)}${audit.ties ? `, ${plural(audit.ties, "tie")}` : ""} of ${number(audit.asked)} asked`],
-    ["Asked", `${percent(found.asked, found.eligible)} of ${plural(found.eligible, "request")} that allow it: ${number(found.asked)}`],
-    ["Answered", `${share(found.answer_rate)}${found.late ? `, ${number(found.late)} of them late` : ""}`],
-    ["Outcomes", Object.entries(NAMES).map(([key, name]) => `${number(outcomes[key])} ${name}`).join(", ")],
-    ["First shown chosen", share(found.first_shown)],
-    ["First token", quantiles(found.first_token)],
-    ["Length of an answer", found.requests ? `${number(Math.round(found.completion_tokens / found.requests))} tokens` : NONE],
-    ["Tokens", `${number(found.prompt_tokens)} read, ${number(found.completion_tokens)} written`],
-    ["Other feedback", `${number(found.thumbs_up)} up, ${number(found.thumbs_down)} down, ${plural(found.edits, "edit")}, ${number(found.used)} used`],
-    ["Users", `${number(users.users)}, of whom ${number(users.answering)} answered`],
+  const each = Object.entries(NAMES).map(([key, name]) => `${number(outcomes[key])} ${name}`);
+  const tiles = [
+    ["Estimated regret", ...mean(found.regret)],
+    ["Audits won against the initial policy", ...rate(audit.rate), `${plural(audit.ties, "tie")}, ${number(audit.asked)} asked`],
+    ["Asked", percent(found.asked, found.eligible), `${number(found.asked)} of ${plural(found.eligible, "request")} that allow it`],
+    ["Answered", ...rate(found.answer_rate), `${number(found.late)} late`],
+    ["First shown chosen", ...rate(found.first_shown), each.join(", ")],
+    ["First token, median", ...quantiles(found.first_token)],
+    ["Requests", number(found.requests), `${number(found.failed)} failed, ${number(found.unfinished)} under way`],
+    ["Users", number(users.users), `${number(users.answering)} answered`],
+    ["Tokens of an answer", found.requests ? number(Math.round(found.completion_tokens / found.requests)) : NONE, `${number(found.prompt_tokens)} read and ${number(found.completion_tokens)} written in all`],
+    ["Thumbs up", number(found.thumbs_up), `${number(found.thumbs_down)} down, ${plural(found.edits, "edit")}, ${number(found.used)} used`],
   ];
-  return h("dl", { class: "figures" }, pairs.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
+  return h("dl", { class: "figures" }, tiles.map(tile));
 }
+
+/** A figure with what it rests on. */
+const tile = ([name, figure, ...ground]) =>
+  h("div", {}, h("dt", {}, name), h("dd", {}, figure), h("dd", { class: "ground" }, ground.filter(Boolean).join("; ")));
 
 const percent = (part, whole) => (whole ? `${((100 * part) / whole).toFixed(1)} %` : NONE);
 
-function mean({ n, mean: value, low, high }) {
-  return value === null ? NONE : `${fixed(value, 3)} (${fixed(low, 3)} to ${fixed(high, 3)}, n = ${number(n)})`;
+function rate({ n, share, low, high }) {
+  if (!n) return [NONE, ""];
+  const [of, from, to] = [share, low, high].map((value) => Math.round(100 * value));
+  return [`${of} %`, `${from} to ${to} %, n = ${number(n)}`];
 }
 
-/** "0.21 s for half of 90 requests, 0.4 s for 95 %, 0.6 s for 99 %" */
+function mean({ n, mean: value, low, high }) {
+  return value === null ? [NONE, ""] : [fixed(value, 3), `${fixed(low, 3)} to ${fixed(high, 3)}, n = ${number(n)}`];
+}
+
 function quantiles({ n, p50, p95, p99 }) {
-  if (!n) return NONE;
+  if (!n) return [NONE, ""];
   const of = (seconds) => `${fixed(seconds, seconds < 1 ? 3 : 2)} s`;
-  return `${of(p50)} for half of ${plural(n, "request")}, ${of(p95)} for 95 %, ${of(p99)} for 99 %`;
+  return [of(p50), `95 % within ${of(p95)}, 99 % within ${of(p99)}, n = ${number(n)}`];
 }

@@ -6,12 +6,12 @@ import { badge, button, hint, section, wide } from "../admin/parts.js";
 import { fixed, moment, number } from "../admin/words.js";
 import { h, headings } from "../dom.js";
 
-const COLUMNS = ["Version", "State", "Why", "Win rate", "Judge", "KL", "Length", "Distinct", "Gap", "Users", "Answers", "Round", "Offered"];
+const COLUMNS = ["Version", "State", "Why", ...(isAdmin ? ["Change"] : []), "Win rate", "Judge", "KL", "Length", "Distinct", "Gap", "Users", "Answers", "Round", "Offered"];
 
 export class Publications {
   #rows = h("tbody", {});
   #empty = h("p", { class: "hint" }, "No weights were offered yet. The first are after a round of answers.");
-  #table = wide("Versions", h("table", {}, headings(isAdmin ? [...COLUMNS, "Change"] : COLUMNS), this.#rows));
+  #table = wide("Versions", h("table", {}, headings(COLUMNS), this.#rows));
   #list;
 
   element = section(
@@ -45,6 +45,7 @@ function row({ version, state, reason, report, path, labels, round, created_at: 
   const cells = [
     badge(wasForced ? `${state}, by an operator` : state, state),
     [reason || "–", report.audits ? h("p", { class: "hint" }, audits(report)) : null],
+    ...(isAdmin ? [can ? promote : path ? "" : "weights are gone"] : []),
     won,
     figure("judge_win_rate", 3),
     figure("kl", 2),
@@ -55,7 +56,6 @@ function row({ version, state, reason, report, path, labels, round, created_at: 
     number(labels),
     number(round),
     moment(at),
-    ...(isAdmin ? [can ? promote : path ? "" : "weights are gone"] : []),
   ];
   const cell = (content, place) => h("td", { class: place === 1 ? "why" : null }, content);
   return h("tr", {}, h("th", { scope: "row" }, String(version)), cells.map(cell));
