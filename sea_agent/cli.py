@@ -365,8 +365,13 @@ def serve(
             help="Address or network of a proxy on another machine, whose X-Forwarded-Proto is believed. Repeatable.",
         ),
     ] = None,
+    live: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Also be the gateway of live mode; `sea-agent live` writes the file."),
+    ] = None,
 ) -> None:
     """Run the feedback service, where people and judges answer duels."""
+    from sea_agent.service.chat.settings import read_live_settings
     from sea_agent.service.serve import serve as run_service
     from sea_agent.service.settings import Settings
     from sea_agent.web.listening import proxy_network
@@ -380,6 +385,7 @@ def serve(
         root_path=sub_path(root_path),
         proxies=tuple(map(proxy_network, proxy or ())),
         runs=runs,
+        live=None if live is None else read_live_settings(live),
     )
     run_service(settings, announce)
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from sea_agent.config.section import Section
 from sea_agent.types import LONGEST_RUN_ID, RUN_ID
@@ -18,7 +18,7 @@ class GateConfig(Section):
     least_prompts: PositiveInt = 8
     """With fewer held-out conversations nothing goes live."""
     margin: Share = 0.05
-    """The lower bound of the win rate against the live weights, as the posterior sees it, must be above .5 less this."""
+    """The lower bound of the win rate against the live weights, by the posterior, must be above .5 less this."""
     max_kl: PositiveFloat = 10.0
     """Largest divergence from the initial policy, in nats per response."""
     least_distinct: Share = 0.5

@@ -3,13 +3,14 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
 
 from sea_agent import __version__
 from sea_agent.service import refusals
+from sea_agent.service.chat.gateway import gateway
 from sea_agent.service.chat.serving import Serving
 from sea_agent.service.erasing import keep_to_retention
 from sea_agent.service.keyring import KeyRing
@@ -19,6 +20,7 @@ from sea_agent.service.pages import Static
 from sea_agent.service.routes import (
     admin_page,
     assignments,
+    chat,
     chat_page,
     erasure,
     events,
@@ -60,11 +62,18 @@ def make_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with Database(settings.url, settings.deadline_seconds, measured.committed) as database:
+        async with (
+            Database(settings.url, settings.deadline_seconds, measured.committed) as database,
+            AsyncExitStack() as ending,
+        ):
             keyring = await KeyRing.load(database, settings.clock)
             rate = RateLimit(settings.requests_per_second, settings.burst)
-            serving = Serving(database, settings.live, settings.clock) if settings.live is not None else None
-            service = State(settings, database, keyring, rate, measured, settings.cookie, serving)
+            serving = endpoint = None
+            if settings.live is not None:
+                serving = Serving(database, settings.live, settings.clock)
+                opened = gateway(database, settings.live, serving, settings.clock, settings.seed)
+                endpoint = await ending.enter_async_context(opened)
+            service = State(settings, database, keyring, rate, measured, settings.cookie, serving, endpoint)
             app.state.service = service
             tasks = [_begin(keep_to_retention(service), "texts whose time has passed are erased no more")]
             if serving is not None:
@@ -102,6 +111,7 @@ def make_app(settings: Settings) -> FastAPI:
         app.include_router(
             module.router, prefix="/v1", responses=problems.documented(400, 401, 403, 413, 422, 429, 503)
         )
+    app.include_router(chat.router, prefix="/v1")
     for module in (health, metrics, sign_in, label_page, admin_page, chat_page, live_page):
         app.include_router(module.router)
     app.mount("/static", Static(), name="static")

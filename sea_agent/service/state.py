@@ -5,6 +5,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from sea_agent.service.chat.gateway import Gateway
 from sea_agent.service.chat.serving import Serving
 from sea_agent.service.keyring import KeyRing
 from sea_agent.service.limits import RateLimit
@@ -26,6 +27,8 @@ class State:
     """Name of the pages' cookie."""
     serving: Serving | None = None
     """Sees to it that engines hold the live weights; only in live mode."""
+    gateway: Gateway | None = None
+    """Answers chat completions; only in live mode."""
 
     def now(self) -> float:
         """Seconds UTC by the service's clock."""

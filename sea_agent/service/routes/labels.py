@@ -19,12 +19,13 @@ from sea_agent.web.signals import Topic, log
 router = APIRouter(tags=["labels"])
 
 _REPLAY: Responses = {200: {"model": LabelOut, "description": "The label was there already"}}
+IDEMPOTENCY_PATTERN = r"^[\x21-\x7e]+$"
 IdempotencyKey = Annotated[
     str,
     Header(
         min_length=1,
         max_length=200,
-        pattern=r"^[\x21-\x7e]+$",
+        pattern=IDEMPOTENCY_PATTERN,
         description="Any text, new for each batch: the same again with the same body stores nothing twice.",
     ),
 ]
