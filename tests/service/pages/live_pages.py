@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from playwright.async_api import Locator, expect
+from service import live_rows
 from service.conftest import Running, start
 from service.pages.browsing import Visitor
 from service.pages.live_routes import LiveRoutes
-from sqlalchemy import insert
 
-from sea_agent.service.store.live_tables import live_runs
+from sea_agent.service.chat.settings import LiveSettings
 
 
 @dataclass
@@ -71,13 +71,13 @@ Arrive = Callable[..., Awaitable[Guest]]
 
 
 @asynccontextmanager
-async def live_site(folder: Path) -> AsyncIterator[LiveSite]:
-    """A service in live mode with its data in a folder, and a run called ``live``."""
+async def live_site(folder: Path, live: LiveSettings | None = None) -> AsyncIterator[LiveSite]:
+    """A service in live mode with its data in a folder, and a run called ``live``. With settings, the service's own
+    gateway answers, else ``LiveRoutes``."""
     async with AsyncExitStack() as stack:
-        running = await start(stack, f"sqlite:///{folder / 'feedback.sqlite'}")
+        running = await start(stack, f"sqlite:///{folder / 'feedback.sqlite'}", live=live)
         routes = LiveRoutes()
-        routes.mount(running.app)  # without this line the service's own routes answer
-        await running.run("live")
-        begin = insert(live_runs).values(run="live", secret="0" * 64)
-        await running.state.database.write(lambda connection: connection.execute(begin))
+        if live is None:
+            routes.mount(running.app)
+            await live_rows.begin(running)
         yield LiveSite(running, await running.listen(), routes)
