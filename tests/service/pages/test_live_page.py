@@ -267,7 +267,6 @@ async def test_it_fits_is_legible_and_has_no_barriers_at_every_size(
         assert await overflow(ann.page) == 0, place
         assert await faint_texts(ann.page) == [], place
         assert await barriers(ann.page) == [], place
-        await ann.page.screenshot(path=f"/tmp/v/shots/live-{width}-{place}.png", full_page=place == "page")
         if place == "page":
             await ann.named("Roll back").click()
             await expect(ann.dialog).to_be_visible()
