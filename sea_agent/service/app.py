@@ -21,6 +21,7 @@ from sea_agent.service.routes import (
     admin_page,
     assignments,
     chat,
+    chat_page,
     erasure,
     events,
     feedback,
@@ -32,6 +33,7 @@ from sea_agent.service.routes import (
     leases,
     live,
     live_operating,
+    live_page,
     metrics,
     people,
     quality,
@@ -110,7 +112,7 @@ def make_app(settings: Settings) -> FastAPI:
             module.router, prefix="/v1", responses=problems.documented(400, 401, 403, 413, 422, 429, 503)
         )
     app.include_router(chat.router, prefix="/v1")
-    for module in (health, metrics, sign_in, label_page, admin_page):
+    for module in (health, metrics, sign_in, label_page, admin_page, chat_page, live_page):
         app.include_router(module.router)
     app.mount("/static", Static(), name="static")
     if settings.runs is not None:

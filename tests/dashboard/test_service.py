@@ -103,6 +103,7 @@ def test_annotators_are_shown_after_signing_in(beside: Served, view: Callable[..
     viewer.faults.clear()
     viewer.page.get_by_role("button", name="Sign in").click()
     viewer.loaded()
+    assert viewer.page.get_by_role("link", name="Live mode").get_attribute("href") == "../live"
     assert viewer.page.locator("#annotators select").input_value() == "kitchen", "the run that the chosen one asks"
     rows = viewer.page.locator("#annotators tbody tr").all_inner_texts()
     assert [row.split()[:2] for row in rows] == [["jo", "4"], ["mira", "4"]]

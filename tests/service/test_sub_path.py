@@ -39,7 +39,8 @@ async def test_everything_answers_whether_the_proxy_leaves_the_path_or_takes_it_
     prefix: str, below: Running
 ) -> None:
     await below.run()
-    for path in ("/label", "/label/run", "/sign-in", "/static/duel.js", "/static/diff.js", "/healthz", "/v1/runs"):
+    paths = ["/label", "/label/run", "/sign-in", "/chat", "/live", "/healthz", "/v1/runs"]
+    for path in (*paths, "/static/duel.js", "/static/diff.js", "/static/chat/main.js", "/static/live/main.js"):
         answer = await below.admin.get(f"{prefix}{path}")
         assert answer.status_code in (200, 303), path
         assert answer.headers.get("location", f"{ROOT}/").startswith(f"{ROOT}/")

@@ -59,6 +59,7 @@ async function load(what) {
 async function everything() {
   listing = await get("runs");
   byId("name").textContent = listing.name;
+  byId("live-mode").hidden = !listing.service;
   document.title = `${listing.name} · sea-agent`;
   if (isEmpty()) return annotators.update(listing.service);
   chooseRuns();

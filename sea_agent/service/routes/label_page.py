@@ -19,6 +19,7 @@ from sea_agent.types import RUN_ID
 router = APIRouter(include_in_schema=False)
 
 _ALL_RUNS = ("/label", "All runs")
+_CHAT = ("/chat", "Your key opens the chat")
 _DASHBOARD = ("/dashboard/", "Your key opens the dashboard")
 
 
@@ -63,7 +64,9 @@ async def duel_page(request: Request, run: str, service: Service, caller: PageCa
 
 def _may_not_answer(request: Request, service: State, caller: Caller) -> Response:
     detail = "Your key does not let you answer duels. Ask for a key with the scope annotate, and sign in with that."
-    links = [_DASHBOARD] if service.settings.runs is not None and caller.may("read", "experiment") else []
+    links = [_CHAT] if caller.may("chat") else []
+    if service.settings.runs is not None and caller.may("read", "experiment"):
+        links.append(_DASHBOARD)
     values = {"title": "A key for annotators is needed", "detail": detail, "links": links, "looks_again": False}
     return page(request, "message.html", 403, caller=caller, **values)
 

@@ -18,6 +18,7 @@ router = APIRouter(include_in_schema=False)
 _USES = {
     "experiment": "It posts duels and reads answers, from experiments and scripts.",
     "read": "It reads labels, their quality, exports and metrics.",
+    "chat": "It talks to the model that learns from its users, on a page or from an app.",
 }
 
 
@@ -66,6 +67,8 @@ def _first_page(request: Request, caller: Caller | None, wanted: str) -> str:
         return wanted
     if caller.may("experiment"):
         return f"{settings.root_path}/admin"
+    if caller.may("chat"):
+        return f"{settings.root_path}/chat"
     return settings.root_path + ("/dashboard/" if settings.runs is not None and caller.may(*READS) else "/your-key")
 
 

@@ -3,13 +3,23 @@
 // and takes an exact repetition for what it is. So nothing is lost or doubled by a reload, a closed tab, a lost reply
 // or a second tab that sends the same.
 //
-// An entry: {lease, at, answer?, revision?, skip?, refused?}. `answer` is the body that the first PUT carried, and a
-// revision is sent with the label that the service names when it gets that body again.
+// What an outbox carries is told by {folder, keyOf, deliver, refused}: where its entries are kept, what names one among
+// them, how one is sent, and what to do about one that the service does not take.
+//
+// An entry of LABELS: {lease, at, answer?, revision?, skip?, refused?}. `answer` is the body that the first PUT carried,
+// and a revision is sent with the label that the service names when it gets that body again.
 
 import { own } from "./place.js";
 import { call, Pauses, Refusal, send } from "./service.js";
 
 const READER = own("reader"); // who is signed in in this browser
+
+const LABELS = {
+  folder: "answers",
+  keyOf: ({ lease }) => lease,
+  deliver,
+  refused: ({ lease }) => send("DELETE", `/v1/leases/${lease}`), // else the service would go on offering what it does not take
+};
 
 /** Remember who is signed in, so that pages of somebody else that are still open stop asking and sending. */
 export function signIn(annotator) {
@@ -31,38 +41,41 @@ export class Outbox extends EventTarget {
   saved = false;
 
   #annotator;
+  #cargo;
   #prefix;
   #pauses = new Pauses();
 
-  constructor(annotator, run) {
+  /** `place` tells the entries of one page from those of others: a run. */
+  constructor(annotator, place, cargo = LABELS) {
     super();
     this.#annotator = annotator;
-    this.#prefix = `${prefixOf(annotator)}${run}/`;
+    this.#cargo = cargo;
+    this.#prefix = `${prefixOf(annotator, cargo)}${place}/`;
     addEventListener("storage", (event) => this.#otherTab(event));
     this.#sendForever();
   }
 
   /** Keep an answer for good, then send it. Throws when the browser does not keep it. */
   put(entry) {
-    localStorage.setItem(this.#prefix + entry.lease, JSON.stringify({ at: Date.now(), ...entry }));
+    localStorage.setItem(this.#nameOf(entry), JSON.stringify({ at: Date.now(), ...entry }));
     this.#changed();
     this.#pauses.end();
   }
 
   /** Send an entry once more that the service refused. */
-  retry(lease) {
-    this.put({ ...this.refused.find((entry) => entry.lease === lease), refused: undefined });
+  retry(key) {
+    this.put({ ...this.refused.find((entry) => this.#cargo.keyOf(entry) === key), refused: undefined });
   }
 
   /** Forget an entry. */
-  discard(lease) {
-    localStorage.removeItem(this.#prefix + lease);
+  discard(key) {
+    localStorage.removeItem(this.#prefix + key);
     this.#changed();
   }
 
   /** The runs of which a browser keeps answers of somebody. */
   static runsOf(annotator) {
-    const prefix = prefixOf(annotator);
+    const prefix = prefixOf(annotator, LABELS);
     const names = Object.keys(localStorage).filter((name) => name.startsWith(prefix));
     return [...new Set(names.map((name) => name.slice(prefix.length).split("/")[0]))];
   }
@@ -87,23 +100,22 @@ export class Outbox extends EventTarget {
     for (;;) {
       const [entry] = this.waiting;
       if (!entry) await this.#pauses.untilEnded();
-      else if (await exclusively(this.#prefix, () => this.#send(entry.lease))) this.#pauses.reset();
+      else if (await exclusively(this.#prefix, () => this.#send(this.#nameOf(entry)))) this.#pauses.reset();
       else await this.#pauses.next();
     }
   }
 
   /**
-   * Send what is kept about a lease by now: another tab may have sent it, or the annotator changed it. Returns whether
+   * Send what is kept under a name by now: another tab may have sent it, or the annotator changed it. Returns whether
    * that is settled, so that the next one can be sent.
    */
-  async #send(lease) {
-    const name = this.#prefix + lease;
+  async #send(name) {
     const kept = localStorage.getItem(name);
     if (kept === null) return true;
     let trouble = null;
     try {
       if (!isSignedIn(this.#annotator)) throw new Refusal(401, "Somebody else has signed in.");
-      await deliver(JSON.parse(kept));
+      await this.#cargo.deliver(JSON.parse(kept));
       if (localStorage.getItem(name) === kept) localStorage.removeItem(name);
       this.saved = true;
     } catch (error) {
@@ -121,7 +133,7 @@ export class Outbox extends EventTarget {
   #refuse(name, kept, { status, message }) {
     const entry = JSON.parse(kept);
     localStorage.setItem(name, JSON.stringify({ ...entry, refused: { status, detail: message } }));
-    send("DELETE", `/v1/leases/${entry.lease}`); // else the service would go on offering what it does not take
+    this.#cargo.refused?.(entry);
   }
 
   /** Another tab kept an answer, or has sent one: only a refused one is removed for another reason. */
@@ -130,6 +142,10 @@ export class Outbox extends EventTarget {
     if (newValue === null && !JSON.parse(oldValue).refused) [this.saved, this.trouble] = [true, null];
     this.#changed();
     this.#pauses.end();
+  }
+
+  #nameOf(entry) {
+    return this.#prefix + this.#cargo.keyOf(entry);
   }
 
   #entries() {
@@ -143,8 +159,8 @@ export class Outbox extends EventTarget {
 }
 
 /** How the names of all entries of somebody begin. */
-function prefixOf(annotator) {
-  return own(`answers/${encodeURIComponent(annotator)}/`);
+function prefixOf(annotator, { folder }) {
+  return own(`${folder}/${encodeURIComponent(annotator)}/`);
 }
 
 async function deliver(entry) {

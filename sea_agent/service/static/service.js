@@ -18,19 +18,34 @@ export class Unreachable extends Error {}
  * What the service answers, null when that is empty.
  * @throws Refusal, Unreachable, or an AbortError when `signal` is aborted.
  */
-export async function call(method, path, body, { seconds = 20, signal } = {}) {
-  const limit = new AbortController(); // AbortSignal.any and .timeout do the same, where browsers have them
-  const end = () => limit.abort();
-  const timer = setTimeout(end, seconds * 1000);
-  signal?.addEventListener("abort", end);
-  try {
-    if (signal?.aborted) end();
-    const response = await fetch(at(path), { ...request(method, body), signal: limit.signal });
+export function call(method, path, body, { seconds = 20, signal } = {}) {
+  return limited(seconds, signal, async (limit) => {
+    const response = await fetch(at(path), { ...request(method, body), signal: limit });
     if (response.status === 204) return null;
     const answer = await response.json();
     if (response.ok) return answer;
     if (response.status < 500 && response.status !== 429) throw new Refusal(response.status, answer.detail, answer.errors);
     throw new Unreachable(answer.detail);
+  });
+}
+
+/**
+ * What `work` makes of a signal that is aborted `seconds` after it last called `renew`, or with `signal`.
+ * @throws Refusal, Unreachable, or an AbortError when `signal` is aborted.
+ */
+export async function limited(seconds, signal, work) {
+  const limit = new AbortController(); // AbortSignal.any and .timeout do the same, where browsers have them
+  const end = () => limit.abort();
+  let timer;
+  const renew = () => {
+    clearTimeout(timer);
+    timer = setTimeout(end, seconds * 1000);
+  };
+  renew();
+  signal?.addEventListener("abort", end);
+  try {
+    if (signal?.aborted) end();
+    return await work(limit.signal, renew);
   } catch (error) {
     if (error instanceof Refusal || error instanceof Unreachable) throw error;
     if (signal?.aborted) throw error;
@@ -66,10 +81,11 @@ export class Pauses {
     this.#end();
   }
 
-  /** Before the next attempt: half a second at first, half a minute at most, at random so that not all come at once. */
-  async next() {
+  /** Before the next attempt: half a second at first, half a minute at most, at random so that not all come at once;
+   * `least` seconds where the service asked for that. */
+  async next(least = 0) {
     const seconds = Math.min(30, 0.5 * 2 ** this.#failures++);
-    const timer = setTimeout(() => this.end(), seconds * 1000 * (0.5 + Math.random() / 2));
+    const timer = setTimeout(() => this.end(), 1000 * Math.max(least, seconds * (0.5 + Math.random() / 2)));
     await this.untilEnded();
     clearTimeout(timer);
   }

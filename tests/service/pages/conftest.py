@@ -2,13 +2,19 @@
 
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from live_stub import StubEngine
 from playwright.async_api import Browser
 from service.pages.browsing import CHROMIUM, OPTIONS, SECONDS, Site, Visitor, playwright
+from service.pages.live_pages import Arrive, Guest, LiveSite, live_site
 from service.pages.offices import Office, arrive
+
+from sea_agent.config import LiveConfig
+from sea_agent.service.chat.settings import TOKEN, LiveSettings
 
 Visit = Callable[..., Awaitable[Visitor]]
 Attend = Callable[..., Awaitable[Office]]
@@ -84,3 +90,75 @@ async def office(browser: Browser, site: Site) -> AsyncIterator[Attend]:
         await visitor.context.close()
     for visitor in came:
         visitor.check()
+
+
+@pytest.fixture
+async def live(tmp_path: Path) -> AsyncIterator[LiveSite]:
+    """A service in live mode, with a run called ``live``."""
+    async with live_site(tmp_path) as site:
+        yield site
+
+
+@pytest.fixture
+async def engine() -> AsyncIterator[StubEngine]:
+    """An engine that answers with drawn words."""
+    with StubEngine() as engine:
+        yield engine
+
+
+@pytest.fixture
+async def asking(engine: StubEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[LiveSite]:
+    """A service in live mode before an engine, which asks at every other message which answer is better."""
+    monkeypatch.setenv(TOKEN, engine.token)
+    shares = {
+        "ask_share": 1.0,
+        "audit_share": 1.0,
+        "considered_share": 1.0,
+        "heldout_share": 0.0,
+    }  # audits need no decider
+    settings = LiveSettings(
+        live=LiveConfig(**shares),
+        engines=(engine.url,),
+        decider="http://127.0.0.1:9",
+        max_new_tokens=20,
+        temperature=1.0,
+    )
+    async with live_site(tmp_path, settings) as site:
+        yield site
+
+
+@asynccontextmanager
+async def guests(browser: Browser, site: LiveSite) -> AsyncIterator[Arrive]:
+    """Bring somebody to a page of live mode, signed in: ``await guest()``; what their browser complains about fails."""
+    came: list[Guest] = []
+
+    async def come(
+        name: str = "ann", path: str = "/chat", scopes: tuple[str, ...] = ("chat",), **options: Any
+    ) -> Guest:
+        context = await browser.new_context(**options)
+        context.set_default_timeout(SECONDS * 1000)
+        came.append(guest := Guest(context, site, "live"))
+        form = {"key": await site.key(name, *scopes)}
+        await context.request.post(f"{site.url}/sign-in", form=form, headers={"Origin": site.url}, max_redirects=0)
+        await guest.open(path)
+        return guest
+
+    yield come
+    for guest in came:
+        await guest.context.close()
+    for guest in came:
+        guest.check()
+
+
+@pytest.fixture
+async def guest(browser: Browser, live: LiveSite) -> AsyncIterator[Arrive]:
+    """Bring somebody to a page of the service ``live``."""
+    async with guests(browser, live) as come:
+        yield come
+
+
+@pytest.fixture
+async def user(browser: Browser, asking: LiveSite) -> AsyncIterator[Arrive]:
+    """Bring somebody to a page of the service ``asking``."""
+    async with guests(browser, asking) as come:
+        yield come

@@ -15,6 +15,7 @@ const SCOPES = [
   ["experiment", "experiment: make runs, post duels, read"],
   ["read", "read: labels, quality, exports, the dashboard"],
   ["annotate", "annotate: answer duels"],
+  ["chat", "chat: talk to the model that learns from its users"],
   ["admin", "admin: everything"],
 ];
 
