@@ -209,8 +209,7 @@ def check(
     inputs = preflight(config)
     if inputs.compute.ray_address is None:
         try_sampler(config.policy, config.sampler, config.device)
-    prompts = "the users' prompts" if inputs.prompts is None else f"{len(inputs.prompts)} prompts"
-    console.print(f"{source}: valid. {prompts}, oracle {inputs.oracle.name}.")
+    console.print(f"{source}: valid. {inputs.told_prompts}, oracle {inputs.oracle.name}.")
     for line in describe(inputs.needs):
         console.print(line, markup=False, highlight=False)
     if inputs.imported is not None:

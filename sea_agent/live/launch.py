@@ -71,7 +71,8 @@ def launch(config: RunConfig, place: Place, tell: Callable[[str], None], users: 
         UserError: for bad input, before anything starts where that is possible.
         RunFailure: when a part cannot start, or ends because of something that another start would not mend.
     """
-    assert config.live is not None  # see ``live_config``
+    live = config.live
+    assert live is not None  # see ``live_config``
     given = os.environ.get(ADMIN_KEY)
     if given is None and not is_loopback(place.host):
         raise UserError(f"--host {place.host}: refused, as nobody has a key yet. Set {ADMIN_KEY} to a random text.")
@@ -81,7 +82,7 @@ def launch(config: RunConfig, place: Place, tell: Callable[[str], None], users: 
     out.mkdir(parents=True, exist_ok=True)
     port = place.port or _free_port()
     url = f"http://127.0.0.1:{port}"
-    oracle = config.oracle.model_copy(update={"url": url, "run": config.live.run})
+    oracle = config.oracle.model_copy(update={"url": url, "run": live.run})
     config = config.model_copy(update={"oracle": oracle})
     admin = given or secrets.token_urlsafe(32)
     write_whole(out / CONFIG, to_yaml(config))
@@ -93,11 +94,11 @@ def launch(config: RunConfig, place: Place, tell: Callable[[str], None], users: 
         supervisor.start(*serving)
         supervisor.start(_gateway(config, place, port, serving))
         agent = Part("agent", ["-m", "sea_agent.live.agent_part", str(out / CONFIG), "--out", str(out)])
-        supervisor.add(agent, {AGENT_KEY: _new_key(url, admin, AGENT, "experiment", config.live.run)})
+        supervisor.add(agent, {AGENT_KEY: _new_key(url, admin, AGENT, "experiment", live.run)})
         if world is not None:
-            key = _new_key(url, admin, USERS, "chat", config.live.run)
-            supervisor.add(_users(out, url, config.live.run, world, users), {CHAT_KEY: key})
-        _announce(url, place.host, config.live.run, None if given else admin, tell)
+            key = _new_key(url, admin, USERS, "chat", live.run)
+            supervisor.add(_users(out, url, live.run, world, users), {CHAT_KEY: key})
+        _announce(url, place.host, live.run, None if given else admin, tell)
         supervisor.watch()
 
 
@@ -117,8 +118,8 @@ def _serving(config: RunConfig, out: Path) -> list[Part]:
         }
         parts.append(_part(out, f"engine-{index}", "actors.live_engine", settings, port))
     port = _free_port()
-    settings = {"config": str(out / CONFIG), "out": str(out), "port": port}
-    return [*parts, _part(out, "decider", "sea_agent.live.decider", settings, port)]
+    decider = {"config": str(out / CONFIG), "out": str(out), "port": port}
+    return [*parts, _part(out, "decider", "sea_agent.live.decider", decider, port)]
 
 
 def _part(out: Path, name: str, module: str, settings: dict[str, Any], port: int) -> Part:
@@ -155,7 +156,8 @@ def _world(config: RunConfig) -> str:
 
 def _users(out: Path, url: str, model: str, world: str, count: int) -> Part:
     prompts = f"{SCHEME}{world}/prompts.jsonl"
-    users = Users(url=url, model=model, world=world, count=count, prompts=prompts, log=out / "users.jsonl")
+    settings = {"url": url, "model": model, "world": world, "count": count, "prompts": prompts}
+    users = Users.model_validate(settings | {"log": out / "users.jsonl"})
     write_whole(out / "users.json", users.model_dump_json(indent=2) + "\n")
     return Part("users", ["-m", "sea_agent.live.simulated_users", str(out / "users.json")])
 

@@ -58,6 +58,11 @@ class Inputs:
     """What its actors take of a cluster, or of the GPUs here."""
 
     @property
+    def told_prompts(self) -> str:
+        """What is asked, in words."""
+        return "the users' prompts" if self.prompts is None else f"{len(self.prompts)} prompts"
+
+    @property
     def longest_prompt(self) -> int | None:
         """Tokens of the longest prompt that the policy answers; None where users bring theirs."""
         if self.prompts is None:
