@@ -6,6 +6,7 @@ Dimensions: S posterior draws, P prompts, M candidates (padded), D features.
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,16 @@ from sea_agent.pretrained import use_threads
 from sea_agent.saved_state import require
 from sea_agent.seeding import generator_for, id_for, seed_for
 from sea_agent.types import Answer, Candidates, Duel, Hindsight, LabelSource, Outcome, Preference, Response, Verdict
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a posterior believes of the M candidates of a prompt."""
+
+    rewards_S_M: torch.Tensor
+    """Draws, in an order drawn for this look."""
+    mean_M: torch.Tensor | None
+    """None before the first label."""
 
 
 class Selector:
@@ -121,6 +132,16 @@ class Selector:
         untested = self._features is None or self._posterior_config.family == "ensemble"
         return 1.0 if untested else self._foresight.trust
 
+    def begin(self, candidates: Sequence[Candidates]) -> None:
+        """Begin the posterior, where none is begun: fix the scale of its features by these responses.
+
+        Where duels are chosen elsewhere, nothing else does so before the first answers; and those to a few duels would
+        give a poor scale.
+        """
+        if self._posterior is None and self._features is not None:
+            self._rows([(group.prompt, response) for group in candidates for response in group.responses])
+            self._posterior = self._new_posterior()
+
     def imagine(self, candidates: Sequence[Candidates], number: int) -> tuple[list[Preference], float]:
         """Pairs of the candidates of each prompt, ordered by the posterior, with the probability of that order; and how
         far the posterior is to be trusted."""
@@ -157,6 +178,33 @@ class Selector:
         by_group = rewards_N.split([len(group.responses) for group in candidates])
         return [group.responses[int(rewards.argmax())] for group, rewards in zip(candidates, by_group, strict=True)]
 
+    @property
+    def is_blind(self) -> bool:
+        """Whether the duels of the policy's own responses are wanted, whatever a posterior believes."""
+        return self._features is None or self._selection.rule in BLIND_RULES
+
+    @property
+    def posterior_version(self) -> int:
+        """Updates of the posterior so far."""
+        return 0 if self._posterior is None else self._posterior.version
+
+    def look(self, group: Candidates, key: str) -> Look | None:
+        """What is believed of the candidates of one prompt; None before there is a posterior.
+
+        A function of the posterior, the candidates and ``key``, whatever was asked before.
+        """
+        if self._posterior is None:
+            return None
+        self._begin_round()
+        rows_1_M_D = self._rows([(group.prompt, response) for response in group.responses])[None]
+        rewards_S_1_M = self._posterior.draw(rows_1_M_D, generator_for(self._seed, "look", key))
+        mean_M = self._posterior.mean(rows_1_M_D)[0] if self._posterior.labels else None
+        return Look(rewards_S_1_M[:, 0], mean_M)
+
+    def chance(self, key: str) -> float:
+        """A number from 0 to 1 that depends on the seed of the run and ``key`` alone."""
+        return float(generator_for(self._seed, "chance", key).random())
+
     def label(self, duels: Sequence[Duel], number: int) -> list[Verdict]:
         """The posterior's verdicts on the duels that it labels, each under a fresh posterior draw."""
         duels = [duel for duel in duels if duel.label_source is LabelSource.POSTERIOR]
@@ -177,7 +225,7 @@ class Selector:
         Returns:
             metrics, including how well the answers were predicted, and the belief about each duel after the update.
         """
-        if self._posterior is None:
+        if self._features is None:
             return {}, []
         labelled = [
             (duel, answer.annotator, wins)
@@ -190,6 +238,7 @@ class Selector:
             return {"posterior_trust": self.trust}, []
         decided, who, wins_N = zip(*labelled, strict=True)
         first_wins_N = torch.tensor(wins_N)
+        self.begin([Candidates(duel.prompt, (duel.first, duel.second)) for duel in decided])
         first_N_D = self._rows([(duel.prompt, duel.first) for duel in decided])
         second_N_D = self._rows([(duel.prompt, duel.second) for duel in decided])
         beliefs_N = self._posterior.chance(first_N_D, second_N_D, who)
@@ -345,7 +394,7 @@ class Selector:
                 second=group.responses[second],
                 rule=rule,
                 policy_version=group.responses[first].policy_version,
-                posterior_version=0 if self._posterior is None else self._posterior.version,
+                posterior_version=self.posterior_version,
                 label_source=source,
                 belief=mean,
                 disagreement=deviation,
