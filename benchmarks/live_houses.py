@@ -194,7 +194,7 @@ class Trained:
 
     def learn(self, answers: Sequence[tuple[Duel, Verdict]], number: int) -> None:
         assert self.selector is not None  # something was shown before it was answered
-        learnt = [found for duel, verdict in answers if (found := preference_from(duel, verdict)) is not None]
+        learnt = [one for duel, verdict in answers if (one := preference_from(duel, verdict)) is not None]
         self._learner.step(learnt, oldest=0)
         self.selector.update(answers, number)
         chosen = generator_for("live", self._seed, "imagined", number)

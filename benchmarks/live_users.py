@@ -128,7 +128,9 @@ def simulate(world: str, arm: Arm, seed: int) -> Record:
             if pair is not None:
                 shown = pair
                 asked[request.number] = 1
-                first, second = pair if generator_for("live", seed, "order", request.number).random() < 0.5 else pair[::-1]
+                first, second = (
+                    pair if generator_for("live", seed, "order", request.number).random() < 0.5 else pair[::-1]
+                )
                 answer = users.answer(request, offer.rewards[first] - offer.rewards[second])
                 if answer is not None:
                     at, outcome = answer

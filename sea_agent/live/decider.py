@@ -116,7 +116,9 @@ class Decider:
         if question.shown is not None and not 0 <= question.shown < len(question.responses):
             raise Problem(422, f"shown: is {question.shown}, and there are {len(question.responses)} responses")
         if self.waiting >= MOST_WAITING:
-            raise Problem(503, f"{self.waiting} decisions wait already: show one response", headers={"Retry-After": "1"})
+            raise Problem(
+                503, f"{self.waiting} decisions wait already: show one response", headers={"Retry-After": "1"}
+            )
         self.waiting += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, self.answer, question)

@@ -1,7 +1,7 @@
 """One duel at a time, for live mode: which two responses to one prompt are compared, and what that would tell.
 
-The rule is ``sea_ee``: two Thompson draws name two candidates. Where a response is shown already, the duel is between it
-and what a draw names instead. Where all draws name the same candidate there is nothing to ask.
+The rule is ``sea_ee``: two Thompson draws name two candidates. Where a response is shown already, the duel is between
+it and what a draw names instead. Where all draws name the same candidate there is nothing to ask.
 
 Dimensions: S posterior draws, M candidates with different texts.
 """

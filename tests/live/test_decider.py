@@ -18,9 +18,10 @@ import pytest
 from fastapi.testclient import TestClient
 from run_parts import selector as make_selector
 
-from sea_agent.config import CheckpointConfig
-from sea_agent.config.files import parse_config, to_yaml
+from sea_agent.config import CheckpointConfig, RunConfig
+from sea_agent.config.files import load_config, parse_config, to_yaml
 from sea_agent.errors import UserError
+from sea_agent.features import Features
 from sea_agent.live import decider as decider_module
 from sea_agent.live.decider import SNAPSHOTS, Decider, DeciderSettings, Question, load, make_app, polling, read_settings
 from sea_agent.live.snapshots import Snapshots
@@ -66,12 +67,10 @@ def settings(policy_dir: Callable[[str], Path], tmp_path: Path) -> DeciderSettin
 
 @pytest.fixture
 def agent(settings: DeciderSettings) -> Selector:
-    return make_selector(parse_config_of(settings))
+    return make_selector(config_of(settings))
 
 
-def parse_config_of(settings: DeciderSettings) -> Any:
-    from sea_agent.config.files import load_config
-
+def config_of(settings: DeciderSettings) -> RunConfig:
     return load_config(str(settings.config))
 
 
@@ -270,10 +269,6 @@ def test_a_snapshot_of_another_posterior_is_passed_over(
     assert "members" in caplog.text
 
 
-class Halfway(Selector):
-    """The control: a selector that is changed in place while it decides."""
-
-
 def answers_during(load_next: Callable[[], None], ask: Callable[[int], Any]) -> list[Any]:
     """What is asked in one thread while another loads."""
     ended = threading.Event()
@@ -301,7 +296,7 @@ def test_a_decision_is_by_one_snapshot_also_while_another_is_taken_over(
 ) -> None:
     states, pure = [], []
     for number, outcome in ((1, Outcome.FIRST), (2, Outcome.SECOND)):
-        fresh = make_selector(parse_config_of(settings))
+        fresh = make_selector(config_of(settings))
         for round_ in range(1, 4 * number):
             teach(fresh, round_, outcome)
         states.append(fresh)
@@ -333,11 +328,9 @@ def test_a_selector_that_shares_its_scale_with_the_next_would_mix_them(
     settings: DeciderSettings, agent: Selector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The control of the test above: snapshots that share their features change when the next is loaded."""
-    from sea_agent.features import Features
-
     teach(agent, 1)
     write(settings, agent, 1)
-    other = make_selector(parse_config_of(settings))
+    other = make_selector(config_of(settings))
     other.begin([group("wide", "w9 w9", "w8 w7 w6 w5 w4", "w2"), group("wider", "w3", "w1 w1 w1")])
     teach(other, 1)
 
@@ -415,7 +408,9 @@ def test_the_process_starts_serves_and_takes_over_snapshots(settings: DeciderSet
         command, env={k: v for k, v in os.environ.items() if k != TOKEN}, capture_output=True, text=True, timeout=120
     )
     assert (refused.returncode, TOKEN in refused.stderr, "Traceback" in refused.stderr) == (2, True, False)
-    process = subprocess.Popen(command, env=os.environ | {TOKEN: SECRET}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, env=os.environ | {TOKEN: SECRET}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     try:
         ready = process.stdout.readline()
         assert ready.startswith("Ready: http://127.0.0.1:")

@@ -187,13 +187,18 @@ def taught(selector: Selector, rounds: int = 4) -> Selector:
     """By answers for the longer of two responses."""
     for number in range(1, rounds + 1):
         duels = selector.select(
-            [group(f"{number}-{index}", *(("w1", "w2 w3 w4 w5") if index % 2 else ("w6 w7 w8 w9", "w3"))) for index in range(20)],
+            [
+                group(f"{number}-{index}", *(("w1", "w2 w3 w4 w5") if index % 2 else ("w6 w7 w8 w9", "w3")))
+                for index in range(20)
+            ],
             number,
             0,
             100,
         )
         longer = [Outcome.FIRST if len(duel.first.text) > len(duel.second.text) else Outcome.SECOND for duel in duels]
-        selector.update([(duel, Verdict(duel.id, said, "u", 0.0)) for duel, said in zip(duels, longer, strict=True)], number)
+        selector.update(
+            [(duel, Verdict(duel.id, said, "u", 0.0)) for duel, said in zip(duels, longer, strict=True)], number
+        )
     assert selector.trust > 0.5
     return selector
 
@@ -300,7 +305,9 @@ def test_an_oracle_posterior_names_the_better_response(selector_of: Callable[...
         duels = selector.select(groups[:40], number, 0, 100)
         verdicts = []
         for duel in duels:
-            margin = lexicon.reward(duel.prompt.text, duel.first.text) - lexicon.reward(duel.prompt.text, duel.second.text)
+            margin = lexicon.reward(duel.prompt.text, duel.first.text) - lexicon.reward(
+                duel.prompt.text, duel.second.text
+            )
             first = generator.random() < 1 / (1 + math.exp(-margin))
             verdicts.append((duel, Verdict(duel.id, Outcome.FIRST if first else Outcome.SECOND, "u", 0.0)))
         selector.update(verdicts, number)
