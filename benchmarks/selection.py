@@ -36,7 +36,7 @@ from torch import Tensor
 
 from actors.hf_sampler import HfSampler
 from actors.sampling import SampleRequest
-from benchmarks.worlds import read_prompts
+from benchmarks.worlds import RESPONSE_TOKENS, read_prompts
 from sea_agent.bandit.laplace import Laplace
 from sea_agent.bandit.selection import pair_information, select_pairs
 from sea_agent.config import PolicyConfig
@@ -129,9 +129,10 @@ def respond(world: str) -> Responses:
     texts = read_prompts(Path(resolve(f"world://{world}/prompts.jsonl")))[: _ASKED + _HELD_OUT]
     prompts = [Prompt(id_for("prompt", text), text, tuple(tokenizer(text).input_ids)) for text in texts]
     rows: list[list[Response]] = []
+    tokens = RESPONSE_TOKENS.get(world, _TOKENS)
     for start in range(0, len(prompts), _CHUNK):
         requests = [
-            SampleRequest(f"{row:03d}-{place:02d}", prompt, seed_for(world, row, place), _TEMPERATURE, _TOKENS)
+            SampleRequest(f"{row:03d}-{place:02d}", prompt, seed_for(world, row, place), _TEMPERATURE, tokens)
             for row, prompt in enumerate(prompts[start : start + _CHUNK], start)
             for place in range(_RESPONSES)
         ]

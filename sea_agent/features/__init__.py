@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from copy import copy
 
 import torch
 from torch import Tensor
@@ -51,6 +52,10 @@ class Features:
     def features(self, pairs: Sequence[Pair]) -> Tensor:
         """Standardised features_N_D of the pairs; see ``Standardised.features``."""
         return torch.cat([part.features(pairs) for part in self._maps], dim=1)
+
+    def twin(self) -> "Features":
+        """The same maps, with a scale of their own and no models of their own."""
+        return Features([copy(part) for part in self._maps])
 
     def forget(self) -> None:
         """Empty the caches, as they are in a resumed run."""

@@ -6,6 +6,7 @@ Dimensions: S posterior draws, P prompts, M candidates (padded), D features.
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,16 @@ from sea_agent.types import (
     Response,
     Verdict,
 )
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a posterior believes of the M candidates of a prompt."""
+
+    rewards_S_M: torch.Tensor
+    """Draws, in an order drawn for this look."""
+    mean_M: torch.Tensor | None
+    """None before the first label."""
 
 
 class Selector:
@@ -190,6 +201,33 @@ class Selector:
         by_group = rewards_N.split([len(group.responses) for group in candidates])
         return [group.responses[int(rewards.argmax())] for group, rewards in zip(candidates, by_group, strict=True)]
 
+    @property
+    def is_blind(self) -> bool:
+        """Whether the duels of the policy's own responses are wanted, whatever a posterior believes."""
+        return self._features is None or self._selection.rule in BLIND_RULES
+
+    @property
+    def posterior_version(self) -> int:
+        """Updates of the posterior so far."""
+        return 0 if self._posterior is None else self._posterior.version
+
+    def look(self, group: Candidates, key: str) -> Look | None:
+        """What is believed of the candidates of one prompt; None before there is a posterior.
+
+        A function of the posterior, the candidates and ``key``, whatever was asked before.
+        """
+        if self._posterior is None:
+            return None
+        self._begin_round()
+        rows_1_M_D = self._rows([(group.prompt, response) for response in group.responses])[None]
+        rewards_S_1_M = self._posterior.draw(rows_1_M_D, generator_for(self._seed, "look", key))
+        mean_M = self._posterior.mean(rows_1_M_D)[0] if self._posterior.labels else None
+        return Look(rewards_S_1_M[:, 0], mean_M)
+
+    def chance(self, key: str) -> float:
+        """A number from 0 to 1 that depends on the seed of the run and ``key`` alone."""
+        return float(generator_for(self._seed, "chance", key).random())
+
     def label(self, duels: Sequence[Duel], number: int) -> list[Verdict]:
         """The posterior's verdicts on the duels that it labels, each under a fresh posterior draw."""
         duels = [duel for duel in duels if duel.label_source is LabelSource.POSTERIOR]
@@ -210,7 +248,7 @@ class Selector:
         Returns:
             metrics, including how well the answers were predicted, and the belief about each duel after the update.
         """
-        if self._posterior is None:
+        if self._features is None:
             return {}, []
         labelled = [
             (duel, answer.annotator, wins)
@@ -223,6 +261,7 @@ class Selector:
             return {"posterior_trust": self.trust}, []
         decided, who, wins_N = zip(*labelled, strict=True)
         first_wins_N = torch.tensor(wins_N)
+        self.begin([Candidates(duel.prompt, (duel.first, duel.second)) for duel in decided])
         first_N_D = self._rows([(duel.prompt, duel.first) for duel in decided])
         second_N_D = self._rows([(duel.prompt, duel.second) for duel in decided])
         beliefs_N = self._posterior.chance(first_N_D, second_N_D, who)
@@ -378,7 +417,7 @@ class Selector:
                 second=group.responses[second],
                 rule=rule,
                 policy_version=group.responses[first].policy_version,
-                posterior_version=0 if self._posterior is None else self._posterior.version,
+                posterior_version=self.posterior_version,
                 label_source=source,
                 belief=mean,
                 disagreement=deviation,

@@ -173,7 +173,7 @@ def read_checkpoint(directory: Path, settings: Settings, name: str | None = None
             names = ", ".join(path.name for path in there) or "none"
             raise UserError(f"{directory}: there is no checkpoint {name}; there is {names}")
     try:
-        return Checkpoint(chosen.name, _read(chosen, settings))
+        return Checkpoint(chosen.name, read_state(chosen, settings))
     except UserError as error:
         raise _with_remedy(chosen, error, settings) from None
 
@@ -189,7 +189,12 @@ def _with_remedy(chosen: Path, error: UserError, settings: Settings) -> UserErro
     return UserError(f"{error}. {remedy}.")
 
 
-def _read(path: Path, settings: Settings) -> dict[str, Any]:
+def read_state(path: Path, settings: Settings) -> dict[str, Any]:
+    """The state in the checkpoint at ``path``.
+
+    Raises:
+        UserError: as ``read_checkpoint``, without a word about other checkpoints.
+    """
     manifest = _manifest(path)
     if manifest.get("format") != FORMAT:
         raise UserError(
@@ -233,7 +238,7 @@ def _manifest(path: Path) -> dict[str, Any]:
 
 def _is_whole(path: Path, settings: Settings) -> bool:
     try:
-        _read(path, settings)
+        read_state(path, settings)
     except UserError:
         return False
     return True

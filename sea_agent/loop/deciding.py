@@ -1,0 +1,148 @@
+"""One duel at a time, for live mode: which two responses to one prompt are compared, and what that would tell.
+
+The rule is ``sea_ee``: two Thompson draws name two candidates. Where a response is shown already, the duel is between
+it and what a draw names instead. Where all draws name the same candidate there is nothing to ask.
+
+Dimensions: S posterior draws, M candidates with different texts.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from sea_agent.bandit.selection import belief, pair_information, typical_disagreement
+from sea_agent.errors import RunFailure
+from sea_agent.loop.selector import Look, Selector
+from sea_agent.types import Candidates, Prompt, Response
+
+IGNORANCE = 0.1536
+"""What an answer tells where nothing is known, in nats: the mutual information of a label and a difference of rewards
+that has the prior variance of 2. Of the scale of ``pair_information``, so that the two can be compared."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What is asked about one prompt; places are those of the responses that were given.
+
+    What a posterior says is None where there is none, and ``belief`` and ``disagreement`` also without a pair.
+    """
+
+    pair: tuple[int, int] | None
+    """First and second of the duel, the one that is shown already first; None where there is nothing to ask."""
+    best: int
+    """The highest posterior mean, once answers have borne out the posterior; before, what is shown or comes first."""
+    information: float
+    """Nats that the answer would tell the posterior."""
+    belief: float | None
+    """Mean over the draws of the probability that the first of the pair is preferred."""
+    disagreement: float | None
+    """Its deviation over the draws."""
+    typical_disagreement: float | None
+    """The mean of that deviation over all pairs."""
+    regret_first: float | None
+    """Posterior mean of the best reward less that of what is shown, or comes first."""
+    regret_best: float | None
+    """The same of ``best``."""
+    regret_pair: float | None
+    """The same of the pair, whose reward is the mean of its two."""
+    posterior_version: int
+    trust: float
+
+
+def decide(
+    selector: Selector | None, prompt: Prompt, responses: Sequence[Response], key: str, shown: int | None = None
+) -> Decision:
+    """Choose a pair among ``responses`` to a prompt; a function of its arguments, whatever was decided before.
+
+    As far as the posterior is not to be trusted, by a chance that ``key`` decides, the pair is one of the policy's own
+    samples: the first two, or what is shown and the first that differs. So it is where ``selector`` is None, which
+    stands for no posterior, and where the selection rule of the run looks at no posterior. Of equal texts the first
+    counts, or the one that is shown.
+
+    Raises:
+        ValueError: when there are no responses, or ``shown`` is not the place of one.
+        RunFailure: when the posterior gives rewards that are not finite.
+    """
+    if not responses:
+        raise ValueError("there is no response to decide about")
+    if shown is not None and not 0 <= shown < len(responses):
+        raise ValueError(f"shown is {shown}, and there are {len(responses)} responses")
+    places = _distinct(responses, shown)
+    first = 0 if shown is None else shown
+    if selector is None:
+        return _unknowing(places, first)
+    trust, version = selector.trust, selector.posterior_version
+    at = places.index(first)  # among those that differ
+    if len(places) < 2:
+        return Decision(None, first, 0.0, None, None, None, 0.0, 0.0, None, version, trust)
+    look = selector.look(Candidates(prompt, tuple(responses[place] for place in places)), key)
+    if look is None:
+        return _unknowing(places, first, version, 0.0)
+    if not look.rewards_S_M.isfinite().all():
+        raise RunFailure("the posterior gave rewards that are not finite: check its settings and features")
+    believes = not selector.is_blind and selector.chance(key) < trust
+    pair = _thompson(look, None if shown is None else at) if believes else _passive(at, len(places))
+    best = at if look.mean_M is None or trust == 0.0 else int(look.mean_M.argmax())
+    rewards_S_1_M = look.rewards_S_M[:, None]
+    missed_M = (rewards_S_1_M.amax(2, keepdim=True) - rewards_S_1_M).mean(0)[0].tolist()
+    mean = deviation = regret_pair = None
+    information = 0.0
+    if pair is not None:
+        mean, deviation = (part.item() for part in belief(rewards_S_1_M, torch.tensor([pair])))
+        information = max(0.0, pair_information(rewards_S_1_M[..., list(pair)]).item())
+        regret_pair = (missed_M[pair[0]] + missed_M[pair[1]]) / 2
+    return Decision(
+        pair=None if pair is None else (places[pair[0]], places[pair[1]]),
+        best=places[best],
+        information=information,
+        belief=mean,
+        disagreement=deviation,
+        typical_disagreement=typical_disagreement(rewards_S_1_M, torch.ones(1, len(places), dtype=torch.bool)).item(),
+        regret_first=missed_M[at],
+        regret_best=missed_M[best],
+        regret_pair=regret_pair,
+        posterior_version=version,
+        trust=trust,
+    )
+
+
+def _distinct(responses: Sequence[Response], shown: int | None) -> list[int]:
+    """The places of the responses with different texts, in sampling order; what is shown stands for its text."""
+    found: dict[str, int] = {}
+    for place, response in enumerate(responses):
+        found.setdefault(response.text, place)
+    if shown is not None:
+        found[responses[shown].text] = shown
+    return sorted(found.values())
+
+
+def _unknowing(places: Sequence[int], first: int, version: int = 0, trust: float = 0.0) -> Decision:
+    """Without a posterior."""
+    pair = _passive(places.index(first), len(places)) if len(places) > 1 else None
+    return Decision(
+        pair=None if pair is None else (places[pair[0]], places[pair[1]]),
+        best=first,
+        information=0.0 if pair is None else IGNORANCE,
+        belief=None,
+        disagreement=None,
+        typical_disagreement=None,
+        regret_first=None,
+        regret_best=None,
+        regret_pair=None,
+        posterior_version=version,
+        trust=trust,
+    )
+
+
+def _passive(first: int, count: int) -> tuple[int, int]:
+    """``first`` and the first other of ``count`` candidates."""
+    return first, next(place for place in range(count) if place != first)
+
+
+def _thompson(look: Look, shown: int | None) -> tuple[int, int] | None:
+    """What is shown, or the best of draw 0, and the best of the first draw that names another; None without such."""
+    named = look.rewards_S_M.argmax(1).tolist()
+    first = named[0] if shown is None else shown
+    second = next((place for place in named if place != first), None)
+    return None if second is None else (first, second)

@@ -1,0 +1,323 @@
+"""The choice of one live duel: which pair, what its answer would tell, and that nothing else has a say."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from run_parts import selector as make_selector
+from scipy.integrate import quad
+from scipy.stats import binomtest, norm
+
+from sea_agent.bandit.foresight import LUCK
+from sea_agent.config.files import parse_config
+from sea_agent.errors import RunFailure
+from sea_agent.loop.deciding import IGNORANCE, Decision, decide
+from sea_agent.loop.selector import Look, Selector
+from sea_agent.types import Candidates, Outcome, Prompt, Response, Verdict
+from sea_agent.worlds import lexicon
+
+PROMPT = Prompt("p", "w1 w2", (4, 5))
+
+
+def responses(*texts: str) -> list[Response]:
+    return [
+        Response(f"r{place}", "p", text, tuple(int(word[1:]) + 3 for word in text.split()), (), 0)
+        for place, text in enumerate(texts)
+    ]
+
+
+class Known:
+    """A selector whose posterior draws are given."""
+
+    posterior_version = 7
+
+    def __init__(
+        self, *rewards_S_M: list[float], mean: list[float] | None = None, trust: float = 1.0, blind: bool = False
+    ) -> None:
+        self.rewards_S_M = torch.tensor(rewards_S_M)
+        self.mean, self.trust, self.is_blind = mean, trust, blind
+        self.seen: list[list[str]] = []
+
+    def look(self, group: Candidates, key: str) -> Look:
+        self.seen.append([response.text for response in group.responses])
+        return Look(self.rewards_S_M, None if self.mean is None else torch.tensor(self.mean))
+
+    def chance(self, key: str) -> float:
+        return 0.5
+
+
+def choose(selector: Any, *texts: str, shown: int | None = None, key: str = "k") -> Decision:
+    return decide(selector, PROMPT, responses(*texts), key, shown)
+
+
+FOUR = ("w1", "w2", "w3", "w4")
+
+
+def test_two_thompson_draws_name_the_pair() -> None:
+    selector = Known([0.0, 0, 3, 0], [0.0, 0, 3, 0], [0.0, 5, 3, 0], [9.0, 0, 0, 0])
+    assert choose(selector, *FOUR).pair == (2, 1), "draw 0, and the first that names another"
+    assert choose(Known([0.0, 5, 3, 0], [0.0, 0, 3, 0]), *FOUR).pair == (1, 2)
+
+
+@pytest.mark.parametrize("shown", [0, 1, 2, 3])
+def test_what_is_shown_is_compared_with_what_a_draw_names_instead(shown: int) -> None:
+    selector = Known([0.0, 0, 3, 0], [0.0, 5, 3, 0])
+    assert choose(selector, *FOUR, shown=shown).pair == (shown, 1 if shown == 2 else 2)
+
+
+def test_where_all_draws_name_the_same_there_is_nothing_to_ask() -> None:
+    selector = Known([0.0, 0, 3, 0], [0.0, 1, 3, 0], mean=[0.0, 0, 3, 0])
+    sure = choose(selector, *FOUR)
+    assert (sure.pair, sure.information, sure.belief, sure.best) == (None, 0.0, None, 2)
+    assert choose(selector, *FOUR, shown=2).pair is None
+    assert choose(selector, *FOUR, shown=0).pair == (0, 2), "the control: something else is shown"
+
+
+def test_of_equal_texts_the_first_or_the_one_shown_stands_for_all() -> None:
+    selector = Known([0.0, 1.0], [1.0, 0.0], mean=[0.0, 1.0])
+    assert choose(selector, "w1", "w1", "w2", "w2").pair == (2, 0)
+    assert choose(selector, "w1", "w1", "w2", "w2", shown=3).pair == (3, 0)
+    assert choose(selector, "w1", "w1", "w2", "w2", shown=1).pair == (1, 2)
+    assert selector.seen == [["w1", "w2"], ["w1", "w2"], ["w1", "w2"]]
+
+
+@pytest.mark.parametrize("selector", [None, Known([0.0], [1.0])])
+@pytest.mark.parametrize("shown", [None, 0, 1])
+def test_fewer_than_two_different_texts_are_no_question(selector: Any, shown: int | None) -> None:
+    same = choose(selector, "w1", "w1", "w1", shown=shown)
+    assert (same.pair, same.information, same.best) == (None, 0.0, shown or 0)
+    assert choose(selector, "w1").pair is None
+
+
+@pytest.mark.parametrize("shown", [-1, 2, 99])
+def test_what_is_shown_must_be_among_the_responses(shown: int) -> None:
+    with pytest.raises(ValueError, match=f"shown is {shown}, and there are 2"):
+        choose(None, "w1", "w2", shown=shown)
+    with pytest.raises(ValueError, match="no response"):
+        decide(None, PROMPT, [], "k")
+
+
+def test_without_a_posterior_two_samples_of_the_policy_are_compared() -> None:
+    decision = choose(None, "w1", "w1", "w2", "w3")
+    assert decision == Decision((0, 2), 0, IGNORANCE, None, None, None, None, None, None, 0, 0.0)
+    assert choose(None, *FOUR, shown=2).pair == (2, 0)
+    assert choose(None, *FOUR, shown=2).best == 2
+
+
+def test_ignorance_tells_what_the_prior_of_a_difference_does() -> None:
+    def entropy(gap: float) -> float:
+        chance = 1 / (1 + math.exp(-gap))
+        return -chance * math.log(chance) - (1 - chance) * math.log(1 - chance)
+
+    expected = quad(lambda gap: entropy(gap) * norm.pdf(gap, scale=math.sqrt(2)), -12, 12)[0]
+    assert pytest.approx(math.log(2) - expected, abs=1e-4) == IGNORANCE
+
+
+def test_a_posterior_that_is_not_trusted_compares_samples_and_says_what_it_believes() -> None:
+    draws = [0.0, 0, 3, 0], [0.0, 5, 3, 0]
+    doubted = choose(Known(*draws, mean=[0.0, 3, 2, 0], trust=0.0), *FOUR)
+    assert (doubted.pair, doubted.best) == ((0, 1), 0)
+    assert doubted.belief == pytest.approx((0.5 + 1 / (1 + math.exp(5))) / 2, rel=1e-5)
+    assert doubted.information > 0.0
+    blind = choose(Known(*draws, mean=[0.0, 3, 2, 0], blind=True), *FOUR)
+    assert (blind.pair, blind.best) == ((0, 1), 1)
+    assert choose(Known(*draws, mean=[0.0, 3, 2, 0], trust=0.4), *FOUR).pair == (0, 1)
+    assert choose(Known(*draws, mean=[0.0, 3, 2, 0], trust=0.6), *FOUR).pair == (2, 1), "the control"
+
+
+@pytest.mark.parametrize("gap", [0.1, 1.0, 4.0])
+def test_the_information_is_that_of_the_pair(gap: float) -> None:
+    """Two draws that swap two candidates: the label is a coin in sum, and one of probability σ(gap) under each."""
+    chance = 1 / (1 + math.exp(-gap))
+    entropy = -chance * math.log(chance) - (1 - chance) * math.log(1 - chance)
+    decision = choose(Known([gap, 0.0, -9.0], [0.0, gap, -9.0]), "w1", "w2", "w3")
+    assert decision.pair == (0, 1)
+    assert decision.information == pytest.approx(math.log(2) - entropy, rel=1e-4)
+    assert decision.belief == pytest.approx(0.5)
+    assert decision.disagreement == pytest.approx(chance - 0.5, rel=1e-4)
+    other = choose(Known([gap, 0.0, -9.0], [0.0, gap, -9.0]), "w1", "w2", "w3", shown=2)
+    assert other.information < 0.5 * decision.information, "the control: another pair tells less"
+
+
+def test_regret_is_the_mean_of_the_best_less_what_is_shown() -> None:
+    selector = Known([1.0, 0.0, 2.0], [1.0, 4.0, 0.0], mean=[1.0, 2.0, 1.0])
+    decision = choose(selector, "w1", "w2", "w3")
+    assert decision.pair == (2, 1)
+    assert decision.regret_first == pytest.approx(((2 - 1) + (4 - 1)) / 2)
+    assert decision.regret_best == pytest.approx(((2 - 0) + (4 - 4)) / 2)
+    assert decision.regret_pair == pytest.approx((((2 - 2) + (2 - 0)) / 2 + ((4 - 0) + (4 - 4)) / 2) / 2)
+    assert choose(selector, "w1", "w2", "w3", shown=2).regret_first == pytest.approx((0 + 4) / 2)
+    assert decision.typical_disagreement > 0
+
+
+def test_rewards_that_are_not_finite_are_refused() -> None:
+    with pytest.raises(RunFailure, match="not finite"):
+        choose(Known([0.0, math.nan]), "w1", "w2")
+
+
+# --- with a posterior of its own --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def selector_of(policy_dir: Callable[[str], Path]) -> Callable[..., Selector]:
+    def make(**sections: Any) -> Selector:
+        tree: dict[str, Any] = {
+            "policy": {"path": str(policy_dir("llama"))},
+            "prompts": {"path": "unused.jsonl"},
+            "posterior": {"family": "laplace", "members": 16},
+            "selection": {"rule": "sea_ee"},
+            "oracle": {"kind": "world"},
+            "budget": {"oracle_queries": 1},
+        }
+        return make_selector(parse_config(tree | sections, where="test"))
+
+    return make
+
+
+def group(name: str, *texts: str) -> Candidates:
+    return Candidates(replace(PROMPT, id=name), tuple(replace(one, id=f"{name}-{one.id}") for one in responses(*texts)))
+
+
+def taught(selector: Selector, rounds: int = 4) -> Selector:
+    """By answers for the longer of two responses."""
+    for number in range(1, rounds + 1):
+        duels = selector.select(
+            [
+                group(f"{number}-{index}", *(("w1", "w2 w3 w4 w5") if index % 2 else ("w6 w7 w8 w9", "w3")))
+                for index in range(20)
+            ],
+            number,
+            0,
+            100,
+        )
+        longer = [Outcome.FIRST if len(duel.first.text) > len(duel.second.text) else Outcome.SECOND for duel in duels]
+        selector.update(
+            [(duel, Verdict(duel.id, said, "u", 0.0)) for duel, said in zip(duels, longer, strict=True)], number
+        )
+    assert selector.trust > 0.5
+    return selector
+
+
+TEXTS = ("w1", "w2 w3", "w4 w5 w6", "w7 w8", "w9")
+
+
+def test_a_decision_is_the_same_whatever_was_decided_before(selector_of: Callable[..., Selector]) -> None:
+    selector = taught(selector_of())
+    alone = choose(selector, *TEXTS, key="here")
+    for place in range(10):
+        choose(selector, *TEXTS[: 2 + place % 4], key=f"other-{place}")
+    assert choose(selector, *TEXTS, key="here") == alone
+    assert {choose(selector, *TEXTS, key=f"other-{place}").pair for place in range(20)} != {alone.pair}, "the control"
+
+
+def test_a_saved_selector_decides_alike(selector_of: Callable[..., Selector]) -> None:
+    selector = taught(selector_of())
+    other = selector_of()
+    assert choose(other, *TEXTS) != choose(selector, *TEXTS)
+    other.load_state(selector.state())
+    assert [choose(other, *TEXTS, key=str(key)) for key in range(5)] == [
+        choose(selector, *TEXTS, key=str(key)) for key in range(5)
+    ]
+
+
+def test_before_the_first_label_samples_are_compared(selector_of: Callable[..., Selector]) -> None:
+    untouched, begun = selector_of(), selector_of()
+    assert choose(untouched, *TEXTS) == choose(None, *TEXTS)
+    begun.begin([group("one", *TEXTS), group("two", *TEXTS)])
+    decision = choose(begun, *TEXTS)
+    assert (decision.pair, decision.best, decision.trust) == ((0, 1), 0, 0.0)
+    assert decision.belief is not None
+    assert 0.0 < decision.information < math.log(2)
+
+
+def test_a_prior_score_is_believed_and_not_acted_on_before_answers(selector_of: Callable[..., Selector]) -> None:
+    score = Path(__file__).parent / "longer.py"
+    posterior = {"family": "laplace", "members": 256, "prior": [f"{score}:longer"]}
+    selector = selector_of(posterior=posterior)
+    selector.begin([group("one", *TEXTS), group("two", *TEXTS)])
+    decision = choose(selector, "w1", "w4 w5 w6", "w7 w8")
+    assert (decision.pair, decision.best, decision.trust) == ((0, 1), 0, 0.0)
+    assert decision.belief < 0.45, "the longer one is expected to win"
+    plain = selector_of(posterior={"family": "laplace", "members": 256})
+    plain.begin([group("one", *TEXTS), group("two", *TEXTS)])
+    assert choose(plain, "w1", "w4 w5 w6", "w7 w8").belief == pytest.approx(0.5, abs=0.05), "the control"
+
+
+def test_a_run_without_a_posterior_compares_samples(selector_of: Callable[..., Selector]) -> None:
+    selector = selector_of(selection={"rule": "passive"})
+    assert choose(selector, *TEXTS) == choose(None, *TEXTS)
+    selector.begin([group("one", *TEXTS)])
+    assert choose(selector, *TEXTS).belief is None
+
+
+@pytest.mark.parametrize("trust", [0.25, 0.75])
+def test_the_pair_is_chosen_as_often_as_the_posterior_is_trusted(
+    trust: float, selector_of: Callable[..., Selector]
+) -> None:
+    selector = taught(selector_of())
+    selector._foresight.load_state({"gained": LUCK * (1 + 2 * trust), "promised": LUCK})
+    own = sum(choose(selector, *TEXTS, key=str(key)).pair == (0, 1) for key in range(200))
+    assert binomtest(own, 200, 1 - trust).pvalue > 0.001
+
+
+def test_the_information_agrees_with_brute_force(selector_of: Callable[..., Selector]) -> None:
+    selector = taught(selector_of(), 3)
+    decision = choose(selector, *TEXTS, key="brute")
+    look = selector.look(Candidates(PROMPT, tuple(responses(*TEXTS))), "brute")
+    first, second = decision.pair
+    chances = [1 / (1 + math.exp(draw[second] - draw[first])) for draw in look.rewards_S_M.tolist()]
+
+    def entropy(chance: float) -> float:
+        return -chance * math.log(chance) - (1 - chance) * math.log(1 - chance)
+
+    expected = entropy(float(np.mean(chances))) - float(np.mean([entropy(chance) for chance in chances]))
+    assert decision.information == pytest.approx(expected, rel=1e-3, abs=1e-6)
+
+
+def test_answers_to_duels_that_were_chosen_elsewhere_begin_the_posterior(selector_of: Callable[..., Selector]) -> None:
+    """In live mode no duel is selected where the posterior learns."""
+    donor, selector = selector_of(), selector_of()
+    duels = donor.select([group(str(index), *TEXTS) for index in range(8)], 1, 0, 100)
+    selector.update([(duel, Verdict(duel.id, Outcome.FIRST, "u", 0.0)) for duel in duels], 1)
+    assert selector.posterior_version == 1
+    assert choose(selector, *TEXTS).belief is not None
+
+
+def test_an_oracle_posterior_names_the_better_response(selector_of: Callable[..., Selector]) -> None:
+    """With the world's hidden reward as the only feature, some hundred answers say which response is better."""
+    selector = selector_of(posterior={"family": "laplace", "members": 16, "features": "reward"})
+    prompts = lexicon.make_prompts(60, seed=3)
+    generator = np.random.default_rng(0)
+
+    def offer(prompt: str) -> Candidates:
+        given = prompt.split(" : ")[1].split(" =>")[0].split()
+        texts = {" ".join([*generator.choice(given, generator.integers(1, 5), replace=False), "."]) for _ in range(5)}
+        made = tuple(Response(f"{prompt}-{text}", prompt, text, (1,), (), 0) for text in sorted(texts))
+        return Candidates(Prompt(prompt, prompt, (1,)), made)
+
+    groups = [offer(prompt) for prompt in prompts]
+    for number in range(1, 9):
+        duels = selector.select(groups[:40], number, 0, 100)
+        verdicts = []
+        for duel in duels:
+            margin = lexicon.reward(duel.prompt.text, duel.first.text) - lexicon.reward(
+                duel.prompt.text, duel.second.text
+            )
+            first = generator.random() < 1 / (1 + math.exp(-margin))
+            verdicts.append((duel, Verdict(duel.id, Outcome.FIRST if first else Outcome.SECOND, "u", 0.0)))
+        selector.update(verdicts, number)
+    unseen = [one for one in groups[40:] if len(one.responses) > 1]
+    right = ordered = 0
+    for one in unseen:
+        rewards = [lexicon.reward(one.prompt.text, response.text) for response in one.responses]
+        decision = decide(selector, one.prompt, one.responses, one.prompt.id)
+        right += rewards[decision.best] == max(rewards)
+        pair = decide(selector, one.prompt, one.responses[:2], one.prompt.id, shown=0)
+        ordered += pair.pair is None or (pair.belief > 0.5) == (rewards[0] > rewards[1])
+    assert right == len(unseen) == 20
+    assert ordered == 20
