@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("sea_agent", "actors", "learner", "oracle")
 LONGEST_FILE = 500
 MOST_MODULES = 13  # directly in sea_agent/
-MOST_WHOLE_CONFIGURATIONS = 11  # functions that take the whole RunConfig rather than sections of it
+MOST_WHOLE_CONFIGURATIONS = 10  # functions that take the whole RunConfig rather than sections of it
 
 # Each imports only from rooms above it in this list, so that no two import each other.
 ROOMS = (
@@ -44,9 +44,9 @@ ROOMS = (
     "sea_agent.lab",
     "sea_agent.dashboard",
     "sea_agent.service",
-    "sea_agent.live",
     "sea_agent.doctor",
     "sea_agent.terminal",
+    "sea_agent.live",
     "sea_agent.plan",
     "sea_agent.cli",
     "sea_agent.__main__",

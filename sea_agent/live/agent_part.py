@@ -189,17 +189,25 @@ class LiveRun:
             agent.selector.call("update", answers, number).result()
 
 
-def run_part(config: RunConfig, out: Path, watch: Watch = NOBODY) -> None:
-    """Run the agent of ``config`` in ``out``, or go on with the one that is there, until it is stopped or has spent its
-    budget.
+@dataclass(frozen=True)
+class AgentPart:
+    """The agent of ``config`` in ``out``, or the one that is there."""
 
-    Raises:
-        UserError, RunFailure, Stopped: as ``lifecycle.run``.
-    """
-    if not config.is_live:
-        raise UserError(f"oracle.kind={config.oracle.kind}: live mode needs oracle.kind=live")
-    out.mkdir(parents=True, exist_ok=True)
-    resume(config, out, watch=watch, beside=partial(LiveRun, config, out=out, watch=watch))
+    config: RunConfig
+    out: Path
+    watch: Watch = NOBODY
+
+    def run(self) -> None:
+        """Go on until it is stopped or has spent its budget.
+
+        Raises:
+            UserError, RunFailure, Stopped: as ``lifecycle.run``.
+        """
+        config, out, watch = self.config, self.out, self.watch
+        if not config.is_live:
+            raise UserError(f"oracle.kind={config.oracle.kind}: live mode needs oracle.kind=live")
+        out.mkdir(parents=True, exist_ok=True)
+        resume(config, out, watch=watch, beside=partial(LiveRun, config, out=out, watch=watch))
 
 
 def main() -> None:
@@ -219,7 +227,7 @@ def main() -> None:
 
     try:
         config = load_config(arguments.config, arguments.overrides)
-        run_part(config, arguments.out, Watch(on_round, partial(print, flush=True), stopping.is_set))
+        AgentPart(config, arguments.out, Watch(on_round, partial(print, flush=True), stopping.is_set)).run()
     except UserError as error:
         sys.exit(_told(error, 2))
     except Stopped:

@@ -34,7 +34,7 @@ def live(
     """Serve a policy at an OpenAI-compatible endpoint and learn from its users' choices."""
     if missing("agent"):
         raise UserError(f"live mode samples and trains a policy: {INSTALL_AGENT}")
-    from sea_agent.live.launch import Place, launch, live_config
+    from sea_agent.live.launch import Launch, Place, live_config
 
     config = live_config(source, out, overrides or [], resume)
-    launch(config, Place(out, host, port, database), announce, users)
+    Launch(config, Place(out, host, port, database), announce, users).run()

@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 
-from sea_agent.config import RunConfig
+from sea_agent.config import LiveConfig, RunConfig
 from sea_agent.config.files import load_config, to_yaml
 from sea_agent.config.live import TOKEN
 from sea_agent.errors import RunFailure, UserError
@@ -64,62 +64,93 @@ def live_config(source: str | None, out: Path, overrides: Sequence[str], resume:
     return config
 
 
-def launch(config: RunConfig, place: Place, tell: Callable[[str], None], users: int = 0) -> None:
-    """Start live mode, with so many simulated ``users``, and keep it running until SIGTERM or Ctrl-C.
+@dataclass(frozen=True)
+class Launch:
+    """Live mode of ``config`` at a place, with so many simulated ``users``."""
 
-    Raises:
-        UserError: for bad input, before anything starts where that is possible.
-        RunFailure: when a part cannot start, or ends because of something that another start would not mend.
-    """
-    live = config.live
-    assert live is not None  # see ``live_config``
-    given = os.environ.get(ADMIN_KEY)
-    if given is None and not is_loopback(place.host):
-        raise UserError(f"--host {place.host}: refused, as nobody has a key yet. Set {ADMIN_KEY} to a random text.")
-    check(config.model_copy(update={"oracle": config.oracle.model_copy(update={"url": ""})}))
-    world = _world(config) if users else None
-    out = place.out
-    out.mkdir(parents=True, exist_ok=True)
-    port = place.port or _free_port()
-    url = f"http://127.0.0.1:{port}"
-    oracle = config.oracle.model_copy(update={"url": url, "run": live.run})
-    config = config.model_copy(update={"oracle": oracle})
-    admin = given or secrets.token_urlsafe(32)
-    write_whole(out / CONFIG, to_yaml(config))
-    environment = {TOKEN: secrets.token_hex(32), ADMIN_KEY: admin, "PYTHONUNBUFFERED": "1"}
-    with Supervisor(out / LOGS, environment, tell) as supervisor:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, supervisor.stop)
-        serving = _serving(config, out)
-        supervisor.start(*serving)
-        supervisor.start(_gateway(config, place, port, serving))
-        agent = Part("agent", ["-m", "sea_agent.live.agent_part", str(out / CONFIG), "--out", str(out)])
-        supervisor.add(agent, {AGENT_KEY: _new_key(url, admin, AGENT, "experiment", live.run)})
-        if world is not None:
-            key = _new_key(url, admin, USERS, "chat", live.run)
-            supervisor.add(_users(out, url, live.run, world, users), {CHAT_KEY: key})
-        _announce(url, place.host, live.run, None if given else admin, tell)
-        supervisor.watch()
+    config: RunConfig
+    place: Place
+    tell: Callable[[str], None]
+    users: int = 0
 
+    def run(self) -> None:
+        """Start live mode and keep it running until SIGTERM or Ctrl-C.
 
-def _serving(config: RunConfig, out: Path) -> list[Part]:
-    """The engines and the decider, with their settings on disk."""
-    assert config.live is not None  # see ``live_config``
-    parts = []
-    for index in range(config.live.engines):
+        Raises:
+            UserError: for bad input, before anything starts where that is possible.
+            RunFailure: when a part cannot start, or ends because of something that another start would not mend.
+        """
+        given, place, out = os.environ.get(ADMIN_KEY), self.place, self.place.out
+        if given is None and not is_loopback(place.host):
+            raise UserError(
+                f"--host {place.host}: refused, as nobody has a key yet. Set {ADMIN_KEY} to a random text of at least "
+                "32 characters."
+            )
+        check(self._with_url(""))
+        world = _world(self.config.policy.path) if self.users else None
+        out.mkdir(parents=True, exist_ok=True)
+        port = place.port or _free_port()
+        url = f"http://127.0.0.1:{port}"
+        admin = given or secrets.token_urlsafe(32)
+        write_whole(out / CONFIG, to_yaml(self._with_url(url)))
+        environment = {TOKEN: secrets.token_hex(32), ADMIN_KEY: admin, "PYTHONUNBUFFERED": "1"}
+        with Supervisor(out / LOGS, environment, self.tell) as supervisor:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, supervisor.stop)
+            serving = self._serving()
+            supervisor.start(*serving)
+            supervisor.start(self._gateway(port, serving))
+            agent = Part("agent", ["-m", "sea_agent.live.agent_part", str(out / CONFIG), "--out", str(out)])
+            supervisor.add(agent, {AGENT_KEY: _new_key(url, admin, AGENT, "experiment", self._live.run)})
+            if world is not None:
+                key = _new_key(url, admin, USERS, "chat", self._live.run)
+                supervisor.add(_users(out, url, self._live.run, world, self.users), {CHAT_KEY: key})
+            _announce(url, place.host, self._live.run, None if given else admin, self.tell)
+            supervisor.watch()
+
+    @property
+    def _live(self) -> LiveConfig:
+        assert self.config.live is not None  # see ``live_config``
+        return self.config.live
+
+    def _with_url(self, url: str) -> RunConfig:
+        oracle = self.config.oracle.model_copy(update={"url": url, "run": self._live.run})
+        return self.config.model_copy(update={"oracle": oracle})
+
+    def _serving(self) -> list[Part]:
+        """The engines and the decider, with their settings on disk."""
+        config, out = self.config, self.place.out
+        parts = []
+        for index in range(self._live.engines):
+            port = _free_port()
+            settings = {
+                "policy": config.policy.model_dump(mode="json"),
+                "sampler": config.sampler.model_dump(mode="json"),
+                "device": config.device,
+                "threads": config.threads,
+                "port": port,
+                "initial": self._live.audit_share > 0,
+            }
+            parts.append(_part(out, f"engine-{index}", "actors.live_engine", settings, port))
         port = _free_port()
-        settings = {
-            "policy": config.policy.model_dump(mode="json"),
-            "sampler": config.sampler.model_dump(mode="json"),
-            "device": config.device,
-            "threads": config.threads,
-            "port": port,
-            "initial": config.live.audit_share > 0,
-        }
-        parts.append(_part(out, f"engine-{index}", "actors.live_engine", settings, port))
-    port = _free_port()
-    decider = {"config": str(out / CONFIG), "out": str(out), "port": port}
-    return [*parts, _part(out, "decider", "sea_agent.live.decider", decider, port)]
+        decider = {"config": str(out / CONFIG), "out": str(out), "port": port}
+        return [*parts, _part(out, "decider", "sea_agent.live.decider", decider, port)]
+
+    def _gateway(self, port: int, serving: Sequence[Part]) -> Part:
+        place, out = self.place, self.place.out
+        urls = [str(part.health).removesuffix("/healthz") for part in serving]
+        settings = LiveSettings(
+            live=self._live,
+            engines=tuple(urls[:-1]),
+            decider=urls[-1],
+            max_new_tokens=self.config.sampler.max_new_tokens,
+            temperature=self.config.sampler.temperature,
+        )
+        write_whole(out / SETTINGS, settings.model_dump_json(indent=2) + "\n")
+        database = place.database or f"sqlite:///{(out / DATABASE).resolve()}"
+        where = ["--host", place.host, "--port", str(port), "--database", database, "--runs", str(out.parent)]
+        arguments = ["-m", "sea_agent", "serve", *where, "--live", str(out / SETTINGS)]
+        return Part("gateway", arguments, f"http://127.0.0.1:{port}/healthz")
 
 
 def _part(out: Path, name: str, module: str, settings: dict[str, Any], port: int) -> Part:
@@ -128,30 +159,11 @@ def _part(out: Path, name: str, module: str, settings: dict[str, Any], port: int
     return Part(name, ["-m", module, str(file)], f"http://127.0.0.1:{port}/healthz")
 
 
-def _gateway(config: RunConfig, place: Place, port: int, serving: Sequence[Part]) -> Part:
-    assert config.live is not None  # see ``live_config``
-    urls = [str(part.health).removesuffix("/healthz") for part in serving]
-    settings = LiveSettings(
-        live=config.live,
-        engines=tuple(urls[:-1]),
-        decider=urls[-1],
-        max_new_tokens=config.sampler.max_new_tokens,
-        temperature=config.sampler.temperature,
-    )
-    write_whole(place.out / SETTINGS, settings.model_dump_json(indent=2) + "\n")
-    database = place.database or f"sqlite:///{(place.out / DATABASE).resolve()}"
-    where = ["--host", place.host, "--port", str(port), "--database", database, "--runs", str(place.out.parent)]
-    arguments = ["-m", "sea_agent", "serve", *where, "--live", str(place.out / SETTINGS)]
-    host = f"[{place.host}]" if ":" in place.host else place.host
-    return Part("gateway", arguments, f"http://{'127.0.0.1' if is_loopback(place.host) else host}:{port}/healthz")
-
-
-def _world(config: RunConfig) -> str:
-    """The built-in world of the policy. Raises: UserError when it is of none."""
-    world = config.policy.path.removeprefix(SCHEME).partition("/")[0]
-    if not config.policy.path.startswith(SCHEME):
-        raise UserError(f"--users: simulated users know the built-in worlds only, not policy.path={config.policy.path}")
-    return world
+def _world(policy: str) -> str:
+    """The built-in world of a policy. Raises: UserError when it is of none."""
+    if not policy.startswith(SCHEME):
+        raise UserError(f"--users: simulated users know the built-in worlds only, not policy.path={policy}")
+    return policy.removeprefix(SCHEME).partition("/")[0]
 
 
 def _users(out: Path, url: str, model: str, world: str, count: int) -> Part:

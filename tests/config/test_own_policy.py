@@ -33,7 +33,9 @@ def large(tmp_path: Path) -> str:
 
 def extending(folder: Path, preset: str, policy: str, **changes: Any) -> str:
     path = folder / "mine.yaml"
-    tree = {"extends": preset, "policy": {"path": policy}, "prompts": {"path": "p.jsonl"}, "oracle": ORACLE}
+    tree: dict[str, Any] = {"extends": preset, "policy": {"path": policy}}
+    if preset != "live":  # there the users ask and answer
+        tree |= {"prompts": {"path": "p.jsonl"}, "oracle": ORACLE}
     path.write_text(yaml.safe_dump(tree | changes))
     return str(path)
 

@@ -12,7 +12,7 @@ import transformers.models.llama.modeling_llama  # noqa: F401  (the built-in pol
 
 from learner.learner import PreferenceLearner
 from sea_agent.config.files import parse_config
-from sea_agent.live.agent_part import LiveRun, run_part
+from sea_agent.live.agent_part import AgentPart, LiveRun
 from sea_agent.live.log import LiveLog
 from sea_agent.live.source import LiveSource
 from sea_agent.loop.selector import Selector
@@ -40,7 +40,7 @@ def live(tree: dict[str, Any], out: Path, death: Death | None) -> None:
     """One life."""
     if death is not None:
         _die_at(*death)
-    run_part(parse_config(tree, where="test"), out)
+    AgentPart(parse_config(tree, where="test"), out).run()
 
 
 def _die_at(place: str, call: int, after: bool) -> None:

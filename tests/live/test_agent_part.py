@@ -13,7 +13,7 @@ from run_parts import selector as fresh_selector
 from safetensors.torch import load_file
 
 from sea_agent.errors import Stopped, UserError
-from sea_agent.live.agent_part import LiveRun, run_part
+from sea_agent.live.agent_part import AgentPart, LiveRun
 from sea_agent.live.log import LiveLog
 from sea_agent.live.source import LiveSource
 from sea_agent.loop.selector import Selector
@@ -52,7 +52,7 @@ def test_every_answer_is_learnt_from_once_and_weights_are_offered(gateway: Gatew
     answered = users.duels(12)
     users.duels(3, answered=False)
     users.conversations(4, heldout=True)
-    run_part(live_config(gateway), tmp_path)
+    AgentPart(live_config(gateway), tmp_path).run()
     assert learnt(tmp_path) == said(gateway, answered)
     first, *others = gateway.publications
     assert (first["round"], first["state"], len(others)) == (0, "live", len({row["checksum"] for row in others}))
@@ -72,7 +72,7 @@ def test_a_configuration_is_checked_without_a_gateway_and_not_run_without_one(ga
     config = live_config(gateway, oracle__url="")
     assert check(config).prompts is None
     with pytest.raises(UserError, match=r"oracle\.url"):
-        run_part(config, tmp_path)
+        AgentPart(config, tmp_path).run()
 
 
 def test_a_run_that_waits_can_be_stopped_and_loses_nothing(gateway: Gateway, tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_a_run_that_waits_can_be_stopped_and_loses_nothing(gateway: Gateway, tmp
         return bool(rows) and rows[-1] == len(answered)
 
     with pytest.raises(Stopped):
-        run_part(config, tmp_path, Watch(lambda row: rows.append(row.oracle_queries), stopping=stopping))
+        AgentPart(config, tmp_path, Watch(lambda row: rows.append(row.oracle_queries), stopping=stopping)).run()
     assert learnt(tmp_path) == said(gateway, answered)
 
 
@@ -116,7 +116,7 @@ def test_audits_and_heldout_conversations_reach_neither_learner_nor_posterior(
 ) -> None:
     seen = trained_on(monkeypatch)
     used, apart = mixed(gateway)
-    run_part(live_config(gateway, budget__oracle_queries=8), tmp_path)
+    AgentPart(live_config(gateway, budget__oracle_queries=8), tmp_path).run()
     assert set(learnt(tmp_path)) == seen() == set(used)
     assert not seen() & set(apart)
 
@@ -129,7 +129,7 @@ def test_the_check_finds_a_filter_that_is_left_out(
     monkeypatch.setattr(LiveSource, "_note", lambda self, row: note(self, row | {flag: False}))
     seen = trained_on(monkeypatch)
     _, apart = mixed(gateway)
-    run_part(live_config(gateway, budget__oracle_queries=11), tmp_path)
+    AgentPart(live_config(gateway, budget__oracle_queries=11), tmp_path).run()
     assert seen() & set(apart)
 
 
@@ -137,7 +137,7 @@ def test_audits_take_back_a_version_that_an_operator_forced_in(gateway: Gateway,
     users = Users(gateway)
     users.duels(8)
     users.conversations(4, heldout=True)
-    run_part(live_config(gateway, budget__oracle_queries=8), tmp_path)
+    AgentPart(live_config(gateway, budget__oracle_queries=8), tmp_path).run()
     bad = gateway.publications[-1]["version"]
     assert gateway.state_of(bad) == "rejected"
     gateway.promote(bad)
@@ -146,7 +146,7 @@ def test_audits_take_back_a_version_that_an_operator_forced_in(gateway: Gateway,
         gateway.duels[-1]["first"]["policy_version"] = bad
         gateway.choose(id_, "second")
     users.duels(4)
-    run_part(live_config(gateway, budget__oracle_queries=12), tmp_path)
+    AgentPart(live_config(gateway, budget__oracle_queries=12), tmp_path).run()
     assert gateway.state_of(bad) == "withdrawn"
     assert gateway.live == 1
 
@@ -210,7 +210,7 @@ def test_an_erased_user_is_in_no_file_and_the_posterior_never_saw_them(
     theirs, others = users.duels(3, user="gone"), users.duels(9)
     theirs += users.duels(2, user="gone")
     needles = texts_of(gateway, "gone")
-    run_part(live_config(gateway, budget__oracle_queries=14, batch_size=4), tmp_path)
+    AgentPart(live_config(gateway, budget__oracle_queries=14, batch_size=4), tmp_path).run()
     assert "ledger.sqlite" in found(tmp_path, needles), "there was nothing to erase"
     ids = [id_.encode() + b'"' for id_ in theirs]
     assert {"state.json"} <= found(tmp_path, ids), "no checkpoint knew of them"
@@ -227,7 +227,7 @@ def test_an_erased_user_is_in_no_file_and_the_posterior_never_saw_them(
         refitted.append((agent.rounds, agent.selector.call("state").result()))
 
     monkeypatch.setattr(LiveRun, "_refit", noted)
-    run_part(live_config(gateway, budget__oracle_queries=18, batch_size=4), tmp_path)
+    AgentPart(live_config(gateway, budget__oracle_queries=18, batch_size=4), tmp_path).run()
     assert found(tmp_path, needles) == set()
     assert found(tmp_path, ids) <= {"ledger.sqlite"}, "the ledger counts the duel, and nothing else knows of it"
 
