@@ -175,7 +175,8 @@ def test_a_clock_that_goes_back_gives_nothing() -> None:
 
 def test_what_was_taken_and_given_back_is_there() -> None:
     asking = Asking(live(ask_share=0.0, user_burst=1.0))
-    assert asking.spend("u", START) and not asking.spend("u", START)
+    assert asking.spend("u", START)
+    assert not asking.spend("u", START)
     asking.give_back("u", START)
     assert asking.spend("u", START)
 
@@ -186,7 +187,7 @@ def test_users_are_forgotten_only_when_it_makes_no_difference(most: int, monkeyp
     asking = Asking(live(ask_share=1.0, considered_share=1.0, audit_share=0.0, user_burst=1.0, user_asks_per_day=24.0))
 
     def requests() -> Iterator[tuple[str, float]]:
-        for number in range(3000):  # 90 in an hour, in which a bucket fills; the same user again after 20 and 61 minutes
+        for number in range(3000):  # 90 in an hour, in which a bucket fills; then users come again
             now = START + number * 40.0
             yield f"u{number}", now
             if number >= 92:

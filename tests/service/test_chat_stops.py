@@ -1,5 +1,6 @@
 """Stop texts end a response at the same place, however it comes in pieces."""
 
+import itertools
 from collections.abc import Sequence
 
 from hypothesis import given, settings
@@ -31,7 +32,7 @@ def passed(pieces: Sequence[str], stops: Sequence[str], kind: type[Stops] = Stop
 @settings(max_examples=500, deadline=None)
 def test_the_same_is_shown_wherever_pieces_end(text: str, stops: list[str], cuts: list[int]) -> None:
     places = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
-    pieces = [text[begin:end] for begin, end in zip(places, places[1:], strict=False)]
+    pieces = [text[begin:end] for begin, end in itertools.pairwise(places)]
     assert passed(pieces, stops) == by_letters(text, stops) == passed([text], stops)
 
 
