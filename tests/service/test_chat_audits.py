@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from service.chat_service import EAGER, chatting, collected, duel_of
 
+from sea_agent.service.store.tables import queries
+
 pytestmark = pytest.mark.anyio
 
 

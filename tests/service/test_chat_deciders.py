@@ -56,7 +56,8 @@ async def test_whatever_a_decider_says_the_answer_is_plain(chat: Chat) -> None:
                 assert (len(texts), reasons) == (1, {0: "stop"}), nonsense
                 assert chunks[-1].model_extra["sea"]["duel"] is None
             else:
-                assert duel_of(answer) is None and len(answer.choices) == 1, nonsense
+                assert duel_of(answer) is None, nonsense
+                assert len(answer.choices) == 1
     assert {row.state for row in await chat.rows()} == {"done"}
     chat.decider.say = names_two
     assert duel_of(await chat.create("a decider that came to its senses", duel=True)) is not None
