@@ -1,6 +1,8 @@
 """A service in live mode in this process, with engines that answer by a script, a decider that says what it is told,
 and OpenAI's client before it."""
 
+import asyncio
+import inspect
 import json
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -10,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
 import pytest
-from live_stub import StubEngine
+from live_stub import StubEngine, scripted
 from openai import AsyncOpenAI
 from service.conftest import Clock, Running, start
 from sqlalchemy import Connection, select
@@ -159,9 +161,6 @@ class Chat:
 
     async def eventually(self, holds: Callable[[], Any]) -> Any:
         """Wait until something holds that is under way already."""
-        import asyncio
-        import inspect
-
         async with asyncio.timeout(60):
             while True:
                 found = holds()
@@ -204,8 +203,26 @@ async def chatting(
         yield chat
 
 
-def words(body: dict[str, Any], number: int = 0) -> str:
-    """The text of the scripted response to a request to an engine."""
-    from live_stub import scripted
-
+def text_of(body: dict[str, Any]) -> str:
+    """What the engine answers to a request to it."""
     return "".join(text for _, text in scripted(body))
+
+
+async def collected(stream: Any) -> tuple[dict[int, str], dict[int, str], list[Any]]:
+    """Texts and reasons of the choices of a stream, and its chunks."""
+    texts: dict[int, str] = {}
+    reasons: dict[int, str] = {}
+    chunks = [chunk async for chunk in stream]
+    for chunk in chunks:
+        for choice in chunk.choices:
+            texts[choice.index] = texts.get(choice.index, "") + (choice.delta.content or "")
+            if choice.finish_reason is not None:
+                assert choice.index not in reasons
+                reasons[choice.index] = choice.finish_reason
+    return texts, reasons, chunks
+
+
+def duel_of(answer: Any) -> dict[str, Any] | None:
+    """The duel that an answer is, if it is one."""
+    duel: dict[str, Any] | None = answer.model_extra["sea"]["duel"]
+    return duel

@@ -22,7 +22,8 @@ logger = logging.getLogger(__name__)
 
 Line = dict[str, Any]
 
-_FAULTS = (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL, TimeoutError, ValueError, KeyError, TypeError)
+_FAULTS = (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL, TimeoutError, ValueError, LookupError, TypeError)
+_FAULTS += (RecursionError,)
 """What an engine or a decider that fails, or says what nobody understands, leads to here."""
 
 
@@ -162,7 +163,7 @@ class Engines:
         try:
             async with asyncio.timeout(seconds):
                 answer = await self._client.post(f"{url}/decide", json=body)
-            answer.raise_for_status()
+            _require_success(answer)
             said = Said.model_validate(answer.json())
             said.require_sense(len(body["responses"]), body["shown"])
         except _FAULTS as error:
@@ -174,10 +175,15 @@ class Engines:
         async with self._client.stream("POST", f"{url}/generate", json=body) as answer:
             if answer.status_code == httpx.codes.UNPROCESSABLE_ENTITY:
                 raise Refused(str(json.loads(await answer.aread())["detail"]))
-            answer.raise_for_status()
+            _require_success(answer)
             async for line in answer.aiter_lines():
                 if line:
                     yield json.loads(line)
+
+
+def _require_success(answer: httpx.Response) -> None:
+    if not answer.is_success:
+        raise ValueError(f"it answered {answer.status_code}")
 
 
 def _reason(error: Exception) -> str:

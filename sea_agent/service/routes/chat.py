@@ -8,6 +8,7 @@ from fastapi import APIRouter, Header, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from sea_agent.service.auth import Chat
@@ -63,7 +64,7 @@ class OpenAIRoute(APIRoute):
                 parts = [part for part in fault["loc"][1:] if not isinstance(part, str) or "[" not in part]
                 where, what = ".".join(map(str, parts)), fault["msg"].removeprefix("Value error, ")
                 return _error(400, f"{where}: {what}" if where else what, where or None)
-            except Problem as problem:
+            except HTTPException as problem:  # of the framework too: a body that is no text
                 return _error(problem.status_code, str(problem.detail), headers=dict(problem.headers or {}))
             except (Missing, Conflict, StoreUnavailable, Refused, Unavailable) as refusal:
                 return _refusal(refusal)

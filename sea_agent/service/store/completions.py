@@ -18,8 +18,8 @@ NO_TEXTS = {"messages": "[]", "prompt": "{}", "responses": "[]", "answer": ""}
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What is known of a user and a conversation before a request: whether they may be asked, which nobody may in a
-    closed run, the bucket that says how often, and whether the last request of the conversation asked."""
+    """What the store knows of a user and a conversation before a request: whether they may be asked, which nobody may
+    in a closed run, the bucket that says how often, and whether the last request of the conversation asked."""
 
     asks: bool
     tokens: float | None
