@@ -32,7 +32,7 @@ class Gateway:
         self._requests = 0
         self._changed = threading.Condition()
         handler = type("Handler", (_Handler,), {"gateway": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._server = _Server(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
@@ -224,6 +224,11 @@ class Gateway:
             if row["state"] == "live":
                 row["state"], row["decided_at"] = "retired", _now()
         self.publications[version - 1] |= {"state": "live", "decided_at": _now()}
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """An agent that was killed cannot be answered."""
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -6,6 +6,7 @@ therefore also looks at what does not come from labels, and audits (``audits.py`
 Dimension legend: S posterior draws, P held-out prompts, R bootstrap replicates.
 """
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -45,8 +46,11 @@ class Figures:
     """The same between the engines and a sampler with the live weights, where engines can be asked."""
 
     def report(self) -> dict[str, Any]:
-        """The figures as JSON holds them."""
-        return asdict(self)
+        """The figures as JSON holds them, which has no number for what could not be measured."""
+        return {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in asdict(self).items()
+        }
 
 
 def objections(figures: Figures, gate: GateConfig) -> list[str]:

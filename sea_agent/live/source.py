@@ -21,6 +21,9 @@ from sea_agent.saved_state import require
 from sea_agent.seeding import generator_for, id_for
 from sea_agent.types import Candidates, Duel, LabelSource, Prompt, Response, Verdict
 
+_MOST = 8
+"""Answers of a round at most, as a multiple of ``batch_size``: after a long pause there may be very many."""
+
 
 class LivePrompts:
     """The newest conversations of users, in an order drawn anew for each round; held-out ones are left out.
@@ -204,14 +207,8 @@ class LiveSource:
         waiting = [verdict for id_, verdict in self._oracle.choices.items() if id_ in self._numbers]
         written = self._ledger.written([verdict.duel_id for verdict in waiting])
         waiting = [verdict for verdict in waiting if verdict.duel_id not in written]
-        most = largest_cap(Counter(verdict.annotator for verdict in waiting), self._live.max_weight_share)
-        taken = Counter[str]()
-        usable = []
-        for verdict in waiting:
-            taken[verdict.annotator] += 1
-            if taken[verdict.annotator] <= most:
-                usable.append(verdict)
-        return usable
+        share = self._live.max_weight_share
+        return within_share(within_share(waiting, share)[: _MOST * self._batch_size], share)
 
     def _duel(self, row: Mapping[str, Any], number: int) -> Duel:
         """The learner counts versions by rounds. The latest counts as one round older, because the gate, and not the
@@ -278,6 +275,18 @@ def largest_cap(answers: Mapping[str, int], share: float) -> int:
         if cap <= share * sum(min(count, cap) for count in answers.values()):
             found = cap
     return found
+
+
+def within_share(verdicts: Sequence[Verdict], share: float) -> list[Verdict]:
+    """The first of each user's, as many as ``largest_cap`` allows."""
+    most = largest_cap(Counter(verdict.annotator for verdict in verdicts), share)
+    taken = Counter[str]()
+    kept = []
+    for verdict in verdicts:
+        taken[verdict.annotator] += 1
+        if taken[verdict.annotator] <= most:
+            kept.append(verdict)
+    return kept
 
 
 def prompt_of(completion: str, row: Mapping[str, Any]) -> Prompt:

@@ -40,7 +40,7 @@ class OpenDuels:
 
     def restore(self, duels: Sequence[Duel]) -> None:
         """Wait for the answers to these duels, and no others."""
-        self._open = {duel.id: duel for duel in duels}
+        self._open = {duel.id: duel for duel in duels if not duel.is_erased}
 
     def ask(self, duels: Sequence[Duel], number: int, budget_left: int) -> list[tuple[Duel, Verdict]]:
         """The answers of round ``number``, to its own duels or to earlier ones, in the order of the duels.
@@ -65,6 +65,7 @@ class OpenDuels:
             since = time.monotonic() if verdicts else since
             self._wait(len(asked) - len(given), since)
         answered = [(self._open.pop(duel.id), given[duel.id]) for duel in asked if duel.id in given]
+        self._open = {id_: duel for id_, duel in self._open.items() if not duel.is_erased}  # nobody can answer those
         return [(duel, verdict) for duel, verdict in answered if not duel.is_erased]
 
     def _waits(self, open_: int, budget_left: int) -> bool:

@@ -19,7 +19,7 @@ from sea_agent.loop.selector import Selector
 from sea_agent.persistence import checkpoint
 from sea_agent.persistence.ledger import Ledger
 
-PATIENCE = 300.0
+PATIENCE = 100.0
 PLACES: dict[str, tuple[Any, str]] = {
     "ledger": (Ledger, "_write"),
     "checkpoint": (checkpoint, "_to_disk"),

@@ -154,30 +154,32 @@ def test_audits_take_back_a_version_that_an_operator_forced_in(gateway: Gateway,
 # --- killed at any place ---------------------------------------------------------------------------------------------
 
 DEATHS = [
-    ("draw", 2, True),
+    ("draw", 1, True),
+    ("ledger", 1, True),
+    ("ledger", 2, False),
     ("ledger", 2, True),
-    ("ledger", 5, False),
-    ("checkpoint", 8, False),
+    ("checkpoint", 4, False),
     ("weights", 1, False),
     ("publication", 1, True),
     ("decision", 1, False),
     ("snapshot", 1, True),
-    ("update", 2, True),
+    ("update", 1, True),
 ]
 
 
 def test_a_killed_agent_loses_and_doubles_nothing(gateway: Gateway, tmp_path: Path) -> None:
     users = Users(gateway)
-    answered = users.duels(20)
+    answered: list[str] = []
     users.conversations(4, heldout=True)
-    tree = live_config(gateway, budget__oracle_queries=40).model_dump(mode="json")
+    budget = 6 * len(DEATHS) + 6
+    tree = live_config(gateway, budget__oracle_queries=budget).model_dump(mode="json")
     told: dict[int, tuple[str, int]] = {}
-    for number, death in enumerate(DEATHS):
+    for death in DEATHS:
+        answered += users.duels(6)
         assert exit_code(tree, tmp_path, death) == -9, f"{death}: the agent ended by itself"
-        answered += users.duels(2) if number < 9 else []
         for row in gateway.publications:
             assert told.setdefault(row["version"], (row["checksum"], row["round"])) == (row["checksum"], row["round"])
-    answered += users.duels(40 - len(answered))
+    answered += users.duels(6)
     assert exit_code(tree, tmp_path) == 0
     assert learnt(tmp_path) == said(gateway, answered)
     versions = [row["version"] for row in gateway.publications]
@@ -185,7 +187,7 @@ def test_a_killed_agent_loses_and_doubles_nothing(gateway: Gateway, tmp_path: Pa
     assert len({(row["checksum"], row["round"]) for row in gateway.publications}) == len(versions)
     assert "offered" not in {row["state"] for row in gateway.publications[-1:]}
     with Ledger(tmp_path / "ledger.sqlite") as ledger:
-        assert ledger.oracle_queries == 40
+        assert ledger.oracle_queries == budget
 
 
 # --- users who want to be forgotten ----------------------------------------------------------------------------------
