@@ -10,8 +10,8 @@ responses of the initial policy, less the mean of those shown; *late* means the 
 
 The parts differ in what learning changes:
 
-- ``best``: the policy stays as it is, and who is not asked is shown the best of 8 samples under the posterior's mean
-  (``live.answer: best``). Of each of the three worlds.
+- ``lexicon``, ``kitchen``, ``reviews``: the policy stays as it is, and who is not asked is shown the best of 8 samples
+  under the posterior's mean (``live.answer: best``).
 - ``spam``: the same on `lexicon` with 10,000 requests, where a tenth of the users lie and write four times as much.
 - ``trained``: one sample is shown (``live.answer: first``), the second response of a duel comes beside it, and the
   run's own learner trains the policy. On `lexicon`.
@@ -68,8 +68,9 @@ class Part:
 
 
 PARTS = {
-    **{world: Part(world, ARMS) for world in ("lexicon", "kitchen", "reviews")},
+    **{world: Part(world, ARMS) for world in ("lexicon", "kitchen")},
     "spam": Part("lexicon", SPAM),
+    "reviews": Part("reviews", ARMS),
     "trained": Part("lexicon", TRAINED),
 }
 

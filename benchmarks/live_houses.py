@@ -17,6 +17,7 @@ from sea_agent.config import Compute, LearnerConfig, MixingConfig, PolicyConfig,
 from sea_agent.features import Features
 from sea_agent.features.base import Pair, Standardised
 from sea_agent.features.text import TextFeatures
+from sea_agent.loop.deciding import live_trust
 from sea_agent.loop.selector import Selector
 from sea_agent.pretrained import load_tokenizer
 from sea_agent.seeding import generator_for, id_for, seed_for
@@ -124,7 +125,7 @@ class Fixed:
     def offers(self, block: Sequence[Request]) -> list[Offer]:
         groups = [self._responses(request) for request in block]
         alone = [0] * len(block)
-        if self.selector is not None and self.selector.trust > 0.0:
+        if self.selector is not None and live_trust(self.selector) > 0.0:
             found = [
                 Candidates.distinct(self.prompt(request), group) for request, group in zip(block, groups, strict=True)
             ]

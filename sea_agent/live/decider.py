@@ -30,7 +30,7 @@ from sea_agent.config.files import load_config
 from sea_agent.errors import RunFailure, UserError
 from sea_agent.features import Features, make_features
 from sea_agent.live.snapshots import Snapshots
-from sea_agent.loop.deciding import Decision, decide
+from sea_agent.loop.deciding import Decision, decide, live_trust
 from sea_agent.loop.selector import Selector
 from sea_agent.pretrained import use_threads
 from sea_agent.run.resumption import kept
@@ -159,7 +159,7 @@ def make_app(decider: Decider, token: str) -> FastAPI:
         return {
             "snapshot": None if held is None else held.name,
             "posterior_version": 0 if held is None else held.selector.posterior_version,
-            "trust": 0.0 if held is None else held.selector.trust,
+            "trust": 0.0 if held is None else live_trust(held.selector),
             "waiting": decider.waiting,
         }
 

@@ -21,6 +21,22 @@ IGNORANCE = 0.1536
 that has the prior variance of 2. Of the scale of ``pair_information``, so that the two can be compared."""
 
 
+LEAST_LABELS = 16
+"""Answers from which on a posterior that they do not refute is acted on."""
+
+
+def live_trust(selector: Selector) -> float:
+    """How far a posterior is acted on in live mode, from 0 to 1.
+
+    A run that asks the oracle waits until answers have borne its posterior out, because imagined rounds could lead the
+    policy anywhere. That takes many answers of people, who are noisy, above all to duels of good responses. Here the
+    posterior only chooses among responses of the policy, so it is acted on until answers refute it.
+    """
+    if selector.labels >= LEAST_LABELS and not selector.is_refuted:
+        return 1.0
+    return selector.trust
+
+
 @dataclass(frozen=True)
 class Decision:
     """What is asked about one prompt; places are those of the responses that were given.
@@ -31,7 +47,7 @@ class Decision:
     pair: tuple[int, int] | None
     """First and second of the duel, the one that is shown already first; None where there is nothing to ask."""
     best: int
-    """The highest posterior mean, once answers have borne out the posterior; before, what is shown or comes first."""
+    """The highest posterior mean, once the posterior is acted on; before, what is shown or comes first."""
     information: float
     """Nats that the answer would tell the posterior."""
     belief: float | None
@@ -48,6 +64,7 @@ class Decision:
     """The same of the pair, whose reward is the mean of its two."""
     posterior_version: int
     trust: float
+    """``live_trust``."""
 
 
 def decide(
@@ -72,7 +89,7 @@ def decide(
     first = 0 if shown is None else shown
     if selector is None:
         return _unknowing(places, first)
-    trust, version = selector.trust, selector.posterior_version
+    trust, version = live_trust(selector), selector.posterior_version
     at = places.index(first)  # among those that differ
     if len(places) < 2:
         return Decision(None, first, 0.0, None, None, None, 0.0, 0.0, None, version, trust)

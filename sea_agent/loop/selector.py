@@ -211,6 +211,16 @@ class Selector:
         """Updates of the posterior so far."""
         return 0 if self._posterior is None else self._posterior.version
 
+    @property
+    def labels(self) -> int:
+        """Answers that the posterior has learnt from."""
+        return 0 if self._posterior is None else self._posterior.labels
+
+    @property
+    def is_refuted(self) -> bool:
+        """Whether answers speak against what the posterior believed of them before."""
+        return self._foresight.is_refuted
+
     def look(self, group: Candidates, key: str) -> Look | None:
         """What is believed of the candidates of one prompt; None before there is a posterior.
 

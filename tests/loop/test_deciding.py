@@ -13,10 +13,11 @@ from run_parts import selector as make_selector
 from scipy.integrate import quad
 from scipy.stats import binomtest, norm
 
-from sea_agent.bandit.foresight import LUCK
+from sea_agent.bandit.foresight import LUCK, Foresight
 from sea_agent.config.files import parse_config
 from sea_agent.errors import RunFailure
-from sea_agent.loop.deciding import IGNORANCE, Decision, decide
+from sea_agent.loop import deciding
+from sea_agent.loop.deciding import IGNORANCE, LEAST_LABELS, Decision, decide, live_trust
 from sea_agent.loop.selector import Look, Selector
 from sea_agent.types import Candidates, Outcome, Prompt, Response, Verdict
 from sea_agent.worlds import lexicon
@@ -35,6 +36,8 @@ class Known:
     """A selector whose posterior draws are given."""
 
     posterior_version = 7
+    is_refuted = False
+    labels = 0
 
     def __init__(
         self, *rewards_S_M: list[float], mean: list[float] | None = None, trust: float = 1.0, blind: bool = False
@@ -199,7 +202,6 @@ def taught(selector: Selector, rounds: int = 4) -> Selector:
         selector.update(
             [(duel, Verdict(duel.id, said, "u", 0.0)) for duel, said in zip(duels, longer, strict=True)], number
         )
-    assert selector.trust > 0.5
     return selector
 
 
@@ -257,12 +259,46 @@ def test_a_run_without_a_posterior_compares_samples(selector_of: Callable[..., S
 
 @pytest.mark.parametrize("trust", [0.25, 0.75])
 def test_the_pair_is_chosen_as_often_as_the_posterior_is_trusted(
-    trust: float, selector_of: Callable[..., Selector]
+    trust: float, selector_of: Callable[..., Selector], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(deciding, "LEAST_LABELS", 1000)
     selector = taught(selector_of())
     selector._foresight.load_state({"gained": LUCK * (1 + 2 * trust), "promised": LUCK})
     own = sum(choose(selector, *TEXTS, key=str(key)).pair == (0, 1) for key in range(200))
     assert binomtest(own, 200, 1 - trust).pvalue > 0.001
+
+
+def test_a_posterior_is_acted_on_after_some_answers_until_answers_refute_it(
+    selector_of: Callable[..., Selector],
+) -> None:
+    selector = taught(selector_of(), 1)
+    assert selector.labels == 20 > LEAST_LABELS
+    found = {}
+    for gained in (-LUCK * 1.01, -LUCK, 0.0):
+        selector._foresight.load_state({"gained": gained, "promised": 5.0})
+        assert selector.trust == 0.0
+        found[gained] = [choose(selector, *TEXTS, key=str(key)).pair for key in range(20)]
+        assert live_trust(selector) == (0.0 if gained < -LUCK else 1.0)
+    assert set(found[-LUCK * 1.01]) == {(0, 1)}
+    assert found[-LUCK] == found[0.0] != found[-LUCK * 1.01]
+
+
+def test_few_answers_are_not_enough(selector_of: Callable[..., Selector]) -> None:
+    selector = selector_of()
+    duels = selector.select([group(str(index), *TEXTS) for index in range(LEAST_LABELS)], 1, 0, 100)
+    answers = [(duel, Verdict(duel.id, Outcome.FIRST, "u", 0.0)) for duel in duels]
+    selector.update(answers[:-1], 1)
+    assert {choose(selector, *TEXTS, key=str(key)).pair for key in range(20)} == {(0, 1)}
+    selector.update(answers[-1:], 2)
+    assert len({choose(selector, *TEXTS, key=str(key)).pair for key in range(20)}) > 1
+
+
+def test_a_belief_is_refuted_when_answers_cost_it_more_than_bad_luck() -> None:
+    """An answer against a belief of .9 costs ln 2 + ln .1 = −1.61 nats, one for it gains .59; luck is 2."""
+    foresight = Foresight()
+    for won, refuted in ((0.0, False), (0.0, True), (1.0, True), (1.0, False), (1.0, False)):
+        foresight.add(torch.tensor([0.9]), torch.tensor([won]))
+        assert foresight.is_refuted == refuted
 
 
 def test_the_information_agrees_with_brute_force(selector_of: Callable[..., Selector]) -> None:
