@@ -72,10 +72,10 @@ def write(connection: Connection, all_asked: Iterable[Asked]) -> None:
     rows = list(all_asked)
     duels = [asked for asked in rows if asked.asked is not None]
     if duels:
-        connection.execute(insert(queries), [_query(asked) for asked in duels])
+        connection.execute(insert(queries), [query_row(asked) for asked in duels])
         named = [{"query_id": asked.query_id, "annotator": _hash(asked) or "anonymous"} for asked in duels]
         connection.execute(insert(assignments), named)
-    connection.execute(insert(completions), [_completion(asked) for asked in rows])
+    connection.execute(insert(completions), [completion_row(asked) for asked in rows])
 
 
 def know(connection: Connection, user: str, run: str = RUN, **values: Any) -> None:
@@ -111,7 +111,8 @@ def _hash(asked: Asked) -> str | None:
     return None if asked.user is None else user_hash(asked.user)
 
 
-def _query(asked: Asked) -> dict[str, Any]:
+def query_row(asked: Asked) -> dict[str, Any]:
+    """The duel of a request."""
     first, second = asked.texts
     return {
         "id": asked.query_id,
@@ -134,7 +135,8 @@ def _query(asked: Asked) -> dict[str, Any]:
     }
 
 
-def _completion(asked: Asked) -> dict[str, Any]:
+def completion_row(asked: Asked) -> dict[str, Any]:
+    """The row of a request."""
     own = [
         {"id": f"response-{asked.number}-{place}", "text": text, "token_ids": [place], "logprobs": [-0.5]}
         | {"policy_version": 1 - place}
@@ -154,9 +156,9 @@ def _completion(asked: Asked) -> dict[str, Any]:
         "id": asked.id,
         "run": asked.run,
         "user_hash": _hash(asked),
-        "conversation": asked.conversation or f"conversation {asked.number}{asked.said}",
+        "conversation": asked.conversation or f"conversation {asked.number}{asked.said}"[:60],
         "key_id": asked.key_id,
-        "idempotency_key": f"once {asked.number}{asked.said}",
+        "idempotency_key": f"once {asked.number}{asked.said}"[:100],
         "body_digest": f"digest {asked.number}",
         "state": asked.state,
         "stored": asked.stored,

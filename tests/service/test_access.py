@@ -12,7 +12,7 @@ from sea_agent.service.store import runs
 
 pytestmark = pytest.mark.anyio
 
-SCOPES = ("admin", "experiment", "annotate", "read")
+SCOPES = ("admin", "experiment", "annotate", "read", "chat")
 EVERYBODY = None  # no key needed
 
 # Every operation, and who may use it beside admins.
@@ -59,6 +59,25 @@ ALLOWED: dict[tuple[str, str], set[str] | None] = {
     ("POST", "/v1/people/{annotator}/erase"): set(),
     ("POST", "/v1/queries/{query_id}/erase"): set(),
     ("POST", "/v1/runs/{run}/erase"): set(),
+    ("PUT", "/v1/feedback/{completion}/choice"): {"chat"},
+    ("PUT", "/v1/feedback/{completion}/thumbs"): {"chat"},
+    ("PUT", "/v1/feedback/{completion}/edit"): {"chat"},
+    ("PUT", "/v1/feedback/{completion}/used"): {"chat"},
+    ("PUT", "/v1/users/{user}/asks"): {"chat"},
+    ("DELETE", "/v1/users/{user}"): {"chat"},
+    ("GET", "/v1/live/{run}"): {"experiment", "read"},
+    ("GET", "/v1/live/{run}/duels"): {"experiment"},
+    ("GET", "/v1/live/{run}/prompts"): {"experiment"},
+    ("GET", "/v1/live/{run}/erased"): {"experiment"},
+    ("GET", "/v1/live/{run}/thumbs"): {"experiment", "read"},
+    ("GET", "/v1/live/{run}/publications"): {"experiment", "read"},
+    ("POST", "/v1/live/{run}/publications"): {"experiment"},
+    ("PATCH", "/v1/live/{run}/publications/{version}"): {"experiment"},
+    ("GET", "/v1/live/{run}/summary"): {"experiment", "read"},
+    ("POST", "/v1/live/{run}/freeze"): set(),
+    ("POST", "/v1/live/{run}/unfreeze"): set(),
+    ("POST", "/v1/live/{run}/rollback"): set(),
+    ("POST", "/v1/live/{run}/promote"): set(),
 }
 
 # Nothing of these exists, and the body fits no route: a request that is let through changes nothing.
@@ -69,6 +88,9 @@ NOWHERE = {
     "label_id": "label-0",
     "key_id": "key-0",
     "annotator": "nobody",
+    "completion": "chatcmpl-0",
+    "user": "nobody",
+    "version": "1",
 }
 WRONG_BODY = {"surely": "unknown"}
 

@@ -8,11 +8,14 @@ from pathlib import Path
 
 import httpx
 import pytest
+from service.live_rows import Asked, make_run, write
 from service.processes import ALTERED, GIVEN_KEY, SECONDS, Process
+from sqlalchemy import create_engine
 
 pytestmark = pytest.mark.dear
 
 PERMITTED_SECONDS = 3000
+USERS = 60
 LIVE_LEASES = 20  # of which the examples end some
 
 
@@ -56,8 +59,26 @@ def filled(service: Process) -> dict[str, list[str]]:
         client.post(
             "/v1/runs/run/labels:batch", json={"labels": answers}, headers={"Idempotency-Key": "x"}
         ).raise_for_status()
+        (key, *_) = ask("GET", "keys").json()["keys"]
+        users = [f"user {number}" for number in range(USERS)]
+        answered = live(service, key["id"], users)
+        for number in range(1, 4):
+            offer = {"checksum": f"{number:032x}", "round": number, "labels": 0, "path": f"/w/{number}"}
+            ask("POST", "live/run/publications", **offer)
     ids = {"run": ["run"], "query_id": queries, "lease_id": [*live, skipped, labelled], "label_id": [given]}
+    ids |= {"completion": answered, "user": users, "version": ["1", "2", "3"]}
     return ids | {"annotator": names, "client_key": [f"k{number}" for number in range(9)]}
+
+
+def live(service: Process, key: str, users: list[str]) -> list[str]:
+    """Let the run be live, with requests of users and one that nothing erases; the ids of those that were asked."""
+    duels = [Asked(number, key, run="run", user=user, asked="duel") for number, user in enumerate(["", *users])]
+    engine = create_engine(f"sqlite:///{service.errors.parent / 'sea-agent-data' / 'feedback.sqlite'}")
+    with engine.begin() as connection:
+        make_run(connection, "run")
+        write(connection, duels)
+    engine.dispose()
+    return [duels[0].id]
 
 
 def configure(folder: Path, ids: dict[str, list[str]]) -> None:

@@ -9,8 +9,8 @@ from sea_agent.errors import UserError
 from sea_agent.service.store import labels, leases, runs
 from sea_agent.service.store.database import Database
 from sea_agent.service.store.leases import Claim
-from sea_agent.service.store.schema import migrate
 from sea_agent.service.store.live_tables import metadata
+from sea_agent.service.store.schema import migrate
 
 pytestmark = pytest.mark.anyio
 

@@ -11,7 +11,7 @@ from sea_agent.service.schemas.quality import RateOut
 
 FeedbackKind = Literal["choice", "thumbs", "edit", "used"]
 PublicationState = Literal["offered", "canary", "live", "retired", "rejected", "withdrawn"]
-CompletionId = Annotated[str, Path(min_length=1, max_length=40, description="Id of the completion.")]
+CompletionId = Annotated[str, Path(max_length=40, pattern=r"^[a-z]+-[0-9a-f]+$", description="Id of the completion.")]
 User = Annotated[ShortText, Path(description="Id of the user, as the app gave it with the request.")]
 Whole = Annotated[int, Field(ge=0, le=2**31 - 1), WHOLE]
 Version = Annotated[int, Path(ge=1, le=LARGEST_INTEGER, description="Version of published weights.")]

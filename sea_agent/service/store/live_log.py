@@ -23,8 +23,9 @@ MOST_ERASURES = 5
 LOOKED_AT = 20
 """Of how many requests, for each conversation that is wanted, the newest are looked at."""
 
-# No index is for the value of an expression: those for a run have no order of duels.
-_OF_RUN: ColumnElement[str] = queries.c.run + ""
+# No index is for the value of an expression: those for a run have no order of duels and of thumbs.
+_of_run: ColumnElement[str] = queries.c.run + ""
+_in_run: ColumnElement[str] = completions.c.run + ""
 _DUELS = (
     select(
         queries.c.number,
@@ -85,7 +86,7 @@ def duels(connection: Connection, run: str, after: int, limit: int) -> list[Valu
         Missing: for a run that is not live.
     """
     live_runs.get(connection, run)
-    rows = connection.execute(_DUELS.where(run == _OF_RUN, queries.c.number > after).limit(limit))
+    rows = connection.execute(_DUELS.where(_of_run == run, queries.c.number > after).limit(limit))
     return [_duel(row) for row in rows]
 
 
@@ -122,7 +123,7 @@ def erased(connection: Connection, run: str, after: int) -> Erased:
 
 def thumbs(connection: Connection, run: str, after: int, limit: int) -> list[Row]:
     """Thumbs on responses from which something may be learnt, after a number, in order."""
-    return list(connection.execute(_THUMBS.where(completions.c.run == run, feedback.c.number > after).limit(limit)))
+    return list(connection.execute(_THUMBS.where(_in_run == run, feedback.c.number > after).limit(limit)))
 
 
 def _duel(row: Row) -> Values:

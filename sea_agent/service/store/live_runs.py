@@ -59,4 +59,5 @@ def set_asks(connection: Connection, run: str, user_hash: str, asks: bool) -> No
 def retention(connection: Connection) -> dict[str, float]:
     """The days after which live runs erase texts, by run; those that keep them are not there."""
     kept = select(runs.c.id, runs.c.retention_days).join(live_runs, live_runs.c.run == runs.c.id)
-    return dict(connection.execute(kept.where(runs.c.retention_days.is_not(None))).tuples().all())
+    rows = connection.execute(kept.where(runs.c.retention_days.is_not(None)))
+    return {row.id: row.retention_days for row in rows}

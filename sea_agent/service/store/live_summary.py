@@ -141,8 +141,9 @@ def latencies(connection: Connection, run: str, since: float) -> list[float]:
 
 def published(connection: Connection, run: str) -> dict[str, int]:
     """How many publications are in each state."""
-    states = select(publications.c.state, func.count()).where(publications.c.run == run).group_by(publications.c.state)
-    return dict.fromkeys(PUBLICATION_STATES, 0) | dict(connection.execute(states).tuples().all())
+    by_state = select(publications.c.state, func.count().label("n")).where(publications.c.run == run)
+    rows = connection.execute(by_state.group_by(publications.c.state))
+    return dict.fromkeys(PUBLICATION_STATES, 0) | {row.state: row.n for row in rows}
 
 
 def series(connection: Connection, run: str, since: float, until: float, bins: int) -> list[Values]:
