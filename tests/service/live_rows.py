@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 from service.conftest import START, Running
-from sqlalchemy import Connection, insert
+from sqlalchemy import Connection, delete, insert
 
 from sea_agent.seeding import id_for
 from sea_agent.service.store import runs
@@ -26,8 +26,9 @@ def user_hash(user: str, secret: str = SECRET) -> str:
 
 
 def make_run(connection: Connection, run: str = RUN, **values: Any) -> None:
-    """A live run."""
+    """A live run, in the place of one that a gateway has made."""
     runs.put(connection, run, {"repeat_share": 0.0, "gold_share": 0.0}, now=START)
+    connection.execute(delete(live_runs).where(live_runs.c.run == run))
     connection.execute(insert(live_runs), {"run": run, "secret": SECRET} | values)
 
 

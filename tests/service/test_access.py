@@ -59,6 +59,8 @@ ALLOWED: dict[tuple[str, str], set[str] | None] = {
     ("POST", "/v1/people/{annotator}/erase"): set(),
     ("POST", "/v1/queries/{query_id}/erase"): set(),
     ("POST", "/v1/runs/{run}/erase"): set(),
+    ("POST", "/v1/chat/completions"): {"chat"},
+    ("GET", "/v1/models"): {"chat"},
     ("PUT", "/v1/feedback/{completion}/choice"): {"chat"},
     ("PUT", "/v1/feedback/{completion}/thumbs"): {"chat"},
     ("PUT", "/v1/feedback/{completion}/edit"): {"chat"},

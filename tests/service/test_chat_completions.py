@@ -237,7 +237,7 @@ UNSUPPORTED: list[tuple[dict[str, Any], str]] = [
     ({"extra_body": {"top_k": 5}}, "top_k"),
     ({"messages": [{"role": "user", "content": [IMAGE]}]}, "messages.0.content"),
     ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}, "messages.0.role"),
-    ({"messages": [{"role": "user", "content": "x", "name": "ann"}]}, "messages.0.name"),
+    ({"messages": [{"role": "user", "content": "x", "name": "ann"}]}, "messages.0: name is not supported"),
     ({"messages": []}, "messages"),
     ({"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]}, "messages"),
     ({"messages": [{"role": "user", "content": "a\x00b"}]}, "messages.0.content"),

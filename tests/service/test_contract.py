@@ -8,9 +8,13 @@ from pathlib import Path
 
 import httpx
 import pytest
+from live_stub import StubEngine
+from service.chat_service import SECRET, StubDecider, settings_of
 from service.live_rows import Asked, make_run, write
 from service.processes import ALTERED, GIVEN_KEY, SECONDS, Process
 from sqlalchemy import create_engine
+
+from sea_agent.service.chat.settings import TOKEN
 
 pytestmark = pytest.mark.dear
 
@@ -34,7 +38,7 @@ def filled(service: Process) -> dict[str, list[str]]:
     """Something in each state, and ids of it: made-up ids alone would only find what is missing."""
     with service.client(GIVEN_KEY) as client:
 
-        def ask(method: str, path: str, **body: object) -> httpx.Response:
+        def ask(method: str, path: str, /, **body: object) -> httpx.Response:
             answer = client.request(method, f"/v1/{path}", json=body or None)
             assert answer.is_success, answer.text
             return answer
@@ -61,16 +65,16 @@ def filled(service: Process) -> dict[str, list[str]]:
         ).raise_for_status()
         (key, *_) = ask("GET", "keys").json()["keys"]
         users = [f"user {number}" for number in range(USERS)]
-        answered = live(service, key["id"], users)
+        answered = let_live(service, key["id"], users)
         for number in range(1, 4):
             offer = {"checksum": f"{number:032x}", "round": number, "labels": 0, "path": f"/w/{number}"}
             ask("POST", "live/run/publications", **offer)
     ids = {"run": ["run"], "query_id": queries, "lease_id": [*live, skipped, labelled], "label_id": [given]}
-    ids |= {"completion": answered, "user": users, "version": ["1", "2", "3"]}
+    ids |= {"completion": answered, "user": users, "version": ["1", "2", "3"], "model": ["live"]}
     return ids | {"annotator": names, "client_key": [f"k{number}" for number in range(9)]}
 
 
-def live(service: Process, key: str, users: list[str]) -> list[str]:
+def let_live(service: Process, key: str, users: list[str]) -> list[str]:
     """Let the run be live, with requests of users and one that nothing erases; the ids of those that were asked."""
     duels = [Asked(number, key, run="run", user=user, asked="duel") for number, user in enumerate(["", *users])]
     engine = create_engine(f"sqlite:///{service.errors.parent / 'sea-agent-data' / 'feedback.sqlite'}")
@@ -88,6 +92,10 @@ def configure(folder: Path, ids: dict[str, list[str]]) -> None:
         lines.append(f"[dictionaries.{name}]\nvalues = {json.dumps(values)}\n")
         lines.append(f'[parameters."path.{name}"]\ndictionary = "{name}"\nprobability = 0.9\n')
         lines.append(f'[parameters."body.labels[*].{name}"]\ndictionary = "{name}"\nprobability = 1.0\n')
+    lines.append('[parameters."body.model"]\ndictionary = "model"\nprobability = 0.9\n')
+    # A schema cannot say what a whole conversation must be, such as that it ends with what is to be answered.
+    lines.append('[[operations]]\ninclude-path = "/v1/chat/completions"\n')
+    lines.append("checks.positive_data_acceptance.enabled = false\n")
     # A schema cannot say what a whole file must be, such as CSV, or rows whose keys differ.
     lines.append('[[operations]]\ninclude-path = "/v1/runs/{run}/queries:import"\n')
     lines.append("checks.positive_data_acceptance.enabled = false\n")
@@ -96,10 +104,15 @@ def configure(folder: Path, ids: dict[str, list[str]]) -> None:
 
 @pytest.mark.parametrize("examples", [10, pytest.param(30, marks=[pytest.mark.soak, pytest.mark.timeout(3600)])])
 def test_nothing_is_found_on_the_whole_contract(serve: Callable[..., Process], tmp_path: Path, examples: int) -> None:
-    service = serve(key=GIVEN_KEY, program=[*ALTERED, "impatient"])
-    configure(tmp_path, filled(service))
-    done = schemathesis(service, tmp_path, examples)
+    with StubEngine(SECRET) as engine, StubDecider() as decider:
+        live_settings = tmp_path / "live.json"
+        live_settings.write_text(settings_of([engine], decider, ask_share=1.0, considered_share=1.0).model_dump_json())
+        options = ("--live", live_settings)
+        service = serve(*options, key=GIVEN_KEY, program=[*ALTERED, "impatient"], environment={TOKEN: SECRET})
+        configure(tmp_path, filled(service))
+        done = schemathesis(service, tmp_path, examples)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert engine.requests, "no completion was sampled"
     with service.client(GIVEN_KEY) as client:
         operations = sum(len(item) for item in client.get("/v1/openapi.json").json()["paths"].values())
     assert f"Tested: {operations}\n" in done.stdout

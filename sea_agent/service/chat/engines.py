@@ -22,8 +22,8 @@ logger = logging.getLogger(__name__)
 
 Line = dict[str, Any]
 
-_FAULTS = (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL, TimeoutError, ValueError, LookupError, TypeError)
-_FAULTS += (RecursionError,)
+_FAULTS: tuple[type[Exception], ...] = (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL, TimeoutError)
+_FAULTS += (ValueError, LookupError, TypeError, RecursionError)
 """What an engine or a decider that fails, or says what nobody understands, leads to here."""
 
 

@@ -133,7 +133,7 @@ class Flow:
                 self.asking.give_back(asked.user_hash, self._clock())
         elif asked.plan is Plan.DUEL:
             outcome = await self._compare(asked, tell, streams, live.candidates)
-        elif live.answer == "best" and asked.body.n == 1 and not asked.body.stops:
+        elif live.answer == "best" and asked.body.count == 1 and not asked.body.stops:
             outcome = await self._compare(asked, tell, streams, live.best_of)
         else:
             return Outcome(await self._every(asked, tell))
@@ -144,7 +144,7 @@ class Flow:
 
     async def _every(self, asked: Asked, tell: Tell) -> list[Whole]:
         """As many responses as are wanted; when one fails, the others end."""
-        tasks = [asyncio.create_task(self._streamed(asked, index, tell)) for index in range(asked.body.n)]
+        tasks = [asyncio.create_task(self._streamed(asked, index, tell)) for index in range(asked.body.count)]
         try:
             return await asyncio.gather(*tasks)
         finally:

@@ -111,7 +111,7 @@ class Gateway:
             digest=self._digest([body.model_dump(exclude=set(body.model_extra or ())), body.model_extra]),
             created_at=self.clock(),
             heldout=self.flow.asking.is_heldout(conversation),
-            eligible=body.sea.duel == "allow" and body.n == 1 and not body.stops and body.store is not False,
+            eligible=body.sea.duel == "allow" and body.count == 1 and not body.stops and body.store is not False,
             plan=Plan.PLAIN,
             place=self._place(user_hash),
         )

@@ -4,10 +4,10 @@ supported is refused; what only concerns the caller is accepted and ignored."""
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from sea_agent.service.limits import LongText
-from sea_agent.service.schemas.base import WHOLE, TimeOut
+from sea_agent.service.schemas.base import WHOLE, In, Out, TimeOut
 
 Role = Literal["system", "developer", "user", "assistant"]
 MOST_MESSAGES = 1000
@@ -37,33 +37,30 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 }
 _SAMPLING = ("top_p", "frequency_penalty", "presence_penalty", "logit_bias", "top_k", "min_p", "repetition_penalty")
 _EMPTY: tuple[Any, ...] = (None, [])
-"""In a message that a client sends back as it got it."""
 
 
-class TextPart(BaseModel):
+class TextPart(In):
     """A text in the content of a message."""
-
-    model_config = ConfigDict(extra="forbid")
 
     type: Literal["text"]
     text: LongText
 
 
-class MessageIn(BaseModel):
-    """A message of the conversation: a role and a text."""
+class MessageIn(In):
+    """A message of the conversation: a role and a text. Clients send the assistant's messages back as they got them,
+    with further fields that are empty, such as ``refusal``."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="allow")
 
     role: Role
     content: LongText | Annotated[list[TextPart], Field(min_length=1, max_length=MOST_PARTS)]
 
-    @model_validator(mode="before")
-    @classmethod
-    def _without_empty(cls, given: Any) -> Any:
-        """Clients send the assistant's messages back with all fields that answers have, such as ``refusal``."""
-        if not isinstance(given, dict):
-            return given
-        return {name: value for name, value in given.items() if name in cls.model_fields or value not in _EMPTY}
+    @model_validator(mode="after")
+    def _nothing_else(self) -> "MessageIn":
+        for name, value in (self.model_extra or {}).items():
+            if value not in _EMPTY:
+                raise ValueError(f"{name} is not supported: the policy reads roles and texts only; leave it out")
+        return self
 
     def plain(self) -> dict[str, str]:
         """The message as a policy's chat template takes it."""
@@ -71,29 +68,29 @@ class MessageIn(BaseModel):
         return {"role": "system" if self.role == "developer" else self.role, "content": content}
 
 
-class StreamOptions(BaseModel):
+class StreamOptions(In):
     """Of a stream."""
 
-    include_usage: bool = False
+    model_config = ConfigDict(extra="allow")
+
+    include_usage: bool | None = False
 
 
-class SeaIn(BaseModel):
+class SeaIn(In):
     """Of live mode. ``duel``: whether two responses may come instead of one, of which the user picks the better."""
-
-    model_config = ConfigDict(extra="forbid")
 
     duel: Literal["never", "allow"] = "never"
 
 
-class ChatIn(BaseModel):
+class ChatIn(In):
     """A request for a completion."""
 
     model_config = ConfigDict(extra="allow")
 
     model: Annotated[str, Field(min_length=1, max_length=200)]
     messages: Annotated[list[MessageIn], Field(min_length=1, max_length=MOST_MESSAGES)]
-    n: Annotated[int, Field(ge=1, le=8), WHOLE] = 1
-    temperature: Annotated[float, Field(ge=0.0, le=2.0, allow_inf_nan=False)] | None = None
+    n: Annotated[int, Field(ge=1, le=8), WHOLE] | None = 1
+    temperature: Annotated[float, Field(ge=0.0, le=2.0)] | None = None
     max_tokens: Annotated[int, Field(ge=1, le=1_000_000), WHOLE] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1, le=1_000_000), WHOLE] | None = None
     seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1), WHOLE] | None = None
@@ -107,11 +104,6 @@ class ChatIn(BaseModel):
     user: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]*$")] | None = None
     store: bool | None = True
     sea: SeaIn = SeaIn()
-
-    @field_validator("n", mode="before")
-    @classmethod
-    def _one(cls, n: Any) -> Any:
-        return 1 if n is None else n
 
     @field_validator("stop")
     @classmethod
@@ -139,6 +131,11 @@ class ChatIn(BaseModel):
         return self
 
     @property
+    def count(self) -> int:
+        """How many responses are wanted."""
+        return self.n or 1
+
+    @property
     def stops(self) -> list[str]:
         """Texts before which a response ends."""
         return [self.stop] if isinstance(self.stop, str) else list(self.stop or ())
@@ -149,21 +146,21 @@ class ChatIn(BaseModel):
         return self.max_completion_tokens or self.max_tokens
 
 
-class DuelOut(BaseModel):
+class DuelOut(Out):
     """The two choices are a duel: say which is better by ``PUT /v1/feedback/{completion}/choice``."""
 
     id: str
     expires_at: TimeOut
 
 
-class SeaOut(BaseModel):
+class SeaOut(Out):
     """Of live mode: the weights that answered, and the duel if the user is asked."""
 
     policy_version: int | None
     duel: DuelOut | None = None
 
 
-class Usage(BaseModel):
+class Usage(Out):
     """Tokens of the prompt and of all choices."""
 
     prompt_tokens: int
@@ -171,7 +168,7 @@ class Usage(BaseModel):
     total_tokens: int
 
 
-class MessageOut(BaseModel):
+class MessageOut(Out):
     """A response."""
 
     role: Literal["assistant"] = "assistant"
@@ -179,7 +176,7 @@ class MessageOut(BaseModel):
     refusal: None = None
 
 
-class Choice(BaseModel):
+class Choice(Out):
     """One response."""
 
     index: int
@@ -188,7 +185,7 @@ class Choice(BaseModel):
     finish_reason: Literal["stop", "length"]
 
 
-class ChatOut(BaseModel):
+class ChatOut(Out):
     """A completion."""
 
     id: str
@@ -200,7 +197,7 @@ class ChatOut(BaseModel):
     sea: SeaOut
 
 
-class ModelOut(BaseModel):
+class ModelOut(Out):
     """The live policy."""
 
     id: str
@@ -209,7 +206,7 @@ class ModelOut(BaseModel):
     owned_by: Literal["sea-agent"] = "sea-agent"
 
 
-class ModelsOut(BaseModel):
+class ModelsOut(Out):
     """The models of the endpoint: one."""
 
     object: Literal["list"] = "list"

@@ -1,0 +1,109 @@
+"""Which engine answers whom, who reaches the endpoint, and what the gateway forgets."""
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from service.chat_service import chatting
+
+from sea_agent.service import limits
+from sea_agent.service.limits import RateLimit
+from sea_agent.web.problems import Problem
+
+pytestmark = pytest.mark.anyio
+
+BODY = {"model": "live", "messages": [{"role": "user", "content": "hello"}]}
+
+
+async def test_only_keys_of_the_scope_reach_the_endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with chatting(f"sqlite:///{tmp_path / 'a.sqlite'}", monkeypatch) as chat:
+        statuses: dict[str, tuple[int, int]] = {}
+        for scope in ("admin", "experiment", "annotate", "read", "chat", ""):
+            client = await chat.service.client(*([scope] if scope else []))
+            answers = (await client.post("/v1/chat/completions", json=BODY), await client.get("/v1/models"))
+            statuses[scope] = (answers[0].status_code, answers[1].status_code)
+            assert all(answer.is_success or answer.json().keys() == {"error"} for answer in answers)
+    refused, let_in = (403, 403), (200, 200)
+    assert statuses == {
+        "admin": let_in,
+        "experiment": refused,
+        "annotate": refused,
+        "read": refused,
+        "chat": let_in,
+        "": (401, 401),
+    }
+
+
+async def test_a_canary_answers_its_share_of_users_and_always_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = {"canary_share": 0.3}
+    async with chatting(f"sqlite:///{tmp_path / 'a.sqlite'}", monkeypatch, engines=3, gate=gate) as chat:
+        states = chat.service.state.gateway.serving.engines
+        for _ in range(6):
+            await chat.create()
+        assert [len(engine.requests) for engine in chat.engines] == [2, 2, 2], "without a canary, in turn"
+        states[-1].wanted, states[0].wanted = 9, 8
+        place = chat.service.state.gateway._place
+        places = {f"user {number}": place(f"user {number}") for number in range(600)}
+        assert all(place(user) == found for user, found in places.items())
+        counts = [list(places.values()).count(number) for number in range(3)]
+        assert 130 < counts[2] < 230
+        assert min(counts[:2]) > 150, "the others share what is left"
+        for engine in chat.engines:
+            engine.requests.clear()
+        for _ in range(4):
+            await chat.create(user="one of them")
+        assert sorted(len(engine.requests) for engine in chat.engines) == [0, 0, 4]
+
+
+async def test_where_the_canary_is_dead_its_users_are_answered_by_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = {"canary_share": 1.0}
+    async with chatting(f"sqlite:///{tmp_path / 'a.sqlite'}", monkeypatch, engines=2, gate=gate) as chat:
+        states = chat.service.state.gateway.serving.engines
+        states[-1].wanted, states[0].wanted = 9, 8
+        chat.engines[1].stop()
+        assert (await chat.create()).choices[0].message.content
+        assert len(chat.engines[0].requests) == 1
+
+
+async def test_a_page_of_another_site_cannot_ask_in_somebodys_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with chatting(f"sqlite:///{tmp_path / 'a.sqlite'}", monkeypatch) as chat:
+        state = chat.service.state
+        browser = await chat.service.client()
+        browser.cookies.set(state.cookie, await state.keyring.sign_in(chat.key))
+        own = {"Origin": str(browser.base_url).rstrip("/")}
+
+        async def ask(headers: dict[str, str]) -> httpx.Response:
+            return await browser.post("/v1/chat/completions", json=BODY, headers=headers)
+
+        assert (await ask({"Origin": "https://elsewhere.test"})).status_code == 403
+        assert (await ask(own)).status_code == 200
+        (row,) = await chat.rows()
+        assert row.key_id == chat.key_id, "what a session asks is its key's"
+
+
+@pytest.mark.parametrize("most", [5, 10**9])
+def test_callers_are_forgotten_only_when_it_makes_no_difference(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "MOST_BUCKETS", most)
+    now = [0.0]
+    rate = RateLimit(1.0, 2, lambda: now[0])
+    answers: list[Any] = []
+    for step in range(300):
+        now[0] = step * 0.4
+        for key in ("always", f"once {step}", f"once {step - 1}"):
+            try:
+                rate.take(key)
+                answers.append(True)
+            except Problem:
+                answers.append(False)
+    always = answers[::3]
+    assert sum(always) == pytest.approx(2 + 300 * 0.4, abs=1)
+    assert all(answers[1::3])
+    assert all(answers[2::3])
+    assert (len(rate._buckets) < 20) == (most == 5)
