@@ -1,7 +1,7 @@
 // Who answered and how well, from the feedback service beside which this page is served.
 
 import { get } from "./api.js";
-import { field, h, headings, options } from "./dom.js";
+import { field, h, headings, options, wide } from "./dom.js";
 import { NONE, count, interval, percent, plural, rate } from "./format.js";
 import { Panel } from "./panel.js";
 import { change, state } from "./state.js";
@@ -15,7 +15,7 @@ export class Annotators {
     this.pick = h("select", { onchange: () => change({ annotations: this.pick.value }) });
     this.about = h("p", { class: "flow" });
     this.table = h("table", { class: "figures" });
-    this.panel.body.append(field("Run of the service", this.pick), this.about, h("div", { class: "scroll" }, this.table));
+    this.panel.body.append(field("Run of the service", this.pick), this.about, wide("Annotators", this.table, "scroll"));
     this.panel.define("");
   }
 

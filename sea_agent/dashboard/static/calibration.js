@@ -2,7 +2,7 @@
 
 import { get } from "./api.js";
 import { Chart } from "./chart.js";
-import { h, headings } from "./dom.js";
+import { h, headings, wide } from "./dom.js";
 import { count, percent, plural } from "./format.js";
 import { Panel } from "./panel.js";
 
@@ -11,7 +11,7 @@ export class Calibration {
     this.panel = new Panel("calibration", "Calibration");
     this.chart = new Chart(this.panel.body, "Calibration: wins of the first response by belief", 270);
     this.counts = h("table", { class: "figures" });
-    this.panel.body.append(h("details", {}, h("summary", {}, "Answers in each bin"), h("div", { class: "scroll" }, this.counts)));
+    this.panel.body.append(h("details", {}, h("summary", {}, "Answers in each bin"), wide("Answers in each bin", this.counts, "scroll")));
     this.panel.charts = [this.chart];
   }
 

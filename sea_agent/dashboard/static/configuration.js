@@ -1,7 +1,7 @@
 // The configuration of one run, and where it differs from another's.
 
 import { get } from "./api.js";
-import { field, h, headings, options } from "./dom.js";
+import { field, h, headings, options, wide } from "./dom.js";
 import { NONE, plural } from "./format.js";
 import { Panel } from "./panel.js";
 import { change, state } from "./state.js";
@@ -23,7 +23,7 @@ export class Configuration {
       ),
       this.facts,
       this.trouble,
-      h("div", { class: "scroll tall" }, this.table),
+      wide("Configuration", this.table, "scroll tall"),
     );
   }
 

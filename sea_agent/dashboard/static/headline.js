@@ -1,7 +1,7 @@
 // The figures that tell at a glance whether labels are well spent, and the table of queries to the target.
 
 import { get } from "./api.js";
-import { byId, h, headings, swatch } from "./dom.js";
+import { byId, h, headings, swatch, wide } from "./dom.js";
 import { NONE, count, factor, interval, percent, plural, rate } from "./format.js";
 import { Panel } from "./panel.js";
 import { state } from "./state.js";
@@ -89,7 +89,7 @@ export class Targets {
   constructor() {
     this.panel = new Panel("targets", "Queries to the target");
     this.table = h("table", { class: "figures" });
-    this.panel.body.append(h("div", { class: "scroll" }, this.table));
+    this.panel.body.append(wide("Queries to the target", this.table, "scroll"));
   }
 
   draw(view, shown) {

@@ -281,7 +281,7 @@ document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.altKey || event.metaKey || event.repeat || view.isHelpShown()) return;
   if (event.target.matches("textarea")) return event.key === "Escape" && event.target.blur();
   const name = named(event);
-  if (!name) return;
+  if (!name || (event.key.startsWith("Arrow") && event.target.matches("[role=region]"))) return; // there they scroll
   event.preventDefault();
   if (name === "comment") actions.comment();
   else view.buttons(name)[0]?.click();

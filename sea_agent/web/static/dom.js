@@ -19,6 +19,10 @@ export const swatch = (colour) => h("i", { class: "swatch", style: { background:
 /** A control with its name. */
 export const field = (name, control, kind = "") => h("label", { class: `control ${kind}` }, h("span", { class: "label" }, name), control);
 
+/** A table that scrolls sideways where it does not fit, by keyboard too. */
+export const wide = (name, table, kind = "wide") =>
+  h("div", { class: kind, role: "region", "aria-label": name, tabindex: 0 }, table);
+
 /** The first row of a table. */
 export const headings = (names) => h("thead", {}, h("tr", {}, names.map((name) => h("th", { scope: "col" }, name))));
 

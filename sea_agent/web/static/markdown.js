@@ -3,7 +3,7 @@
 import { formulas, setFormulas } from "./formulas.js";
 import { load } from "./load.js";
 
-await Promise.all([load("vendor/markdown-it.umd.min.js"), load("vendor/purify.min.js"), load("text.css")]);
+await Promise.all([load("vendor/markdown-it.umd.min.js"), load("vendor/purify.min.js"), load("text.css"), load("sideways.css")]);
 const { DOMPurify, markdownit } = globalThis;
 
 const LONGEST = 30_000; // characters: more would keep the page busy for too long

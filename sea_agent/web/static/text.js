@@ -2,6 +2,7 @@
 
 import { align, pieces, wordsOf } from "./diff.js";
 import { render } from "./markdown.js";
+import { watch } from "./sideways.js";
 
 /** Fill an element with a text. Returns why it is not rendered, if it was to be. */
 export function show(element, text, { rendered }) {
@@ -29,6 +30,7 @@ function fill(element, content, text) {
   element.classList.toggle("rendered", Boolean(content));
   if (content) element.replaceChildren(content);
   else element.textContent = text;
+  watch(element);
 }
 
 /** Mark the words of two elements that differ. Returns why none are. */

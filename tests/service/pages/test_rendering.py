@@ -1,14 +1,17 @@
 """Markdown and formulas are rendered, with what differs marked; the text as it was written is one key away."""
 
 import hashlib
+import io
 import random
 import re
 from importlib import resources
 
+import matplotlib.image
 import pytest
 from playwright.async_api import Page, expect
 from service.pages.browsing import Site, serve_changed
 from service.pages.conftest import Visit, Visitor
+from service.pages.offices import barriers
 
 pytestmark = pytest.mark.anyio
 
@@ -93,6 +96,50 @@ async def test_code_is_in_monospace_and_scrolls_by_itself(ann: Visitor) -> None:
     assert wide
     assert font.endswith("monospace")
     assert await ann.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+SIDEWAYS = r"""
+| method | queries to the target | saved against passive | seconds |
+|:--|--:|--:|--:|
+| sea | 1024 | 3.1 | 12.5 |
+
+$$x = \frac{-b \pm \sqrt{b^2 - 4ac}}{2a} + \sum_{k=0}^n \binom{n}{k} x^k y^{n-k} + \int_0^1 f(t) dt + \alpha + \beta$$
+"""
+
+
+def plain_at_the_edge(picture: bytes) -> float:
+    """The share of a picture's right edge that is as white as the card, in the lower half: above are headings."""
+    edge = matplotlib.image.imread(io.BytesIO(picture), format="png")[:, -2, :3]
+    return float((edge[len(edge) // 2 :] > 0.995).all(1).mean())
+
+
+@pytest.mark.parametrize(("part", "name"), [(".wide", "Table"), (".formula.display", "Formula")])
+async def test_what_goes_on_to_the_side_says_so_and_scrolls_by_keyboard(
+    site: Site, run: str, visit: Visit, part: str, name: str
+) -> None:
+    site.post(run, first=f"one\n{SIDEWAYS}", second="two | three\n-|-\nfour | five")
+    ann = await visit(run, viewport={"width": 390, "height": 844}, color_scheme="light")
+    await ann.ready()
+    region = ann.page.get_by_role("region", name=f"{name}, scrolls sideways")
+    await expect(region).to_have_count(1)  # the table that fits is none
+    assert await barriers(ann.page) == []
+    assert plain_at_the_edge(await region.screenshot()) < 0.1
+    await region.focus()
+    await ann.page.keyboard.press("ArrowRight")
+    await ann.page.wait_for_function("(part) => document.querySelector(part + '[role]').scrollLeft > 0", arg=part)
+    await ann.page.set_viewport_size({"width": 2560, "height": 844})
+    await expect(region).to_have_count(0)
+    assert site.log(run) == []  # no arrow has answered
+    assert await ann.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+async def test_at_its_end_nothing_says_that_more_is_to_the_side(site: Site, run: str, visit: Visit) -> None:
+    site.post(run, first=f"one\n{SIDEWAYS}", second="two")
+    ann = await visit(run, viewport={"width": 390, "height": 844}, color_scheme="light")
+    await ann.ready()
+    formula = ann.page.locator(".formula.display")
+    await formula.evaluate("(e) => e.scrollTo(e.scrollWidth, 0)")
+    assert plain_at_the_edge(await formula.screenshot()) > 0.5
 
 
 async def test_links_and_images_are_told_with_their_address_and_lead_nowhere(ann: Visitor) -> None:

@@ -1,12 +1,12 @@
 // One duel in a dialog: its texts, who answered or has it, and what can be done about it.
 
-import { h, headings } from "../dom.js";
+import { h, headings, wide } from "../dom.js";
 import { call } from "../service.js";
 import { WRITTEN_ANEW, isAdmin, ofDuel } from "./context.js";
 import { confirm, open } from "./dialog.js";
 import { List } from "./list.js";
 import { act } from "./outcome.js";
-import { badge, button, field, wide } from "./parts.js";
+import { badge, button, field } from "./parts.js";
 import { DUEL_STATES, OUTCOMES, moment, namesIn, number } from "./words.js";
 
 export class DuelDialog {

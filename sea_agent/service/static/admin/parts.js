@@ -49,7 +49,3 @@ export function section(title, ...content) {
   const id = `part-${++made}`;
   return h("section", { class: "card part stack", "aria-labelledby": id }, h("h2", { id }, title), ...content);
 }
-
-/** A table that scrolls sideways where it does not fit, by keyboard too. */
-export const wide = (name, table) =>
-  h("div", { class: "wide", role: "region", "aria-label": name, tabindex: 0 }, table);

@@ -1,10 +1,10 @@
 // How well the answers of a run agree, and who gave them.
 
-import { h, headings } from "../dom.js";
+import { h, headings, wide } from "../dom.js";
 import { call } from "../service.js";
 import { ofRun } from "./context.js";
 import { List } from "./list.js";
-import { hint, section, wide } from "./parts.js";
+import { hint, section } from "./parts.js";
 import { ago, fixed, number, plural, share } from "./words.js";
 
 const COLUMNS = [
