@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from playwright.async_api import Page
+from playwright.async_api import Page, expect
 from service.pages.browsing import Site, own_outcome
 from service.pages.conftest import Visit
 
@@ -169,6 +169,20 @@ async def test_on_a_small_phone_at_least_half_of_the_height_is_the_duels(
         assert await ann.page.evaluate(on_top, middle) in (action, None if action == "undo" else action)
     await ann.page.locator(".verdict").first.evaluate(f"(e) => e.style.minHeight = '{scale}00px'")
     assert (await ann.page.evaluate(SEEN) < 0.5) is (scale == 3)  # so a footer that covers the duel is found
+
+
+async def test_in_a_narrow_window_with_the_detail_open_half_of_the_height_stays_the_duels(
+    site: Site, run: str, visit: Visit
+) -> None:
+    """Also where there is a keyboard, whose keys the buttons name in wider windows."""
+    site.post(run, first=LONG, second=LONG.replace("early", "late"))
+    ann = await visit(run, viewport={"width": 320, "height": 568})
+    await ann.ready()
+    await ann.page.locator("[data-action=more]").click()
+    await ann.page.evaluate("scrollBy(0, 900)")
+    assert await ann.page.evaluate(SEEN) >= 0.6
+    await ann.page.set_viewport_size({"width": 1280, "height": 568})
+    await expect(ann.page.locator("[data-action=tie] kbd")).to_be_visible()
 
 
 async def test_a_long_answer_is_named_while_it_is_read_and_the_other_a_thumb_away(
