@@ -83,6 +83,17 @@ async def test_it_fits_is_legible_and_has_no_barriers_at_every_size(
         assert await barriers(admin.page) == [], place
 
 
+@pytest.mark.parametrize("width", [320, 1280])
+async def test_the_way_out_of_a_long_dialog_stays_whole(site: Site, run: str, office: Attend, width: int) -> None:
+    fill(site, run)
+    admin = await office(f"/runs/{run}", viewport={"width": width, "height": 400})
+    await admin.page.locator(".duel-name").last.click()
+    await expect(admin.dialog.get_by_role("heading", name="Prompt")).to_be_visible()
+    await admin.dialog.evaluate("(e) => e.scrollTo(0, 300)")
+    top = (await admin.dialog.bounding_box())["y"]
+    assert (await admin.dialog.get_by_role("button", name="Dismiss").bounding_box())["y"] >= top
+
+
 async def test_a_barrier_is_found(office: Attend) -> None:
     """The faults that the test above must find."""
     admin = await office("/people")
