@@ -449,6 +449,20 @@ def test_the_page_needs_no_sideways_scrolling(width: int, view: View, served: Se
     assert wide[0] == wide[1] == width
 
 
+def test_tables_that_go_on_to_the_side_are_shaded_and_reached_by_keyboard(view: View, served: Served) -> None:
+    viewer = view(viewport={"width": 320, "height": 800}, color_scheme="dark")
+    viewer.open(served.url, runs="main")
+    region = viewer.page.get_by_role("region", name="Queries to the target").locator("[tabindex='0']")
+    region.focus()
+    assert region.evaluate("(e) => document.activeElement === e")
+    assert region.evaluate("(e) => getComputedStyle(e).backgroundImage.split('linear-gradient').length") == 5
+    assert viewer.page.locator(".scroll:not([role=region][tabindex='0'][aria-label])").count() == 0
+    raw = viewer.page.get_by_role("button", name="Show raw")
+    assert raw.evaluate("(e) => getComputedStyle(e).backgroundColor") == "rgb(23, 32, 35)", (
+        "on the card, as all buttons"
+    )
+
+
 @pytest.mark.parametrize(
     "path",
     [
