@@ -208,7 +208,7 @@ async def test_every_column_that_holds_texts_is_found_when_it_is_forgotten(
 
 async def test_a_comment_that_is_forgotten_is_found(sqlite_service: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     app, _ = await filled(sqlite_service, 6)
-    monkeypatch.setattr(live_erasure, "forget_comments", lambda connection, which: None)
+    monkeypatch.setattr(live_erasure, "forget_comments_on", lambda connection, which: None)
     await erase(app)
     assert COMMENT in await everything(sqlite_service)
 
