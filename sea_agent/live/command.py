@@ -37,4 +37,4 @@ def live(
     from sea_agent.live.launch import Launch, Place, live_config
 
     config = live_config(source, out, overrides or [], resume)
-    Launch(config, Place(out, host, port, database), announce, users).run()
+    Launch(config, Place(out.resolve(), host, port, database), announce, users).run()
