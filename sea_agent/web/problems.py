@@ -93,12 +93,11 @@ async def _http(request: Request, error: HTTPException) -> JSONResponse:
 
 
 def _methods(request: Request) -> list[str]:
-    """Every method that some route has for the path: the framework itself names those of one route only."""
-    methods: set[str] = set()
-    for route in request.app.routes:
-        if route.matches(request.scope)[0] is not Match.NONE:
-            methods |= getattr(route, "methods", None) or set()
-    return sorted(methods)
+    """The methods of every route with the template of the path: the framework itself names those of one route only."""
+    routes = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
+    paths = [getattr(route, "path", None) for route in routes]  # a later template may fit too, if less closely
+    methods = [getattr(route, "methods", None) or set() for route in routes]
+    return sorted(set().union(*(some for some, path in zip(methods, paths, strict=True) if path == paths[0])))
 
 
 async def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:

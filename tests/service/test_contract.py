@@ -20,6 +20,7 @@ pytestmark = pytest.mark.dear
 
 PERMITTED_SECONDS = 3000
 USERS = 60
+PUBLICATIONS = 40
 LIVE_LEASES = 20  # of which the examples end some
 
 
@@ -34,7 +35,7 @@ def schemathesis(service: Process, folder: Path, examples: int, *options: str) -
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=PERMITTED_SECONDS)
 
 
-def filled(service: Process) -> dict[str, list[str]]:
+def filled(service: Process) -> dict[str, list]:
     """Something in each state, and ids of it: made-up ids alone would only find what is missing."""
     with service.client(GIVEN_KEY) as client:
 
@@ -65,27 +66,31 @@ def filled(service: Process) -> dict[str, list[str]]:
         ).raise_for_status()
         (key, *_) = ask("GET", "keys").json()["keys"]
         users = [f"user {number}" for number in range(USERS)]
-        answered = let_live(service, key["id"], users)
-        for number in range(1, 4):
+        answered = go_live(service, key["id"], users)
+        versions = []
+        for number in range(PUBLICATIONS):  # each goes live, so that there is something to go back to
             offer = {"checksum": f"{number:032x}", "round": number, "labels": 0, "path": f"/w/{number}"}
-            ask("POST", "live/run/publications", **offer)
+            versions.append(ask("POST", "live/run/publications", **offer).json()["version"])
+            ask("POST", "live/run/promote", version=versions[-1])
     ids = {"run": ["run"], "query_id": queries, "lease_id": [*live, skipped, labelled], "label_id": [given]}
-    ids |= {"completion": answered, "user": users, "version": ["1", "2", "3"], "model": ["live"]}
+    ids |= {"completion": answered, "user": users, "version": versions, "model": ["live"]}
     return ids | {"annotator": names, "client_key": [f"k{number}" for number in range(9)]}
 
 
-def let_live(service: Process, key: str, users: list[str]) -> list[str]:
-    """Let the run be live, with requests of users and one that nothing erases; the ids of those that were asked."""
-    duels = [Asked(number, key, run="run", user=user, asked="duel") for number, user in enumerate(["", *users])]
+def go_live(service: Process, key: str, users: list[str]) -> list[str]:
+    """Let the run be live, with requests of users, and another with one that nothing erases; the ids of that."""
+    duels = [Asked(number, key, run="run", user=user, asked="duel") for number, user in enumerate(users)]
+    kept = Asked(USERS, key, run="kept", user="nobody else", asked="duel")
     engine = create_engine(f"sqlite:///{service.errors.parent / 'sea-agent-data' / 'feedback.sqlite'}")
     with engine.begin() as connection:
-        make_run(connection, "run")
-        write(connection, duels)
+        for run in ("run", "kept"):
+            make_run(connection, run)
+        write(connection, [*duels, kept])
     engine.dispose()
-    return [duels[0].id]
+    return [kept.id]
 
 
-def configure(folder: Path, ids: dict[str, list[str]]) -> None:
+def configure(folder: Path, ids: dict[str, list]) -> None:
     """Let Schemathesis take most ids in paths, and those of duels with labels, from those that exist."""
     lines = ['[warnings]\nfail-on = ["missing_auth", "missing_test_data"]\n']
     for name, values in ids.items():
