@@ -159,9 +159,10 @@ def _pair(
         return None
     selector = house.selector if arm.learns else None
     decision = decide(selector, house.prompt(request), responses, name, shown)
-    if decision.pair is None or not asking.ask(user, name, decision.information, request.at):
+    if decision.pair is None:
+        asking.note(name, 0.0)
         return None
-    return list(decision.pair)
+    return list(decision.pair) if asking.ask(user, name, decision.information, request.at) else None
 
 
 def _duel(request: Request, house: House, first: Response, second: Response) -> Duel:
