@@ -97,6 +97,8 @@ async def user(
     Raises:
         Missing: for a user of whom nothing is known.
     """
+    if service.gateway is not None and (runs is None or service.gateway.run in runs):
+        service.gateway.forget(user, owner)  # first: what is written later is of nobody
     erase = partial(live_erasure.erase_user, user=user, owner=owner, by=runs, now=service.now())
     erased = await service.database.write(erase, wake=lambda done: [work(run) for run in done.runs])
     return erased, await purge_files(service)

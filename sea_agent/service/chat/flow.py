@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -56,11 +56,18 @@ class Flow:
         self._database, self._engines, self._clock, self._seed = database, engines, clock, seed
         self._tasks: set[asyncio.Task[None]] = set()
         self._shown: set[str] = set()
+        self._running: dict[str, Asked] = {}
+        self._forgotten: set[str] = set()  # of those that run: nothing of them may be kept
         """Requests of which everything was shown, and which are being written to disk."""
 
     async def close(self) -> None:
         """End what is being answered; it has failed then."""
         await _end(list(self._tasks))
+
+    def forget(self, user_hash: str, owner: str | None) -> None:
+        """Keep nothing but counts of what a user is being answered now, by the key ``owner`` or any (None)."""
+        theirs = (asked for asked in self._running.values() if asked.user_hash == user_hash)
+        self._forgotten |= {asked.id for asked in theirs if owner in (None, asked.key_id)}
 
     def begin(self, asked: Asked, ended: Callable[[], None]) -> AsyncGenerator[Event]:
         """Answer a request. What happens until it is answered; the last event is ``done`` or ``error``.
@@ -70,9 +77,12 @@ class Flow:
         queue: asyncio.Queue[Event] = asyncio.Queue()
         task = asyncio.create_task(self._work(asked, queue.put_nowait))
         self._tasks.add(task)
+        self._running[asked.id] = asked
 
         def end(_: object) -> None:
             self._tasks.discard(task)
+            self._running.pop(asked.id, None)
+            self._forgotten.discard(asked.id)
             self._shown.discard(asked.id)
             # Last, for a task that was cancelled before it began, and told nobody.
             queue.put_nowait(_stopping())
@@ -254,17 +264,19 @@ class Flow:
 
     async def _keep(self, asked: Asked, outcome: Outcome, first_token_at: float | None) -> dict[str, Any]:
         """Write the answer to disk; only then it may be told."""
-        now = self._clock()
+        now, forgotten = self._clock(), asked.id in self._forgotten
+        if forgotten:
+            outcome = replace(outcome, asked=None, duel=None)
         duel = duel_out(asked, outcome, now, self.live.live.patience_hours)
         out = answer_out(asked, outcome, duel)
         answer = out.model_dump(mode="json")
-        stored = asked.body.store is not False
+        stored = asked.body.store is not False and not forgotten
         kept = store.NO_TEXTS
         if stored:
             shown = [response_out(asked, index, whole) for index, whole in enumerate(outcome.shown)]
             kept = store.texts(asked.messages, prompt_out(outcome.shown[0].prompt), shown, answer)
         row = (
-            store.begun(asked)
+            self._begun(asked)
             | kept
             | {
                 "state": "done",
@@ -285,10 +297,15 @@ class Flow:
         await self._database.write(partial(store.end, row=row, duel=duel, bucket=spent))
         return answer
 
+    def _begun(self, asked: Asked) -> dict[str, Any]:
+        """The columns that a request begins with; of one that is forgotten, those that tell of nobody."""
+        row = store.begun(asked)
+        return row | store.OF_NOBODY if asked.id in self._forgotten else row
+
     async def _fail(self, asked: Asked) -> None:
         """Count a request that failed, unless its answer is on disk all the same."""
         try:
-            fail = partial(store.fail, row=store.begun(asked), now=self._clock())
+            fail = partial(store.fail, row=self._begun(asked), now=self._clock())
             await self._database.write(fail)
         except Exception as error:  # the request has failed anyway, perhaps for the same reason
             logger.error("a failed completion could not be counted: %s", type(error).__name__)

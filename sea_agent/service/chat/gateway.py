@@ -72,6 +72,10 @@ class Gateway:
         """Id of the run and of its model."""
         return self.live.live.run
 
+    def forget(self, user: str, owner: str | None) -> None:
+        """Keep nothing of what a user is being answered now, by the key ``owner`` or any (None)."""
+        self.flow.forget(live_runs.hashed(self.secret, user), owner)
+
     async def reply(self, owner: str, body: ChatIn, idempotency_key: str | None) -> Reply:
         """The answer to a request of the key ``owner``, or once more what it was answered.
 

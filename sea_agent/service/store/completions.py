@@ -16,6 +16,10 @@ Values = dict[str, Any]
 NO_TEXTS = {"messages": "[]", "prompt": "{}", "responses": "[]", "answer": ""}
 
 
+OF_NOBODY = {"user_hash": None, "conversation": "", "idempotency_key": None, "body_digest": queries.NO_DIGEST}
+"""Columns of a request whose user was erased while it was answered: digests could confirm a guess."""
+
+
 @dataclass(frozen=True, slots=True)
 class Known:
     """What the store knows of a user and a conversation before a request: whether they may be asked, which nobody may
