@@ -28,7 +28,7 @@ async def test_an_audit_shows_the_initial_policy_beside_and_nothing_in_the_answe
             for number in range(24):
                 answer = await chat.create(f"question {number}", user=f"u{number}", duel=True, stream=streams)
                 if streams:
-                    _, _, chunks = await collected(answer)
+                    told, _, chunks = await collected(answer)
                     raw = [chunk.model_dump() for chunk in chunks]
                     sea = raw[-1]["sea"]
                     length = sum(len(c["choices"][0]["delta"]) for c in raw if c["choices"])
@@ -36,10 +36,12 @@ async def test_an_audit_shows_the_initial_policy_beside_and_nothing_in_the_answe
                     shape: Any = sorted({json.dumps(_shape(chunk)) for chunk in raw})
                 else:
                     sea, shape = answer.model_extra["sea"], _shape(answer.model_dump())
+                    told = {choice.index: choice.message.content for choice in answer.choices}
                 assert sea["policy_version"] == 7
                 assert sea["duel"] is not None
                 seen[kind].append(json.dumps(shape))
                 (row,) = (await chat.rows())[-1:]
+                assert [told[0], told[1]] == [one["text"] for one in json.loads(row.responses)]
                 assert row.asked == kind
                 assert row.policy_version == 7
                 if kind == "audit":

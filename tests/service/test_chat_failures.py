@@ -176,11 +176,12 @@ async def test_who_has_seen_everything_and_leaves_is_kept(chat: Chat, monkeypatc
         return await write(function, *more)
 
     monkeypatch.setattr(database, "write", held)
-    lines = lines_of(chat)
-    await anext(lines)
+    body = ChatIn(model="live", messages=[{"role": "user", "content": "x"}])  # type: ignore[list-item]
+    reply = await chat.service.state.gateway.reply(chat.key_id, body, None)
     async with asyncio.timeout(60):
+        assert (await anext(reply.events)).kind == "text"
         await reached.wait()
-    await lines.aclose()
+    await reply.events.aclose()
     await asyncio.sleep(0)
     go_on.set()
     rows = await chat.eventually(chat.rows)
