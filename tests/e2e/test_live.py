@@ -1,0 +1,146 @@
+"""Live mode as users start it: one command, real processes, real picks, real kills."""
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from sea_agent.worlds import resolve
+
+pytestmark = [pytest.mark.run, pytest.mark.dear, pytest.mark.xdist_group("live")]
+
+ADMIN = "a key that nobody guesses, of 32 and more".replace(" ", "-")
+DEADLINE = 240.0
+PROMPT = json.loads(Path(resolve("world://lexicon/prompts.jsonl")).read_text().splitlines()[0])["prompt"]
+SMALL = ("batch_size=8", "imagination.rounds=1", "imagination.start=8", "live.round_seconds=3", "checkpoint.every=1")
+PARTS = {"engine": "actors.live_engine", "decider": "sea_agent.live.decider", "agent": "sea_agent.live.agent_part"}
+
+
+@dataclass
+class Live:
+    """A running command, and a client with every right."""
+
+    process: "subprocess.Popen[str]"
+    client: httpx.Client
+    out: Path
+
+    def part(self, module: str) -> psutil.Process | None:
+        """The process of a part."""
+        alive = [one for one in psutil.Process(self.process.pid).children() if one.status() != psutil.STATUS_ZOMBIE]
+        return next((child for child in alive if module in " ".join(child.cmdline())), None)
+
+    def publications(self) -> list[dict[str, Any]]:
+        return self.client.get("/v1/live/live/publications").raise_for_status().json()["publications"]
+
+    def answers(self) -> int:
+        """Answers that the policy's run has written."""
+        if not (self.out / "metrics.jsonl").exists():
+            return 0
+        with sqlite3.connect(f"file:{self.out / 'ledger.sqlite'}?mode=ro", uri=True) as ledger:
+            return int(ledger.execute("SELECT count(*) FROM verdicts").fetchone()[0])
+
+    def ask(self) -> httpx.Response:
+        body = {"model": "live", "messages": [{"role": "user", "content": PROMPT}]}
+        return self.client.post("/v1/chat/completions", json=body)
+
+
+def until(holds: Callable[[], Any], what: str) -> Any:
+    """Wait until something holds."""
+    end = time.monotonic() + DEADLINE
+    while not (found := holds()):
+        assert time.monotonic() < end, f"never: {what}"
+        time.sleep(0.2)
+    return found
+
+
+def start(out: Path, *arguments: str) -> Live:
+    command = [sys.executable, "-m", "sea_agent", "live", *arguments, "--out", str(out), "--port", "0"]
+    environment = os.environ | {"SEA_AGENT_ADMIN_KEY": ADMIN, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    assert process.stdout is not None
+    said = []
+    for line in process.stdout:
+        said.append(line)
+        if line.startswith("endpoint"):
+            url = line.split()[1].removesuffix("/v1")
+            headers = {"Authorization": f"Bearer {ADMIN}"}
+            return Live(process, httpx.Client(base_url=url, headers=headers, timeout=60, trust_env=False), out)
+    raise AssertionError("".join(said))
+
+
+def end(live: Live) -> int:
+    """Ask it to end; its exit code."""
+    parts = psutil.Process(live.process.pid).children(recursive=True) if live.process.poll() is None else []
+    live.process.send_signal(signal.SIGTERM)
+    code = live.process.wait(DEADLINE)
+    _, alive = psutil.wait_procs(parts, timeout=5)
+    assert alive == [], "parts outlive the command"
+    return code
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    out = tmp_path_factory.mktemp("live") / "out"
+    running = start(out, "live", "--users", "4", *(f"--set={one}" for one in SMALL))
+    yield running
+    if running.process.poll() is None:
+        running.process.kill()
+        for part in PARTS.values():
+            if (left := running.part(part)) is not None:
+                left.kill()
+
+
+def test_users_are_answered_asked_and_learnt_from(live: Live) -> None:
+    assert live.ask().status_code == 200
+    until(lambda: live.answers() >= 8, "users answer and the run learns")
+    versions = until(lambda: (found := live.publications())[1:] and found, "new weights are offered")
+    assert len({one["version"] for one in versions}) == len(versions)
+    summary = live.client.get("/v1/live/live/summary").raise_for_status().json()
+    assert summary["requests"] > 0
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_that_is_killed_comes_back_and_nothing_is_learnt_twice(live: Live, part: str) -> None:
+    killed = until(lambda: live.part(PARTS[part]), f"{part} runs")
+    before = live.answers()
+    killed.kill()
+    until(lambda: (now := live.part(PARTS[part])) is not None and now.pid != killed.pid, f"{part} comes back")
+    until(lambda: live.ask().status_code == 200, "requests are answered")
+    until(lambda: live.answers() > before, "the run learns again")
+    with sqlite3.connect(f"file:{live.out / 'service.sqlite'}?mode=ro", uri=True) as store:
+        log = store.execute("SELECT query_id, annotator FROM labels WHERE revises IS NULL").fetchall()
+    assert len(set(log)) == len(log)
+
+
+def test_it_ends_in_order_and_goes_on_where_it_was(live: Live) -> None:
+    last = max(one["version"] for one in live.publications())
+    answers = live.answers()
+    assert end(live) == 0
+    again = start(live.out, "--resume")
+    try:
+        assert again.ask().status_code == 200
+        held = {one["version"] for one in again.publications()}
+        assert max(held) >= last
+        assert len(held) == len(again.publications())
+        assert again.answers() >= answers
+    finally:
+        assert end(again) == 0
+
+
+def test_what_could_not_start_leaves_nothing_behind(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "sea_agent", "live", "sea", "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=False)
+    assert done.returncode == 2
+    assert "oracle: {kind: live}" in done.stderr
+    assert not (tmp_path / "out").exists()
