@@ -34,7 +34,8 @@ RECOMMENDED: dict[str, list[str]] = {
     "sea_ee, reference candidates": ["sampler.reference_candidates=2"],
 }
 """What the README recommends beside the presets themselves."""
-CASES = {**{name: [] for name in presets()}, **RECOMMENDED}
+# What users of live mode ask and pick cannot be repeated: tests/live and test_live.py have what it promises.
+CASES = {**{name: [] for name in presets() if not load_config(name).is_live}, **RECOMMENDED}
 BUDGET, BATCH, EVERY = 12, 3, 2
 
 SMALL = [f"batch_size={BATCH}", f"budget.oracle_queries={BUDGET}", f"checkpoint.every={EVERY}"]
