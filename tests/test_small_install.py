@@ -54,6 +54,7 @@ NEED_MORE = {
     "resume": ("resume", "out"),
     "submit": ("submit", "sea", "--out", "/runs/out"),
     "demo": ("demo", "--out", "out"),
+    "live": ("live", "live", "--out", "out"),
     "experiment": ("experiment", "spec.yaml", "--out", "out"),
     "eval": ("eval", "out"),
     "sample": ("sample", "out"),
