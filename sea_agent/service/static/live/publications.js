@@ -2,9 +2,9 @@
 
 import { isAdmin } from "../admin/context.js";
 import { List } from "../admin/list.js";
-import { badge, button, hint, section, wide } from "../admin/parts.js";
+import { badge, button, hint, section } from "../admin/parts.js";
 import { fixed, moment, number } from "../admin/words.js";
-import { h, headings } from "../dom.js";
+import { h, headings, wide } from "../dom.js";
 
 const COLUMNS = ["Version", "State", "Why", ...(isAdmin ? ["Change"] : []), "Win rate", "Judge", "KL", "Length", "Distinct", "Gap", "Users", "Answers", "Round", "Offered"];
 

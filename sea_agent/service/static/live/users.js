@@ -1,9 +1,9 @@
 // Whose answers the model learns from: nobody's share should be large.
 
 import { List } from "../admin/list.js";
-import { hint, section, wide } from "../admin/parts.js";
+import { hint, section } from "../admin/parts.js";
 import { number } from "../admin/words.js";
-import { h, headings } from "../dom.js";
+import { h, headings, wide } from "../dom.js";
 
 const SHOWN = 12; // characters of a user's name, which is a keyed hash
 
