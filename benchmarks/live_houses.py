@@ -196,7 +196,8 @@ class Trained:
     def learn(self, answers: Sequence[tuple[Duel, Verdict]], number: int) -> None:
         assert self.selector is not None  # something was shown before it was answered
         learnt = [one for duel, verdict in answers if (one := preference_from(duel, verdict)) is not None]
-        self._learner.step(learnt, oldest=0)
+        # With few answers a step of Adam at the full rate follows their noise, and the policy gets worse.
+        self._learner.step(learnt, min(1.0, len(learnt) / _PROMPTS), oldest=0)
         self.selector.update(answers, number)
         chosen = generator_for("live", self._seed, "imagined", number)
         for turn in range(IMAGINED):

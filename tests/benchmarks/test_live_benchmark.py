@@ -1,6 +1,7 @@
 """Simulated users of live mode: what they answer, whom quotas keep from being asked, and that answers make the gain."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,8 +30,8 @@ def linear_world(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live_houses, "respond", lambda name: world)
 
 
-def play(**changes: object) -> dict[str, object]:
-    return row(simulate("made up", replace(METHOD, **{"requests": 900} | changes), 0))
+def play(seed: int = 0, **changes: object) -> dict[str, Any]:
+    return row(simulate("made up", replace(METHOD, **{"requests": 900} | changes), seed))
 
 
 def test_answers_follow_the_law_of_bradley_and_terry_and_liars_turn_it() -> None:
@@ -52,12 +53,15 @@ def test_quotas_keep_liars_from_being_asked_more_than_others() -> None:
 
 
 def test_answers_make_the_gain_and_nothing_else() -> None:
+    """What is learnt from shuffled answers may be right by luck, so that is a mean over seeds."""
     learnt, never = play(), play(ask_share=0.0, considered_share=0.0)
     assert never["answers"] == sum(never["asked"]) == 0
-    assert learnt["regret"][-1] < 0.4 * never["regret"][-1]
-    for control in (play(learns=False), play(shuffled=True)):
-        assert control["answers"] > 5
-        assert control["regret"][-1] > 0.7 * never["regret"][-1]
+    late = never["regret"][-1]
+    assert learnt["regret"][-1] < 0.4 * late
+    frozen, shuffled = play(learns=False), [play(seed, shuffled=True) for seed in range(8)]
+    assert frozen["answers"] > 5 < min(run["answers"] for run in shuffled)
+    assert frozen["regret"][-1] > 0.8 * late
+    assert np.mean([run["regret"][-1] for run in shuffled]) > 0.7 * late
 
 
 def test_a_run_is_the_same_again() -> None:
