@@ -92,7 +92,10 @@ class Agent:
         with stage("label"):
             answers += self._label([duel for duel in duels if duel.label_source is LabelSource.POSTERIOR])
         oldest = self._oldest()
-        metrics = self._learn(self._preferences(answers, duels, draw.explored, oldest), oldest=oldest)
+        preferences = self._preferences(answers, duels, draw.explored, oldest)
+        # Users answer when they like: a whole step on few answers would follow their noise.
+        rate = 1.0 if draw.chosen is None else min(1.0, len(preferences) / config.batch_size)
+        metrics = self._learn(preferences, rate, oldest=oldest)
         with stage("update"):
             found, hindsight = self.selector.call("update", answers, number).result()
             self.ledger.add_hindsight(hindsight)

@@ -11,7 +11,7 @@ from enum import StrEnum
 from sea_agent.config import LiveConfig
 from sea_agent.seeding import generator_for
 
-WINDOW = 400
+WINDOW = 60
 """Considered requests with which the information of the next is compared."""
 RUN_BURST = 3.0
 """Most duels of a run that are saved up while nobody could be asked."""
