@@ -227,10 +227,12 @@ class Agent:
         return [replace(one, explored=explored.get(one.prompt.id)) for one in found if one is not None]
 
     def _is_recent(self, duel: Duel, oldest: int) -> bool:
-        """Whether round ``oldest`` or a later one asked about the duel, and the weights behind such a round sampled it:
-        live duels may be older than the round that learns of them."""
+        """Whether round ``oldest`` or a later one asked about the duel. A live duel may be older than the round that
+        learns of it: it is as recent as its responses. Elsewhere the learner refuses responses that are too old."""
+        if not self.config.is_live:
+            return duel.round >= oldest
         versions = {duel.first.policy_version, duel.second.policy_version} - {REFERENCE_VERSION}
-        return duel.round >= oldest and min(versions, default=oldest) >= oldest - 1 - self.config.sampler.ahead
+        return duel.round >= oldest and min(versions, default=oldest) >= oldest - 1
 
     def _as_of_now(self, duels: list[Duel]) -> list[Duel]:
         """The round's duels; older where other weights sampled them, in a life of the run that computed otherwise."""
