@@ -94,7 +94,8 @@ def make_app(settings: Settings) -> FastAPI:
         docs_url=None,  # its scripts come from elsewhere
         redoc_url=None,
     )
-    app.add_middleware(BodyLimit, largest=settings.body_bytes, others={files.IMPORT: settings.file_bytes})
+    others, shapes = {files.IMPORT: settings.file_bytes}, {chat.COMPLETIONS: chat.openai_error}
+    app.add_middleware(BodyLimit, largest=settings.body_bytes, others=others, shapes=shapes)
     app.add_middleware(SecurityHeaders)
     app.add_middleware(Measure, metrics=measured)
     app.add_middleware(Head)

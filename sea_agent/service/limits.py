@@ -26,13 +26,17 @@ ShortText = Annotated[str, StringConstraints(min_length=1, max_length=200, patte
 class BodyLimit:
     """Refuse bodies above a size: at once where a length is given, while reading where none is.
 
-    Paths that end in a key of ``others`` have the size there as their limit instead of ``largest``.
+    Paths that end in a key of ``others`` have the size there as their limit instead of ``largest``; those that end in a
+    key of ``shapes`` tell of it in a shape of their own.
     """
 
-    def __init__(self, app: ASGIApp, largest: int, others: Mapping[str, int]) -> None:
+    def __init__(
+        self, app: ASGIApp, largest: int, others: Mapping[str, int], shapes: Mapping[str, Callable[[Problem], ASGIApp]]
+    ) -> None:
         self._app = app
         self._largest = largest
         self._others = others
+        self._shapes = shapes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -41,7 +45,9 @@ class BodyLimit:
         largest = next(limits, self._largest)
         length = dict(scope["headers"]).get(b"content-length", b"0")
         if length.isdigit() and int(length) > largest:
-            return await problem_response(_too_large(largest))(scope, receive, send)
+            shapes = (shape for ending, shape in self._shapes.items() if scope["path"].endswith(ending))
+            shape = next(shapes, problem_response)
+            return await shape(_too_large(largest))(scope, receive, send)
         received = 0
 
         async def counted() -> Message:

@@ -320,6 +320,31 @@ async def test_errors_are_the_clients_own_exceptions(chat: Chat) -> None:
         assert failed.value.response.headers["retry-after"] == "1"
 
 
+async def test_a_body_that_is_too_large_is_told_in_openais_shape_and_elsewhere_as_a_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def in_pieces(content: bytes) -> AsyncIterator[bytes]:
+        for place in range(0, len(content), 500):
+            yield content[place : place + 500]
+
+    url = f"sqlite:///{tmp_path / 'small.sqlite'}"
+    async with chatting(url, monkeypatch, settings={"body_bytes": 2000}) as chat:
+        with pytest.raises(openai.APIStatusError, match="larger than 2,000 bytes") as caught:
+            await chat.create("x" * 3000)
+        assert (caught.value.status_code, caught.value.type) == (413, "invalid_request_error")
+        content = json.dumps({"model": "live", "messages": [{"role": "user", "content": "x" * 3000}]}).encode()
+        headers = {"Authorization": f"Bearer {chat.key}", "Content-Type": "application/json"}
+        async with httpx.AsyncClient(base_url=f"{chat.url}/v1", headers=headers, timeout=60) as client:
+            answers = [await client.post("/chat/completions", content=sent) for sent in (content, in_pieces(content))]
+            elsewhere = await client.post("/keys", content=content)
+        assert [answer.status_code for answer in answers] == [413, 413]
+        assert answers[0].json() == answers[1].json()
+        assert set(answers[0].json()["error"]) == {"message", "type", "param", "code"}
+        assert (elsewhere.status_code, elsewhere.headers["content-type"]) == (413, "application/problem+json")
+        assert chat.generated() == []
+        assert await chat.rows() == []
+
+
 async def test_a_client_that_tries_again_gets_its_answer(chat: Chat) -> None:
     """OpenAI's client sends a request again that was answered with 503."""
     engine = chat.engines[0]

@@ -56,9 +56,9 @@ class Flow:
         self._database, self._engines, self._clock, self._seed = database, engines, clock, seed
         self._tasks: set[asyncio.Task[None]] = set()
         self._shown: set[str] = set()
+        """Requests of which everything was shown, and which are being written to disk."""
         self._running: dict[str, Asked] = {}
         self._forgotten: set[str] = set()  # of those that run: nothing of them may be kept
-        """Requests of which everything was shown, and which are being written to disk."""
 
     async def close(self) -> None:
         """End what is being answered; it has failed then."""

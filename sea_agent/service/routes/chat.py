@@ -65,7 +65,7 @@ class OpenAIRoute(APIRoute):
                 where, what = ".".join(map(str, parts)), fault["msg"].removeprefix("Value error, ")
                 return _error(400, f"{where}: {what}" if where else what, where or None)
             except HTTPException as problem:  # of the framework too: a body that is no text
-                return _error(problem.status_code, str(problem.detail), headers=dict(problem.headers or {}))
+                return openai_error(problem)
             except (Missing, Conflict, StoreUnavailable, Refused, Unavailable) as refusal:
                 return _refusal(refusal)
 
@@ -75,8 +75,16 @@ class OpenAIRoute(APIRoute):
 router = APIRouter(tags=["chat"], route_class=OpenAIRoute)
 
 
+COMPLETIONS = "/chat/completions"
+
+
+def openai_error(problem: HTTPException) -> JSONResponse:
+    """A problem in OpenAI's shape."""
+    return _error(problem.status_code, str(problem.detail), headers=dict(problem.headers or {}))
+
+
 @router.post(
-    "/chat/completions",
+    COMPLETIONS,
     response_model=ChatOut,
     responses=ERRORS | {200: {"content": {"text/event-stream": {}}, "description": "The completion, or its stream"}},
 )
