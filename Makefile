@@ -41,7 +41,7 @@ live-demo: $(VENV)/core.stamp  ## Serve a policy to simulated users and learn fr
 quick: lint  ## Check the code (lint) and run the tests that start no Ray, vLLM, browser or whole run: 6 minutes
 	$(PYTEST) $(PYTEST_FLAGS) -m "not ($(NOT_QUICK))"
 
-test: lint  ## Check the code (lint) and run every test that needs no GPU: 25 minutes
+test: lint  ## Check the code (lint) and run every test that needs no GPU: half an hour
 	$(PYTEST) $(PYTEST_FLAGS)
 
 test-gpu: $(GPU_VENV)/gpu.stamp  ## Run the tests that need a GPU, in an environment of their own (docs/gpu.md)
