@@ -11,6 +11,11 @@ import pytest
 from live_stub import FIRST_ID, WORDS, scripted
 from service.chat_service import Chat, chatting, collected, text_of
 
+from sea_agent.service.chat.flow import Event
+from sea_agent.service.chat.gateway import Reply
+from sea_agent.service.routes.chat import _lines
+from sea_agent.service.schemas.chat import ChatIn
+
 pytestmark = pytest.mark.anyio
 
 HELLO: list[Any] = [{"role": "user", "content": "hello"}]
@@ -143,6 +148,22 @@ async def test_openais_helper_for_streams_puts_the_answer_together(chat: Chat) -
     assert {"chunk", "content.delta", "content.done"} <= kinds
     assert [choice.message.content for choice in final.choices] == by_index(chat)
     assert [choice.finish_reason for choice in final.choices] == ["stop", "stop"]
+
+
+async def test_choices_begin_in_their_order_whichever_is_sampled_first() -> None:
+    """OpenAI's helper for streams fails where a choice begins before those in front of it."""
+    ends = [{"index": index, "finish_reason": "stop"} for index in range(3)]
+    answer = {"choices": ends, "usage": {}, "sea": {"policy_version": 1, "duel": None}}
+
+    async def events() -> AsyncIterator[Event]:
+        yield Event("text", 0, "first")
+        yield Event("done", answer=answer)
+
+    body = ChatIn(model="live", messages=HELLO, n=3, stream=True)
+    lines = [line async for line in _lines(body, "live", Event("text", 2, "third"), Reply("id", 0, events()))]
+    chunks = [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
+    begun = [choice["index"] for chunk in chunks for choice in chunk["choices"] if "role" in choice["delta"]]
+    assert begun == [0, 1, 2]
 
 
 async def test_an_answer_can_be_sent_back_as_it_came(chat: Chat) -> None:

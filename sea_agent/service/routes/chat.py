@@ -147,6 +147,9 @@ async def _lines(body: ChatIn, model: str, first: Event, reply: Reply) -> AsyncI
     event: Event | None = first
     while event is not None:
         if event.kind == "text":
+            for index in range(event.index):  # OpenAI's helper for streams expects choices to begin in their order
+                if index not in begun:
+                    yield _chunk(head, [_choice(begun, index, {})])
             yield _chunk(head, [_choice(begun, event.index, {"content": event.text})])
         elif event.answer is not None:
             for line in _ends(body, head, begun, event.answer):
