@@ -4,7 +4,6 @@ import json
 import os
 import secrets
 import signal
-import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,8 @@ from typing import Any
 
 import httpx
 
+from learner.weight_transfer import free_port
+from oracle.service_client import KEY
 from sea_agent.config import LiveConfig, RunConfig
 from sea_agent.config.files import load_config, to_yaml
 from sea_agent.config.live import TOKEN
@@ -22,10 +23,11 @@ from sea_agent.persistence.files import write_whole
 from sea_agent.run.preflight import check
 from sea_agent.run.resumption import require_unused
 from sea_agent.service.chat.settings import LiveSettings
+from sea_agent.service.serve import ADMIN_KEY, SHORTEST_ADMIN_KEY
 from sea_agent.web.addresses import is_loopback
 from sea_agent.worlds import SCHEME
 
-ADMIN_KEY, AGENT_KEY = "SEA_AGENT_ADMIN_KEY", "SEA_AGENT_KEY"
+LOOPBACK = "127.0.0.1"
 AGENT, USERS = "live agent", "simulated users"
 """Names of their keys in the service."""
 CONFIG, SETTINGS, DATABASE, LOGS = "config.yaml", "live.json", "service.sqlite", "logs"
@@ -84,12 +86,12 @@ class Launch:
         if given is None and not is_loopback(place.host):
             raise UserError(
                 f"--host {place.host}: refused, as nobody has a key yet. Set {ADMIN_KEY} to a random text of at least "
-                "32 characters."
+                f"{SHORTEST_ADMIN_KEY} characters."
             )
         check(self._with_url(""))
         world = _world(self.config.policy.path) if self.users else None
         out.mkdir(parents=True, exist_ok=True)
-        port = place.port or _free_port()
+        port = place.port or free_port(LOOPBACK)
         url = f"http://127.0.0.1:{port}"
         admin = given or secrets.token_urlsafe(32)
         write_whole(out / CONFIG, to_yaml(self._with_url(url)))
@@ -101,7 +103,7 @@ class Launch:
             supervisor.start(*serving)
             supervisor.start(self._gateway(port, serving))
             agent = Part("agent", ["-m", "sea_agent.live.agent_part", str(out / CONFIG), "--out", str(out)])
-            supervisor.add(agent, {AGENT_KEY: _new_key(url, admin, AGENT, "experiment", self._live.run)})
+            supervisor.add(agent, {KEY: _new_key(url, admin, AGENT, "experiment", self._live.run)})
             if world is not None:
                 key = _new_key(url, admin, USERS, "chat", self._live.run)
                 supervisor.add(_users(out, url, self._live.run, world, self.users), {CHAT_KEY: key})
@@ -122,7 +124,7 @@ class Launch:
         config, out = self.config, self.place.out
         parts = []
         for index in range(self._live.engines):
-            port = _free_port()
+            port = free_port(LOOPBACK)
             settings = {
                 "policy": config.policy.model_dump(mode="json"),
                 "sampler": config.sampler.model_dump(mode="json"),
@@ -132,7 +134,7 @@ class Launch:
                 "initial": self._live.audit_share > 0,
             }
             parts.append(_part(out, f"engine-{index}", "actors.live_engine", settings, port))
-        port = _free_port()
+        port = free_port(LOOPBACK)
         decider = {"config": str(out / CONFIG), "out": str(out), "port": port}
         return [*parts, _part(out, "decider", "sea_agent.live.decider", decider, port)]
 
@@ -197,9 +199,3 @@ def _announce(url: str, host: str, run: str, admin: str | None, tell: Callable[[
         tell(f"admin key  {admin}   (until the next start; set {ADMIN_KEY} to keep one)")
     if not is_loopback(host):
         tell(f"listening on {host}: put a proxy with TLS in front")
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 import httpx
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from oracle.base import bradley_terry
 from sea_agent.errors import UserError
 from sea_agent.seeding import generator_for
 from sea_agent.worlds import resolve, scorer
@@ -105,7 +106,7 @@ class _User:
 
     async def _pick(self, answer: dict[str, Any], rewards: list[float]) -> None:
         await asyncio.sleep(self._chance.exponential(self._users.delay_seconds))
-        first = self._chance.random() < 1.0 / (1.0 + pow(2.718281828459045, rewards[1] - rewards[0]))
+        first = self._chance.random() < bradley_terry(rewards[0], rewards[1])
         outcome = "first" if bool(first) is not self._lies else "second"
         try:
             said = await self._client.put(f"/v1/feedback/{answer['id']}/choice", json={"outcome": outcome})

@@ -104,11 +104,8 @@ def make_app(settings: Settings) -> FastAPI:
     problems.install(app)
     refusals.install(app)
     # Routes are tried in this order, so those that every label passes come first.
-    for module in (leases, labels, queries, runs, assignments, events, quality, files, keys, people, erasure):
-        app.include_router(
-            module.router, prefix="/v1", responses=problems.documented(400, 401, 403, 413, 422, 429, 503)
-        )
-    for module in (feedback, live, live_operating):  # live mode
+    office = (leases, labels, queries, runs, assignments, events, quality, files, keys, people, erasure)
+    for module in (*office, feedback, live, live_operating):
         app.include_router(
             module.router, prefix="/v1", responses=problems.documented(400, 401, 403, 413, 422, 429, 503)
         )

@@ -54,15 +54,17 @@ def live(
     if breaks is not None:
         breaks()
     if death is not None:
-        _die_at(*death)
+        place, call, after = death
+        owner, name, _ = PLACES[place]
+        die_at(owner, name, call, after)
     if (out / "config.yaml").exists():
         resume(resumed_config(out), out)
     else:
         run(parse_config(tree, where="test"), out)
 
 
-def _die_at(place: str, call: int, after: bool) -> None:
-    owner, name, _ = PLACES[place]
+def die_at(owner: Any, name: str, call: int, after: bool) -> None:
+    """Let this process be killed at a call of a function, before or after it."""
     function, left = getattr(owner, name), iter(range(call - 1, -1, -1))
 
     def counted(*args: Any, **options: Any) -> Any:

@@ -2,13 +2,13 @@
 
 import multiprocessing
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 import transformers.models.auto.tokenization_auto
 import transformers.models.llama.modeling_llama  # noqa: F401  (the built-in policy's, which a life would import late)
+from e2e.killed_runs import die_at
 
 from learner.learner import PreferenceLearner
 from sea_agent.config.files import parse_config
@@ -39,24 +39,9 @@ Death = tuple[str, int, bool]
 def live(tree: dict[str, Any], out: Path, death: Death | None) -> None:
     """One life."""
     if death is not None:
-        _die_at(*death)
+        place, call, after = death
+        die_at(*PLACES[place], call, after)
     AgentPart(parse_config(tree, where="test"), out).run()
-
-
-def _die_at(place: str, call: int, after: bool) -> None:
-    owner, name = PLACES[place]
-    function, left = getattr(owner, name), iter(range(call - 1, -1, -1))
-
-    def counted(*args: Any, **options: Any) -> Any:
-        last = next(left) == 0
-        if last and not after:
-            os.kill(os.getpid(), signal.SIGKILL)
-        value = function(*args, **options)
-        if last:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return value
-
-    setattr(owner, name, counted)
 
 
 def exit_code(tree: dict[str, Any], out: Path, death: Death | None = None) -> int:

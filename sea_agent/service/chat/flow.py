@@ -54,15 +54,14 @@ class Flow:
     ) -> None:
         self.live, self.asking = live, asking
         self._database, self._engines, self._clock, self._seed = database, engines, clock, seed
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._running: dict[asyncio.Task[None], Asked] = {}
         self._shown: set[str] = set()
         """Requests of which everything was shown, and which are being written to disk."""
-        self._running: dict[str, Asked] = {}
         self._forgotten: set[str] = set()  # of those that run: nothing of them may be kept
 
     async def close(self) -> None:
         """End what is being answered; it has failed then."""
-        await _end(list(self._tasks))
+        await _end(list(self._running))
 
     def forget(self, user_hash: str, owner: str | None) -> None:
         """Keep nothing but counts of what a user is being answered now, by the key ``owner`` or any (None)."""
@@ -76,12 +75,10 @@ class Flow:
         """
         queue: asyncio.Queue[Event] = asyncio.Queue()
         task = asyncio.create_task(self._work(asked, queue.put_nowait))
-        self._tasks.add(task)
-        self._running[asked.id] = asked
+        self._running[task] = asked
 
         def end(_: object) -> None:
-            self._tasks.discard(task)
-            self._running.pop(asked.id, None)
+            self._running.pop(task, None)
             self._forgotten.discard(asked.id)
             self._shown.discard(asked.id)
             # Last, for a task that was cancelled before it began, and told nobody.

@@ -14,8 +14,6 @@ from sea_agent.service.store.live_tables import completions, live_runs, live_use
 Values = dict[str, Any]
 
 NO_TEXTS = {"messages": "[]", "prompt": "{}", "responses": "[]", "answer": ""}
-
-
 OF_NOBODY = {"user_hash": None, "conversation": "", "idempotency_key": None, "body_digest": queries.NO_DIGEST}
 """Columns of a request whose user was erased while it was answered: digests could confirm a guess."""
 
