@@ -36,8 +36,9 @@ Death = tuple[str, int, bool]
 """A place, a call counted from one, and whether that call is still made."""
 
 
-def live(tree: dict[str, Any], out: Path, death: Death | None) -> None:
-    """One life."""
+def live(tree: dict[str, Any], out: Path, death: Death | None, environment: dict[str, str]) -> None:
+    """One life, in the environment of who wants it: the server may have been started for another test."""
+    os.environ.update(environment)
     if death is not None:
         place, call, after = death
         die_at(*PLACES[place], call, after)
@@ -49,7 +50,7 @@ def exit_code(tree: dict[str, Any], out: Path, death: Death | None = None) -> in
     os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["live.mortal_agent"])
-    process = context.Process(target=live, args=(tree, out, death))
+    process = context.Process(target=live, args=(tree, out, death, dict(os.environ)))
     process.start()
     process.join(PATIENCE)
     if process.exitcode is None:

@@ -151,7 +151,7 @@ async def test_the_engine_is_let_go_of_when_the_client_leaves_a_stream(chat: Cha
     await chat.eventually(lambda: [engine for engine in chat.engines if engine.left])
     rows = await chat.eventually(chat.rows)
     assert [row.state for row in rows] == ["failed"]
-    assert not chat.service.state.gateway.flow._tasks
+    assert not chat.service.state.gateway.flow._running
 
 
 async def test_candidates_are_let_go_of_when_the_client_leaves(chat: Chat) -> None:
@@ -202,7 +202,7 @@ async def test_a_write_that_came_late_is_no_failure(chat: Chat, monkeypatch: pyt
     monkeypatch.setattr(database, "write", late)
     with pytest.raises(openai.InternalServerError):
         await chat.create(duel=True)
-    await chat.eventually(lambda: not chat.service.state.gateway.flow._tasks)
+    await chat.eventually(lambda: not chat.service.state.gateway.flow._running)
     (row,), (query,) = await chat.rows(), await chat.table(queries)
     assert (row.state, row.asked, row.query_id) == ("done", "duel", query.id)
     assert query.first in row.responses
@@ -215,7 +215,7 @@ async def test_what_is_being_answered_when_the_service_stops_hears_so(chat: Chat
         engine.hold_after = 1
     flow = chat.service.state.gateway.flow
     asking = [asyncio.create_task(chat.create(f"question {number}")) for number in range(3)]
-    await chat.eventually(lambda: len(flow._tasks) == 3)
+    await chat.eventually(lambda: len(flow._running) == 3)
     await flow.close()
     for answer in await asyncio.gather(*asking, return_exceptions=True):
         assert isinstance(answer, openai.InternalServerError)
@@ -227,7 +227,7 @@ async def test_work_that_is_cancelled_before_it_began_keeps_nobody_waiting(chat:
     gateway = chat.service.state.gateway
     body = ChatIn(model="live", messages=[{"role": "user", "content": "x"}])  # type: ignore[list-item]
     reply = await gateway.reply(chat.key_id, body, "once")
-    for task in gateway.flow._tasks:
+    for task in gateway.flow._running:
         task.cancel()
     async with asyncio.timeout(60):
         events = [event async for event in reply.events]

@@ -161,7 +161,7 @@ async def test_markup_in_texts_and_names_stays_text(site: Site, run: str, office
     foreign = admin.page.locator("main img:not(.qr), main script, main svg, dialog img, dialog script")
     if broken:
         await expect(foreign.first).to_be_attached()
-        admin.complaints.clear()
+        await admin.leave_complaining()
         return
     await admin.page.locator(".duel-name").click()
     await expect(admin.dialog.get_by_text("onerror").first).to_be_visible()

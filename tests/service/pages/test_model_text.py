@@ -105,7 +105,7 @@ async def runs_unless(policy: bool, visitor: Visitor) -> None:
     if policy:
         assert not await has_run(visitor.page)
         assert any("Content Security Policy" in text for text in visitor.complaints)
-        visitor.complaints.clear()
+        await visitor.leave_complaining()
     else:
         await visitor.page.locator("html[data-ran=true]").wait_for()
 

@@ -85,7 +85,7 @@ async def test_a_page_that_needs_what_is_missing_is_found(
     )
     await expect(ann.page.locator("#duel")).to_be_hidden()
     assert ann.complaints
-    ann.complaints.clear()
+    await ann.leave_complaining()
 
 
 async def test_a_page_whose_script_is_missing_says_that_it_has_not_started(site: Site, run: str, visit: Visit) -> None:
