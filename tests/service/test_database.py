@@ -1,6 +1,7 @@
 """One writer with group commit: acknowledged is committed, a fault stays with its own request."""
 
 import asyncio
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -157,7 +158,8 @@ async def test_a_write_that_takes_too_long_is_told(database_url: str) -> None:
         release.set()
 
 
-async def test_two_services_do_not_write_to_one_database(database_url: str) -> None:
+async def test_two_services_do_not_write_to_one_database(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LOCK_MS", 100)
     async with Database(database_url, 20) as first:
         with pytest.raises(UserError, match="another service writes to it"):
             Database(database_url, 20)
@@ -178,17 +180,6 @@ def end_connections(url: str) -> None:
         connection.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}")
 
 
-async def until_free(url: str) -> None:
-    """Until the server has noticed that a connection is closed, and lets go of its lock."""
-    held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
-    async with asyncio.timeout(30):
-        while True:
-            with psycopg.connect(url) as connection:
-                if connection.execute(held).fetchone() == (0,):
-                    return
-            await asyncio.sleep(0.01)
-
-
 async def test_connections_that_end_in_a_batch_take_it_with_them_and_are_replaced(postgresql: str) -> None:
     def cut(connection: Connection) -> None:
         end_connections(postgresql)
@@ -203,7 +194,30 @@ async def test_connections_that_end_in_a_batch_take_it_with_them_and_are_replace
         assert await database.read(names) == ["a", "b", "before"] == sorted([*results, "before"])
 
 
-async def test_a_writer_that_lost_its_connection_waits_while_another_service_writes(postgresql: str) -> None:
+def end_once_somebody_waits(url: str, holds: psycopg.Connection) -> None:
+    """Close a connection as soon as another one waits for its lock."""
+    waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    end = time.monotonic() + 30
+    with holds, psycopg.connect(url, autocommit=True) as look:
+        while look.execute(waiting).fetchone() == (0,) and time.monotonic() < end:
+            time.sleep(0.01)
+
+
+async def test_a_service_waits_for_the_lock_of_one_that_has_just_ended(postgresql: str) -> None:
+    """Its connection is closed, but the server has not noticed yet."""
+    ended = psycopg.connect(postgresql)
+    ended.execute("SELECT pg_advisory_lock(%s)", (module.ADVISORY_LOCK,))
+    ending = asyncio.create_task(asyncio.to_thread(end_once_somebody_waits, postgresql, ended))
+    await asyncio.sleep(0)  # it begins; opening the database keeps this thread
+    async with Database(postgresql, 20) as database:
+        await database.write(insert("a"))
+    await ending
+
+
+async def test_a_writer_that_lost_its_connection_waits_while_another_service_writes(
+    postgresql: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LOCK_MS", 1_000)
     async with Database(postgresql, 20) as database:
         end_connections(postgresql)
         await database.write(insert("before"))  # an idle connection that ended is replaced, and nobody notices
@@ -212,7 +226,6 @@ async def test_a_writer_that_lost_its_connection_waits_while_another_service_wri
             with pytest.raises(StoreUnavailable, match="Nothing was saved"):
                 await database.write(insert("twice"))
             await other.write(insert("other"))
-        await until_free(postgresql)
         await database.write(insert("after"))
         assert await database.read(names) == ["after", "before", "other"]
 

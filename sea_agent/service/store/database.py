@@ -22,6 +22,7 @@ from queue import Empty, SimpleQueue
 from typing import IO, Any, Self, TypeVar
 
 import pysqlite3.dbapi2 as sqlite
+from psycopg.errors import LockNotAvailable
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, InterfaceError, InternalError, OperationalError, SQLAlchemyError
@@ -42,6 +43,8 @@ LARGEST_BATCH = 256
 LONGEST_QUEUE = 10_000
 ADVISORY_LOCK = 0x5EA_A6E27
 STATEMENT_MS = 30_000
+LOCK_MS = 5_000
+"""Longest wait for PostgreSQL to let go of the lock of a service that has ended."""
 NOTHING_SAVED = "The store cannot write now. Nothing was saved; try again."
 COMMIT_FAILED = "The store failed during the commit. Send the same request again to learn whether this was saved."
 """A commit whose answer is lost, or whose last write failed, may have happened all the same."""
@@ -378,14 +381,18 @@ def _postgresql_pools(url: URL) -> tuple[Pool, Pool]:
 
     @event.listens_for(writer, "connect")
     def lock(connection: Any, _: object) -> None:
-        """The lock lives as long as the connection that writes, so a writer that lost it cannot write."""
+        """The lock lives as long as the connection that writes, so a writer that lost it cannot write. Of a service that
+        has just ended the server lets go a moment later."""
         with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_try_advisory_lock(%s)", (ADVISORY_LOCK,))
-            taken = cursor.fetchone()[0]
+            cursor.execute(f"SET LOCAL lock_timeout = {LOCK_MS}")
+            try:
+                cursor.execute("SELECT pg_advisory_lock(%s)", (ADVISORY_LOCK,))
+            except LockNotAvailable:
+                connection.close()
+                raise UserError(
+                    f"database {url.render_as_string()}: another service writes to it; stop that one first"
+                ) from None
         connection.commit()
-        if not taken:
-            connection.close()
-            raise UserError(f"database {url.render_as_string()}: another service writes to it; stop that one first")
 
     return Pool(writer), Pool(engine("-c default_transaction_read_only=on", connections=READERS))
 
