@@ -1,5 +1,6 @@
 """The tiers of tests: what `make quick` leaves out, what comes first, and what CONTRIBUTING says of `make soak`."""
 
+import os
 import re
 import subprocess
 import sys
@@ -112,3 +113,18 @@ def test_contributing_names_every_file_with_tests_in_soak(tmp_path: Path) -> Non
     assert set(unnamed(ROOT / "tests", text)) - elsewhere == set()
     (tmp_path / "test_forgotten.py").write_text("@pytest.mark.soak\n")
     assert unnamed(tmp_path, text) == ["test_forgotten.py"]
+
+
+@pytest.mark.parametrize("dist", ["loadgroup", "load"])
+def test_the_tests_of_a_file_run_in_one_process(dist: str, tmp_path: Path) -> None:
+    """``load`` is the control: it spreads them."""
+    for name in ("test_a", "test_b"):
+        noting = (
+            "def test_it(n):\n    with open('ran', 'a') as file:\n        print(__name__, os.getpid(), file=file)\n"
+        )
+        (tmp_path / f"{name}.py").write_text(f"import os, pytest\n@pytest.mark.parametrize('n', range(8))\n{noting}")
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", dist, "-p", "tiers", "-c", os.devnull]
+    found = {"PYTHONPATH": str(ROOT / "tests"), "PATH": os.environ["PATH"]}
+    subprocess.run([*command, "--rootdir", "."], cwd=tmp_path, env=found, check=True, capture_output=True, timeout=120)
+    ran = {tuple(line.split()) for line in (tmp_path / "ran").read_text().splitlines()}
+    assert (len(ran) == 2) == (dist == "loadgroup")
