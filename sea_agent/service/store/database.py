@@ -381,8 +381,8 @@ def _postgresql_pools(url: URL) -> tuple[Pool, Pool]:
 
     @event.listens_for(writer, "connect")
     def lock(connection: Any, _: object) -> None:
-        """The lock lives as long as the connection that writes, so a writer that lost it cannot write. The server may let
-        go of that of a service which has just ended a moment later."""
+        """The lock lives as long as the connection that writes, so a writer that lost it cannot write. The server may
+        let go of that of a service which has just ended a moment later."""
         with connection.cursor() as cursor:
             cursor.execute(f"SET LOCAL lock_timeout = {LOCK_MS}")
             try:
