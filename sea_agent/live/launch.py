@@ -100,13 +100,9 @@ class Launch:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, supervisor.stop)
             serving = self._serving()
-            supervisor.start(*serving)
-            supervisor.start(self._gateway(port, serving))
-            agent = Part("agent", ["-m", "sea_agent.live.agent_part", str(out / CONFIG), "--out", str(out)])
-            supervisor.add(agent, {KEY: _new_key(url, admin, AGENT, "experiment", self._live.run)})
-            if world is not None:
-                key = _new_key(url, admin, USERS, "chat", self._live.run)
-                supervisor.add(_users(out, url, self._live.run, world, self.users), {CHAT_KEY: key})
+            if not supervisor.start(*serving) or not supervisor.start(self._gateway(port, serving)):
+                return
+            supervisor.start(*self._clients(url, admin, world))
             _announce(url, place.host, self._live.run, None if given else admin, self.tell)
             supervisor.watch()
 
@@ -154,6 +150,16 @@ class Launch:
         arguments = ["-m", "sea_agent", "serve", *where, "--live", str(out / SETTINGS)]
         return Part("gateway", arguments, f"http://127.0.0.1:{port}/healthz")
 
+    def _clients(self, url: str, admin: str, world: str | None) -> list[Part]:
+        """The agent, and the simulated users of a world, with keys of the gateway at ``url``."""
+        out, run = self.place.out, self._live.run
+        arguments = ["-m", "sea_agent.live.agent_part", str(out / CONFIG), "--out", str(out)]
+        parts = [Part("agent", arguments, environment={KEY: _new_key(url, admin, AGENT, "experiment", run)})]
+        if world is not None:
+            key = _new_key(url, admin, USERS, "chat", run)
+            parts.append(_users(out, url, run, world, self.users, key))
+        return parts
+
 
 def _part(out: Path, name: str, module: str, settings: dict[str, Any], port: int) -> Part:
     file = out / f"{name}.json"
@@ -168,12 +174,13 @@ def _world(policy: str) -> str:
     return policy.removeprefix(SCHEME).partition("/")[0]
 
 
-def _users(out: Path, url: str, model: str, world: str, count: int) -> Part:
+def _users(out: Path, url: str, model: str, world: str, count: int, key: str) -> Part:
     prompts = f"{SCHEME}{world}/prompts.jsonl"
     settings = {"url": url, "model": model, "world": world, "count": count, "prompts": prompts}
     users = Users.model_validate(settings | {"log": out / "users.jsonl"})
     write_whole(out / "users.json", users.model_dump_json(indent=2) + "\n")
-    return Part("users", ["-m", "sea_agent.live.simulated_users", str(out / "users.json")])
+    arguments = ["-m", "sea_agent.live.simulated_users", str(out / "users.json")]
+    return Part("users", arguments, environment={CHAT_KEY: key})
 
 
 def _new_key(url: str, admin: str, name: str, scope: str, run: str) -> str:
