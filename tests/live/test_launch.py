@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
+from actors.live_engine import read_settings as engine_settings
 from sea_agent.config.files import to_yaml
 from sea_agent.errors import UserError
 from sea_agent.live import launch
-from sea_agent.live.launch import CONFIG, LOGS, Launch, Place, live_config
+from sea_agent.live.decider import read_settings as decider_settings
+from sea_agent.live.launch import CONFIG, LOGS, LOOPBACK, Launch, Place, live_config
 from sea_agent.live.supervisor import Part, Supervisor
 from sea_agent.persistence.directory import RunDirectory
 
@@ -119,6 +121,14 @@ def test_keys_are_given_to_those_whose_they_are(parts: type[Parts], tmp_path: Pa
     }
     (gateway,) = [part for part in parts.started if part.name == "gateway"]
     assert gateway.arguments[-6:-1] == ["--root-path", "/live", "--proxy=10.0.0.0/8", "--proxy=192.0.2.1/32", "--live"]
+
+
+def test_engines_and_decider_are_reached_from_their_own_machine_alone(parts: type[Parts], tmp_path: Path) -> None:
+    launched(tmp_path / "out", [], host="127.0.0.2")
+    (gateway,) = [part for part in parts.started if part.name == "gateway"]
+    assert gateway.arguments[gateway.arguments.index("--host") + 1] == "127.0.0.2"
+    assert engine_settings(str(tmp_path / "out" / "engine-0.json")).host == LOOPBACK
+    assert decider_settings(tmp_path / "out" / "decider.json").host == LOOPBACK
 
 
 @pytest.mark.parametrize(("stopping", "last"), [("decider", "decider"), ("gateway", "gateway"), (None, "users")])
