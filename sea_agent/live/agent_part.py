@@ -116,8 +116,7 @@ class LiveRun:
         self._tell_decider(agent)
         if agent.imagined_rounds_due:
             return
-        if agent.rounds:
-            self._publishing.offer(agent)
+        self._publishing.offer(agent)
         if agent.ledger.oracle_queries < self.config.budget.limit:
             self._wait(agent, save)
 
@@ -136,6 +135,7 @@ class LiveRun:
                     f"{self._oracle.name}: no answer for {self._patience / 3600:g} hours. See to it that users are "
                     "asked, then start the agent again; raise oracle.wait_hours to wait for longer."
                 )
+            self._publishing.offer(agent)  # these weights may have waited for the end of a canary
 
     def _look(self, agent: Agent, save: Callable[[], None], wait_s: int) -> bool:
         """Read what happened meanwhile and act on it; whether somebody answered."""

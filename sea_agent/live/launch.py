@@ -19,9 +19,10 @@ from sea_agent.config.live import TOKEN
 from sea_agent.errors import RunFailure, UserError
 from sea_agent.live.simulated_users import CHAT_KEY, Users
 from sea_agent.live.supervisor import Part, Supervisor
+from sea_agent.persistence.directory import RunDirectory
 from sea_agent.persistence.files import write_whole
 from sea_agent.run.preflight import check
-from sea_agent.run.resumption import require_unused
+from sea_agent.run.resumption import holds, require_unused
 from sea_agent.service.chat.settings import LiveSettings
 from sea_agent.service.serve import ADMIN_KEY, SHORTEST_ADMIN_KEY
 from sea_agent.web.addresses import is_loopback
@@ -36,33 +37,38 @@ REQUEST_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Place:
-    """Where the endpoint is: address and port to listen on, and its database (None: an SQLite file in ``out``)."""
+    """Where the endpoint is: address and port to listen on, its database (None: an SQLite file in ``out``), the path of
+    its host below which a proxy shows it, and the addresses of proxies on other machines."""
 
     out: Path
     host: str = "127.0.0.1"
     port: int = 8400
     database: str | None = None
+    root_path: str = ""
+    proxies: tuple[str, ...] = ()
 
 
 def live_config(source: str | None, out: Path, overrides: Sequence[str], resume: bool) -> RunConfig:
-    """The configuration of live mode in ``out``: from ``source``, or with ``resume`` the one that is there.
+    """The configuration of live mode in ``out``: from ``source`` or, with ``resume`` alone, the one that is there. With
+    both, ``source`` goes on with what is there, or begins where nothing was begun.
 
     Raises:
-        UserError: when it is not one of live mode, when ``out`` holds something, or with ``resume`` nothing.
+        UserError: when it is not one of live mode, when ``out`` holds something else, or with ``resume`` alone nothing.
     """
-    if resume:
-        if not (out / CONFIG).is_file():
-            raise UserError(f"--resume: {out} holds no live mode (it has no {CONFIG}); leave --resume out to begin one")
-        config = load_config(str(out / CONFIG), overrides)
-    else:
-        if source is None:
-            raise UserError("give a configuration, or --resume to go on with what is in --out")
-        if (out / CONFIG).is_file():
-            raise UserError(f"--out {out}: holds live mode already; go on with it: sea-agent live --out {out} --resume")
-        require_unused(out)
-        config = load_config(source, overrides)
+    begun = (out / CONFIG).is_file()
+    if source is None and not resume:
+        raise UserError("give a configuration, or --resume to go on with what is in --out")
+    if source is None and not begun:
+        raise UserError(f"--resume: {out} holds no live mode (it has no {CONFIG}); give a configuration to begin one")
+    if begun and not resume:
+        raise UserError(f"--out {out}: holds live mode already; go on with it: sea-agent live --out {out} --resume")
+    config = load_config(source or str(out / CONFIG), overrides)
     if config.live is None or config.oracle.kind != "live":
         raise UserError("live mode needs a configuration with `oracle: {kind: live}` and a section `live:`")
+    oracle = config.oracle.model_copy(update={"run": config.live.run})
+    config = config.model_copy(update={"oracle": oracle})
+    if not holds(out, config):
+        require_unused(out)
     return config
 
 
@@ -90,7 +96,11 @@ class Launch:
             )
         check(self._with_url(""))
         world = _world(self.config.policy.path) if self.users else None
-        out.mkdir(parents=True, exist_ok=True)
+        with RunDirectory(out / LOGS):
+            self._run(given, world)
+
+    def _run(self, given: str | None, world: str | None) -> None:
+        place, out = self.place, self.place.out
         port = place.port or free_port(LOOPBACK)
         url = f"http://127.0.0.1:{port}"
         admin = given or secrets.token_urlsafe(32)
@@ -100,13 +110,9 @@ class Launch:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, supervisor.stop)
             serving = self._serving()
-            supervisor.start(*serving)
-            supervisor.start(self._gateway(port, serving))
-            agent = Part("agent", ["-m", "sea_agent.live.agent_part", str(out / CONFIG), "--out", str(out)])
-            supervisor.add(agent, {KEY: _new_key(url, admin, AGENT, "experiment", self._live.run)})
-            if world is not None:
-                key = _new_key(url, admin, USERS, "chat", self._live.run)
-                supervisor.add(_users(out, url, self._live.run, world, self.users), {CHAT_KEY: key})
+            if not supervisor.start(*serving) or not supervisor.start(self._gateway(port, serving)):
+                return
+            supervisor.start(*self._clients(url, admin, world))
             _announce(url, place.host, self._live.run, None if given else admin, self.tell)
             supervisor.watch()
 
@@ -116,7 +122,7 @@ class Launch:
         return self.config.live
 
     def _with_url(self, url: str) -> RunConfig:
-        oracle = self.config.oracle.model_copy(update={"url": url, "run": self._live.run})
+        oracle = self.config.oracle.model_copy(update={"url": url})
         return self.config.model_copy(update={"oracle": oracle})
 
     def _serving(self) -> list[Part]:
@@ -151,8 +157,19 @@ class Launch:
         write_whole(out / SETTINGS, settings.model_dump_json(indent=2) + "\n")
         database = place.database or f"sqlite:///{(out / DATABASE).resolve()}"
         where = ["--host", place.host, "--port", str(port), "--database", database, "--runs", str(out.parent)]
+        where += ["--root-path", place.root_path, *(f"--proxy={one}" for one in place.proxies)]
         arguments = ["-m", "sea_agent", "serve", *where, "--live", str(out / SETTINGS)]
         return Part("gateway", arguments, f"http://127.0.0.1:{port}/healthz")
+
+    def _clients(self, url: str, admin: str, world: str | None) -> list[Part]:
+        """The agent, and the simulated users of a world, with keys of the gateway at ``url``."""
+        out, run = self.place.out, self._live.run
+        arguments = ["-m", "sea_agent.live.agent_part", str(out / CONFIG), "--out", str(out)]
+        parts = [Part("agent", arguments, environment={KEY: _new_key(url, admin, AGENT, "experiment", run)})]
+        if world is not None:
+            key = _new_key(url, admin, USERS, "chat", run)
+            parts.append(_users(out, url, run, world, self.users, key))
+        return parts
 
 
 def _part(out: Path, name: str, module: str, settings: dict[str, Any], port: int) -> Part:
@@ -168,12 +185,13 @@ def _world(policy: str) -> str:
     return policy.removeprefix(SCHEME).partition("/")[0]
 
 
-def _users(out: Path, url: str, model: str, world: str, count: int) -> Part:
+def _users(out: Path, url: str, model: str, world: str, count: int, key: str) -> Part:
     prompts = f"{SCHEME}{world}/prompts.jsonl"
     settings = {"url": url, "model": model, "world": world, "count": count, "prompts": prompts}
     users = Users.model_validate(settings | {"log": out / "users.jsonl"})
     write_whole(out / "users.json", users.model_dump_json(indent=2) + "\n")
-    return Part("users", ["-m", "sea_agent.live.simulated_users", str(out / "users.json")])
+    arguments = ["-m", "sea_agent.live.simulated_users", str(out / "users.json")]
+    return Part("users", arguments, environment={CHAT_KEY: key})
 
 
 def _new_key(url: str, admin: str, name: str, scope: str, run: str) -> str:

@@ -58,8 +58,11 @@ class Publishing:
             self._log.decide(initial.version, "live", "the initial policy")
 
     def offer(self, agent: Agent) -> None:
-        """Publish the agent's weights, unless they were offered already, and let the gate decide."""
-        if agent.published in (self._offered, self._initial().name):
+        """Publish the agent's weights, unless they were offered already, and let the gate decide.
+
+        While a canary is tried, newer weights wait: each would take its place, and none would ever have its time.
+        """
+        if agent.published in (self._offered, self._initial().name) or self._log.serving().canary is not None:
             return
         path, labels = self._save(agent), agent.ledger.oracle_queries
         offered = self._log.publish(agent.published, agent.rounds, labels, str(path))

@@ -23,8 +23,13 @@ POLL_SECONDS = 0.2
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 GOOD_WHILE = 60.0
 """Seconds alive after which earlier deaths are forgotten."""
-END_SECONDS = 20.0
-"""Longest wait for a part that was asked to end; then it is killed."""
+START_SECONDS = 300.0
+"""Longest wait for a part to be well."""
+END_SECONDS = 60.0
+"""Longest time in which everything ends: what starts it must leave it more. Each group of parts has an equal share, and
+what others have left of theirs; then it is killed."""
+KILL_SECONDS = 5.0
+"""Longest wait for a part that was killed."""
 USER_ERROR = 2
 """The exit code of a part that was given something wrong: another start would not mend it."""
 _TAIL = 2000
@@ -33,13 +38,13 @@ _TAIL = 2000
 @dataclass
 class Part:
     """A process. ``health`` is a URL that answers 200 once it is well; None for one that is well as soon as it runs.
-    ``deadline`` is in seconds."""
+    ``environment`` is its own beside that of all, and ``deadline`` in seconds."""
 
     name: str
     arguments: Sequence[str]
     health: str | None = None
-    deadline: float = 300.0
-    environment: dict[str, str] = field(default_factory=dict, init=False)
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    deadline: float = START_SECONDS
     process: "subprocess.Popen[bytes] | None" = field(default=None, init=False)
     began: float = field(default=0.0, init=False)
     deaths: int = field(default=0, init=False)
@@ -48,7 +53,7 @@ class Part:
 
 
 class Supervisor:
-    """The parts in the order in which they start.
+    """The parts in groups, in the order in which these start.
 
     Args:
         logs: directory for what they print.
@@ -64,7 +69,7 @@ class Supervisor:
         clock: Callable[[], float] = time.monotonic,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
-        self.parts: list[Part] = []
+        self._groups: list[Sequence[Part]] = []
         self._logs, self._environment, self._tell = logs, dict(environment), tell
         self._clock, self._pause = clock, pause
         self._stopping = False
@@ -75,31 +80,29 @@ class Supervisor:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.end()
 
+    @property
+    def parts(self) -> list[Part]:
+        """Those that were started, in this order."""
+        return [part for group in self._groups for part in group]
+
     def stop(self, *_: object) -> None:
-        """Let ``watch`` return; for signals."""
+        """Let ``start`` and ``watch`` return; for signals."""
         self._stopping = True
 
-    def start(self, *parts: Part) -> None:
-        """Start parts side by side and wait until each is well.
+    def start(self, *parts: Part) -> bool:
+        """Start a group of parts side by side, and wait until each is well; False when ``stop`` was called meanwhile.
 
         Raises:
             RunFailure: when one dies or is not well in time; names its log.
         """
+        self._groups.append(parts)
         for part in parts:
-            self.parts.append(part)
             self._begin(part)
         for part in parts:
-            while not self._is_well(part):
-                if self._stopping:
-                    return
+            while not self._stopping and not self._is_well(part):
                 self._require_life(part)
                 self._pause(POLL_SECONDS)
-
-    def add(self, part: Part, environment: Mapping[str, str]) -> None:
-        """Start a part that has an ``environment`` of its own beside that of all, and do not wait for it."""
-        part.environment = dict(environment)
-        self.parts.append(part)
-        self._begin(part)
+        return not self._stopping
 
     def watch(self) -> None:
         """Keep the parts alive until ``stop`` is called.
@@ -113,16 +116,19 @@ class Supervisor:
             self._pause(POLL_SECONDS)
 
     def end(self) -> None:
-        """End all parts, the last that began first."""
-        for part in reversed(self.parts):
-            if part.process is not None and part.process.poll() is None:
-                part.process.send_signal(signal.SIGTERM)
+        """End all groups, the last that began first, and the parts of each side by side."""
+        share, began = END_SECONDS / max(1, len(self._groups)), self._clock()
+        for place, group in enumerate(reversed(self._groups), start=1):
+            processes = [(part.name, part.process) for part in group if part.process is not None]
+            for _, process in processes:
+                process.send_signal(signal.SIGTERM)
+            for name, process in processes:
                 try:
-                    part.process.wait(END_SECONDS)
+                    process.wait(max(0.0, began + place * share - self._clock()))
                 except subprocess.TimeoutExpired:
-                    self._tell(f"{part.name} did not end in {END_SECONDS:.0f} s and is killed")
-                    part.process.kill()
-                    part.process.wait(END_SECONDS)
+                    self._tell(f"{name} did not end in time and is killed")
+                    os.killpg(process.pid, signal.SIGKILL)  # and what it started: its session is its own
+                    process.wait(KILL_SECONDS)
 
     def _begin(self, part: Part) -> None:
         self._logs.mkdir(parents=True, exist_ok=True)
@@ -133,7 +139,7 @@ class Supervisor:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=os.environ | self._environment | part.environment,
+                env={**os.environ, **self._environment, **part.environment},
                 start_new_session=True,
             )
         part.began = self._clock()

@@ -28,8 +28,10 @@ def compose() -> Document:
     return document
 
 
-def find(kind: str) -> Document:
-    return next(document for document in everything() if document["kind"] == kind)
+def find(kind: str, name: str | None = None) -> Document:
+    """The first document of a kind, or the one with this name."""
+    of_kind = (document for document in everything() if document["kind"] == kind)
+    return next(document for document in of_kind if name in (None, document["metadata"]["name"]))
 
 
 def pods(document: Document) -> Iterator[Document]:
@@ -37,6 +39,10 @@ def pods(document: Document) -> Iterator[Document]:
     spec = document.get("spec", {})
     if document["kind"] == "Deployment":
         yield spec["template"]
+    elif document["kind"] == "StatefulSet":
+        pod = spec["template"]
+        claims = [{"name": claim["metadata"]["name"]} for claim in spec["volumeClaimTemplates"]]
+        yield pod | {"spec": pod["spec"] | {"volumes": [*pod["spec"].get("volumes", []), *claims]}}
     elif document["kind"] in ("RayCluster", "RayJob"):
         cluster = spec.get("rayClusterSpec", spec)
         yield cluster["headGroupSpec"]["template"]
@@ -58,8 +64,11 @@ def variables(document: Document) -> Iterator[tuple[str, Document]]:
         yield from ((variable["name"], variable) for variable in container.get("env", []))
 
 
-def unit() -> configparser.RawConfigParser:
-    parser = configparser.RawConfigParser(strict=False)
-    parser.optionxform = str  # type: ignore[assignment, method-assign]
-    parser.read(DEPLOY / "systemd" / "sea-agent-serve.service")
-    return parser
+def units() -> dict[str, configparser.RawConfigParser]:
+    """The units of systemd by name."""
+    found = {}
+    for path in sorted((DEPLOY / "systemd").glob("*.service")):
+        found[path.stem] = parser = configparser.RawConfigParser(strict=False)
+        parser.optionxform = str  # type: ignore[assignment, method-assign]
+        parser.read(path)
+    return found

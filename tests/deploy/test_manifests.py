@@ -28,7 +28,7 @@ from deploy.deployed import (
     find,
     floating,
     pods,
-    unit,
+    units,
     variables,
 )
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -70,7 +70,8 @@ def command_lines() -> dict[str, list[str]]:
             program, *arguments = shlex.split(document["spec"]["entrypoint"])
             assert program == "sea-agent"
             found["RayJob"] = arguments
-    found["systemd"] = shlex.split(unit()["Service"]["ExecStart"])[1:]
+    for name, unit in units().items():
+        found[f"systemd {name}"] = shlex.split(unit["Service"]["ExecStart"])[1:]
     return found
 
 
@@ -107,7 +108,7 @@ def test_every_command_line_is_one_of_ours(where: str) -> None:
 
 def test_a_command_an_option_or_a_setting_that_is_none_is_found() -> None:
     lines = command_lines()
-    assert len(lines) >= 6
+    assert len(lines) >= 9
     assert wrong_arguments(["serves"]) != []
     assert wrong_arguments([*lines["compose service"], "--open"]) != []
     assert wrong_arguments([*lines["compose run"], "--set=tracking.grafana=1"]) != []
@@ -138,8 +139,8 @@ def loose_pod(pod: Document) -> Problems:
 
 def test_pods_have_no_more_rights_than_they_need() -> None:
     templates = [pod for document in everything() for pod in pods(document)]
-    assert len(templates) == 5
-    assert [loose_pod(pod) for pod in templates] == [[]] * 5
+    assert len(templates) == 6
+    assert [loose_pod(pod) for pod in templates] == [[]] * 6
 
 
 @pytest.mark.parametrize(
@@ -259,7 +260,7 @@ def test_every_ray_cluster_wants_a_token_and_has_the_version_that_is_tested() ->
 
 
 def test_the_service_is_probed_where_it_answers_and_has_one_writer() -> None:
-    deployment, service = find("Deployment"), find("Service")
+    deployment, service = find("Deployment"), find("Service", "sea-agent-service")
     (container,) = containers(deployment)
     paths = {route.path for route in make_app(Settings()).routes}  # type: ignore[attr-defined]
     for probe in ("readinessProbe", "livenessProbe"):

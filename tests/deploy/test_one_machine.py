@@ -2,10 +2,11 @@
 
 import configparser
 import copy
+import re
 import shlex
 
 import pytest
-from deploy.deployed import DEPLOY, Document, Problems, compose, documents, floating, unit
+from deploy.deployed import DEPLOY, Document, Problems, compose, documents, floating, units
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sea_agent.config import TrackingConfig
@@ -21,6 +22,7 @@ class Healthcheck(BaseModel):
     test: list[str]
     interval: str
     retries: int
+    start_period: str = "0s"
 
 
 class Container(BaseModel):
@@ -44,6 +46,11 @@ class Container(BaseModel):
     cap_drop: list[str] = []
     security_opt: list[str] = []
     stop_grace_period: str = "10s"
+    shm_size: str = "64mb"
+
+
+LOOPBACK = re.compile(r"(127\.0\.0\.1|\$\{\w+:-127\.0\.0\.1\}):")
+"""How a published port begins that others reach only where an operator says so."""
 
 
 def loose_compose(document: Document) -> Problems:
@@ -55,7 +62,7 @@ def loose_compose(document: Document) -> Problems:
         except ValidationError as error:
             problems.append(f"{name}: {error.errors()[0]['loc']}")
             continue
-        problems += [f"{name}: {port} is open to others" for port in service.ports if not port.startswith("127.0.0.1:")]
+        problems += [f"{name}: {port} is open to others" for port in service.ports if not LOOPBACK.match(port)]
         problems += floating(service.image)
         problems += [f"{name}: no network {one}" for one in service.networks if one not in document["networks"]]
         problems += [f"{name}: no service {one}" for one in service.depends_on if one not in document["services"]]
@@ -74,16 +81,21 @@ def loose_compose(document: Document) -> Problems:
 def test_the_compose_file_opens_nothing_and_refers_to_what_is_there() -> None:
     document = compose()
     assert loose_compose(document) == []
-    assert set(document["services"]) == {"postgres", "service", "run", "prometheus", "grafana"}
+    assert set(document["services"]) == {"postgres", "service", "run", "live", "live-proxy", "prometheus", "grafana"}
     assert document["networks"]["store"] == {"internal": True}
-    inside = [name for name, service in document["services"].items() if "store" in service["networks"]]
-    assert inside == ["postgres", "service"]
+    assert on_network("store") == ["postgres", "service", "live"]
+
+
+def on_network(network: str) -> list[str]:
+    return [name for name, service in compose()["services"].items() if network in service["networks"]]
 
 
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
         ({"ports": ["8400:8400"]}, "open to others"),
+        ({"ports": ["${ADDRESS:-0.0.0.0}:8400:8400"]}, "open to others"),
+        ({"ports": ["${ADDRESS}:8400:8400"]}, "open to others"),
         ({"image": "prom/prometheus"}, "floating"),
         ({"comand": []}, "comand"),
         ({"volumes": ["./nothing.yml:/x"]}, "no file"),
@@ -109,7 +121,8 @@ def test_prometheus_reads_where_something_answers() -> None:
         for static in job["static_configs"]
         for target in static["targets"]
     }
-    assert targets == {f"service:{Settings().port}", f"run:{TrackingConfig().prometheus_port}"}
+    gateways = {f"{name}:{Settings().port}" for name in ("service", "live")}
+    assert targets == {*gateways, f"run:{TrackingConfig().prometheus_port}"}
     for target in targets:
         assert set(services[target.partition(":")[0]]["networks"]) & set(services["prometheus"]["networks"])
     (key,) = [
@@ -136,16 +149,20 @@ def loose_unit(parser: configparser.RawConfigParser) -> Problems:
     service = dict(parser["Service"])
     problems = [f"{key}={service.get(key)}" for key, value in wanted.items() if service.get(key) != value]
     data = shlex.split(service["ExecStart"])[-1]
-    return problems + [f"{data} is not writable"] * (data != f"/var/lib/{service.get('StateDirectory')}")
+    state = f"/var/lib/{service.get('StateDirectory')}"
+    return problems + [f"{data} is not writable"] * (not f"{data}/".startswith(f"{state}/"))
 
 
-def test_the_unit_has_no_more_rights_than_it_needs_and_writes_where_it_may() -> None:
-    assert set(unit().sections()) == {"Unit", "Service", "Install"}
-    assert loose_unit(unit()) == []
+@pytest.mark.parametrize("name", units())
+def test_a_unit_has_no_more_rights_than_it_needs_and_writes_where_it_may(name: str) -> None:
+    unit = units()[name]
+    assert set(unit.sections()) == {"Unit", "Service", "Install"}
+    assert loose_unit(unit) == []
 
 
+@pytest.mark.parametrize("name", units())
 @pytest.mark.parametrize("key", ["DynamicUser", "ProtectSystem", "StateDirectory"])
-def test_a_looser_unit_is_found(key: str) -> None:
-    parser = unit()
+def test_a_looser_unit_is_found(name: str, key: str) -> None:
+    parser = units()[name]
     parser.remove_option("Service", key)
     assert loose_unit(parser) != []

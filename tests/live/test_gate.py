@@ -1,5 +1,6 @@
 """The gate of live mode: worse weights stay back, better ones go live, and audits take back what should not have."""
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from sea_agent.live.measuring import Measuring
 from sea_agent.live.publishing import Publishing
 from sea_agent.types import Prompt
 
+WIDEST: dict[str, Any] = {"margin": 1.0, "max_kl": 1e9, "least_distinct": 0.0, "longest": 1e9}
 TRIES = 5  # of each kind of worse weights
 GOOD = Figures(
     prompts=64,
@@ -55,13 +57,13 @@ def gateway() -> Iterator[Gateway]:
 def publishing(gateway: Gateway, maker: Maker, tmp_path: Path) -> Open:
     """Publishes what the maker makes, compared on held-out prompts; and what it told."""
 
-    def opened(**gate: Any) -> tuple[Publishing, list[str]]:
+    def opened(engines: int = 1, clock: Callable[[], float] = time.time, **gate: Any) -> tuple[Publishing, list[str]]:
         maker.reset()
         told: list[str] = []
-        live = LiveConfig(gate=GateConfig(prompts=48, **gate))
+        live = LiveConfig(engines=engines, gate=GateConfig(prompts=48, **gate))
         log = LiveLog(ServiceClient(gateway.url, KEY, "users"), RUN)
         measuring = Measuring(seed=0, temperature=0.7)
-        made = Publishing(live, log, tmp_path / "weights", measuring, heldout, told.append)
+        made = Publishing(live, log, tmp_path / "weights", measuring, heldout, told.append, clock=clock)
         made.begin(as_agent(maker))
         return made, told
 
@@ -157,7 +159,7 @@ def test_better_weights_are_promoted(seed: int, maker: Maker, publishing: Open, 
 @pytest.mark.dear
 def test_what_the_gate_looks_at_is_what_keeps_weights_back(maker: Maker, publishing: Open, gateway: Gateway) -> None:
     """With every limit at its widest the same worse weights pass."""
-    made, _ = publishing(margin=1.0, max_kl=1e9, least_distinct=0.0, longest=1e9)
+    made, _ = publishing(**WIDEST)
     WORSE["reversed_labels"](maker, 0)
     made.offer(as_agent(maker))
     assert gateway.live == 2
@@ -177,7 +179,7 @@ def test_samplers_have_the_new_weights_again_after_the_comparison(maker: Maker, 
 def test_frozen_nothing_goes_live_and_only_what_is_kept_stays_on_disk(
     maker: Maker, publishing: Open, gateway: Gateway, tmp_path: Path
 ) -> None:
-    made, _ = publishing(margin=1.0, max_kl=1e9, least_distinct=0.0, longest=1e9)
+    made, _ = publishing(**WIDEST)
     for seed in range(5):
         gateway.frozen = seed == 4
         WORSE["noisy"](maker, seed)
@@ -188,6 +190,74 @@ def test_frozen_nothing_goes_live_and_only_what_is_kept_stays_on_disk(
     kept = [row["checksum"] for row in gateway.publications if row["version"] in (1, 3, 4, 5, 6)]
     assert there == set(kept), "the initial policy, three that were live, and the last that was turned down"
     assert [row["version"] for row in gateway.publications if not row["path"]] == [2]
+
+
+# --- canaries --------------------------------------------------------------------------------------------------------
+
+
+class Trial:
+    """Weights that are tried on some users, by a clock that stands."""
+
+    def __init__(self, publishing: Open, maker: Maker, gateway: Gateway) -> None:
+        self.maker, self.gateway = maker, gateway
+        self.log = LiveLog(ServiceClient(gateway.url, KEY, "users"), RUN)
+        self.later = 0.0
+        self._open = lambda: publishing(2, lambda: time.time() + self.later, canary_share=0.5, **WIDEST)[0]
+        self.made = self._open()
+        self.offer(0)
+
+    def again(self) -> None:
+        """Another life of the agent, with the weights that it has."""
+        state = self.maker.learner.state()
+        self.made = self._open()
+        self.maker.learner.load_state(state)
+        self.maker.publish()
+
+    def offer(self, seed: int) -> list[str]:
+        """The states after new weights were offered."""
+        WORSE["noisy"](self.maker, seed)
+        self.made.offer(as_agent(self.maker))
+        return self.states()
+
+    def tend(self, lost: int = 0) -> list[str]:
+        self.made.tend(self.log.serving(), {2: [0.0] * lost})
+        return self.states()
+
+    def states(self) -> list[str]:
+        return [row["state"] for row in self.gateway.publications]
+
+
+@pytest.fixture
+def trial(publishing: Open, maker: Maker, gateway: Gateway) -> Trial:
+    return Trial(publishing, maker, gateway)
+
+
+def test_newer_weights_wait_until_the_canary_has_had_its_time(trial: Trial) -> None:
+    """They would take its place, and where rounds are shorter than its time nothing would ever go live."""
+    assert trial.states() == ["live", "canary"]
+    for seed in (1, 2):
+        assert trial.offer(seed) == ["live", "canary"]
+        assert trial.tend() == ["live", "canary"]
+    trial.later = GateConfig().canary_seconds
+    assert trial.tend() == ["retired", "live"]
+    trial.made.offer(as_agent(trial.maker))
+    assert trial.states() == ["retired", "live", "canary"], "the newest of those that waited are offered"
+
+
+def test_a_canary_that_loses_its_audits_goes_back_and_the_next_is_tried(trial: Trial) -> None:
+    assert trial.tend(lost=3) == ["live", "canary"]
+    assert trial.tend(lost=30) == ["live", "rejected"]
+    trial.later = GateConfig().canary_seconds
+    assert trial.tend(lost=30) == ["live", "rejected"]
+    assert trial.offer(1) == ["live", "rejected", "canary"]
+
+
+def test_another_life_of_the_agent_goes_on_with_the_canary_of_the_last(trial: Trial) -> None:
+    trial.again()
+    trial.made.offer(as_agent(trial.maker))
+    assert trial.tend() == ["live", "canary"]
+    trial.later = GateConfig().canary_seconds
+    assert trial.tend() == ["retired", "live"]
 
 
 # --- audits ----------------------------------------------------------------------------------------------------------

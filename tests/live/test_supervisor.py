@@ -1,9 +1,13 @@
 """The supervisor of live mode: parts are started again, and ended in order, as real processes."""
 
+import os
+import signal
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from sea_agent.errors import RunFailure
@@ -57,7 +61,7 @@ def test_the_pause_grows_with_each_death_and_is_forgotten_after_a_good_while(sup
     supervisor._clock = lambda: now[0]
     with supervisor:
         part = Part("agent", script("import sys; sys.exit(1)"))
-        supervisor.add(part, {})
+        supervisor.start(part)
         pauses = []
         for _ in range(3):
             assert part.process is not None
@@ -82,7 +86,7 @@ def test_what_was_given_wrong_ends_everything_with_its_last_words(supervisor: Su
     with supervisor:
         supervisor.start(Part("gateway", script(FOR_EVER)))
         part = Part("agent", script(wrong))
-        supervisor.add(part, {})
+        supervisor.start(part)
         assert part.process is not None
         part.process.wait(DEADLINE)
         with pytest.raises(RunFailure, match=r"agent cannot go on: oracle\.url: nobody answers there"):
@@ -104,44 +108,96 @@ def test_a_part_that_is_never_well_is_given_up_at_its_deadline(supervisor: Super
     assert slow.process.poll() is not None
 
 
-def test_parts_end_in_the_order_opposite_to_their_start(supervisor: Supervisor, tmp_path: Path) -> None:
+ORDERLY = """
+import signal, sys, time
+order, name = sys.argv[1:]
+def end(*_):
+    open(order, "a").write(name + " ")
+    sys.exit(0)
+signal.signal(signal.SIGTERM, end)
+open(order + name, "w").close()
+time.sleep(600)
+"""
+DEAF = """
+import signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+open(sys.argv[1], "w").write(str(child.pid))
+time.sleep(600)
+"""
+
+
+def test_groups_end_in_the_order_opposite_to_their_start(supervisor: Supervisor, tmp_path: Path) -> None:
     order = tmp_path / "order"
-    text = (
-        "import signal, sys, time\n"
-        "def end(*_):\n"
-        f"    open({str(order)!r}, 'a').write(sys.argv[1] + ' '); sys.exit(0)\n"
-        "signal.signal(signal.SIGTERM, end)\n"
-        f"open({str(order)!r} + sys.argv[1], 'w').close()\n"
-        "time.sleep(600)"
-    )
     with supervisor:
-        for name in ("gateway", "agent"):
-            supervisor.start(Part(name, [*script(text), name]))
-            until(lambda name=name: Path(f"{order}{name}").exists(), supervisor)
-    assert order.read_text() == "agent gateway "
+        for group in (["engine-0", "engine-1"], ["gateway"], ["agent"]):
+            assert supervisor.start(*(Part(name, [*script(ORDERLY), str(order), name]) for name in group))
+            until(lambda group=group: all(Path(f"{order}{name}").exists() for name in group), supervisor)
+    agent, gateway, *engines = order.read_text().split()
+    assert (agent, gateway, set(engines)) == ("agent", "gateway", {"engine-0", "engine-1"})
 
 
-def test_a_part_that_does_not_end_is_killed(
+def test_what_does_not_end_is_killed_with_what_it_started(
     supervisor: Supervisor, told: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervising, "END_SECONDS", 0.3)
     ready = tmp_path / "ready"
-    deaf = f"import signal, time; signal.signal(15, signal.SIG_IGN); open({str(ready)!r}, 'w'); time.sleep(600)"
-    part = Part("agent", script(deaf))
+    part = Part("engine-0", [*script(DEAF), str(ready)])
     with supervisor:
         supervisor.start(part)
-        until(ready.exists, supervisor)
+        until(lambda: ready.exists() and bool(ready.read_text()), supervisor)
+        child = psutil.Process(int(ready.read_text()))
     assert part.process is not None
     assert part.process.returncode == -9
-    assert told == ["agent did not end in 0 s and is killed"]
+    assert told == ["engine-0 did not end in time and is killed"]
+    until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, supervisor)
+
+
+class Deaf:
+    """A process that ends only when it is killed, after which no time passes."""
+
+    def __init__(self, pid: int, now: list[float]) -> None:
+        self.pid, self._now = pid, now
+        self.killed_at: float | None = None
+
+    def send_signal(self, number: int) -> None:
+        assert number == signal.SIGTERM
+
+    def wait(self, seconds: float) -> None:
+        if self.killed_at is None:
+            self._now[0] += seconds
+            raise subprocess.TimeoutExpired("deaf", seconds)
+
+
+def test_however_many_do_not_end_all_have_ended_in_the_one_time(
+    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    supervisor._clock = lambda: now[0]
+    processes = [Deaf(pid, now) for pid in range(6)]
+    monkeypatch.setattr(os, "killpg", lambda pid, _: setattr(processes[pid], "killed_at", now[0]))
+    monkeypatch.setattr(supervisor, "_begin", lambda part: setattr(part, "process", processes[int(part.name)]))
+    for group in ((0, 1, 2), (3,), (4, 5)):
+        supervisor.start(*(Part(str(place), []) for place in group))
+    supervisor.end()
+    share = supervising.END_SECONDS / 3
+    late = [process.killed_at - 100.0 for process in processes if process.killed_at is not None]
+    assert late == pytest.approx([3 * share] * 3 + [2 * share] + [share] * 2)
+
+
+def test_who_is_asked_to_stop_while_parts_start_waits_for_them_no_longer(supervisor: Supervisor) -> None:
+    supervisor._pause = lambda _: supervisor.stop()
+    with supervisor:
+        assert not supervisor.start(Part("engine-0", script(FOR_EVER), "http://127.0.0.1:9/healthz"))
+        supervisor.watch()
 
 
 def test_what_parts_print_and_their_environment_are_their_own(supervisor: Supervisor, tmp_path: Path) -> None:
     text = "import os; print(os.environ['SHARED'], os.environ.get('OWN'))"
     with supervisor:
-        for name, own in (("agent", {"OWN": "secret"}), ("users", {})):
-            part = Part(name, script(text))
-            supervisor.add(part, own)
+        parts = [Part("agent", script(text), environment={"OWN": "secret"}), Part("users", script(text))]
+        supervisor.start(*parts)
+        for part in parts:
             assert part.process is not None
             part.process.wait(DEADLINE)
     assert (tmp_path / "logs" / "agent.log").read_text() == "all secret\n"

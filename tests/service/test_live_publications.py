@@ -148,6 +148,15 @@ async def test_a_canary_that_another_takes_the_place_of_is_rejected(service: Run
     assert await states(service) == {1: "rejected", 2: "rejected", 3: "live"}
 
 
+async def test_an_operator_who_lets_what_is_live_go_live_ends_the_canary(service: Running) -> None:
+    await offered(service, 2)
+    await decide(service, 1, state="live")
+    await decide(service, 2, state="canary")
+    assert await operate(service, "promote", version=1) == 200
+    assert await states(service) == {1: "live", 2: "rejected"}
+    assert ((await status(service))["live"], (await status(service))["forced"]) == (1, 1)
+
+
 async def test_what_is_taken_back_gives_way_to_what_was_live_before(service: Running) -> None:
     await offered(service, 4)
     assert await operate(service, "rollback") == 409
@@ -286,8 +295,7 @@ class Model:
         elif what == "promote":
             if version in self.gone:
                 return False
-            if held != "live":
-                self.make(version, "live")
+            self.make(version, "live")
         elif what == "delete":
             if held in ("offered", "canary", "live"):
                 return False

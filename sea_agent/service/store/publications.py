@@ -80,7 +80,8 @@ def change(connection: Connection, run: str, version: int, given: Values, now: f
 
 
 def promote(connection: Connection, run: str, version: int, now: float) -> None:
-    """Let any version go live, frozen or not. It is ``forced`` until another goes live.
+    """Let any version go live, frozen or not. It is ``forced`` until another goes live. A canary is over then, also
+    where the version was live all along.
 
     Raises:
         Missing: for an unknown run or version.
@@ -88,7 +89,9 @@ def promote(connection: Connection, run: str, version: int, now: float) -> None:
     """
     row = get(connection, run, version)
     _require_weights(row)
-    if row.state != "live":
+    if row.state == "live":
+        _end(connection, run, "canary", "rejected", version, now, _SUPERSEDED)
+    else:
         _set(connection, run, row, "live", now)
         _say(connection, version, "an operator let it go live")
     _force(connection, run, version)

@@ -72,31 +72,36 @@ class Proxy:
     def _configured(self, name: str, *own: tuple[str, str]) -> str:
         """The file of ``deploy/proxy`` with what differs here, each of which must be in it."""
         text = (DEPLOYED / name).read_text()
-        for old, new in (*self.changes, *own, ("127.0.0.1:8400", f"127.0.0.1:{self.service}")):
+        for old, new in (*self.changes, *own):
             assert old in text, f"{name} has no {old}"
             text = text.replace(old, new)
         return text
 
     def _caddy(self) -> list[str]:
         certificate = f"\ttls {self.folder}/certificate.pem {self.folder}/key.pem\n"
-        site = self._configured("Caddyfile", ("labels.example {\n", f"{self.url} {{\n{certificate}"))
+        address = ("127.0.0.1:8400", f"127.0.0.1:{self.service}")
+        site = self._configured("Caddyfile", ("labels.example {\n", f"{self.url} {{\n{certificate}"), address)
         once = "{\n\tadmin off\n\tauto_https off\n\tpersist_config off\n\tservers {\n\t\tprotocols h1 h2\n\t}\n}\n"
         (self.folder / "Caddyfile").write_text(once + site)
         return [CADDY, "run", "--adapter", "caddyfile", "--config", str(self.folder / "Caddyfile")]
 
-    def _nginx(self) -> list[str]:
-        site = self._configured(
+    def _site(self) -> str:
+        """The server of nginx's configuration."""
+        return self._configured(
             "nginx.conf",
             ("listen 443 ssl", f"listen 127.0.0.1:{self.port} ssl"),
             ("/etc/ssl/certs/labels.example.pem", f"{self.folder}/certificate.pem"),
             ("/etc/ssl/private/labels.example.key", f"{self.folder}/key.pem"),
+            ("127.0.0.1:8400", f"127.0.0.1:{self.service}"),
         )
+
+    def _nginx(self) -> list[str]:
         temporary = "".join(
             f"{kind}_temp_path {self.folder}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
         )
         user = "user root;\n" if os.getuid() == 0 else ""
         main = f"{user}pid {self.folder}/pid;\nerror_log stderr;\nevents {{}}\nhttp {{\naccess_log off;\n{temporary}"
-        (self.folder / "nginx.conf").write_text(f"{main}{site}}}\n")
+        (self.folder / "nginx.conf").write_text(f"{main}{self._site()}}}\n")
         assert NGINX is not None
         return [NGINX, "-e", "stderr", "-p", str(self.folder), "-c", f"{self.folder}/nginx.conf", "-g", "daemon off;"]
 
