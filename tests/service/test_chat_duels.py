@@ -66,6 +66,26 @@ async def test_the_decider_gets_every_candidate_and_the_conversation(chat: Chat)
     assert sorted(body["priority"] for body in chat.generated()) == [0, 1, 1]
 
 
+@pytest.mark.parametrize("last_only", [True, False])
+async def test_of_a_conversation_only_what_the_policy_read_is_decided_on_kept_and_learnt_from(
+    chat: Chat, last_only: bool
+) -> None:
+    """All of it is where the policy reads all of it: the negative control."""
+    for engine in chat.engines:
+        engine.last_only = last_only
+    roles = ("user", "assistant", "user")
+    messages: list[Any] = [{"role": role, "content": f"message {place}"} for place, role in enumerate(roles)]
+    read = messages[-1:] if last_only else messages
+    text = "\n".join(f"{message['role']}: {message['content']}" for message in read)
+    await chat.create(messages=messages, duel=True)
+    (asked,), (query,) = chat.decider.asked, await chat.table(queries)
+    (learnt,) = (await chat.service.admin.get("/v1/live/live/duels")).json()["duels"]
+    for prompt in (asked["prompt"], learnt["prompt"]):
+        assert (prompt["text"], prompt["messages"]) == (text, read)
+    assert query.prompt == text
+    assert all(body["messages"] == messages for body in chat.generated())
+
+
 async def test_the_order_of_the_two_is_drawn_where_nothing_streams(chat: Chat) -> None:
     firsts = []
     for number in range(40):

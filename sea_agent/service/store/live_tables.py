@@ -43,7 +43,7 @@ completions = Table(
     Column("erased_at", Double),
     Column("erasure", Integer),  # which of the run's erasures took its texts
     # Long texts stand last: SQLite reads a row up to the last column that is asked for.
-    Column("messages", Text, nullable=False),  # JSON list of role and content
+    Column("messages", Text, nullable=False),  # JSON list of role and content: those that the policy read
     Column("prompt", Text, nullable=False),  # JSON object: text, token_ids
     Column(
         "responses", Text, nullable=False
