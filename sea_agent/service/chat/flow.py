@@ -292,7 +292,8 @@ class Flow:
         )
         bucket = self.asking.bucket(asked.user_hash, now) if outcome.asked is not None else None
         spent = None if bucket is None else (bucket.tokens, bucket.since)
-        await self._database.write(partial(store.end, row=row, duel=duel, bucket=spent))
+        messages = asked.messages if stored else []
+        await self._database.write(partial(store.end, row=row, duel=duel, bucket=spent, messages=messages))
         return answer
 
     def _begun(self, asked: Asked) -> dict[str, Any]:

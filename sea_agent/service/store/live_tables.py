@@ -10,6 +10,7 @@ from sea_agent.service.store.tables import _one_of, _where, metadata
 
 COMPLETION_STATES = ("begun", "done", "failed")
 ASKED = ("duel", "audit")
+SIDES = ("first", "second")
 FEEDBACK_KINDS = ("choice", "thumbs", "edit", "used")
 PUBLICATION_STATES = ("offered", "canary", "live", "retired", "rejected", "withdrawn")
 
@@ -55,6 +56,7 @@ completions = Table(
 Index("ix_completions_run_number", completions.c.run, completions.c.number)
 Index("ix_completions_user", completions.c.run, completions.c.user_hash, completions.c.number)
 Index("ix_completions_query_id", completions.c.query_id)
+Index("ix_completions_asked", completions.c.run, completions.c.conversation, **_where("asked IS NOT NULL"))
 Index("ix_completions_created_at", completions.c.run, completions.c.created_at)
 Index("ix_completions_kept", completions.c.run, completions.c.created_at, **_where("erased_at IS NULL"))
 Index("ix_completions_erasure", completions.c.run, completions.c.erasure, **_where("erasure IS NOT NULL"))
@@ -87,6 +89,17 @@ Index(
 )
 
 Index("ix_feedback_completion_id", feedback.c.completion_id)
+
+# Which side a conversation went on with, of a duel that its user had not answered.
+implicit_choices = Table(
+    "implicit_choices",
+    metadata,
+    Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("completion_id", String(40), ForeignKey("completions.id"), nullable=False, unique=True),
+    Column("outcome", String(10), nullable=False),  # in the order shown
+    Column("at", Double, nullable=False),
+    _one_of("outcome", SIDES),
+)
 
 # Weights that were published. A version is never given twice, even if its run is deleted.
 publications = Table(

@@ -12,7 +12,14 @@ from sqlalchemy import Connection, Row, delete, func, insert, select, update
 from sqlalchemy import exists as there_is
 
 from sea_agent.service.store.faults import Conflict, found
-from sea_agent.service.store.live_tables import completions, feedback, live_runs, live_users, publications
+from sea_agent.service.store.live_tables import (
+    completions,
+    feedback,
+    implicit_choices,
+    live_runs,
+    live_users,
+    publications,
+)
 from sea_agent.service.store.purge import demand
 from sea_agent.service.store.tables import (
     LIVE,
@@ -106,7 +113,8 @@ def remove(connection: Connection, run: str, now: float) -> None:
     of_run = select(queries.c.id).where(queries.c.run == run)
     connection.execute(delete(assignments).where(assignments.c.query_id.in_(of_run)))
     answered = select(completions.c.id).where(completions.c.run == run)
-    connection.execute(delete(feedback).where(feedback.c.completion_id.in_(answered)))
+    for said in (feedback, implicit_choices):
+        connection.execute(delete(said).where(said.c.completion_id.in_(answered)))
     for table in (completions, publications, live_users, live_runs):
         connection.execute(delete(table).where(table.c.run == run))
     connection.execute(delete(queries).where(queries.c.run == run))
