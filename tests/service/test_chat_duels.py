@@ -187,12 +187,20 @@ async def test_a_client_that_never_heard_of_duels_never_gets_one(chat: Chat) -> 
     assert len(await chat.table(queries)) == 1, "the decider would always ask"
 
 
-@pytest.mark.parametrize("more", [{"n": 2}, {"stop": "rice"}, {"store": False}])
+OTHER_SAMPLES = [{"n": 2}, {"stop": "rice"}, {"temperature": 0.0}, {"temperature": 0.71}]
+
+
+@pytest.mark.parametrize("more", [*OTHER_SAMPLES, {"store": False}])
 async def test_what_cannot_be_a_duel_is_none(chat: Chat, more: dict[str, Any]) -> None:
     answer = await chat.create(duel=True, **more)
     assert duel_of(answer) is None
     assert len(answer.choices) == more.get("n", 1)
     assert [row.eligible for row in await chat.rows()] == [False]
+
+
+async def test_who_names_the_temperature_of_the_run_may_be_asked(chat: Chat) -> None:
+    assert duel_of(await chat.create(duel=True, temperature=0.7)) is not None
+    assert {body["temperature"] for body in chat.generated()} == {0.7}
 
 
 async def test_who_does_not_want_to_be_asked_is_not(chat: Chat) -> None:
