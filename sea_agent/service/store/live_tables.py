@@ -4,7 +4,21 @@ A live duel is a row of ``queries`` whose ``client_key`` is the completion's id 
 choice is an entry of ``labels``, so that counts, quality and exports treat both like all others.
 """
 
-from sqlalchemy import BigInteger, Boolean, Column, Double, ForeignKey, Index, Integer, String, Table, Text, false, true
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    String,
+    Table,
+    Text,
+    false,
+    select,
+    true,
+)
 
 from sea_agent.service.store.tables import _one_of, _where, metadata
 
@@ -147,3 +161,5 @@ live_runs = Table(
     Column("erasures", Integer, nullable=False, server_default="0"),  # each took texts of 1,000 completions at most
     Column("forced", BigInteger),  # the version that an operator let go live, while it is
 )
+OF_LIVE_MODE = select(live_runs.c.run)
+"""The runs whose duels users answer at an endpoint; no annotator does."""

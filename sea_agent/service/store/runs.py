@@ -13,6 +13,7 @@ from sqlalchemy import exists as there_is
 
 from sea_agent.service.store.faults import Conflict, found
 from sea_agent.service.store.live_tables import (
+    OF_LIVE_MODE,
     completions,
     feedback,
     implicit_choices,
@@ -56,6 +57,7 @@ _RUNS = select(
     runs.c.last_seq.label("labels"),
     select(func.count()).where(*_OF_RUN).scalar_subquery().label("queries"),
     select(func.count()).where(*_OF_RUN, _ANSWERED).scalar_subquery().label("answered"),
+    runs.c.id.in_(OF_LIVE_MODE).label("live"),
     (_HAS_DUELS & ~_HAS_DUELS.where(queries.c.erased_at.is_(None))).label("erased"),
 ).order_by(runs.c.created_at, runs.c.id)
 
