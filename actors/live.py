@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from sea_agent.data.prompt_rows import PromptRow, check_prompt
+from sea_agent.data.prompt_rows import PromptRow, check_message, check_prompt
 from sea_agent.data.tokens import tokenize_prompts
 from sea_agent.errors import RunFailure, UserError, first_line
 from sea_agent.types import TokenRow
@@ -149,25 +149,29 @@ def check_version(update: WeightUpdate, backend: LiveBackend) -> bool:
     return False
 
 
-def rendered(messages: list[Any], tokenizer: Any) -> tuple[str, tuple[int, ...]]:
-    """The text of a conversation as an oracle reads it, and the policy's tokens for it.
-
-    A policy without a chat template takes one message of the user, as a plain text.
+def rendered(messages: list[Any], tokenizer: Any) -> tuple[str, tuple[int, ...], bool]:
+    """The text of a conversation as an oracle reads it, the policy's tokens for it, and whether both are those of the
+    last message alone: a policy without a chat template completes texts, and reads no more than what it completes.
 
     Raises:
-        UserError: the policy could not be given all of it; the message says what to do.
+        UserError: the policy could not be given what it should be; the message says what to do.
     """
-    row = check_prompt(messages, "messages")
-    if tokenizer.chat_template is None and row.messages is not None:
-        if [role for role, _ in row.messages] != ["user"]:
-            raise UserError(
-                f"messages: this policy has no chat template, so it takes one message of the user, and there are "
-                f"{len(row.messages)} messages ({', '.join(role for role, _ in row.messages[:4])}). Begin a new "
-                "conversation, or save a chat template with the policy's tokenizer."
-            )
-        row = PromptRow(row.where, row.text, None)
+    last_only = tokenizer.chat_template is None
+    row = _completed(messages) if last_only else check_prompt(messages, "messages")
     [tokens] = tokenize_prompts([row], tokenizer)
-    return row.text, tuple(tokens.tolist())
+    return row.text, tuple(tokens.tolist()), last_only
+
+
+def _completed(messages: list[Any]) -> PromptRow:
+    """The last message of a conversation as a plain text. Raises: UserError for one that tells the policy more."""
+    roles = {check_message(message, "messages")[0] for message in messages}
+    row = check_prompt(messages[-1:], "messages")
+    for role in sorted(roles - {"user", "assistant"}):
+        raise UserError(
+            f"messages: this policy has no chat template, so it reads the last message alone, and the {role} message "
+            "would not reach it. Leave it out, or save a chat template with the policy's tokenizer."
+        )
+    return PromptRow(row.where, row.text, None)
 
 
 def check_request(request: LiveRequest, backend: LiveBackend) -> None:

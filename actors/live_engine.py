@@ -175,16 +175,20 @@ class _OnlyWithToken:
             await _problem(401, detail)(scope, receive, send)
 
 
-def _request(body: GenerateBody, backend: LiveBackend) -> tuple[str, LiveRequest]:
-    """The prompt's text and what is to be drawn. Raises: UserError when there is no prompt, or none for this policy."""
+def _request(body: GenerateBody, backend: LiveBackend) -> tuple[dict[str, Any], LiveRequest]:
+    """The prompt as the policy reads it, and what is to be drawn.
+
+    Raises:
+        UserError: when there is no prompt, or none for this policy.
+    """
     if (body.messages is None) == (body.token_ids is None):
         raise UserError("give either messages or token_ids")
     if body.messages is not None:
-        text, prompt_ids = rendered(body.messages, backend.tokenizer)
+        text, prompt_ids, last_only = rendered(body.messages, backend.tokenizer)
     else:
-        prompt_ids = body.token_ids or ()
+        prompt_ids, last_only = body.token_ids or (), False
         text = backend.tokenizer.decode(prompt_ids, skip_special_tokens=True)
-    return text, LiveRequest(
+    return {"text": text, "token_ids": prompt_ids, "last_only": last_only}, LiveRequest(
         id=body.id,
         prompt_ids=prompt_ids,
         max_new_tokens=body.max_new_tokens,
@@ -196,9 +200,9 @@ def _request(body: GenerateBody, backend: LiveBackend) -> tuple[str, LiveRequest
     )
 
 
-async def _lines(request: LiveRequest, prompt: str, backend: LiveBackend) -> AsyncIterator[bytes]:
+async def _lines(request: LiveRequest, prompt: dict[str, Any], backend: LiveBackend) -> AsyncIterator[bytes]:
     """The lines of a stream. An error breaks the connection, so that nobody takes what came for the whole."""
-    yield _line({"prompt": {"text": prompt, "token_ids": request.prompt_ids}})
+    yield _line({"prompt": prompt})
     text, tokens, versions = GrowingText(backend.tokenizer, request.done), list(request.done), []
     async with contextlib.aclosing(backend.generate(request)) as source:
         async for step in source:

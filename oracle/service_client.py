@@ -2,11 +2,13 @@
 
 import os
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
 
 from sea_agent.errors import RunFailure, UserError
+from sea_agent.web.addresses import is_loopback
 
 KEY = "SEA_AGENT_KEY"
 POLL_SECONDS = 20
@@ -46,6 +48,8 @@ class ServiceClient:
             base_url=url,
             headers={"Authorization": f"Bearer {key}"},
             timeout=httpx.Timeout(10.0, read=POLL_SECONDS + 10.0),
+            # No proxy reaches a service on this machine, or may have its keys.
+            trust_env=not is_loopback(urlsplit(url).hostname or ""),
         )
 
     def check(self) -> None:

@@ -65,6 +65,8 @@ class StubEngine:
         self.hold_after: int | None = None
         """Send no more of a stream after so many tokens, until ``release`` is set or the client has left."""
         self.release = threading.Event()
+        self.last_only = False
+        """Read the last message of a conversation alone, as a policy without a chat template does."""
         self.logprob = -1.0
         """Log-probability of every token."""
 
@@ -200,7 +202,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
         try:
-            self._line({"prompt": _prompt(body)})
+            self._line({"prompt": _prompt(body, engine.last_only)})
             versions: list[int] = []
             for sent, (token, text) in enumerate(whole[done:]):
                 self._obey(sent)
@@ -272,11 +274,12 @@ def _problem(body: dict[str, Any]) -> str | None:
     return None
 
 
-def _prompt(body: dict[str, Any]) -> dict[str, Any]:
+def _prompt(body: dict[str, Any], last_only: bool) -> dict[str, Any]:
     if body.get("token_ids"):
-        return {"text": "", "token_ids": list(body["token_ids"])}
-    text = "\n".join(f"{message['role']}: {message['content']}" for message in body["messages"])
-    return {"text": text, "token_ids": [2 + len(word) % 7 for word in text.split()]}
+        return {"text": "", "token_ids": list(body["token_ids"]), "last_only": False}
+    messages = body["messages"][-1:] if last_only else body["messages"]
+    text = "\n".join(f"{message['role']}: {message['content']}" for message in messages)
+    return {"text": text, "token_ids": [2 + len(word) % 7 for word in text.split()], "last_only": last_only}
 
 
 def _break(connection: socket.socket) -> None:

@@ -1,7 +1,6 @@
 """Live mode as one command: gateway, engines, decider and agent, started, watched, and ended in order."""
 
 import json
-import os
 import secrets
 import signal
 from collections.abc import Callable, Sequence
@@ -24,7 +23,7 @@ from sea_agent.persistence.files import write_whole
 from sea_agent.run.preflight import check
 from sea_agent.run.resumption import holds, require_unused
 from sea_agent.service.chat.settings import LiveSettings
-from sea_agent.service.serve import ADMIN_KEY, SHORTEST_ADMIN_KEY
+from sea_agent.service.serve import ADMIN_KEY, SHORTEST_ADMIN_KEY, given_admin_key
 from sea_agent.web.addresses import is_loopback
 from sea_agent.worlds import SCHEME
 
@@ -88,7 +87,7 @@ class Launch:
             UserError: for bad input, before anything starts where that is possible.
             RunFailure: when a part cannot start, or ends because of something that another start would not mend.
         """
-        given, place, out = os.environ.get(ADMIN_KEY), self.place, self.place.out
+        given, place, out = given_admin_key(), self.place, self.place.out
         if given is None and not is_loopback(place.host):
             raise UserError(
                 f"--host {place.host}: refused, as nobody has a key yet. Set {ADMIN_KEY} to a random text of at least "

@@ -43,12 +43,22 @@ async def _serve(settings: Settings, announce: Callable[[str], None]) -> None:
         await listen(app, settings.host, settings.port, page, signals, announce, settings.proxies)
 
 
+def given_admin_key() -> str | None:
+    """The admin key of the environment, if it has one. Raises: UserError for one that is too easy to guess."""
+    given = os.environ.get(ADMIN_KEY)
+    if given is not None and (len(given) < SHORTEST_ADMIN_KEY or not _is_one_word(given)):
+        raise UserError(f"{ADMIN_KEY}: needs at least {SHORTEST_ADMIN_KEY} printable ASCII characters, no spaces")
+    return given
+
+
+def _is_one_word(text: str) -> bool:
+    return text.isascii() and text.isprintable() and " " not in text
+
+
 async def _first_key(keyring: KeyRing, host: str, announce: Callable[[str], None]) -> None:
     """See to it that somebody can make keys."""
-    given = os.environ.get(ADMIN_KEY)
+    given = given_admin_key()
     if given is not None:
-        if len(given) < SHORTEST_ADMIN_KEY or not given.isascii() or not given.isprintable() or " " in given:
-            raise UserError(f"{ADMIN_KEY}: needs at least {SHORTEST_ADMIN_KEY} printable ASCII characters, no spaces")
         await _rotate(keyring, given)
     if keyring.has_admin():
         return

@@ -116,9 +116,10 @@ def test_a_wrong_token_is_refused(url: str, token: str) -> None:
         ({"token_ids": None, "messages": []}, "the prompt is empty"),
         ({"token_ids": None, "messages": [{"role": "user", "content": "w5 " * 60}]}, "has 60 tokens"),
         (
-            {"token_ids": None, "messages": [{"role": r, "content": "w5"} for r in ("user", "assistant", "user")]},
-            "no chat template, so it takes one message of the user, and there are 3",
+            {"token_ids": None, "messages": [{"role": r, "content": "w5"} for r in ("system", "user")]},
+            "no chat template, so it reads the last message alone, and the system message would not reach it",
         ),
+        ({"token_ids": None, "messages": [{"role": r, "content": "w5"} for r in ("user", "assistant")]}, "assistant"),
         ({"token_ids": None, "messages": [{"role": "user", "content": "w5", "tool_calls": [1]}]}, "tool_calls"),
         ({"temperature": -1.0}, "temperature: "),
         ({"priority": 2}, "priority: "),
@@ -139,15 +140,36 @@ def test_what_cannot_be_answered_is_refused_with_a_message(url: str, changes: di
 
 def test_a_conversation_is_rendered_as_a_prompt_of_a_run_is() -> None:
     tokenizer = make_tokenizer()
-    text, ids = rendered([{"role": "user", "content": "w3 w4"}], tokenizer)
-    assert (text, list(ids)) == ("w3 w4", tokenizer("w3 w4").input_ids)
+    text, ids, last_only = rendered([{"role": "user", "content": "w3 w4"}], tokenizer)
+    assert (text, list(ids), last_only) == ("w3 w4", tokenizer("w3 w4").input_ids, True)
     tokenizer.chat_template = CHAT_TEMPLATE + "{% if add_generation_prompt %}w28{% endif %}"
     messages = [{"role": role, "content": f"w{place}"} for place, role in enumerate(("system", "user"))]
-    text, ids = rendered(messages, tokenizer)
-    assert text == "system: w0\nuser: w1"
+    text, ids, last_only = rendered(messages, tokenizer)
+    assert (text, last_only) == ("system: w0\nuser: w1", False)
     assert tokenizer.decode(ids).split() == ["w26", "w0", "<end>", "w27", "w1", "<end>", "w28"]
     with pytest.raises(UserError, match="fails on the prompt"):
         rendered([{"role": "tool", "content": "w1"}, *messages], tokenizer)
+
+
+def test_a_policy_without_a_chat_template_completes_the_last_message_of_a_conversation(url: str) -> None:
+    """The same response, and the same prompt told of, whatever was said before: an empty response included."""
+
+    async def work(client: Client) -> list[Streamed]:
+        asked = [BODY | {"token_ids": None, "messages": [*before, message("user", "w7 w8")]} for before in befores]
+        return await gathered(client, asked)
+
+    def message(role: str, content: str) -> dict[str, str]:
+        return {"role": role, "content": content}
+
+    befores = [
+        [],
+        [message("user", "w3"), message("assistant", "w5")],
+        [message("user", "w4"), message("assistant", "")],
+    ]
+    alone, *others = run(url, work)
+    assert alone.prompt == {"text": "w7 w8", "token_ids": alone.prompt["token_ids"], "last_only": True}
+    for other in others:
+        assert (other.prompt, other.tokens) == (alone.prompt, alone.tokens)
 
 
 def test_a_response_goes_on_where_another_engine_stopped(byte_policy: PolicyConfig) -> None:

@@ -72,6 +72,7 @@ ALLOWED: dict[tuple[str, str], set[str] | None] = {
     ("GET", "/v1/live/{run}/prompts"): {"experiment"},
     ("GET", "/v1/live/{run}/erased"): {"experiment"},
     ("GET", "/v1/live/{run}/thumbs"): {"experiment", "read"},
+    ("GET", "/v1/live/{run}/implicit"): {"experiment", "read"},
     ("GET", "/v1/live/{run}/publications"): {"experiment", "read"},
     ("POST", "/v1/live/{run}/publications"): {"experiment"},
     ("PATCH", "/v1/live/{run}/publications/{version}"): {"experiment"},

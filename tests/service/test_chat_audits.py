@@ -102,3 +102,12 @@ async def test_an_initial_policy_that_says_the_same_or_fails_leads_to_no_questio
 
         engine.initial_script = fails
         assert duel_of(await chat.create("two", duel=True)) is None
+
+
+async def test_of_samples_at_another_temperature_nothing_is_an_audit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with chatting(f"sqlite:///{tmp_path / 'chat.sqlite'}", monkeypatch, **AUDITS) as chat:
+        assert duel_of(await chat.create(duel=True, temperature=0.2)) is None
+        assert all("weights" not in body for body in chat.generated())
+        assert duel_of(await chat.create(duel=True, temperature=0.7)) is not None, "the negative control"

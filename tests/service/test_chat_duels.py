@@ -66,6 +66,26 @@ async def test_the_decider_gets_every_candidate_and_the_conversation(chat: Chat)
     assert sorted(body["priority"] for body in chat.generated()) == [0, 1, 1]
 
 
+@pytest.mark.parametrize("last_only", [True, False])
+async def test_of_a_conversation_only_what_the_policy_read_is_decided_on_kept_and_learnt_from(
+    chat: Chat, last_only: bool
+) -> None:
+    """All of it is where the policy reads all of it: the negative control."""
+    for engine in chat.engines:
+        engine.last_only = last_only
+    roles = ("user", "assistant", "user")
+    messages: list[Any] = [{"role": role, "content": f"message {place}"} for place, role in enumerate(roles)]
+    read = messages[-1:] if last_only else messages
+    text = "\n".join(f"{message['role']}: {message['content']}" for message in read)
+    await chat.create(messages=messages, duel=True)
+    (asked,), (query,) = chat.decider.asked, await chat.table(queries)
+    (learnt,) = (await chat.service.admin.get("/v1/live/live/duels")).json()["duels"]
+    for prompt in (asked["prompt"], learnt["prompt"]):
+        assert (prompt["text"], prompt["messages"]) == (text, read)
+    assert query.prompt == text
+    assert all(body["messages"] == messages for body in chat.generated())
+
+
 async def test_the_order_of_the_two_is_drawn_where_nothing_streams(chat: Chat) -> None:
     firsts = []
     for number in range(40):
@@ -167,12 +187,20 @@ async def test_a_client_that_never_heard_of_duels_never_gets_one(chat: Chat) -> 
     assert len(await chat.table(queries)) == 1, "the decider would always ask"
 
 
-@pytest.mark.parametrize("more", [{"n": 2}, {"stop": "rice"}, {"store": False}])
+OTHER_SAMPLES = [{"n": 2}, {"stop": "rice"}, {"temperature": 0.0}, {"temperature": 0.71}]
+
+
+@pytest.mark.parametrize("more", [*OTHER_SAMPLES, {"store": False}])
 async def test_what_cannot_be_a_duel_is_none(chat: Chat, more: dict[str, Any]) -> None:
     answer = await chat.create(duel=True, **more)
     assert duel_of(answer) is None
     assert len(answer.choices) == more.get("n", 1)
     assert [row.eligible for row in await chat.rows()] == [False]
+
+
+async def test_who_names_the_temperature_of_the_run_may_be_asked(chat: Chat) -> None:
+    assert duel_of(await chat.create(duel=True, temperature=0.7)) is not None
+    assert {body["temperature"] for body in chat.generated()} == {0.7}
 
 
 async def test_who_does_not_want_to_be_asked_is_not(chat: Chat) -> None:

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, event, insert, text
 from sea_agent.service.store import (
     database,
     feedback,
+    implicit,
     live_erasure,
     live_log,
     live_runs,
@@ -28,7 +29,7 @@ KEY = "key-0"
 GIVER = Giver(KEY, "app", None, False)
 MANY = 100_000
 RECENT = 200
-LARGE = ("completions", "feedback", "queries", "labels", "assignments", "live_users")
+LARGE = ("completions", "feedback", "implicit_choices", "queries", "labels", "assignments", "live_users")
 YEAR = 365 * 86_400.0
 
 # Requests of a year ago, every twentieth of them a duel with a choice.
@@ -69,6 +70,12 @@ OLDER_FEEDBACK = (
     SELECT 'old-' || i, 'choice', '{"outcome":"first"}', '', 1, :at FROM n WHERE i % 20 = 0
 """
 )
+OLDER_IMPLICIT = (
+    OLDER
+    + """
+    INSERT INTO implicit_choices (completion_id, outcome, at) SELECT 'old-' || i, 'first', :at FROM n WHERE i % 20 = 0
+"""
+)
 
 
 @pytest.fixture
@@ -92,7 +99,7 @@ def grow(connection: Connection, start: int, count: int, erased: bool = True) ->
     """Requests of a year ago whose texts were erased, or not."""
     values = {"start": start, "count": count, "run": RUN, "at": START - YEAR}
     values |= {"erased_at": START - YEAR / 2 if erased else None, "erasure": 1 if erased else None}
-    for statement in (OLDER_QUERIES, OLDER_COMPLETIONS, OLDER_LABELS, OLDER_FEEDBACK):
+    for statement in (OLDER_QUERIES, OLDER_COMPLETIONS, OLDER_LABELS, OLDER_FEEDBACK, OLDER_IMPLICIT):
         connection.execute(text(statement), values)
 
 
@@ -113,15 +120,21 @@ def uses(connection: Connection, asked: list[Asked]) -> dict[str, Callable[[], A
     first, *_, last = [one for one in asked if one.asked]
     plain = asked[1]
     newest = connection.execute(text("SELECT max(number) FROM queries")).scalar_one()
+    ended = {"run": RUN, "conversation": f"conversation {last.number}", "done_at": now}
+    texts = (("user", f"prompt {last.number}"), ("assistant", last.texts[1]), ("user", "And now?"))
+    going_on = [{"role": role, "content": said} for role, said in texts]
     on = partial(feedback.put, connection, giver=GIVER, now=now)
     return {
         "choice": lambda: on(first.id, "choice", {"outcome": "first"}),
         "correction": lambda: on(first.id, "choice", {"outcome": "tie"}),
+        "going on": lambda: implicit.note(connection, ended, going_on),
         "thumbs": lambda: on(plain.id, "thumbs", {"up": True}),
         "duels": lambda: live_log.duels(connection, RUN, newest - 20, 10),
         "prompts": lambda: live_log.prompts(connection, RUN, None, False, 5),
         "erased": lambda: live_log.erased(connection, RUN, 1),
         "thumbs out": lambda: live_log.thumbs(connection, RUN, 10_000_000, 10),
+        "implicit out": lambda: implicit.listed(connection, RUN, 10_000_000, 10),
+        "implicit": lambda: implicit.counts(connection, RUN, since),
         "counts": lambda: live_summary.counts(connection, RUN, since),
         "choices": lambda: live_summary.choices(connection, RUN, since),
         "others": lambda: live_summary.others(connection, RUN, since),
@@ -202,6 +215,7 @@ def test_nothing_is_dearer_with_100_000_older_requests(store: Connection) -> Non
         ("ix_completions_erasure", "erased"),
         ("ix_completions_user", "erase user"),
         ("ix_completions_query_id", "erase user"),
+        ("ix_completions_asked", "going on"),
     ],
 )
 def test_an_index_that_is_missing_is_seen(store: Connection, index: str, what: str) -> None:

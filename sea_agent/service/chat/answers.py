@@ -34,6 +34,10 @@ class Asked:
         """The conversation."""
         return [message.plain() for message in self.body.messages]
 
+    def read(self, prompt: Prompt | None) -> list[dict[str, str]]:
+        """What of the conversation the policy read: of nothing else may be said that a response answers it."""
+        return self.messages[-1:] if prompt is not None and prompt.last_only else self.messages
+
 
 @dataclass(slots=True)
 class Outcome:

@@ -37,10 +37,11 @@ class Unavailable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A prompt as the policy reads it."""
+    """A prompt as the policy reads it. ``last_only``: it is the last message of the conversation, and no more."""
 
     text: str
     token_ids: tuple[int, ...]
+    last_only: bool
 
 
 @dataclass(slots=True)
@@ -57,7 +58,9 @@ class Whole:
     def add(self, line: Line) -> None:
         """Take in a line of the engine: the whole of it or, with an exception, nothing."""
         if "prompt" in line:
-            self.prompt = self.prompt or Prompt(str(line["prompt"]["text"]), tuple(line["prompt"]["token_ids"]))
+            read = line["prompt"]
+            prompt = Prompt(str(read["text"]), tuple(read["token_ids"]), bool(read["last_only"]))
+            self.prompt = self.prompt or prompt
         elif "finish" in line:
             if self.prompt is None:
                 raise ValueError("it ended a response without a prompt")

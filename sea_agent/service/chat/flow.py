@@ -214,7 +214,7 @@ class Flow:
     async def _decide(self, asked: Asked, everyone: Sequence[Whole], shown: int | None, seconds: float) -> Said | None:
         body = {
             "id": asked.id,
-            "prompt": prompt_out(everyone[0].prompt) | {"messages": asked.messages},
+            "prompt": prompt_out(everyone[0].prompt) | {"messages": asked.read(everyone[0].prompt)},
             "responses": [response_out(asked, index, whole) for index, whole in enumerate(everyone)],
             "shown": shown,
         }
@@ -271,7 +271,8 @@ class Flow:
         kept = store.NO_TEXTS
         if stored:
             shown = [response_out(asked, index, whole) for index, whole in enumerate(outcome.shown)]
-            kept = store.texts(asked.messages, prompt_out(outcome.shown[0].prompt), shown, answer)
+            prompt = outcome.shown[0].prompt
+            kept = store.texts(asked.read(prompt), prompt_out(prompt), shown, answer)
         row = (
             self._begun(asked)
             | kept
@@ -291,7 +292,8 @@ class Flow:
         )
         bucket = self.asking.bucket(asked.user_hash, now) if outcome.asked is not None else None
         spent = None if bucket is None else (bucket.tokens, bucket.since)
-        await self._database.write(partial(store.end, row=row, duel=duel, bucket=spent))
+        messages = asked.messages if stored else []
+        await self._database.write(partial(store.end, row=row, duel=duel, bucket=spent, messages=messages))
         return answer
 
     def _begun(self, asked: Asked) -> dict[str, Any]:

@@ -115,10 +115,16 @@ class Gateway:
             digest=self._digest([body.model_dump(exclude=set(body.model_extra or ())), body.model_extra]),
             created_at=self.clock(),
             heldout=self.flow.asking.is_heldout(conversation),
-            eligible=body.sea.duel == "allow" and body.count == 1 and not body.stops and body.store is not False,
+            eligible=self._may_become_a_duel(body),
             plan=Plan.PLAIN,
             place=self._place(user_hash),
         )
+
+    def _may_become_a_duel(self, body: ChatIn) -> bool:
+        """Whether a request allows a duel, and its responses are samples as the learner and the posterior expect them:
+        whole, and drawn at the run's temperature."""
+        learnable = not body.stops and body.temperature in (None, self.live.temperature)
+        return body.sea.duel == "allow" and body.count == 1 and learnable and body.store is not False
 
     async def _plan(self, asked: Asked) -> Plan:
         """Whether a request may become a duel. At most one at a time of a conversation may."""

@@ -1,13 +1,13 @@
 """What the agent reads of a live run and publishes to it."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import StreamingResponse
-from sqlalchemy import Connection, Row
+from sqlalchemy import Row
 
 from sea_agent.data.encoders import JsonLines
 from sea_agent.service.auth import Experiment, Reader
@@ -26,7 +26,7 @@ from sea_agent.service.schemas.live import (
     Version,
 )
 from sea_agent.service.state import Service
-from sea_agent.service.store import live_log, live_runs, publications
+from sea_agent.service.store import implicit, live_log, live_runs, publications
 from sea_agent.service.store.database import Database
 from sea_agent.service.store.publications import Status
 from sea_agent.web.problems import Responses, documented
@@ -34,6 +34,9 @@ from sea_agent.web.signals import publishing
 
 PAGE = 200
 """Rows of an export that are held in memory at once."""
+
+Page = Callable[..., list[Row]]
+"""Reads rows of a run ``after`` a number, up to a ``limit``."""
 
 router = APIRouter(tags=["live mode"])
 
@@ -86,9 +89,14 @@ async def get_erased(run: RunId, service: Service, caller: Experiment, after: Af
 async def get_thumbs(run: RunId, service: Service, caller: Reader) -> StreamingResponse:
     """Thumbs as rows of TRL's format for KTO: ``prompt``, ``completion``, ``label``. Held-out conversations, audits and
     erased texts are left out."""
-    await service.database.read(partial(live_runs.get, run=run))
-    headers = {"Content-Disposition": f'attachment; filename="{run}-thumbs.jsonl"'}
-    return StreamingResponse(_thumbs(service.database, run), media_type=JsonLines.media_type, headers=headers)
+    return await _file(service.database, run, "thumbs", live_log.thumbs, _kto)
+
+
+@router.get("/live/{run}/implicit", response_class=StreamingResponse, responses=_FILE | documented(404))
+async def get_implicit(run: RunId, service: Service, caller: Reader) -> StreamingResponse:
+    """Duels that nobody answered and of which the conversation went on with one side, as rows of TRL's format for
+    preferences: ``prompt``, ``chosen``, ``rejected``. Audits and erased texts are left out."""
+    return await _file(service.database, run, "implicit", implicit.listed, _preference)
 
 
 @router.get("/live/{run}/publications", responses=documented(404))
@@ -135,26 +143,39 @@ def status_out(status: Status) -> LiveRunOut:
     return LiveRunOut(**{name: getattr(status, name) for name in Status.__slots__})
 
 
-async def _thumbs(database: Database, run: str) -> AsyncIterator[bytes]:
-    """The bytes of the export. No page is read before the last one is sent."""
+async def _file(database: Database, run: str, name: str, page: Page, told: Callable[[Row], Any]) -> StreamingResponse:
+    """An export of JSON lines."""
+    await database.read(partial(live_runs.get, run=run))
+    headers = {"Content-Disposition": f'attachment; filename="{run}-{name}.jsonl"'}
+    return StreamingResponse(_lines(database, run, page, told), media_type=JsonLines.media_type, headers=headers)
+
+
+async def _lines(database: Database, run: str, page: Page, told: Callable[[Row], Any]) -> AsyncIterator[bytes]:
+    """The bytes of an export. No page is read before the last one is sent."""
     encoder, after = JsonLines({}), 0
-
-    def read(connection: Connection) -> list[Row]:
-        return live_log.thumbs(connection, run, after, PAGE)
-
-    while rows := await database.read(read):
-        yield encoder.encode([_kto(row) for row in rows])
+    while rows := await database.read(partial(page, run=run, after=after, limit=PAGE)):
+        yield encoder.encode([told(row) for row in rows])
         after = rows[-1].number
 
 
 def _kto(row: Row) -> dict[str, Any]:
-    response = json.loads(row.responses)[0]
-    return {
-        "prompt": json.loads(row.messages),
-        "completion": [{"role": "assistant", "content": response["text"]}],
-        "label": json.loads(row.value)["up"],
-        "completion_id": row.completion,
-        "user": row.user_hash,
-        "policy_version": row.policy_version,
-        "at": iso(row.at),
-    }
+    label = json.loads(row.value)["up"]
+    return {"prompt": json.loads(row.messages), "completion": _responses(row)[0], "label": label} | _origin(row)
+
+
+def _preference(row: Row) -> dict[str, Any]:
+    first, second = _responses(row)
+    chosen, rejected = (first, second) if row.outcome == "first" else (second, first)
+    told = {"prompt": json.loads(row.messages), "chosen": chosen, "rejected": rejected, "shown": row.outcome}
+    return told | _origin(row)
+
+
+def _responses(row: Row) -> list[list[dict[str, str]]]:
+    """What was shown, in its order."""
+    return [[{"role": "assistant", "content": shown["text"]}] for shown in json.loads(row.responses)]
+
+
+def _origin(row: Row) -> dict[str, Any]:
+    """Of what an exported row tells."""
+    told = {"completion_id": row.completion, "user": row.user_hash, "policy_version": row.policy_version}
+    return told | {"at": iso(row.at)}

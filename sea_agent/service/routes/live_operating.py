@@ -15,6 +15,7 @@ from sea_agent.service.schemas.base import RunId, TimeIn
 from sea_agent.service.schemas.live import (
     AuditOut,
     EngineOut,
+    ImplicitOut,
     LiveRunOut,
     MeanOut,
     OutcomesOut,
@@ -26,7 +27,7 @@ from sea_agent.service.schemas.live import (
 )
 from sea_agent.service.schemas.quality import RateOut
 from sea_agent.service.state import Service, State
-from sea_agent.service.store import live_summary, publications
+from sea_agent.service.store import implicit, live_summary, publications
 from sea_agent.service.store.live_summary import Choices
 from sea_agent.web.problems import documented
 from sea_agent.web.signals import publishing
@@ -93,6 +94,7 @@ def _read(connection: Connection, run: str, since: float, until: float, bins: in
         "answered": choices.answered,
         "late": choices.late,
         "outcomes": OutcomesOut(**choices.outcomes),
+        "implicit": ImplicitOut(**implicit.counts(connection, run, since)),
         "first_shown": _rate(choices.outcomes["first"], choices.outcomes["second"]),
         "answer_rate": _rate(choices.answered, counts["asked"] - choices.answered),
         "audit": _audit(audits, choices),

@@ -29,7 +29,10 @@ async def get_agreement(run: RunId, service: Service, caller: Reader) -> Agreeme
 
 @router.get("/runs/{run}/annotators", responses=documented(404))
 async def get_annotators(run: RunId, service: Service, caller: Reader) -> AnnotatorsOut:
-    """Everybody who answered or skipped in a run: how much, how fast, how well."""
+    """Everybody who answered or skipped in a run: how much, how fast, how well. Users of live mode are no annotators;
+    ``GET /v1/live/{run}/summary`` tells of them."""
+    if (await service.database.read(partial(runs.get, run=run))).live:
+        return AnnotatorsOut(annotators=[])
     answers = await _answers(service, run)
     skips = await service.database.read(partial(store.skips, run=run))
     return AnnotatorsOut(annotators=await asyncio.to_thread(quality.annotators, answers, skips))

@@ -228,6 +228,13 @@ class OutcomesOut(Out):
     both_bad: int
 
 
+class ImplicitOut(Out):
+    """Duels that nobody answered, by the side, in the order shown, with which the conversation went on."""
+
+    first: int
+    second: int
+
+
 class MeanOut(Out):
     """A mean of ``n`` values with its 95 % normal interval; null where ``n`` is 0."""
 
@@ -309,6 +316,7 @@ class SummaryOut(Out):
     answered: int
     late: int
     outcomes: OutcomesOut
+    implicit: ImplicitOut
     first_shown: RateOut
     answer_rate: RateOut
     audit: AuditOut

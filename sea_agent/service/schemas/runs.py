@@ -41,7 +41,7 @@ class RunIn(In):
 class RunOut(Out):
     """A run with its counts; gold duels are in none of them but ``labels``, the length of the label log.
 
-    ``erased``: the texts of all its duels were erased.
+    ``live``: its duels are those of live mode, which users answer. ``erased``: the texts of all its duels were erased.
     """
 
     id: str
@@ -55,6 +55,7 @@ class RunOut(Out):
     qualifying_share: float
     retention_days: float | None
     examples: list[Example]
+    live: bool
     erased: bool
     created_at: TimeOut
     queries: int

@@ -1,10 +1,11 @@
-"""Forgetting the texts of completions: of the conversation, the responses, and edits of them. Counts stay."""
+"""Forgetting the texts of completions: of the conversation, the responses, and edits of them. Counts stay, but for what
+nobody said: implicit choices."""
 
 from collections.abc import Sequence
 
-from sqlalchemy import ColumnElement, Connection, select, update
+from sqlalchemy import ColumnElement, Connection, delete, select, update
 
-from sea_agent.service.store.live_tables import completions, feedback, live_runs
+from sea_agent.service.store.live_tables import completions, feedback, implicit_choices, live_runs
 
 MOST_AT_ONCE = 1000
 """Completions whose texts one erasure takes; a larger one is numbered as several."""
@@ -39,5 +40,10 @@ def _forget(connection: Connection, run: str, ids: Sequence[str], now: float) ->
     erasure = connection.execute(counted.returning(live_runs.c.erasures)).scalar_one()
     erased = _NOTHING | {"erased_at": now, "erasure": erasure}
     connection.execute(update(completions).where(completions.c.id.in_(ids)).values(erased))
+    _forget_implied(connection, ids)
     edits = (feedback.c.completion_id.in_(ids), feedback.c.kind == "edit")
     connection.execute(update(feedback).where(*edits).values(value=NO_EDIT, body_digest=""))
+
+
+def _forget_implied(connection: Connection, ids: Sequence[str]) -> None:
+    connection.execute(delete(implicit_choices).where(implicit_choices.c.completion_id.in_(ids)))

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
-from sea_agent.service.store import assignments, queries, runs, tables
+from sea_agent.service.store import assignments, implicit, queries, runs, tables
 from sea_agent.service.store.faults import Conflict
 from sea_agent.service.store.live_tables import completions, live_runs, live_users
 
@@ -101,14 +101,24 @@ def fail(connection: Connection, row: Values, now: float) -> None:
         connection.execute(update(completions).where(completions.c.id == row["id"]).values(failed))
 
 
-def end(connection: Connection, row: Values, duel: Values | None, bucket: tuple[float, float] | None) -> None:
-    """Write how a request ended, with the duel that it became, and how often its user may be asked from now on.
+def end(
+    connection: Connection,
+    row: Values,
+    duel: Values | None,
+    bucket: tuple[float, float] | None,
+    messages: Sequence[Values],
+) -> None:
+    """Write how a request ended, with the duel that it became, how often its user may be asked from now on, and what it
+    implies about an earlier duel.
 
     Args:
         row: the columns of a completion; those of one that has begun replace what is there.
         duel: as ``queries.addressed`` makes it, for the user alone.
         bucket: tokens and since when.
+        messages: the whole conversation; empty where nothing of it may be kept.
     """
+    if messages:
+        implicit.note(connection, row, messages)
     if duel is not None:
         queries.post(connection, row["run"], [duel], row["done_at"])
         assignments.assign(connection, duel["id"], [row["user_hash"]])

@@ -4,12 +4,27 @@ A live duel is a row of ``queries`` whose ``client_key`` is the completion's id 
 choice is an entry of ``labels``, so that counts, quality and exports treat both like all others.
 """
 
-from sqlalchemy import BigInteger, Boolean, Column, Double, ForeignKey, Index, Integer, String, Table, Text, false, true
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    String,
+    Table,
+    Text,
+    false,
+    select,
+    true,
+)
 
 from sea_agent.service.store.tables import _one_of, _where, metadata
 
 COMPLETION_STATES = ("begun", "done", "failed")
 ASKED = ("duel", "audit")
+SIDES = ("first", "second")
 FEEDBACK_KINDS = ("choice", "thumbs", "edit", "used")
 PUBLICATION_STATES = ("offered", "canary", "live", "retired", "rejected", "withdrawn")
 
@@ -43,7 +58,7 @@ completions = Table(
     Column("erased_at", Double),
     Column("erasure", Integer),  # which of the run's erasures took its texts
     # Long texts stand last: SQLite reads a row up to the last column that is asked for.
-    Column("messages", Text, nullable=False),  # JSON list of role and content
+    Column("messages", Text, nullable=False),  # JSON list of role and content: those that the policy read
     Column("prompt", Text, nullable=False),  # JSON object: text, token_ids
     Column(
         "responses", Text, nullable=False
@@ -55,6 +70,7 @@ completions = Table(
 Index("ix_completions_run_number", completions.c.run, completions.c.number)
 Index("ix_completions_user", completions.c.run, completions.c.user_hash, completions.c.number)
 Index("ix_completions_query_id", completions.c.query_id)
+Index("ix_completions_asked", completions.c.run, completions.c.conversation, **_where("asked IS NOT NULL"))
 Index("ix_completions_created_at", completions.c.run, completions.c.created_at)
 Index("ix_completions_kept", completions.c.run, completions.c.created_at, **_where("erased_at IS NULL"))
 Index("ix_completions_erasure", completions.c.run, completions.c.erasure, **_where("erasure IS NOT NULL"))
@@ -87,6 +103,17 @@ Index(
 )
 
 Index("ix_feedback_completion_id", feedback.c.completion_id)
+
+# Which side a conversation went on with, of a duel that its user had not answered.
+implicit_choices = Table(
+    "implicit_choices",
+    metadata,
+    Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("completion_id", String(40), ForeignKey("completions.id"), nullable=False, unique=True),
+    Column("outcome", String(10), nullable=False),  # in the order shown
+    Column("at", Double, nullable=False),
+    _one_of("outcome", SIDES),
+)
 
 # Weights that were published. A version is never given twice, even if its run is deleted.
 publications = Table(
@@ -134,3 +161,5 @@ live_runs = Table(
     Column("erasures", Integer, nullable=False, server_default="0"),  # each took texts of 1,000 completions at most
     Column("forced", BigInteger),  # the version that an operator let go live, while it is
 )
+OF_LIVE_MODE = select(live_runs.c.run)
+"""The runs whose duels users answer at an endpoint; no annotator does."""

@@ -2,7 +2,8 @@
 
 An annotator is done with a duel that they answered or skipped. People are those whose keys let them annotate in a run.
 Somebody with all rights counts once they have taken a duel of the run; who failed its qualification does not. A duel
-that is assigned is only for those of them whom it is assigned to.
+that is assigned is only for those of them whom it is assigned to. Duels of live mode wait for users, and for no
+annotator.
 """
 
 from collections.abc import Collection
@@ -12,10 +13,11 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, and_, case, distinct, exists, func, literal, select
 
 from sea_agent.service.store import qualification
+from sea_agent.service.store.live_tables import OF_LIVE_MODE
 from sea_agent.service.store.queries import cancel
 from sea_agent.service.store.tables import assignments, leases, queries
 
-_WAITING = (queries.c.state == "open", queries.c.gold.is_(None))
+_WAITING = (queries.c.state == "open", queries.c.gold.is_(None), queries.c.run.not_in(OF_LIVE_MODE))
 _TO_ITS_HOLDER = exists().where(
     assignments.c.query_id == leases.c.query_id, assignments.c.annotator == leases.c.annotator
 )

@@ -1,16 +1,18 @@
-"""Everybody who has a key or has answered, and how their work ends."""
+"""Everybody who has a key or has answered, and how their work ends. Users of live mode are not among them: they are
+hashes, and ``store.live_erasure`` forgets them."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from sqlalchemy import Connection, Double, bindparam, case, delete, func, select, update
+from sqlalchemy import Connection, Double, bindparam, case, delete, exists, func, select, update
 
 from sea_agent.service.store import assignments as handed_out
 from sea_agent.service.store import keys as keyring
 from sea_agent.service.store.faults import Missing
 from sea_agent.service.store.keys import Key
 from sea_agent.service.store.leases import end_live
-from sea_agent.service.store.tables import assignments, keys, labels, leases, requests
+from sea_agent.service.store.live_tables import OF_LIVE_MODE
+from sea_agent.service.store.tables import assignments, keys, labels, leases, queries, requests
 
 _HOUR = 3600.0
 _ANSWERED = (
@@ -21,10 +23,14 @@ _ANSWERED = (
         func.count().filter(labels.c.at > bindparam("recent", type_=Double)).label("answers_last_hour"),
         func.max(labels.c.at).label("last"),
     )
-    .where(labels.c.revises.is_(None))
+    .where(labels.c.revises.is_(None), labels.c.run.not_in(OF_LIVE_MODE))
     .group_by(labels.c.annotator, labels.c.run)
     .order_by(labels.c.run)
 )
+_OF_USERS = {
+    labels: labels.c.run.in_(OF_LIVE_MODE),
+    assignments: exists().where(queries.c.id == assignments.c.query_id, queries.c.run.in_(OF_LIVE_MODE)),
+}
 _TOOK = select(leases.c.annotator, func.max(leases.c.created_at).label("at")).group_by(leases.c.annotator)
 _SIGNED_IN_AT = case((keys.c.parent.is_not(None), keys.c.created_at))
 _HAVE_KEYS = select(keys.c.annotator, func.max(_SIGNED_IN_AT).label("at")).group_by(keys.c.annotator)
@@ -70,7 +76,10 @@ def everybody(connection: Connection, now: float) -> dict[str, Work]:
 def require(connection: Connection, annotator: str) -> None:
     """Raises: Missing for somebody who never had a key, an answer, a duel or a batch."""
     for table in (keys, labels, leases, assignments, requests):
-        if connection.execute(select(table.c.annotator).where(table.c.annotator == annotator).limit(1)).first():
+        theirs = select(table.c.annotator).where(table.c.annotator == annotator)
+        if table in _OF_USERS:
+            theirs = theirs.where(~_OF_USERS[table])
+        if connection.execute(theirs.limit(1)).first():
             return
     raise Missing(f"There is nobody called {annotator!r}.")
 

@@ -12,7 +12,15 @@ from sqlalchemy import Connection, Row, delete, func, insert, select, update
 from sqlalchemy import exists as there_is
 
 from sea_agent.service.store.faults import Conflict, found
-from sea_agent.service.store.live_tables import completions, feedback, live_runs, live_users, publications
+from sea_agent.service.store.live_tables import (
+    OF_LIVE_MODE,
+    completions,
+    feedback,
+    implicit_choices,
+    live_runs,
+    live_users,
+    publications,
+)
 from sea_agent.service.store.purge import demand
 from sea_agent.service.store.tables import (
     LIVE,
@@ -49,6 +57,7 @@ _RUNS = select(
     runs.c.last_seq.label("labels"),
     select(func.count()).where(*_OF_RUN).scalar_subquery().label("queries"),
     select(func.count()).where(*_OF_RUN, _ANSWERED).scalar_subquery().label("answered"),
+    runs.c.id.in_(OF_LIVE_MODE).label("live"),
     (_HAS_DUELS & ~_HAS_DUELS.where(queries.c.erased_at.is_(None))).label("erased"),
 ).order_by(runs.c.created_at, runs.c.id)
 
@@ -106,7 +115,8 @@ def remove(connection: Connection, run: str, now: float) -> None:
     of_run = select(queries.c.id).where(queries.c.run == run)
     connection.execute(delete(assignments).where(assignments.c.query_id.in_(of_run)))
     answered = select(completions.c.id).where(completions.c.run == run)
-    connection.execute(delete(feedback).where(feedback.c.completion_id.in_(answered)))
+    for said in (feedback, implicit_choices):
+        connection.execute(delete(said).where(said.c.completion_id.in_(answered)))
     for table in (completions, publications, live_users, live_runs):
         connection.execute(delete(table).where(table.c.run == run))
     connection.execute(delete(queries).where(queries.c.run == run))

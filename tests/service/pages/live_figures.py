@@ -66,6 +66,7 @@ def summary(**values: Any) -> dict[str, Any]:
         "answered": 66,
         "late": 3,
         "outcomes": {"first": 27, "second": 29, "tie": 6, "both_bad": 4},
+        "implicit": {"first": 9, "second": 2},
         "first_shown": RATE,
         "answer_rate": {"n": 120, "share": 0.55, "low": 0.46, "high": 0.636},
         "audit": {"asked": 12, "wins": 5, "losses": 2, "ties": 1, "rate": RATE},

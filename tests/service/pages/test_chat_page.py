@@ -311,6 +311,8 @@ async def test_it_fits_is_legible_and_has_no_barriers_at_every_size(
     await looks_right("empty")
     await ann.say(long)
     await expect(ann.page.locator("[data-action=stop]")).to_be_hidden()
+    await ann.named("Good answer").click()
+    await ann.says("Saved")
     await looks_right("answer")
     await ann.say("Again.")
     await expect(ann.verdicts).to_have_count(4)

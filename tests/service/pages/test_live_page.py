@@ -56,6 +56,7 @@ async def test_it_tells_what_serves_how_users_are_answered_and_what_the_gate_dec
         "0.207 s95 % within 0.412 s, 99 % within 1.20 s, n = 1,374",
         "Tokens of an answer80",
         "Users4012 answered",
+        "Went on without a pick119 with the first, 2 with the second",
     ):
         await expect(figures).to_contain_text(text)
     engines = ann.page.get_by_role("list", name="Engines").get_by_role("listitem")
@@ -275,3 +276,13 @@ async def test_it_fits_is_legible_and_has_no_barriers_at_every_size(
     await ann.page.evaluate("document.querySelectorAll('label').forEach((label) => label.removeAttribute('for'))")
     assert await overflow(ann.page) > 0  # so a part that is too wide is found
     assert await barriers(ann.page) != []
+
+
+async def test_the_office_leads_here_from_a_run_of_live_mode_alone(told: LiveSite, guest: Arrive) -> None:
+    await told.running.run()
+    ann = await guest(path="/admin/runs/live", scopes=ADMIN)
+    users = ann.page.get_by_role("link", name="Users and figures of live mode")
+    assert await users.get_attribute("href") == "/live/live"
+    await ann.page.goto(f"{told.url}/admin/runs/run")
+    await expect(ann.page.locator("main")).to_contain_text("0 labels")
+    await expect(users).to_have_count(0)

@@ -26,9 +26,10 @@ export function start(view) {
   const actions = new RunActions(refresh);
   const [duels, importing, assigning] = [new Duels(changed), new Importing(changed), new Assigning(changed)];
   const [quality, exporting] = [new Quality(), new Export()];
+  const users = h("a", { href: at(`/live/${encodeURIComponent(id)}`), hidden: true }, "Users and figures of live mode");
 
   view.append(
-    h("div", { class: "card stack" }, head, actions.element, actions.fault, links()),
+    h("div", { class: "card stack" }, head, actions.element, actions.fault, links(users)),
     quality.element,
     h(
       "div",
@@ -48,6 +49,7 @@ export function start(view) {
     ]);
     document.getElementById("title").textContent = run.name || run.id;
     top.show([{ run, progress }]);
+    users.hidden = !run.live;
     actions.show(run, progress);
     importing.show(run);
     await quality.load(run.labels, progress.labels);
@@ -62,8 +64,9 @@ export function start(view) {
   else refresh.now();
 }
 
-function links() {
-  return h("p", { class: "links" }, h("a", { href: at(`/label/${encodeURIComponent(id)}`) }, "Label page of this run"));
+function links(users) {
+  const labels = h("a", { href: at(`/label/${encodeURIComponent(id)}`) }, "Label page of this run");
+  return h("p", { class: "links" }, labels, " ", users);
 }
 
 function canAnswer({ active, keys }) {

@@ -1,8 +1,9 @@
 // The conversation of this tab, kept in its own storage: it is there again after a reload, and gone with the tab.
 //
-// An exchange: {key, said, body?, reply?, used, pick?, leaves?, stopped?, fault?}. `body` is what is sent, word for word
+// An exchange: {key, said, body?, reply?, used, pick?, leaves?, up?, stopped?, fault?}. `body` is what is sent, word for word
 // the same however often, under `key`; it is there until there is a `reply`, {id, texts, duel}, of which text number
-// `used` is what the conversation goes on with. `pick` is the outcome of a duel, `leaves` that it is not to be answered.
+// `used` is what the conversation goes on with. `pick` is the outcome of a duel, `leaves` that it is not to be answered,
+// `up` whether an answer that came alone was called good.
 
 import { own } from "../place.js";
 
@@ -53,6 +54,12 @@ export class Conversation {
   decide(exchange, outcome) {
     exchange.pick = outcome;
     if (this.isLast(exchange)) exchange.used = outcome === "second" ? 1 : 0;
+    this.keep();
+  }
+
+  /** Note whether an answer was called good. */
+  rate(exchange, up) {
+    exchange.up = up;
     this.keep();
   }
 

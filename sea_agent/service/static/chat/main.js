@@ -45,6 +45,11 @@ const actions = {
     view.turnOf(exchange).focusDuel();
   },
   keep: () => (reopened = null),
+  rate(exchange, { up }) {
+    if (!wishes.rate(exchange.reply.id, up === "true")) return;
+    conversation.rate(exchange, up === "true");
+    view.announce("Noted.");
+  },
   again(exchange) {
     say(conversation.withdraw(exchange));
   },

@@ -33,6 +33,12 @@ export class Turn {
   element;
 
   #body = h("div", { class: "answered" });
+  #thumbs = h(
+    "div",
+    { class: "thumbs", role: "group", "aria-label": "What do you think of this answer?", hidden: true },
+    button("Good answer", "rate", { looks: "quiet", up: true }),
+    button("Bad answer", "rate", { looks: "quiet", up: false }),
+  );
   #note = h("div", { class: "turn-note" });
   #made = ""; // how the answer is laid out
   #shown = null; // the texts in it
@@ -42,7 +48,7 @@ export class Turn {
   constructor({ key, said }) {
     const words = h("div", { class: "text", dir: "auto" }, said);
     const mine = h("div", { class: "said card" }, h("h2", { class: "unseen" }, "You"), words);
-    this.element = h("article", { class: "turn", dataset: { key } }, mine, this.#body, this.#note);
+    this.element = h("article", { class: "turn", dataset: { key } }, mine, this.#body, this.#thumbs, this.#note);
   }
 
   /** Bring it in line with the exchange; `writing` is what there is of its answer so far. */
@@ -54,6 +60,7 @@ export class Turn {
     this.element.setAttribute("aria-busy", String(Boolean(writing)));
     this.#fill(two ? texts : [texts[exchange.used]]);
     if (two) this.#offer(exchange, goesOn);
+    this.#rate(exchange);
     this.#tell(two ? { ...exchange, pick: null } : exchange, trouble);
   }
 
@@ -118,6 +125,12 @@ export class Turn {
     const hint = this.#body.querySelector(".hint");
     const text = !reply ? WRITING : pick ? `Your pick was: ${NAMES[pick]}. Pick again, or keep it.` : goesOn ? OPEN : PASSED;
     if (hint.textContent !== text) hint.textContent = text;
+  }
+
+  /** Let an answer be rated that is there, whole and alone: of two, the pick says more. */
+  #rate({ reply, stopped, up }) {
+    this.#thumbs.hidden = !reply || Boolean(reply.duel) || Boolean(stopped);
+    for (const each of this.#thumbs.children) each.setAttribute("aria-pressed", String(each.dataset.up === String(up)));
   }
 
   #fill(texts) {

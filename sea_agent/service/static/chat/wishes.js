@@ -38,6 +38,11 @@ export class Wishes {
     return this.#put({ path: `/v1/feedback/${encodeURIComponent(completion)}/choice`, body: { outcome } });
   }
 
+  /** Say whether a completion is good. Returns whether that is kept. */
+  rate(completion, up) {
+    return this.#put({ path: `/v1/feedback/${encodeURIComponent(completion)}/thumbs`, body: { up } });
+  }
+
   #put(entry) {
     return this.#kept(() => this.outbox.put(entry));
   }

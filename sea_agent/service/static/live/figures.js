@@ -8,7 +8,7 @@ const NAMES = { first: "first", second: "second", tie: "tie", both_bad: "both ba
 
 /** The figures of a summary. */
 export function figures(found) {
-  const { audit, outcomes, users } = found;
+  const { audit, implicit, outcomes, users } = found;
   const each = Object.entries(NAMES).map(([key, name]) => `${number(outcomes[key])} ${name}`);
   const tiles = [
     ["Estimated regret", ...mean(found.regret)],
@@ -16,6 +16,7 @@ export function figures(found) {
     ["Asked", percent(found.asked, found.eligible), `${number(found.asked)} of ${plural(found.eligible, "request")} that allow it`],
     ["Answered", ...rate(found.answer_rate), `${number(found.late)} late`],
     ["First shown chosen", ...rate(found.first_shown), each.join(", ")],
+    ["Went on without a pick", number(implicit.first + implicit.second), `${number(implicit.first)} with the first, ${number(implicit.second)} with the second`],
     ["First token, median", ...quantiles(found.first_token)],
     ["Requests", number(found.requests), `${number(found.failed)} failed, ${number(found.unfinished)} under way`],
     ["Users", number(users.users), `${number(users.answering)} answered`],
