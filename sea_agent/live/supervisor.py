@@ -18,6 +18,7 @@ from typing import Self
 import httpx
 
 from sea_agent.errors import RunFailure
+from sea_agent.service.chat.settings import located
 
 POLL_SECONDS = 0.2
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
@@ -32,12 +33,12 @@ _TAIL = 2000
 
 @dataclass
 class Part:
-    """A process. ``health`` is a URL that answers 200 once it is well; None for one that is well as soon as it runs.
-    ``deadline`` is in seconds."""
+    """A process. ``url`` is where it listens, or the file that says so, and answers ``/healthz`` with 200 once it is
+    well; None for one that is well as soon as it runs. ``deadline`` is in seconds."""
 
     name: str
     arguments: Sequence[str]
-    health: str | None = None
+    url: str | None = None
     deadline: float = 300.0
     environment: dict[str, str] = field(default_factory=dict, init=False)
     process: "subprocess.Popen[bytes] | None" = field(default=None, init=False)
@@ -160,10 +161,10 @@ class Supervisor:
             self._begin(part)
 
     def _is_well(self, part: Part) -> bool:
-        if part.health is None:
+        if part.url is None:
             return True
         try:
-            return httpx.get(part.health, timeout=2.0, trust_env=False).status_code == httpx.codes.OK
+            return httpx.get(f"{located(part.url)}/healthz", timeout=2.0, trust_env=False).status_code == httpx.codes.OK
         except httpx.HTTPError:
             return False
 
