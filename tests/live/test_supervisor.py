@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from live_stub import StubEngine
 
 from sea_agent.errors import RunFailure
 from sea_agent.live import supervisor as supervising
@@ -102,6 +103,17 @@ def test_a_part_that_is_never_well_is_given_up_at_its_deadline(supervisor: Super
         supervisor.start(slow)
     assert slow.process is not None
     assert slow.process.poll() is not None
+
+
+def test_a_part_that_may_move_is_well_where_its_file_says(supervisor: Supervisor, tmp_path: Path) -> None:
+    file = tmp_path / "engine-0.url"
+    part = Part("engine-0", script(FOR_EVER), f"file://{file}", deadline=DEADLINE)
+    with StubEngine() as engine, supervisor:
+        assert not supervisor._is_well(part), "it is nowhere yet"
+        file.write_text(engine.url + "\n")
+        supervisor.start(part)
+        engine.stop()
+        assert not supervisor._is_well(part)
 
 
 def test_parts_end_in_the_order_opposite_to_their_start(supervisor: Supervisor, tmp_path: Path) -> None:
