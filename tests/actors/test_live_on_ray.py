@@ -22,7 +22,7 @@ from sea_agent.config import Compute, PolicyConfig, SamplerConfig
 from sea_agent.config.live import TOKEN as TOKEN_VARIABLE
 from sea_agent.errors import RunFailure, UserError
 from sea_agent.live.keeper import engine_part
-from sea_agent.live.supervisor import Supervisor
+from sea_agent.live.supervisor import Part, Supervisor
 from sea_agent.service.chat.engines import Engines, Whole
 from sea_agent.service.chat.settings import located
 from sea_agent.weights import WeightUpdate
@@ -51,7 +51,17 @@ class Fleet:
 
     def __init__(self, address: str, policy: PolicyConfig, out: Path) -> None:
         self.out, self._policy, self._compute = out, policy, Compute(ray_address=address)
-        self.told: list[str] = []
+        self.parts: list[Part] = []
+
+    def whole(self, count: int) -> None:
+        """See that so many engines are kept."""
+        if len([part for part in self.parts if part.process is not None and part.process.poll() is None]) < count:
+            self.start(count)
+
+    def end(self) -> None:
+        """As SIGTERM does it."""
+        if self.parts:
+            self.supervisor.end()
 
     def start(self, count: int, token: str = TOKEN, **policy: Any) -> None:
         """As each start of live mode does."""
@@ -62,7 +72,7 @@ class Fleet:
         settings |= {"device": "cpu", "threads": 1, "initial": False}
         needs = [Need(f"engine-{index}", "engine", 1.0) for index in range(count)]
         self.parts = [engine_part(self.out, "live", need, count, self._compute, settings) for need in needs]
-        self.supervisor = Supervisor(self.out / "logs", {TOKEN_VARIABLE: token}, self.told.append)
+        self.supervisor = Supervisor(self.out / "logs", {TOKEN_VARIABLE: token}, lambda line: None)
         self.supervisor.start(*self.parts)
 
     def url(self, index: int) -> str:
@@ -101,19 +111,11 @@ def pid_at(url: str) -> int:
     raise AssertionError(f"no actor listens at {url}")
 
 
-def has_died(pid: int) -> bool:
-    return pid not in hosted()
-
-
 @pytest.fixture(scope="module")
 def fleet(address: str, policy: PolicyConfig, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    """Two engines, which every test leaves as it found them."""
     fleet = Fleet(address, policy, tmp_path_factory.mktemp("live"))
-    try:
-        fleet.start(2)
-        yield fleet
-    finally:
-        fleet.supervisor.end()
+    yield fleet
+    fleet.end()
 
 
 def expected(policy: PolicyConfig, update: WeightUpdate | None = None) -> tuple[int, ...]:
@@ -135,6 +137,7 @@ def test_engines_answer_who_has_the_token_and_nobody_else(fleet: Fleet, policy: 
             answers = [await http.get("/healthz"), await http.get("/state"), await http.post("/generate", json=BODY)]
         return [answer.status_code for answer in answers]
 
+    fleet.whole(2)
     for index in range(2):
         assert tuple(run(fleet.url(index), generate)) == expected(policy)
     assert asyncio.run(stranger()) == [200, 401, 401]
@@ -144,6 +147,7 @@ def test_engines_answer_who_has_the_token_and_nobody_else(fleet: Fleet, policy: 
 def test_a_killed_engine_comes_back_and_its_stream_goes_on_elsewhere_with_the_same_tokens(
     fleet: Fleet, policy: PolicyConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
+    fleet.whole(2)
     whole, urls, pids = Whole([], []), [fleet.url(0), fleet.url(1)], fleet.pids()
 
     async def stream() -> None:
@@ -164,6 +168,7 @@ def test_a_killed_engine_comes_back_and_its_stream_goes_on_elsewhere_with_the_sa
 
 
 def test_a_killed_keeper_costs_no_token_and_the_next_one_finds_its_engine(fleet: Fleet, policy: PolicyConfig) -> None:
+    fleet.whole(2)
     keeper, url, pid = fleet.parts[0].process, fleet.url(0), fleet.pids()[0]
 
     async def work(client: Client) -> list[int]:
@@ -183,6 +188,7 @@ def test_a_killed_keeper_costs_no_token_and_the_next_one_finds_its_engine(fleet:
 
 
 def test_engines_outlive_live_mode_and_are_found_again_by_who_knows_their_token(fleet: Fleet) -> None:
+    fleet.whole(2)
     before = fleet.pids()
     fleet.lose_everything_here()
     fleet.start(2)
@@ -193,11 +199,11 @@ def test_engines_outlive_live_mode_and_are_found_again_by_who_knows_their_token(
     assert fleet.pids()[0] not in before
     with pytest.raises(AssertionError, match="401"):
         run(fleet.url(0), generate)
-    fleet.supervisor.end()
-    fleet.start(2)
+    fleet.end()
 
 
 def test_published_weights_are_swapped_in(fleet: Fleet, policy: PolicyConfig) -> None:
+    fleet.whole(1)
     update, _ = perturbed(policy, 1)
     directory = save_weights(fleet.out / "weights" / update.checksum, update.tensors)
 
@@ -207,29 +213,25 @@ def test_published_weights_are_swapped_in(fleet: Fleet, policy: PolicyConfig) ->
         return await generate(client)
 
     assert tuple(run(fleet.url(0), work)) == expected(policy, update) != expected(policy)
-    fleet.supervisor.end()
-    fleet.start(2)
 
 
 def test_a_normal_end_leaves_no_engine(fleet: Fleet) -> None:
-    assert len(hosted()) == 2
+    fleet.whole(1)
     fleet.lose_everything_here()
-    fleet.supervisor.end()
-    assert len(hosted()) == 2, "the control: keepers that could not end their engines leave them, and that is seen"
-    fleet.start(2)
-    fleet.supervisor.end()
+    fleet.end()
+    assert hosted(), "the control: a keeper that could not end its engine leaves it, and that is seen"
+    fleet.start(1)
+    fleet.end()
     assert hosted() == []
-    fleet.start(2)
 
 
 def test_what_an_engine_refuses_ends_its_keeper_for_good(fleet: Fleet) -> None:
-    fleet.supervisor.end()
+    fleet.end()
     with pytest.raises(RunFailure, match=r"engine-0 did not start: .*/none"):
         fleet.start(1, path="/none")
     assert fleet.parts[0].process is not None
     assert fleet.parts[0].process.returncode == 2
     assert hosted() == []
-    fleet.start(2)
 
 
 def test_a_directory_that_a_node_does_not_see_is_refused_with_the_remedy(tmp_path: Path) -> None:
