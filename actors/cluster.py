@@ -81,6 +81,17 @@ def nodes_at(address: str) -> list[Node]:
         return living_nodes()
 
 
+def end_others(namespace: str, known: Sequence[str]) -> list[str]:
+    """End the lasting actors of ``namespace`` but the ``known`` ones; their names."""
+    import ray
+
+    rows = ray.util.list_named_actors(all_namespaces=True)
+    others = sorted(row["name"] for row in rows if row["namespace"] == namespace and row["name"] not in known)
+    for name in others:
+        ray.kill(ray.get_actor(name, namespace))
+    return others
+
+
 class Places:
     """What is reserved for the actors of a run: all of it at once, or nothing. Needs a connection to the cluster.
 

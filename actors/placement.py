@@ -15,6 +15,7 @@ ROLES = {
     "sampler": ("sampler", "samplers"),
     "reference-sampler": ("reference sampler", "reference samplers"),
     "posterior": ("posterior", "posteriors"),
+    "engine": ("live engine", "live engines"),
 }
 _DIGITS = 4  # Ray counts resources in ten-thousandths
 
@@ -71,6 +72,13 @@ def needs_of(
         beside = "learner-0" if halves and role == "sampler" else ""
         needs += [Need(name, role, cpus, gpus, beside) for name in names]
     return needs
+
+
+def engine_needs(count: int, shares: PlacementConfig, compute: Compute) -> list[Need]:
+    """What the engines of live mode take of a cluster: each what a sampler does. Elsewhere they are processes here."""
+    gpus = shares.sampler_gpus if compute.device == "cuda" else 0.0
+    names = [f"engine-{index}" for index in range(count if compute.ray_address else 0)]
+    return [Need(name, "engine", float(compute.threads), gpus) for name in names]
 
 
 def bundles(needs: Sequence[Need], nodes: Sequence[Node] = ()) -> list[Bundle]:
@@ -177,8 +185,8 @@ def _remedy(needs: Sequence[Need], nodes: Sequence[Node]) -> str:
         *((samplers, count) for count in range(ranks - 1, 0, -1)),
         (1, 1),
     ):
-        most = {"sampler": fewer_samplers, "reference-sampler": fewer_samplers, "learner": fewer_ranks, "posterior": 1}
-        smaller = [need for role in ROLES for need in [n for n in needs if n.role == role][: most[role]]]
+        most = {"sampler": fewer_samplers, "reference-sampler": fewer_samplers, "learner": fewer_ranks}
+        smaller = [need for role in ROLES for need in [n for n in needs if n.role == role][: most.get(role)]]
         if _fits(smaller, nodes):
             settings = [f"sampler.actors={fewer_samplers}"] * (fewer_samplers != samplers)
             settings += [f"learner.ranks={fewer_ranks}"] * (fewer_ranks != ranks)

@@ -140,6 +140,11 @@ class _RayPending:
         self._actor = actor
         self._method = method
 
+    def is_ready(self, seconds: float) -> bool:
+        import ray
+
+        return bool(ray.wait([self.ref], timeout=seconds)[0])
+
     def result(self, seconds: float | None = None) -> Any:
         return self._runtime.wait(self.ref, self._actor, self._method, seconds)
 
@@ -151,7 +156,7 @@ class _RayRemote:
         self._start = start
         self._actor = start()
 
-    def call(self, method: str, *args: Any) -> Pending:
+    def call(self, method: str, *args: Any) -> _RayPending:
         values = [arg.ref if isinstance(arg, _RayPending) else (arg,) for arg in args]
         return _RayPending(self._runtime, self._actor.call.remote(method, *values), self._name, method)
 
@@ -175,6 +180,10 @@ class _RayRemote:
     def restart(self) -> None:
         self.end()
         self._actor = self._start()
+
+
+LastingRemote = _RayRemote
+"""A hosted object whose answers can be waited for a little."""
 
 
 class RayRuntime:
@@ -212,6 +221,19 @@ class RayRuntime:
 
     def spawn(self, name: str, factory: Callable[..., Any], *args: Any) -> Remote:
         """Start an actor that builds the object; errors of its constructor surface at the first call."""
+        return _RayRemote(self, name, self._starter(partial(self._places.options, name), factory, args))
+
+    def lasting(self, need: Need, namespace: str, factory: Callable[..., Any], *args: Any) -> LastingRemote:
+        """Host an object that stays where it is when this process dies, as ``need.actor`` in ``namespace``; or find the
+        one that a process left there. Who leaves this runtime in order ends it, like any other."""
+        options = {"num_cpus": need.cpus, "num_gpus": need.gpus, "scheduling_strategy": "SPREAD"}
+        options |= {"name": need.actor, "namespace": namespace, "lifetime": "detached", "get_if_exists": True}
+        return _RayRemote(self, need.actor, self._starter(lambda: options, factory, args))
+
+    def _starter(
+        self, choose: Callable[[], dict[str, Any]], factory: Callable[..., Any], args: Sequence[Any]
+    ) -> Callable[[], Any]:
+        """What starts an actor for an object, with the options of that time."""
         import ray
 
         environment = {
@@ -221,7 +243,7 @@ class RayRuntime:
         part = ray.cloudpickle.dumps((factory, args))
 
         def start() -> Any:
-            options = self._places.options(name)
+            options = choose()
             # Ray leaves the GPUs visible to actors that asked for none; to the others it shows what it gave them.
             hidden = {} if options["num_gpus"] else {"CUDA_VISIBLE_DEVICES": ""}
             shell = ray.remote(_Shell).options(runtime_env={"env_vars": environment | hidden}, **options)
@@ -229,7 +251,7 @@ class RayRuntime:
             self._actors.append(actor)
             return actor
 
-        return _RayRemote(self, name, start)
+        return start
 
     def forget(self, name: str, actor: Any) -> None:
         """An actor has ended; its CPU time stays counted."""

@@ -210,7 +210,7 @@ def check(
     if inputs.compute.ray_address is None:
         try_sampler(config.policy, config.sampler, config.device)
     console.print(f"{source}: valid. {inputs.told_prompts}, oracle {inputs.oracle.name}.")
-    for line in describe(inputs.needs):
+    for line in describe([*inputs.needs, *inputs.engines]):
         console.print(line, markup=False, highlight=False)
     if inputs.imported is not None:
         count, skipped = len(inputs.imported.duels), inputs.imported.skipped

@@ -91,6 +91,16 @@ def make_policy_of(architecture: str, directory: Path, dtype: str = "float32", *
     return directory
 
 
+def make_endless_policy(directory: Path) -> Path:
+    """A random policy that never ends a response."""
+    model, tokenizer = random_model("phi", max_position_embeddings=100_000), make_tokenizer()
+    with torch.no_grad():
+        model.lm_head.bias[tokenizer.eos_token_id] = -1e4
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory
+
+
 def layout(directory: Path) -> dict[str, tuple[list[int], str]]:
     """Shape and dtype of every tensor in the files of a model."""
     found = {}

@@ -46,7 +46,7 @@ class LiveConfig(Section):
     run: Annotated[str, Field(pattern=RUN_ID, max_length=LONGEST_RUN_ID)] = "live"
     """Id of the run in the service, and of the model at the endpoint."""
     engines: PositiveInt = 1
-    """Processes that serve responses. With two, one carries on where the other dies."""
+    """Processes, or actors of a Ray cluster, that serve responses. With two, one carries on where the other dies."""
     answer: Literal["first", "best"] = "first"
     """What is shown where nobody is asked. ``first``: one sample, streamed at once. ``best``: the best of ``best_of``
     under the posterior mean, once the posterior is trusted."""

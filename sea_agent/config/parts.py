@@ -375,7 +375,8 @@ class PlacementConfig(Section):
     learner_gpus: Share = 1.0
     """GPU fraction of each learner rank. Several ranks need a whole GPU each."""
     sampler_gpus: Share = 1.0
-    """GPU fraction of each sampler, including the samplers of the reference; see ``sampler.gpu_memory_share``."""
+    """GPU fraction of each sampler, including those of the reference and the engines of live mode on a cluster; see
+    ``sampler.gpu_memory_share``."""
     posterior_gpus: Share = 1.0
     """GPU fraction of the posterior's features, if the run uses a posterior."""
 

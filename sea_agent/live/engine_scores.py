@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 
 from sea_agent.live.measuring import Score
-from sea_agent.service.chat.settings import TOKEN, read_live_settings
+from sea_agent.service.chat.settings import TOKEN, located, read_live_settings
 from sea_agent.types import TokenRow
 
 _SECONDS = 120.0
@@ -24,7 +24,7 @@ def engine_score(settings: Path) -> Score | None:
     def score(rows: Sequence[TokenRow], version: int) -> list[list[float]] | None:
         headers = {"Authorization": f"Bearer {os.environ.get(TOKEN, '')}"}
         for url in engines:
-            with httpx.Client(base_url=url, headers=headers, timeout=_SECONDS, trust_env=False) as client:
+            with httpx.Client(base_url=located(url), headers=headers, timeout=_SECONDS, trust_env=False) as client:
                 found = _scored(client, rows, version)
             if found is not None:
                 return found

@@ -1,6 +1,7 @@
 """Live mode as one command: gateway, engines, decider and agent, started, watched, and ended in order."""
 
 import json
+import os
 import secrets
 import signal
 from collections.abc import Callable, Sequence
@@ -16,11 +17,12 @@ from sea_agent.config import LiveConfig, RunConfig
 from sea_agent.config.files import load_config, to_yaml
 from sea_agent.config.live import TOKEN
 from sea_agent.errors import RunFailure, UserError
+from sea_agent.live.keeper import engine_part
 from sea_agent.live.simulated_users import CHAT_KEY, Users
 from sea_agent.live.supervisor import Part, Supervisor
 from sea_agent.persistence.directory import RunDirectory
 from sea_agent.persistence.files import write_whole
-from sea_agent.run.preflight import check
+from sea_agent.run.preflight import Inputs, check
 from sea_agent.run.resumption import holds, require_unused
 from sea_agent.service.chat.settings import LiveSettings
 from sea_agent.service.serve import ADMIN_KEY, SHORTEST_ADMIN_KEY, given_admin_key
@@ -93,22 +95,22 @@ class Launch:
                 f"--host {place.host}: refused, as nobody has a key yet. Set {ADMIN_KEY} to a random text of at least "
                 f"{SHORTEST_ADMIN_KEY} characters."
             )
-        check(self._with_url(""))
+        inputs = check(self._with_url(""))
+        environment = {TOKEN: _token(inputs), "PYTHONUNBUFFERED": "1"}
         world = _world(self.config.policy.path) if self.users else None
         with RunDirectory(out / LOGS):
-            self._run(given, world)
+            self._run(inputs, environment, given, world)
 
-    def _run(self, given: str | None, world: str | None) -> None:
+    def _run(self, inputs: Inputs, environment: dict[str, str], given: str | None, world: str | None) -> None:
         place, out = self.place, self.place.out
         port = place.port or free_port(LOOPBACK)
         url = f"http://127.0.0.1:{port}"
         admin = given or secrets.token_urlsafe(32)
         write_whole(out / CONFIG, to_yaml(self._with_url(url)))
-        environment = {TOKEN: secrets.token_hex(32), ADMIN_KEY: admin, "PYTHONUNBUFFERED": "1"}
-        with Supervisor(out / LOGS, environment, self.tell) as supervisor:
+        with Supervisor(out / LOGS, environment | {ADMIN_KEY: admin}, self.tell) as supervisor:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, supervisor.stop)
-            serving = self._serving()
+            serving = self._serving(inputs)
             if not supervisor.start(*serving) or not supervisor.start(self._gateway(port, serving)):
                 return
             supervisor.start(*self._clients(url, admin, world))
@@ -124,28 +126,28 @@ class Launch:
         oracle = self.config.oracle.model_copy(update={"url": url})
         return self.config.model_copy(update={"oracle": oracle})
 
-    def _serving(self) -> list[Part]:
-        """The engines and the decider, with their settings on disk."""
+    def _serving(self, inputs: Inputs) -> list[Part]:
+        """The engines, on a cluster their keepers, and the decider, with their settings on disk."""
         config, out = self.config, self.place.out
-        parts = []
-        for index in range(self._live.engines):
+        settings = {
+            "policy": config.policy.model_dump(mode="json"),
+            "sampler": config.sampler.model_dump(mode="json"),
+            "device": config.device,
+            "threads": config.threads,
+            "initial": self._live.audit_share > 0,
+        }
+        count, run = self._live.engines, self._live.run
+        parts = [engine_part(out, run, need, count, inputs.compute, settings) for need in inputs.engines]
+        for index in () if parts else range(count):
             port = free_port(LOOPBACK)
-            settings = {
-                "policy": config.policy.model_dump(mode="json"),
-                "sampler": config.sampler.model_dump(mode="json"),
-                "device": config.device,
-                "threads": config.threads,
-                "port": port,
-                "initial": self._live.audit_share > 0,
-            }
-            parts.append(_part(out, f"engine-{index}", "actors.live_engine", settings, port))
+            parts.append(_part(out, f"engine-{index}", "actors.live_engine", settings | {"port": port}, port))
         port = free_port(LOOPBACK)
         decider = {"config": str(out / CONFIG), "out": str(out), "port": port}
         return [*parts, _part(out, "decider", "sea_agent.live.decider", decider, port)]
 
     def _gateway(self, port: int, serving: Sequence[Part]) -> Part:
         place, out = self.place, self.place.out
-        urls = [str(part.health).removesuffix("/healthz") for part in serving]
+        urls = [str(part.url) for part in serving]
         settings = LiveSettings(
             live=self._live,
             engines=tuple(urls[:-1]),
@@ -158,7 +160,7 @@ class Launch:
         where = ["--host", place.host, "--port", str(port), "--database", database, "--runs", str(out.parent)]
         where += ["--root-path", place.root_path, *(f"--proxy={one}" for one in place.proxies)]
         arguments = ["-m", "sea_agent", "serve", *where, "--live", str(out / SETTINGS)]
-        return Part("gateway", arguments, f"http://127.0.0.1:{port}/healthz")
+        return Part("gateway", arguments, f"http://127.0.0.1:{port}")
 
     def _clients(self, url: str, admin: str, world: str | None) -> list[Part]:
         """The agent, and the simulated users of a world, with keys of the gateway at ``url``."""
@@ -174,7 +176,22 @@ class Launch:
 def _part(out: Path, name: str, module: str, settings: dict[str, Any], port: int) -> Part:
     file = out / f"{name}.json"
     write_whole(file, json.dumps(settings, indent=2) + "\n")
-    return Part(name, ["-m", module, str(file)], f"http://127.0.0.1:{port}/healthz")
+    return Part(name, ["-m", module, str(file)], f"http://127.0.0.1:{port}")
+
+
+def _token(inputs: Inputs) -> str:
+    """The secret of the engines: a new one, or where others reach them the one of the environment, by which a later
+    start finds them again. Raises: UserError when it is not there, or can be guessed."""
+    given = os.environ.get(TOKEN, "")
+    if not inputs.engines:
+        return secrets.token_hex(32)
+    if len(given) < SHORTEST_ADMIN_KEY or not given.isascii() or not given.isprintable() or " " in given:
+        raise UserError(
+            f"runtime=ray: engines listen on the addresses of their nodes, and answer who has {TOKEN}. Set it to a "
+            f"random text of at least {SHORTEST_ADMIN_KEY} printable ASCII characters without spaces, and to the same "
+            "one with --resume."
+        )
+    return given
 
 
 def _world(policy: str) -> str:

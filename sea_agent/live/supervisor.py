@@ -18,6 +18,7 @@ from typing import Self
 import httpx
 
 from sea_agent.errors import RunFailure
+from sea_agent.service.chat.settings import located
 
 POLL_SECONDS = 0.2
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
@@ -37,12 +38,13 @@ _TAIL = 2000
 
 @dataclass
 class Part:
-    """A process. ``health`` is a URL that answers 200 once it is well; None for one that is well as soon as it runs.
-    ``environment`` is its own beside that of all, and ``deadline`` in seconds."""
+    """A process. ``url`` is where it listens, or the file that says so, and answers ``/healthz`` with 200 once it is
+    well; None for one that is well as soon as it runs. ``environment`` is its own beside that of all, and ``deadline``
+    in seconds."""
 
     name: str
     arguments: Sequence[str]
-    health: str | None = None
+    url: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     deadline: float = START_SECONDS
     process: "subprocess.Popen[bytes] | None" = field(default=None, init=False)
@@ -166,10 +168,10 @@ class Supervisor:
             self._begin(part)
 
     def _is_well(self, part: Part) -> bool:
-        if part.health is None:
+        if part.url is None:
             return True
         try:
-            return httpx.get(part.health, timeout=2.0, trust_env=False).status_code == httpx.codes.OK
+            return httpx.get(f"{located(part.url)}/healthz", timeout=2.0, trust_env=False).status_code == httpx.codes.OK
         except httpx.HTTPError:
             return False
 

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 
 from actors.cluster import nodes_at
-from actors.placement import Need, Node, needs_of, require_room
+from actors.placement import Need, Node, engine_needs, needs_of, require_room
 from learner.lora import check_adapters
 from learner.losses import PreferenceLoss
 from oracle import Oracle, make_oracle
@@ -56,6 +56,8 @@ class Inputs:
     """Where the run computes: inside a Ray job, on its cluster."""
     needs: list[Need]
     """What its actors take of a cluster, or of the GPUs here."""
+    engines: list[Need]
+    """What the engines of live mode take of a cluster, beside it."""
 
     @property
     def told_prompts(self) -> str:
@@ -83,9 +85,11 @@ def check(config: RunConfig) -> Inputs:
     _require_gpu({"oracle": config.oracle, "evaluation.judge": config.evaluation.judge}, compute)
     _require_engines(config.sampler, config.learner)
     needs: list[Need] = []
+    engines: list[Need] = []
     if config.runtime == "ray":
         needs = needs_of(config.learner, config.sampler, config.placement, compute, config.needs_posterior)
-        _require_room(needs, compute)
+        engines = engine_needs(0 if config.live is None else config.live.engines, config.placement, compute)
+        _require_room([*needs, *engines], compute)
     require_packages(config.tracking)
     _try_own_parts(config)
     tokenizer = load_tokenizer(config.policy.path)
@@ -174,6 +178,7 @@ def check(config: RunConfig) -> Inputs:
         make_selector=make_selector,
         compute=compute,
         needs=needs,
+        engines=engines,
     )
 
 

@@ -61,6 +61,8 @@ class Metrics:
     def look_live(self, run: str, live: Row | None, engines: Sequence[EngineState]) -> None:
         """Set the gauges of live mode."""
         self.live.labels(run).set(0 if live is None else live.version)
+        for gauge in (self.held, self.failing):
+            gauge.clear()  # an engine may have moved
         for engine in engines:
             self.held.labels(engine.url).set(-1 if engine.version is None else engine.version)
             self.failing.labels(engine.url).set(engine.error is not None)

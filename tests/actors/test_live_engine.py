@@ -15,7 +15,7 @@ import pytest
 import torch
 from live_clients import DEADLINE_SECONDS, TOKEN, Client, Streamed, body_of, gathered, listening, run, sampled, take
 from live_stub import StubEngine
-from policy_zoo import random_model
+from policy_zoo import make_endless_policy
 from tiny_policies import by_id, varied_requests
 from user_policies import CHAT_TEMPLATE, make_byte_tokenizer, make_tokenizer
 
@@ -273,13 +273,7 @@ def test_a_character_that_never_becomes_whole_is_shown_at_the_end() -> None:
 @pytest.fixture(scope="module")
 def endless(tmp_path_factory: pytest.TempPathFactory) -> PolicyConfig:
     """A policy that never ends a response."""
-    directory = tmp_path_factory.mktemp("endless")
-    model, tokenizer = random_model("phi", max_position_embeddings=100_000), make_tokenizer()
-    with torch.no_grad():
-        model.lm_head.bias[tokenizer.eos_token_id] = -1e4
-    model.save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
-    return PolicyConfig(path=str(directory))
+    return PolicyConfig(path=str(make_endless_policy(tmp_path_factory.mktemp("endless"))))
 
 
 ENDLESS = BODY | {"max_new_tokens": 90_000}

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from run_parts import actor_needs
 
-from actors.placement import ROLES, Need, Node, Shortage, bundles, describe, require_room, total
+from actors.placement import ROLES, Need, Node, Shortage, bundles, describe, engine_needs, require_room, total
 from sea_agent.config import RunConfig
 from sea_agent.config.files import parse_config
 
@@ -188,6 +188,17 @@ def test_the_shortage_says_what_is_needed_what_there_is_and_what_would_fit() -> 
 def test_the_advice_fits_the_shortage(changes: dict[str, object], nodes: list[Node], advice: str) -> None:
     with pytest.raises(Shortage, match=advice):
         require_room(actor_needs(config(**changes)), nodes)
+
+
+def test_engines_of_live_mode_take_what_samplers_do_on_a_cluster_and_nothing_elsewhere() -> None:
+    run = config(device="cuda", placement={"sampler_gpus": 0.5}, threads=2)
+    engines = engine_needs(2, run.placement, run.compute)
+    assert describe([*actor_needs(run), *engines])[-1] == "engine-0, engine-1: 0.5 GPUs and 2 CPUs each"
+    nodes = [Node("a", 10, 3)]
+    assert fits(require_room, [*actor_needs(run), *engines[:1]], nodes)
+    assert not fits(require_room, [*actor_needs(run), *engines], nodes)
+    local = config(ray_address=None, device="cuda")
+    assert engine_needs(2, local.placement, local.compute) == []
 
 
 def test_a_local_instance_counts_gpus_only() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from live_stub import StubEngine
 
 from sea_agent.errors import RunFailure
 from sea_agent.live import supervisor as supervising
@@ -94,18 +95,29 @@ def test_what_was_given_wrong_ends_everything_with_its_last_words(supervisor: Su
 
 
 def test_a_part_that_never_comes_up_is_named_with_its_last_words(supervisor: Supervisor) -> None:
-    health = "http://127.0.0.1:9/healthz"
-    dead = Part("decider", script("import sys; print('no room'); sys.exit(1)"), health)
+    url = "http://127.0.0.1:9"
+    dead = Part("decider", script("import sys; print('no room'); sys.exit(1)"), url)
     with supervisor, pytest.raises(RunFailure, match="decider did not start: no room"):
         supervisor.start(dead)
 
 
 def test_a_part_that_is_never_well_is_given_up_at_its_deadline(supervisor: Supervisor) -> None:
-    slow = Part("engine-0", script(FOR_EVER), "http://127.0.0.1:9/healthz", deadline=0.3)
+    slow = Part("engine-0", script(FOR_EVER), "http://127.0.0.1:9", deadline=0.3)
     with supervisor, pytest.raises(RunFailure, match="engine-0 was not ready within"):
         supervisor.start(slow)
     assert slow.process is not None
     assert slow.process.poll() is not None
+
+
+def test_a_part_that_may_move_is_well_where_its_file_says(supervisor: Supervisor, tmp_path: Path) -> None:
+    file = tmp_path / "engine-0.url"
+    part = Part("engine-0", script(FOR_EVER), f"file://{file}", deadline=DEADLINE)
+    with StubEngine() as engine, supervisor:
+        assert not supervisor._is_well(part), "it is nowhere yet"
+        file.write_text(engine.url + "\n")
+        supervisor.start(part)
+        engine.stop()
+        assert not supervisor._is_well(part)
 
 
 ORDERLY = """

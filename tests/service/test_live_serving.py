@@ -210,6 +210,26 @@ async def test_an_engine_that_starts_anew_gets_what_is_live(
             await asyncio.sleep(0)
 
 
+async def test_an_engine_that_moved_is_found_where_its_file_says(
+    tmp_path: Path, engines: Engines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "CHECK_SECONDS", 0.01)
+    file = tmp_path / "engine-0.url"
+    file.write_text(URLS[0] + "\n")
+    engines.held = dict.fromkeys(URLS[:2], (0, "initial"))
+    async with live_service(tmp_path, engines, (f"file://{file}",)) as service:
+        await offer(service, 1)
+        await decide(service, 1, state="live")
+        await engines.until(1, 0)
+        file.write_text(URLS[1])
+        await engines.until(1, 1)
+        assert service.state.gateway.flow._engines._urls == [URLS[1]], "requests go there, too"
+        assert "one.test" not in (await service.admin.get("/metrics")).text
+        file.unlink()
+        engines.held[URLS[1]] = (0, "initial")
+        await engines.until(1, 1)
+
+
 async def test_without_live_mode_no_engine_is_asked(sqlite_service: Running, engines: Engines) -> None:
     assert sqlite_service.state.serving is None
     await sqlite_service.state.database.write(make_run)

@@ -103,13 +103,13 @@ class Engines:
     """All engines of a live run.
 
     Args:
-        urls: where they are; the last one is the canary's while there is one.
+        urls: where they are, as it is held when one is called; the last one is the canary's while there is one.
         token: the secret that they ask for.
         transport: for tests.
     """
 
     def __init__(self, urls: Sequence[str], token: str, transport: httpx.AsyncBaseTransport | None = None) -> None:
-        self._urls = list(urls)
+        self._urls = urls
         self._turn = 0
         timeout = httpx.Timeout(LINE_SECONDS, connect=CONNECT_SECONDS)
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=100)

@@ -199,7 +199,7 @@ async def gateway(
     asking = Asking(settings, seed_of(run.secret))
     for information in await database.read(partial(store.considered, run=settings.run, limit=WINDOW)):
         asking.remember(information)
-    engines = Engines(live.engines, os.environ.get(TOKEN, ""))
+    engines = Engines(serving.urls, os.environ.get(TOKEN, ""))
     flow = Flow(database, live, engines, asking, clock, seed)
     per_second = settings.requests_per_minute / SECONDS_IN_MINUTE
     rate = RateLimit(per_second, max(1, round(settings.requests_per_minute)))

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 from sqlalchemy import Row
 
-from sea_agent.service.chat.settings import TOKEN, LiveSettings
+from sea_agent.service.chat.settings import TOKEN, LiveSettings, located
 from sea_agent.service.store import publications
 from sea_agent.service.store.database import Database, StoreUnavailable
 from sea_agent.service.store.faults import Missing
@@ -57,9 +57,12 @@ class Serving:
     clock: Callable[[], float]
     transport: httpx.AsyncBaseTransport | None = None
     engines: list[EngineState] = field(init=False)
+    urls: list[str] = field(init=False)
+    """Where the engines are; those of a cluster may move."""
 
     def __post_init__(self) -> None:
-        self.engines = [EngineState(url) for url in self.live.engines]
+        self.urls = [located(url) for url in self.live.engines]
+        self.engines = [EngineState(url) for url in self.urls]
 
     async def keep(self) -> None:
         """Let the engines hold what is live, until cancelled."""
@@ -73,6 +76,7 @@ class Serving:
 
     async def _look(self, client: httpx.AsyncClient) -> bool:
         """Look at every engine once; whether all hold what they should."""
+        await asyncio.to_thread(self._find)
         try:
             wanted = await self.database.read(partial(publications.serving, run=self.live.live.run))
         except (StoreUnavailable, Missing) as error:
@@ -83,6 +87,11 @@ class Serving:
             for place, engine in enumerate(self.engines)
         )
         return all(await asyncio.gather(*for_each))
+
+    def _find(self) -> None:
+        """Look where the engines are; one that is nowhere now is where it was."""
+        for place, (engine, url) in enumerate(zip(self.engines, self.live.engines, strict=True)):
+            engine.url = self.urls[place] = located(url) or engine.url
 
     async def _bring(self, client: httpx.AsyncClient, engine: EngineState, wanted: Row | None) -> bool:
         """Let an engine hold a publication, or what it holds if there is none; whether it does."""

@@ -10,6 +10,8 @@ from sea_agent.config import LiveConfig
 from sea_agent.config.live import TOKEN as TOKEN
 from sea_agent.errors import UserError
 
+FILE = "file://"
+
 
 class LiveSettings(BaseModel):
     """Where engines and decider are, and how users are answered and asked."""
@@ -18,13 +20,23 @@ class LiveSettings(BaseModel):
 
     live: LiveConfig
     engines: Annotated[tuple[str, ...], Field(min_length=1)]
-    """URLs, such as ``http://127.0.0.1:8501``."""
+    """URLs, such as ``http://127.0.0.1:8501``; of those that may move ``file:///…``, a file that holds one."""
     decider: str
     """URL."""
     max_new_tokens: int
     """Most tokens of a response."""
     temperature: float
     """Sampling temperature where a request names none."""
+
+
+def located(url: str) -> str:
+    """Where an engine is now; empty where the file of one that may move is not there."""
+    if not url.startswith(FILE):
+        return url
+    try:
+        return Path(url.removeprefix(FILE)).read_text().strip()
+    except OSError:
+        return ""
 
 
 def read_live_settings(path: Path) -> LiveSettings:
