@@ -31,6 +31,7 @@ END_SECONDS = 60.0
 what others have left of theirs; then it is killed."""
 KILL_SECONDS = 5.0
 """Longest wait for a part that was killed."""
+LIFELINE = ("-m", "sea_agent.live.lifeline")
 USER_ERROR = 2
 """The exit code of a part that was given something wrong: another start would not mend it."""
 _TAIL = 2000
@@ -137,8 +138,8 @@ class Supervisor:
         with self._log(part).open("ab") as log:
             # A session of its own: Ctrl-C reaches this process, which ends the parts in order.
             part.process = subprocess.Popen(
-                [sys.executable, *part.arguments],
-                stdin=subprocess.DEVNULL,
+                [sys.executable, *LIFELINE, *part.arguments],
+                stdin=subprocess.PIPE,  # never written to: it ends with this process
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **self._environment, **part.environment},

@@ -126,11 +126,10 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     out = tmp_path_factory.mktemp("live") / "out"
     running = start(out, "live", "--users", "4", *(f"--set={one}" for one in (*SMALL, *CANARY)))
     yield running
-    if running.process.poll() is None:
-        running.process.kill()
-        for part in PARTS.values():
-            if (left := running.part(part)) is not None:
-                left.kill()
+    parts = psutil.Process(running.process.pid).children(recursive=True)
+    running.process.kill()
+    _, alive = psutil.wait_procs(parts, timeout=DEADLINE)
+    assert alive == [], "parts outlive a command that was killed"
 
 
 def test_users_are_answered_asked_and_learnt_from(live: Live) -> None:
