@@ -60,7 +60,7 @@ async def test_going_on_with_one_side_is_counted_and_exported_and_is_no_label(
         assert [row["chosen"], row["rejected"]] == [
             [{"role": "assistant", "content": text}] for text in (texts[side], texts[1 - side])
         ]
-        assert (row["completion_id"], row["shown"], row["policy_version"]) == (answer.id, outcome, 1)
+        assert (row["completion_id"], row["side"], row["policy_version"]) == (answer.id, outcome, 1)
         assert await chat.service.log("live") == [], "nothing that could be learnt from"
         chat.clock.jump(10)
         assert (await told(chat, since="2027-01-15T08:00:01Z"))[0] == {"first": 0, "second": 0}

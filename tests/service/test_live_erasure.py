@@ -16,7 +16,14 @@ from sqlalchemy import Connection, insert, select, update
 from sqlalchemy.engine import make_url
 
 from sea_agent.service.store import completion_texts, live_erasure, purge, tables
-from sea_agent.service.store.live_tables import completions, feedback, live_users, metadata, publications
+from sea_agent.service.store.live_tables import (
+    completions,
+    feedback,
+    implicit_choices,
+    live_users,
+    metadata,
+    publications,
+)
 from sea_agent.service.store.tables import labels
 
 pytestmark = pytest.mark.anyio
@@ -97,7 +104,14 @@ async def everything(service: Running) -> str:
 
 async def told(service: Running) -> str:
     """All that the service tells of the run."""
-    paths = ("duels?limit=500", "prompts?limit=500", "prompts?limit=500&after=0&heldout=true", "thumbs", "erased")
+    paths = (
+        "duels?limit=500",
+        "prompts?limit=500",
+        "prompts?limit=500&after=0&heldout=true",
+        "thumbs",
+        "implicit",
+        "erased",
+    )
     asked = [f"/v1/live/{RUN}/{path}" for path in (*paths, "summary", "publications")]
     asked += [f"/v1/runs/{RUN}/{path}" for path in ("labels", "export.jsonl?ties=keep", "queries", "annotators")]
     answers = [await service.admin.get(path) for path in (*asked, "/v1/people", "/metrics")]
@@ -384,7 +398,8 @@ async def test_a_run_that_is_not_live_keeps_none(sqlite_service: Running) -> Non
 
 
 async def test_rows_of_every_live_table_are_in_the_purge(service: Running) -> None:
-    assert {completions.name, feedback.name, publications.name, live_users.name} <= purge.metadata.tables.keys()
+    tables = (completions, feedback, implicit_choices, publications, live_users)
+    assert {table.name for table in tables} <= purge.metadata.tables.keys()
     key, _ = await chat_key(service)
 
     def fill(connection: Connection) -> None:

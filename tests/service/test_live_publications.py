@@ -91,7 +91,18 @@ async def test_versions_of_two_runs_are_apart_and_neither_reaches_the_other(serv
 @pytest.mark.parametrize("method", ["GET", "POST"])
 async def test_a_run_that_is_not_live_has_none(sqlite_service: Running, method: str) -> None:
     await sqlite_service.run()
-    for path in ("publications", "", "freeze", "rollback", "summary", "duels", "prompts", "erased", "thumbs"):
+    for path in (
+        "publications",
+        "",
+        "freeze",
+        "rollback",
+        "summary",
+        "duels",
+        "prompts",
+        "erased",
+        "thumbs",
+        "implicit",
+    ):
         url = f"/v1/live/run/{path}".rstrip("/")
         body = {"checksum": "ab", "round": 1, "labels": 1, "path": "/w"} if path == "publications" else None
         answer = await sqlite_service.admin.request(method, url, json=body if method == "POST" else None)

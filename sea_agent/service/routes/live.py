@@ -95,7 +95,8 @@ async def get_thumbs(run: RunId, service: Service, caller: Reader) -> StreamingR
 @router.get("/live/{run}/implicit", response_class=StreamingResponse, responses=_FILE | documented(404))
 async def get_implicit(run: RunId, service: Service, caller: Reader) -> StreamingResponse:
     """Duels that nobody answered and of which the conversation went on with one side, as rows of TRL's format for
-    preferences: ``prompt``, ``chosen``, ``rejected``. Audits and erased texts are left out."""
+    preferences: ``prompt``, ``chosen``, ``rejected``; ``side`` is where the chosen one was shown. Audits and erased
+    texts are left out."""
     return await _file(service.database, run, "implicit", implicit.listed, _preference)
 
 
@@ -166,7 +167,7 @@ def _kto(row: Row) -> dict[str, Any]:
 def _preference(row: Row) -> dict[str, Any]:
     first, second = _responses(row)
     chosen, rejected = (first, second) if row.outcome == "first" else (second, first)
-    told = {"prompt": json.loads(row.messages), "chosen": chosen, "rejected": rejected, "shown": row.outcome}
+    told = {"prompt": json.loads(row.messages), "chosen": chosen, "rejected": rejected, "side": row.outcome}
     return told | _origin(row)
 
 

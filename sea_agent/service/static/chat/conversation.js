@@ -1,7 +1,7 @@
 // The conversation of this tab, kept in its own storage: it is there again after a reload, and gone with the tab.
 //
-// An exchange: {key, said, body?, reply?, used, pick?, leaves?, up?, stopped?, fault?}. `body` is what is sent, word for word
-// the same however often, under `key`; it is there until there is a `reply`, {id, texts, duel}, of which text number
+// An exchange: {key, said, body?, reply?, used, pick?, leaves?, up?, stopped?, fault?}. `body` is what is sent, word for
+// word the same however often, under `key`; it is there until there is a `reply`, {id, texts, duel}, of which text number
 // `used` is what the conversation goes on with. `pick` is the outcome of a duel, `leaves` that it is not to be answered,
 // `up` whether an answer that came alone was called good.
 
