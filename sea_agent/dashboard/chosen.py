@@ -27,17 +27,19 @@ class Member:
     @property
     def finished(self) -> bool:
         """Whether the run came to its end."""
-        return self.run.place.state is RunState.FINISHED
+        return is_finished(self.run)
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The runs of one group. ``methods`` holds all of each method's, ``counted`` those that figures are over;
-    ``groups`` counts the runs of every group there is, ``left_out`` says which runs are in none, and why."""
+    """The runs of one group. ``methods`` holds all of each method's, ``counted`` those that figures are over, and
+    ``unmeasured`` runs without a win rate, of which only the ledgers count; ``groups`` counts the runs of every group
+    there is, ``left_out`` says which runs are in no comparison, and why."""
 
     group: GroupKey | None
     groups: dict[GroupKey, int]
     methods: dict[str, list[Member]]
+    unmeasured: dict[str, list[Run]]
     left_out: list[tuple[str, str]]
 
     @property
@@ -46,6 +48,14 @@ class Selection:
         return {
             name: [member for member in members if member.finished] or members for name, members in self.methods.items()
         }
+
+    @property
+    def asking(self) -> dict[str, list[Run]]:
+        """The runs of each method whose ledgers are counted: finished ones, or all where none is."""
+        found = {name: [member.run for member in members] for name, members in self.methods.items()}
+        for name, runs in self.unmeasured.items():
+            found[name] = found.get(name, []) + runs
+        return {name: [run for run in runs if is_finished(run)] or runs for name, runs in found.items()}
 
     def is_so_far(self, method: str) -> bool:
         """Whether no run of a method is finished."""
@@ -70,23 +80,29 @@ def choose(runs: Sequence[Run], group: GroupKey | None) -> Selection:
     sizes = Counter({key: len(members) for key, members in by_group.items()})
     if group is None and sizes:
         group = sizes.most_common(1)[0][0]
-    members = _members(by_group.get(group, []) if group else [], left_out)
     methods: dict[str, list[Member]] = {}
-    for member in members:
+    unmeasured: dict[str, list[Run]] = {}
+    for member in _members(by_group.get(group, []) if group else [], unmeasured, left_out):
         methods.setdefault(member.record.method, []).append(member)
-    return Selection(group, dict(sizes), methods, left_out)
+    return Selection(group, dict(sizes), methods, unmeasured, left_out)
 
 
-def _members(runs: Sequence[Run], left_out: list[tuple[str, str]]) -> list[Member]:
+def is_finished(run: Run) -> bool:
+    """Whether a run came to its end."""
+    return run.place.state is RunState.FINISHED
+
+
+def _members(runs: Sequence[Run], unmeasured: dict[str, list[Run]], left_out: list[tuple[str, str]]) -> list[Member]:
     """Runs with records, each once; finished ones take the place of others."""
     found: dict[Path, Member] = {}
-    for run in sorted(runs, key=lambda run: run.place.state is not RunState.FINISHED):
+    for run in sorted(runs, key=lambda run: not is_finished(run)):
         if run.place.state is RunState.FAILED:
             left_out.append((run.id, "failed"))
             continue
         try:
             found[run.place.path] = Member(run, run.record())
         except UserError as error:
+            unmeasured.setdefault(str(run.facts()["method"]), []).append(run)
             left_out.append((run.id, short(error, run)))
     kept = one_of_each([(path, member.record) for path, member in found.items()])
     left_out += [

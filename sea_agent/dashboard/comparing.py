@@ -11,6 +11,7 @@ import numpy as np
 
 from sea_agent.dashboard.chosen import Member, Selection, short
 from sea_agent.dashboard.ledgers import Tally
+from sea_agent.dashboard.run import Run
 from sea_agent.errors import UserError
 from sea_agent.lab import tables
 from sea_agent.lab.comparison import Comparison, FinalColumn, Values, band_of, compare, shortfall
@@ -60,6 +61,7 @@ def comparison_view(selection: Selection, level: float, baseline: str | None) ->
         "group": selection.group,
         "groups": [{"group": key, "runs": runs} for key, runs in sorted(selection.groups.items())],
         "left_out": [{"run": run, "why": why} for run, why in sorted(selection.left_out)],
+        "unmeasured": sorted(selection.unmeasured),
         "methods": [],
     }
     for group, plain in zip(comparison.groups, tree["groups"], strict=True):
@@ -67,6 +69,7 @@ def comparison_view(selection: Selection, level: float, baseline: str | None) ->
             "title": tables.title(group),
             "horizon": group.horizon,
             "definition": tables.definition(group.measurements),
+            "by_judge": group.by_judge,
             "methods": [{**row, **_members(selection, row["method"])} for row in plain["methods"]],
         }
     return view
@@ -124,8 +127,8 @@ def long_table(view: dict[str, Any]) -> Table:
 
 
 def labels_view(selection: Selection) -> dict[str, Any]:
-    """What the ledgers of each method count, and how its beliefs were borne out."""
-    return {"methods": [_labels(name, members) for name, members in selection.counted.items()]}
+    """What the ledgers of each method count, evaluated or not, and how its beliefs were borne out."""
+    return {"methods": [_labels(name, runs) for name, runs in selection.asking.items()]}
 
 
 def calibration_table(view: dict[str, Any]) -> Table:
@@ -213,17 +216,17 @@ def _curve(method: str, kind: str, curves: Sequence[tuple[Member, tuple[Values, 
     }
 
 
-def _labels(method: str, members: Sequence[Member]) -> dict[str, Any]:
+def _labels(method: str, runs: Sequence[Run]) -> dict[str, Any]:
     total, trouble = Tally(), []
-    for member in members:
+    for run in runs:
         try:
-            total += member.run.counts().tally
+            total += run.counts().tally
         except UserError as error:
-            trouble.append({"run": member.run.id, "why": short(error, member.run)})
+            trouble.append({"run": run.id, "why": short(error, run)})
     first, second = (total.outcomes.get(side, 0) for side in ("first", "second"))
     return {
         "method": method,
-        "runs": len(members) - len(trouble),
+        "runs": len(runs) - len(trouble),
         "trouble": trouble,
         "answers": total.answers,
         "outcomes": total.outcomes,

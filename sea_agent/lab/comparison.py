@@ -63,6 +63,11 @@ class Group:
     measurements: tuple[Measurement, ...]
     methods: tuple[MethodFigures, ...]
 
+    @property
+    def by_judge(self) -> bool:
+        """Whether the judge measured win rates, because the oracle does not evaluate."""
+        return any(measurement.by_judge for measurement in self.measurements)
+
 
 @dataclass(frozen=True)
 class Comparison:

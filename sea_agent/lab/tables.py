@@ -38,7 +38,8 @@ def terminal_tables(comparison: Comparison) -> Iterator[Table]:
 def _efficiency_table(group: Group, comparison: Comparison) -> Table:
     saved = f"times fewer than {comparison.baseline}" if comparison.baseline else "times fewer"
     headings = ("runs", "queries", "never", saved, "t interval", f"mean win rate to {group.horizon:g}")
-    aim = f"a win rate of {comparison.level:g}{comparison.bounds}"
+    by = " by the judge" if group.by_judge else ""
+    aim = f"a win rate of {comparison.level:g}{by}{comparison.bounds}"
     table = _table(f"{title(group)}: oracle queries to {aim}", headings)
     for row in group.methods:
         table.add_row(
@@ -54,7 +55,8 @@ def _efficiency_table(group: Group, comparison: Comparison) -> Table:
 
 def _outcome_table(group: Group) -> Table:
     measured = [column for column in _AT_THE_END if any(row.final[column] for row in group.methods)]
-    table = _table(f"{title(group)}: after the last query", [_AT_THE_END[column][0] for column in measured])
+    who = ", win rates by the judge, because the oracle does not evaluate" if group.by_judge else ""
+    table = _table(f"{title(group)}: after the last query{who}", [_AT_THE_END[column][0] for column in measured])
     for row in group.methods:
         table.add_row(row.method, *(_estimate(row.final[column], *_AT_THE_END[column][1:]) for column in measured))
     return table

@@ -47,6 +47,8 @@ export function howMany(curves, shown) {
   return visible.length ? `n = ${plural(seeds, "run")} of ${plural(new Set(visible.map((curve) => curve.method)).size, "method")}.` : "";
 }
 
+const said = (text, shown) => (typeof text === "function" ? text(shown) : text);
+
 class CurvePanel {
   constructor(id, title, columns) {
     this.panel = new Panel(id, title);
@@ -63,7 +65,7 @@ class CurvePanel {
   draw(data, shown, x, extra = {}) {
     this.columns.forEach((column, k) => {
       const curves = data.columns[column.name] ?? [];
-      this.charts[k].update({ curves: drawn(curves, shown), x, y: column.y, empty: column.empty, ...extra });
+      this.charts[k].update({ curves: drawn(curves, shown), x, y: column.y, empty: said(column.empty, shown), ...extra });
     });
     this.panel.define(this.definition(shown), howMany(data.columns[this.columns[0].name] ?? [], shown));
   }
@@ -106,7 +108,8 @@ const graph = (name, title, height, format, empty) => ({ name, title, height, y:
 export class Optimisation extends CurvePanel {
   constructor() {
     super("optimisation", "Over-optimisation", [
-      graph("judge_win_rate", "Win rate by the independent judge", 200, rate, "No judge beside the oracle: set evaluation.judge."),
+      graph("judge_win_rate", "Win rate by the independent judge", 200, rate, ({ byJudge }) =>
+        byJudge ? "The win rate above is the judge's: the oracle does not evaluate." : "No judge beside the oracle: set evaluation.judge."),
       graph("response_tokens", "Tokens of a response", 200, short),
       graph("distinct_share", "Prompts with two different samples", 200, percent),
       graph("kl_to_reference", "KL to the initial policy, nats", 200, short, "No reference is kept by this loss."),

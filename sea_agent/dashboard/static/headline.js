@@ -39,7 +39,7 @@ export class Headline {
 
   #draw() {
     const row = this.shown.row;
-    const labels = this.labels?.methods.find(({ method }) => method === row?.method);
+    const labels = this.labels?.methods.find(({ method }) => method === this.shown.method);
     this.section.replaceChildren(this.#saved(row), this.#winRate(row), ...this.#spent(labels));
   }
 

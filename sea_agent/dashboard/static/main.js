@@ -72,9 +72,19 @@ async function everything() {
     headline.update(shown);
     await targets.panel.show(() => view, () => targets.draw(view, shown));
     await Promise.all([...curves.map((panel) => panel.update(shown)), calibration.update(shown), headline.updateLabels(shown), oneRun()]);
+  } else if (all?.unmeasured.length) {
+    const shown = unmeasured(all);
+    headline.update(shown);
+    await Promise.all([calibration.update(shown), headline.updateLabels(shown), oneRun()]);
   } else {
     await oneRun();
   }
+}
+
+/** What can be shown of runs without a win rate: their ledgers. */
+function unmeasured({ group, unmeasured: methods }) {
+  const about = { runs: state.runs, group: group ?? [] };
+  return { about, baseline: null, colours: colours(methods, null), method: methods[0], row: null, visible: new Set(methods) };
 }
 
 /** Whether there is no run, which the page then says once. */
@@ -112,8 +122,10 @@ async function comparison() {
   }
 }
 
+/** Say once that there is nothing to compare, and why. */
 function nothing(message) {
-  for (const panel of [targets.panel, calibration.panel, ...curves.map((one) => one.panel)]) panel.fail(message);
+  targets.panel.fail(message);
+  for (const { panel } of [calibration, ...curves]) panel.section.hidden = true;
   headline.update({ row: null, baseline: null });
   byId("methods").replaceChildren();
 }
@@ -134,6 +146,7 @@ function controls(view) {
     about: { runs: state.runs, group: view.group ?? [] },
     baseline: view.baseline,
     colours: colours(methods, view.baseline),
+    byJudge: view.by_judge,
     definition: view.definition,
     method,
     row: view.methods.find((row) => row.method === method),
