@@ -27,7 +27,7 @@ def live(
         typer.Option(metavar="URL", help="sqlite:///FILE or postgresql://…; default: an SQLite file in --out."),
     ] = None,
     root_path: Annotated[
-        str, typer.Option(metavar="PATH", help="Path of the host below which a proxy shows everything: /live.")
+        str, typer.Option(metavar="PATH", help="Path of the host below which a proxy shows everything: /assistant.")
     ] = "",
     proxy: Annotated[
         list[str] | None,

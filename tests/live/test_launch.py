@@ -110,7 +110,7 @@ def launched(out: Path, told: list[str], **place: Any) -> None:
 
 
 def test_keys_are_given_to_those_whose_they_are(parts: type[Parts], tmp_path: Path) -> None:
-    launched(tmp_path / "out", [], root_path="/live", proxies=("10.0.0.0/8", "192.0.2.1/32"))
+    launched(tmp_path / "out", [], root_path="/assistant", proxies=("10.0.0.0/8", "192.0.2.1/32"))
     environments = {part.name: dict(part.environment) for part in parts.started}
     assert environments == {
         "engine-0": {},
@@ -120,7 +120,13 @@ def test_keys_are_given_to_those_whose_they_are(parts: type[Parts], tmp_path: Pa
         "users": {"SEA_AGENT_CHAT_KEY": "the key of simulated users"},
     }
     (gateway,) = [part for part in parts.started if part.name == "gateway"]
-    assert gateway.arguments[-6:-1] == ["--root-path", "/live", "--proxy=10.0.0.0/8", "--proxy=192.0.2.1/32", "--live"]
+    assert gateway.arguments[-6:-1] == [
+        "--root-path",
+        "/assistant",
+        "--proxy=10.0.0.0/8",
+        "--proxy=192.0.2.1/32",
+        "--live",
+    ]
 
 
 def test_engines_and_decider_are_reached_from_their_own_machine_alone(parts: type[Parts], tmp_path: Path) -> None:
