@@ -81,15 +81,13 @@ def nodes_at(address: str) -> list[Node]:
         return living_nodes()
 
 
-def end_others(namespace: str, known: Sequence[str]) -> list[str]:
-    """End the lasting actors of ``namespace`` but the ``known`` ones; their names."""
+def end_others(namespace: str, known: Sequence[str]) -> None:
+    """End the lasting actors of ``namespace`` but the ``known`` ones."""
     import ray
 
-    rows = ray.util.list_named_actors(all_namespaces=True)
-    others = sorted(row["name"] for row in rows if row["namespace"] == namespace and row["name"] not in known)
-    for name in others:
-        ray.kill(ray.get_actor(name, namespace))
-    return others
+    for row in ray.util.list_named_actors(all_namespaces=True):
+        if row["namespace"] == namespace and row["name"] not in known:
+            ray.kill(ray.get_actor(row["name"], namespace))
 
 
 class Places:

@@ -9,10 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import uvloop
+
 from sea_agent.config.live import TOKEN
 from sea_agent.errors import RunFailure, UserError
 
-END_SECONDS = 5.0
+END_SECONDS = 3.0
 
 
 class EngineHost:
@@ -50,14 +52,14 @@ class EngineHost:
 
     def close(self) -> None:
         """End it, and what it started."""
-        if self._begun is not None:
+        if self._begun is not None and self._thread.is_alive():
             loop, task = self._begun
             loop.call_soon_threadsafe(task.cancel)
         self._thread.join(END_SECONDS)
 
     def _work(self, settings: Mapping[str, Any]) -> None:
         try:
-            asyncio.run(self._serve(settings))
+            uvloop.run(self._serve(settings))
         except (UserError, RunFailure) as error:
             self._error = error
         except asyncio.CancelledError:

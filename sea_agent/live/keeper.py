@@ -35,9 +35,9 @@ from sea_agent.live.supervisor import Part
 from sea_agent.persistence.files import write_whole
 from sea_agent.service.chat.settings import FILE
 
-ANSWER_SECONDS = 60.0
+ANSWER_SECONDS = 120.0
 """Longest wait for an actor: for room in the cluster, for its process to start, and for an answer."""
-END_SECONDS = 8.0
+END_SECONDS = 5.0
 _LOOK_SECONDS = 1.0
 _HEALTH_SECONDS = 5.0
 

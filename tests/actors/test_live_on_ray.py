@@ -34,9 +34,9 @@ BODY = {"id": "a", "token_ids": [5, 6, 7], "max_new_tokens": 300, "temperature":
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    """Of a cluster with room for four engines."""
+    """Of a cluster with room for live mode with one engine."""
     nodes = Cluster()
-    nodes.add_node(num_cpus=4, include_dashboard=False)
+    nodes.add_node(num_cpus=5, include_dashboard=False)
     yield nodes.address
     nodes.shutdown()
 

@@ -8,9 +8,13 @@ import pytest
 from live_stub import StubEngine
 
 from actors.runtime import LastingRemote
+from sea_agent.config import LiveConfig
 from sea_agent.errors import RunFailure, Stopped
 from sea_agent.live import keeper as keeping
+from sea_agent.live.engine_scores import engine_score
 from sea_agent.live.keeper import Keeper, KeeperSettings
+from sea_agent.service.chat.settings import TOKEN as TOKEN_VARIABLE
+from sea_agent.service.chat.settings import LiveSettings
 
 TOKEN = "a secret of the engines"
 
@@ -102,3 +106,19 @@ def test_who_is_stopped_waits_no_longer(keeper: Keeper, monkeypatch: pytest.Monk
     for engine in (made(), made("http://10.0.0.2:4000")):
         with pytest.raises(Stopped):
             keeper._watch(engine)
+
+
+def test_the_agent_asks_an_engine_that_moved_where_its_file_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, settings = tmp_path / "engine-0.url", tmp_path / "live.json"
+    live = LiveSettings(live=LiveConfig(), engines=(f"file://{file}",), decider="", max_new_tokens=8, temperature=1.0)
+    settings.write_text(live.model_dump_json())
+    monkeypatch.setenv(TOKEN_VARIABLE, TOKEN)
+    score, rows = engine_score(settings), [((5, 6), (7,))]
+    assert score is not None
+    assert score(rows, 1) is None, "it is nowhere yet"
+    for _ in range(2):
+        with StubEngine(TOKEN) as engine:
+            file.write_text(engine.url)
+            assert score(rows, 1) == [[engine.logprob]]
