@@ -19,6 +19,8 @@ import argparse
 import json
 import os
 import secrets
+import signal
+import sys
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -150,6 +152,7 @@ def main() -> None:
     if given.markdown:
         print(markdown(json.loads(RESULTS.read_text(encoding="utf-8"))))
         return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the parts end with this process
     with tempfile.TemporaryDirectory() as folder:
         out, key = (given.keep or Path(folder) / "out").resolve(), secrets.token_urlsafe(32)
         with running(out, given.users, key) as (process, url):
