@@ -11,19 +11,15 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import httpx
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError
 
-CONNECT_SECONDS = 5.0
-LINE_SECONDS = 60.0
-"""Longest wait for the next line of an engine."""
+from sea_agent.service.chat.wire import Answer, Broken, Wire
 
 logger = logging.getLogger(__name__)
 
 Line = dict[str, Any]
 
-_FAULTS: tuple[type[Exception], ...] = (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL, TimeoutError)
-_FAULTS += (ValueError, LookupError, TypeError, RecursionError)
+_FAULTS = (Broken, OSError, TimeoutError, ValueError, LookupError, TypeError, RecursionError)
 """What an engine or a decider that fails, or says what nobody understands, leads to here."""
 
 
@@ -102,22 +98,16 @@ class Engines:
     Args:
         urls: where they are; the last one is the canary's while there is one.
         token: the secret that they ask for.
-        transport: for tests.
     """
 
-    def __init__(self, urls: Sequence[str], token: str, transport: httpx.AsyncBaseTransport | None = None) -> None:
+    def __init__(self, urls: Sequence[str], token: str) -> None:
         self._urls = list(urls)
         self._turn = 0
-        timeout = httpx.Timeout(LINE_SECONDS, connect=CONNECT_SECONDS)
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=100)
-        headers = {"Authorization": f"Bearer {token}"}
-        self._client = httpx.AsyncClient(
-            headers=headers, transport=transport, timeout=timeout, limits=limits, trust_env=False
-        )
+        self._wire = Wire(token)
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Let go of the connections."""
-        await self._client.aclose()
+        self._wire.close()
 
     async def generate(self, body: Mapping[str, Any], whole: Whole, place: int | None = None) -> AsyncGenerator[Line]:
         """The lines of a response, each taken in by ``whole`` before it is handed on.
@@ -162,9 +152,9 @@ class Engines:
         """What the decider at ``url`` says of the responses; None if it says nothing in time, or nothing sensible."""
         try:
             async with asyncio.timeout(seconds):
-                answer = await self._client.post(f"{url}/decide", json=body)
-            _require_success(answer)
-            said = Said.model_validate(answer.json())
+                async with self._wire.post(f"{url}/decide", body) as answer:
+                    _require_success(answer)
+                    said = Said.model_validate(json.loads(await answer.whole()))
             said.require_sense(len(body["responses"]), body["shown"])
         except _FAULTS as error:
             logger.error("the decider does not answer: %s", _reason(error))
@@ -172,18 +162,18 @@ class Engines:
         return said
 
     async def _lines(self, url: str, body: Mapping[str, Any]) -> AsyncGenerator[Line]:
-        async with self._client.stream("POST", f"{url}/generate", json=body) as answer:
-            if answer.status_code == httpx.codes.UNPROCESSABLE_ENTITY:
-                raise Refused(str(json.loads(await answer.aread())["detail"]))
+        async with self._wire.post(f"{url}/generate", body) as answer:
+            if answer.status == 422:
+                raise Refused(str(json.loads(await answer.whole())["detail"]))
             _require_success(answer)
-            async for line in answer.aiter_lines():
-                if line:
+            async with aclosing(answer.lines()) as lines:
+                async for line in lines:
                     yield json.loads(line)
 
 
-def _require_success(answer: httpx.Response) -> None:
-    if not answer.is_success:
-        raise ValueError(f"it answered {answer.status_code}")
+def _require_success(answer: Answer) -> None:
+    if not 200 <= answer.status < 300:
+        raise ValueError(f"it answered {answer.status}")
 
 
 def _reason(error: Exception) -> str:

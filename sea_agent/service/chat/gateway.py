@@ -201,7 +201,7 @@ async def gateway(
         yield Gateway(live, database, serving, flow, run.secret, rate, seed_of(run.secret), clock)
     finally:
         await flow.close()
-        await engines.close()
+        engines.close()
 
 
 def new_id() -> str:
