@@ -98,7 +98,7 @@ def make_app(backend: LiveBackend, token: str) -> FastAPI:
     """The engine's HTTP interface over a back end that is loaded."""
     app = FastAPI(openapi_url=None, redirect_slashes=False)
     app.add_middleware(_OnlyWithToken, token=token)
-    counts = {"swaps": 0}
+    counts = {"swaps": 0, "responses": 0}
 
     @app.exception_handler(RequestValidationError)
     async def _(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -138,6 +138,7 @@ def make_app(backend: LiveBackend, token: str) -> FastAPI:
     async def generate(body: GenerateBody) -> StreamingResponse:
         text, request = _request(body, backend)
         check_request(request, backend)
+        counts["responses"] += 1
         return StreamingResponse(_lines(request, text, backend), media_type="application/x-ndjson")
 
     @app.put("/weights")

@@ -3,7 +3,7 @@
     python -m sea_agent.live.simulated_users SETTINGS.json
 
 Some answer late, and some not at all. They go on until they are told to end, and write one line of JSON an answer to
-``log``: the hidden reward of what they were shown first, under which weights, and what they picked.
+``log``: which completion it was, its hidden rewards, under which weights, and what they picked; or why there was none.
 """
 
 import asyncio
@@ -91,7 +91,7 @@ class _User:
             try:
                 answer = (await self._client.post("/v1/chat/completions", json=body)).raise_for_status().json()
             except httpx.HTTPError as error:
-                print(f"user {self._place}: {error}", flush=True)
+                self._fail(error)
                 await asyncio.sleep(PAUSE_SECONDS)
                 continue
             texts = [choice["message"]["content"] for choice in answer["choices"]]
@@ -112,14 +112,21 @@ class _User:
             said = await self._client.put(f"/v1/feedback/{answer['id']}/choice", json={"outcome": outcome})
             said.raise_for_status()
         except httpx.HTTPError as error:
-            print(f"user {self._place}: {error}", flush=True)
+            self._fail(error)
         else:
             self._note(answer, rewards, outcome)
 
     def _note(self, answer: dict[str, Any], rewards: list[float], outcome: str | None) -> None:
-        row = {"at": time.time(), "user": self._place, "version": answer["sea"]["policy_version"]}
-        row |= {"rewards": rewards, "outcome": outcome}
-        self._log.write(json.dumps(row) + "\n")
+        version = answer["sea"]["policy_version"]
+        self._write({"completion": answer["id"], "version": version, "rewards": rewards, "outcome": outcome})
+
+    def _fail(self, error: httpx.HTTPError) -> None:
+        what = str(error) or type(error).__name__
+        print(f"user {self._place}: {what}", flush=True)
+        self._write({"error": what})
+
+    def _write(self, row: dict[str, Any]) -> None:
+        self._log.write(json.dumps({"at": time.time(), "user": self._place} | row) + "\n")
         self._log.flush()
 
 

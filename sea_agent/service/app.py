@@ -103,13 +103,13 @@ def make_app(settings: Settings) -> FastAPI:
         app.add_middleware(SubPath, root=settings.root_path)
     problems.install(app)
     refusals.install(app)
-    # Routes are tried in this order, so those that every label passes come first.
+    # Routes are tried in this order, so those whose callers wait come first.
+    app.include_router(chat.router, prefix="/v1")
     office = (leases, labels, queries, runs, assignments, events, quality, files, keys, people, erasure)
     for module in (*office, feedback, live, live_operating):
         app.include_router(
             module.router, prefix="/v1", responses=problems.documented(400, 401, 403, 413, 422, 429, 503)
         )
-    app.include_router(chat.router, prefix="/v1")
     for module in (health, metrics, sign_in, label_page, admin_page, chat_page, live_page):
         app.include_router(module.router)
     app.mount("/static", Static(), name="static")

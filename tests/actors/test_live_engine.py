@@ -81,7 +81,7 @@ def test_the_state_tells_what_is_held(url: str, policy: PolicyConfig) -> None:
 
     held = run(url, work)
     assert len(held.pop("checksum")) == 32
-    assert held == {"version": 0, "backend": "hf", "running": 0, "context": 64, "swaps": 0}
+    assert held == {"version": 0, "backend": "hf", "running": 0, "context": 64, "swaps": 0, "responses": 0}
 
 
 @pytest.mark.parametrize("token", ["x", "another secret", TOKEN + "x"])

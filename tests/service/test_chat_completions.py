@@ -1,15 +1,16 @@
 """OpenAI's client, unchanged, before the gateway: what it is answered, in one piece and as a stream, and its errors."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import httpx
 import openai
 import pytest
 from live_stub import FIRST_ID, WORDS, scripted
-from service.chat_service import Chat, chatting, collected, text_of
+from service.chat_service import EAGER, Chat, chatting, collected, duel_of, text_of
 
 from sea_agent.service.chat.flow import Event
 from sea_agent.service.chat.gateway import Reply
@@ -237,6 +238,38 @@ async def test_what_only_concerns_the_caller_is_taken_and_ignored(chat: Chat) ->
     assert len(answer.choices) == 1
 
 
+JAVASCRIPT = {
+    "user-agent": "OpenAI/JS 6.49.0",
+    "x-stainless-lang": "js",
+    "accept-language": "*",
+    "sec-fetch-mode": "cors",
+}
+LANGCHAIN = {"user-agent": "OpenAI/Python 3.57.0", "x-stainless-raw-response": "true", "x-stainless-async": "false"}
+OTHERS: list[tuple[dict[str, str], dict[str, Any]]] = [
+    (JAVASCRIPT, {}),
+    (JAVASCRIPT | {"x-stainless-helper-method": "stream"}, {"stream": True}),
+    (LANGCHAIN, {"stream": False}),
+    (LANGCHAIN, {"stream": True, "stream_options": {"include_usage": True}}),
+]
+
+
+async def test_other_clients_requests_get_one_choice_though_everybody_is_asked_who_may_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their requests as they send them; what they make of the answers was tried by hand."""
+    async with chatting(f"sqlite:///{tmp_path / 'a.sqlite'}", monkeypatch, **EAGER) as chat:
+        assert duel_of(await chat.create(duel=True)) is not None
+        for headers, more in OTHERS:
+            body = json.dumps({"model": "live", "messages": HELLO} | more, separators=(",", ":"))
+            answer = await posted(chat, body, {"accept": "application/json"} | headers)
+            assert answer.status_code == 200, answer.text
+            lines = [line.removeprefix("data: ") for line in answer.text.splitlines() if line]
+            parts = [json.loads(line) for line in lines if line != "[DONE]"]
+            assert {choice["index"] for part in parts for choice in part["choices"]} == {0}
+            assert (lines[-1] == "[DONE]") == more.get("stream", False)
+            assert all(part["choices"] for part in parts[:-1])
+
+
 async def test_the_model_is_listed(chat: Chat) -> None:
     assert [(model.id, model.owned_by) async for model in chat.openai.models.list()] == [("live", "sea-agent")]
 
@@ -256,7 +289,7 @@ UNSUPPORTED: list[tuple[dict[str, Any], str]] = [
     ({"response_format": {"type": "json_object"}}, "response_format"),
     ({"modalities": ["text", "audio"]}, "modalities"),
     ({"extra_body": {"top_k": 5}}, "top_k"),
-    ({"messages": [{"role": "user", "content": [IMAGE]}]}, "messages.0.content"),
+    ({"messages": [{"role": "user", "content": [IMAGE]}]}, "messages.0.content: image_url is not supported"),
     ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}, "messages.0.role"),
     ({"messages": [{"role": "user", "content": "x", "name": "ann"}]}, "messages.0: name is not supported"),
     ({"messages": []}, "messages"),
@@ -275,9 +308,9 @@ UNSUPPORTED: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-async def posted(chat: Chat, content: str | bytes) -> httpx.Response:
-    """The answer to a body that OpenAI's client would not send."""
-    headers = {"Authorization": f"Bearer {chat.key}", "Content-Type": "application/json"}
+async def posted(chat: Chat, content: str | bytes, more: Mapping[str, str] = MappingProxyType({})) -> httpx.Response:
+    """The answer to a body that OpenAI's client for Python would not send."""
+    headers = {"Authorization": f"Bearer {chat.key}", "Content-Type": "application/json", **more}
     async with httpx.AsyncClient(base_url=chat.url, headers=headers, timeout=60) as client:
         return await client.post("/v1/chat/completions", content=content)
 

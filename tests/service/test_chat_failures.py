@@ -5,7 +5,7 @@ import json
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -121,22 +121,32 @@ NONSENSE = (
 )
 
 
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n"
+
+
 async def test_an_engine_that_makes_no_sense_is_as_good_as_dead(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    no_http = (b"no HTTP\r\n\r\n", HEAD % 9 + b"cut", b"HTTP/1.1 200 OK\r\nContent-Le", b"")
     async with chatting(f"sqlite:///{tmp_path / 'a.sqlite'}", monkeypatch, engines=1) as chat:
-        flow = chat.service.state.gateway.flow
-        client = flow._engines._client
-        for nonsense in NONSENSE:
-            replace_transport(client, lambda request, nonsense=nonsense: httpx.Response(200, content=nonsense))
-            with pytest.raises(openai.InternalServerError, match="No engine answers"):
-                await chat.create()
+        for said in (*(HEAD % len(nonsense) + nonsense for nonsense in NONSENSE), *no_http):
+            async with saying(said) as url:
+                chat.service.state.gateway.flow._engines._urls = [url]
+                with pytest.raises(openai.InternalServerError, match="No engine answers"):
+                    await chat.create()
 
 
-def replace_transport(client: httpx.AsyncClient, answer: Callable[[httpx.Request], httpx.Response]) -> None:
-    """Let a client get its answers from a function."""
-    client._mounts = {}
-    client._transport = httpx.MockTransport(answer)
+@asynccontextmanager
+async def saying(answer: bytes) -> AsyncIterator[str]:
+    """The URL of a server that answers everybody the same, and hangs up."""
+
+    async def answered(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        writer.close()
+
+    async with await asyncio.start_server(answered, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
 
 # --- clients that leave ----------------------------------------------------------------------------------------------

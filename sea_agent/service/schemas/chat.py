@@ -55,6 +55,15 @@ class MessageIn(In):
     role: Role
     content: LongText | Annotated[list[TextPart], Field(min_length=1, max_length=MOST_PARTS)]
 
+    @field_validator("content", mode="before")
+    @classmethod
+    def _texts_only(cls, content: Any) -> Any:
+        for part in content if isinstance(content, list) else ():
+            kind = part.get("type") if isinstance(part, dict) else None
+            if isinstance(kind, str) and kind != "text":
+                raise ValueError(f"{kind[:100]} is not supported: the policy reads text only; leave it out")
+        return content
+
     @model_validator(mode="after")
     def _nothing_else(self) -> "MessageIn":
         for name, value in (self.model_extra or {}).items():

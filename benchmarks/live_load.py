@@ -1,0 +1,167 @@
+"""Live mode under load for as long as one likes: whether anything leaks, is lost, or is said of the wrong weights.
+
+    python -m benchmarks.live_load [--minutes 60] [--users 20] [--keep DIR] [--markdown]
+
+Runs ``sea-agent live live`` as real processes with simulated users, who ask as fast as they are answered, with half a
+second in between. New weights go live about every half minute, as the gate lets everything pass. A further user asks
+for a stream every second, and is never asked. Meanwhile the memory of each process is noted; afterwards
+
+- the log-probability of every token of every stored response is recomputed with the weights whose version it names. A
+  response under which the weights changed names the older ones, and is recomputed with both. In a control, responses
+  that name the nearest other version must be found;
+- what users were told is compared with what is on disk;
+- the growth of each process after the first sixth is estimated.
+
+Writes ``benchmarks/results/live_load.json``; ``--markdown`` prints it. A minute needs about 20 MB of disk.
+"""
+
+import argparse
+import json
+import os
+import secrets
+import signal
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.live_load_checks import Recomputing, growth, kept_responses, lost, mislabelled, rows_of
+from benchmarks.live_load_run import Watched, running, watch
+from sea_agent.lab.records import four_digits
+from sea_agent.live.launch import DATABASE
+from sea_agent.persistence.files import write_whole
+from sea_agent.pretrained import use_threads
+from sea_agent.worlds import resolve
+
+RESULTS = Path(__file__).parent / "results" / "live_load.json"
+POLICY = "world://lexicon/policy"
+WARM = 1 / 6
+"""Share of the time after which a process is warm."""
+MISLABELLED = 200
+PERCENTILES = (50, 95, 99)
+
+
+def examine(out: Path, seen: Watched, seconds: float) -> dict[str, Any]:
+    """All figures of what has ended."""
+    database = out / DATABASE
+    rows = rows_of(database, "SELECT * FROM completions ORDER BY number")
+    done = [row for row in rows if row["state"] == "done"]
+    published = rows_of(database, "SELECT * FROM publications ORDER BY version")
+    labels = rows_of(
+        database,
+        "SELECT q.client_key AS id FROM labels l JOIN queries q ON q.id = l.query_id WHERE l.revises IS NULL",
+    )
+    told = [json.loads(line) for line in (out / "users.jsonl").read_text(encoding="utf-8").splitlines()]
+    heard = [row["completion"] for row in told if row.get("completion") and row["outcome"] is None]
+    picks = [row["completion"] for row in told if row.get("outcome")]
+    ended = seen.ended_at - 1.0
+    on_disk = [(row["id"], row["done_at"]) for row in done]
+    kept = lost(heard + seen.streamed, picks, on_disk, [row["id"] for row in labels], ended)
+    responses = kept_responses((row["prompt"], row["responses"]) for row in done)
+    served = {one.version for one in responses}
+    weights = {row["version"]: Path(row["path"]) for row in published if row["version"] in served}
+    weights[0] = Path(published[0]["path"])  # the initial policy, as engines call what they start with
+    recomputing = Recomputing(resolve(POLICY), weights)
+    found, control = recomputing.compare(responses), mislabelled(responses, weights, MISLABELLED)
+    plain = [row for row in done if row["asked"] is None and row["information"] is None]
+    warm = seconds * WARM / 3600
+    return {
+        "minutes": seconds / 60,
+        "requests": len(rows),
+        "per_second": len(rows) / seconds,
+        "failed": sum(row["state"] == "failed" and row["done_at"] < ended for row in rows),
+        "errors": sum("error" in row and row["at"] < ended for row in told),
+        "streams": len(seen.streamed),
+        "cut": seen.cut,
+        "asked": sum(row["asked"] is not None for row in done),
+        "picks": len(picks),
+        "kept": asdict(kept),
+        "first_token_ms": percentiles(seen.first_tokens),
+        "first_token_at_gateway_ms": percentiles([row["first_token_at"] - row["created_at"] for row in plain]),
+        "versions": len(served),
+        "went_live": sum(row["state"] in ("live", "retired", "withdrawn") for row in published),
+        "responses": len(responses),
+        "agreement": asdict(found),
+        "mislabelled": {"made": len(control), "found": len(recomputing.compare(control).wrong)},
+        "restarts": {name: len(ids) - 1 for name, ids in seen.processes.items()},
+        "memory": {
+            name: asdict(growth(*zip(*[one for one in noted if one[0] >= warm], strict=True)))
+            for name, noted in seen.memory.items()
+        },
+    }
+
+
+def percentiles(seconds: list[float]) -> dict[str, float]:
+    """Of waits, in milliseconds."""
+    return {f"p{one}": float(np.percentile(seconds, one)) * 1e3 for one in PERCENTILES} if seconds else {}
+
+
+def rounded(tree: Any) -> Any:
+    """With four significant digits."""
+    if isinstance(tree, dict):
+        return {key: rounded(value) for key, value in tree.items()}
+    return four_digits(tree) if isinstance(tree, float) else tree
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The figures as tables."""
+    kept, agreement, control = result["kept"], result["agreement"], result["mislabelled"]
+    lines = [
+        f"{result['minutes']:g} minutes, {result['users']} simulated users, {result['cores']} cores:",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| requests, a second | {result['requests']:,}, {result['per_second']:g} |",
+        f"| failed, refused or lost on the way | {result['failed']}, {result['errors']} |",
+        f"| streams of a further user, cut | {result['streams']:,}, {len(result['cut'])} |",
+        f"| first token of such a stream, p50 / p95 / p99 | {_waits(result['first_token_ms'])} |",
+        f"| the same at the gateway, all plain requests | {_waits(result['first_token_at_gateway_ms'])} |",
+        f"| versions that went live | {result['went_live']} |",
+        f"| answers and picks lost, doubled, told to nobody | {kept['lost']}, {kept['doubled']}, {kept['unheard']} |",
+        f"| responses of the weights that they name | {agreement['exact']:,} |",
+        f"| under which the weights changed | {agreement['across']:,} |",
+        f"| of other weights | {len(agreement['wrong'])} |",
+        f"| largest difference of a token, nats | {agreement['largest']:g} |",
+        f"| control: mislabelled responses, found | {control['made']}, {control['found']} |",
+        f"| restarts of parts | {sum(result['restarts'].values())} |",
+        "",
+        "| process | MB when warm | MB at the end | MB an hour |",
+        "|---|---|---|---|",
+    ]
+    for name, size in result["memory"].items():
+        slope = f"{size['per_hour']:.1f} [{size['low']:.1f}, {size['high']:.1f}]"
+        lines.append(f"| {name} | {size['first']:.0f} | {size['last']:.0f} | {slope} |")
+    return "\n".join(lines)
+
+
+def _waits(milliseconds: dict[str, float]) -> str:
+    return " / ".join(f"{value:.0f}" for value in milliseconds.values()) + " ms"
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--users", type=int, default=20)
+    parser.add_argument("--keep", type=Path, help="directory of the run, which stays; default: one that goes")
+    parser.add_argument("--markdown", action="store_true", help="print what was measured last")
+    given = parser.parse_args()
+    if given.markdown:
+        print(markdown(json.loads(RESULTS.read_text(encoding="utf-8"))))
+        return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the parts end with this process
+    with tempfile.TemporaryDirectory() as folder:
+        out, key = (given.keep or Path(folder) / "out").resolve(), secrets.token_urlsafe(32)
+        with running(out, given.users, key) as (process, url):
+            seen = watch(process, url, key, given.minutes * 60)
+        use_threads(1)
+        result = {"cores": os.cpu_count(), "users": given.users} | examine(out, seen, given.minutes * 60)
+    write_whole(RESULTS, json.dumps(rounded(result), indent=1) + "\n")
+    print(markdown(rounded(result)))
+
+
+if __name__ == "__main__":
+    main()
