@@ -40,14 +40,6 @@ class Foresight:
         """
         return min(max(self._gained - self._luck, 0.0) / (self._promised + self._luck), 1.0)
 
-    @property
-    def is_refuted(self) -> bool:
-        """Whether the answers speak against the beliefs, by more than bad luck.
-
-        A right belief loses more than x nats to a coin at any time with probability exp(-x) at most.
-        """
-        return self._gained < -self._luck
-
     def add(self, probability_N: Tensor, wins_N: Tensor) -> None:
         """Answers in the order in which they were asked for.
 

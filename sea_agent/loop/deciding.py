@@ -3,6 +3,9 @@
 The rule is ``sea_ee``: two Thompson draws name two candidates. Where a response is shown already, the duel is between
 it and what a draw names instead. Where all draws name the same candidate there is nothing to ask.
 
+Nothing else is done with a posterior before answers bear it out. Until then it is put to the test: the duel is between
+the responses of the highest and the lowest mean, of whose order it is surest. Good responses are too close for that.
+
 Dimensions: S posterior draws, M candidates with different texts.
 """
 
@@ -21,20 +24,14 @@ IGNORANCE = 0.1536
 that has the prior variance of 2. Of the scale of ``pair_information``, so that the two can be compared."""
 
 
-LEAST_LABELS = 16
-"""Answers from which on a posterior that they do not refute is acted on."""
-
-
 def live_trust(selector: Selector) -> float:
-    """How far a posterior is acted on in live mode, from 0 to 1.
+    """How far a posterior is acted on in live mode: 1 while answers bear it out, and 0 otherwise.
 
-    A run that asks the oracle waits until answers have borne its posterior out, because imagined rounds could lead the
-    policy anywhere. That takes many answers of people, who are noisy, above all to duels of good responses. Here the
-    posterior only chooses among responses of the policy, so it is acted on until answers refute it.
+    So answers that have nothing to do with the responses leave users with what they would have had without learning,
+    but with a small chance (``bandit/betting.py``). A run that asks the oracle acts by degrees (``Selector.trust``) and
+    later, because imagined rounds could lead the policy anywhere; here the posterior only chooses among its responses.
     """
-    if selector.labels >= LEAST_LABELS and not selector.is_refuted:
-        return 1.0
-    return selector.trust
+    return float(selector.is_borne_out)
 
 
 @dataclass(frozen=True)
@@ -72,10 +69,11 @@ def decide(
 ) -> Decision:
     """Choose a pair among ``responses`` to a prompt; a function of its arguments, whatever was decided before.
 
-    As far as the posterior is not to be trusted, by a chance that ``key`` decides, the pair is one of the policy's own
-    samples: the first two, or what is shown and the first that differs. So it is where ``selector`` is None, which
-    stands for no posterior, and where the selection rule of the run looks at no posterior. Of equal texts the first
-    counts, or the one that is shown.
+    Where a response is shown already and answers have not borne the posterior out, the pair is it and the first that
+    differs: neither is then before the other for what is believed of them, so that users who like one place better
+    bear nothing out. Where ``selector`` is None, which stands for no posterior, or has learnt nothing, or the selection
+    rule of the run looks at no posterior, it is the first two. Of equal texts the first counts, or the one that is
+    shown.
 
     Raises:
         ValueError: when there are no responses, or ``shown`` is not the place of one.
@@ -98,8 +96,7 @@ def decide(
         return _unknowing(places, first, version, 0.0)
     if not look.rewards_S_M.isfinite().all():
         raise RunFailure("the posterior gave rewards that are not finite: check its settings and features")
-    believes = not selector.is_blind and selector.chance(key) < trust
-    pair = _thompson(look, None if shown is None else at) if believes else _passive(at, len(places))
+    pair = _pair(look, trust, None if shown is None else at, is_blind=selector.is_blind)
     best = at if look.mean_M is None or trust == 0.0 else int(look.mean_M.argmax())
     rewards_S_1_M = look.rewards_S_M[:, None]
     missed_M = (rewards_S_1_M.amax(2, keepdim=True) - rewards_S_1_M).mean(0)[0].tolist()
@@ -155,6 +152,15 @@ def _unknowing(places: Sequence[int], first: int, version: int = 0, trust: float
 def _passive(first: int, count: int) -> tuple[int, int]:
     """``first`` and the first other of ``count`` candidates."""
     return first, next(place for place in range(count) if place != first)
+
+
+def _pair(look: Look, trust: float, shown: int | None, *, is_blind: bool) -> tuple[int, int] | None:
+    if not is_blind and trust > 0.0:
+        return _thompson(look, shown)
+    if is_blind or shown is not None or look.mean_M is None:
+        return _passive(shown or 0, look.rewards_S_M.shape[1])
+    best, worst = int(look.mean_M.argmax()), int(look.mean_M.argmin())
+    return _passive(0, len(look.mean_M)) if best == worst else (best, worst)
 
 
 def _thompson(look: Look, shown: int | None) -> tuple[int, int] | None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from sea_agent.bandit.betting import Wager
 from sea_agent.bandit.foresight import HALF_LIFE, LUCK, VOUCHED, Foresight
 from sea_agent.bandit.mixing import folded_pairs, label_source
 from sea_agent.bandit.posterior import make_posterior
@@ -77,6 +78,7 @@ class Selector:
         self._features = None if make_features is None else make_features()
         self._posterior: Any = None  # created with the first features
         self._foresight = Foresight(VOUCHED if posterior.prior else LUCK)
+        self._wager = Wager()
 
     def select(
         self,
@@ -217,9 +219,10 @@ class Selector:
         return 0 if self._posterior is None else self._posterior.labels
 
     @property
-    def is_refuted(self) -> bool:
-        """Whether answers speak against what the posterior believed of them before."""
-        return self._foresight.is_refuted
+    def is_borne_out(self) -> bool:
+        """Whether answers bear out what the posterior believed of them before. Where they have nothing to do with the
+        responses, the chance that this ever is so is ``betting.ERROR`` at most."""
+        return self._wager.is_won
 
     def look(self, group: Candidates, key: str) -> Look | None:
         """What is believed of the candidates of one prompt; None before there is a posterior.
@@ -233,10 +236,6 @@ class Selector:
         rewards_S_1_M = self._posterior.draw(rows_1_M_D, generator_for(self._seed, "look", key))
         mean_M = self._posterior.mean(rows_1_M_D)[0] if self._posterior.labels else None
         return Look(rewards_S_1_M[:, 0], mean_M)
-
-    def chance(self, key: str) -> float:
-        """A number from 0 to 1 that depends on the seed of the run and ``key`` alone."""
-        return float(generator_for(self._seed, "chance", key).random())
 
     def label(self, duels: Sequence[Duel], number: int) -> list[Verdict]:
         """The posterior's verdicts on the duels that it labels, each under a fresh posterior draw."""
@@ -283,7 +282,7 @@ class Selector:
         self._posterior.add(first_N_D, second_N_D, first_wins_N, ids, who=who)
         metrics = self._posterior.update(self._generator("update", number))
         found = {f"posterior_{name}": amount for name, amount in metrics.items()}
-        self._foresight.add(beliefs_N, first_wins_N)
+        self._heard(beliefs_N, first_wins_N)
         found |= {"posterior_trust": self.trust} | _foresight(decided, beliefs_N, first_wins_N)
         once = list({duel.id: place for place, duel in enumerate(decided)}.values())
         sides_N_2_D = torch.stack([first_N_D[once], second_N_D[once]], 1)
@@ -320,7 +319,7 @@ class Selector:
         learn(rest)
         if last:
             chance_N = self._posterior.chance(rows_2N_D[::2][foretold], rows_2N_D[1::2][foretold], who[foretold])
-            self._foresight.add(chance_N, first_wins_N[foretold])
+            self._heard(chance_N, first_wins_N[foretold])
             learn(foretold)
 
     def foretell(self, duels: Sequence[Duel]) -> list[float]:
@@ -334,6 +333,7 @@ class Selector:
             "features": None if self._features is None else self._features.state(),
             "posterior": None if self._posterior is None else self._posterior.state(),
             "foresight": self._foresight.state(),
+            "wager": self._wager.state(),
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -343,15 +343,20 @@ class Selector:
             UnfitState: if it was saved with other posterior settings, or is not the state of a selector.
         """
         if self._features is None:
-            require(state, {"features": None, "posterior": None, "foresight": dict}, "selector")
+            require(state, {"features": None, "posterior": None, "foresight": dict, "wager": dict}, "selector")
         else:
-            require(state, {"features": list, "posterior": dict | None, "foresight": dict}, "selector")
+            require(state, {"features": list, "posterior": dict | None, "foresight": dict, "wager": dict}, "selector")
             self._features.load_state(state["features"])
         self._foresight.load_state(state["foresight"])
+        self._wager.load_state(state["wager"])
         self._posterior = None
         if state["posterior"] is not None:
             self._posterior = self._new_posterior()
             self._posterior.load_state(state["posterior"])
+
+    def _heard(self, beliefs_N: torch.Tensor, first_wins_N: torch.Tensor) -> None:
+        self._foresight.add(beliefs_N, first_wins_N)
+        self._wager.add(beliefs_N, first_wins_N)
 
     def _begin_round(self) -> None:
         if self._features is not None:
