@@ -136,6 +136,24 @@ async def test_an_engine_that_makes_no_sense_is_as_good_as_dead(
                     await chat.create()
 
 
+async def test_a_long_prompt_comes_back_from_the_engine_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: tuple[dict[str, Any], ...] = (
+        {"prompt": {"text": "long " * 400_000, "token_ids": list(range(200_000)), "last_only": False}},
+        {"text": "read", "token_ids": [3], "logprobs": [-1.0], "version": 0},
+        {"finish": "stop"},
+    )
+    said = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+    async with (
+        chatting(f"sqlite:///{tmp_path / 'a.sqlite'}", monkeypatch, engines=1) as chat,
+        saying(HEAD % len(said) + said) as url,
+    ):
+        chat.service.state.gateway.flow._engines._urls = [url]
+        answer = await chat.create()
+    assert answer.choices[0].message.content == "read"
+
+
 @asynccontextmanager
 async def saying(answer: bytes) -> AsyncIterator[str]:
     """The URL of a server that answers everybody the same, and hangs up."""

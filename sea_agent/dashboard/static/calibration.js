@@ -16,7 +16,6 @@ export class Calibration {
   }
 
   async update(shown) {
-    this.panel.section.hidden = false;
     this.panel.from("labels", shown.about);
     await this.panel.show(() => get("labels", shown.about), (data) => this.#draw(data, shown));
   }

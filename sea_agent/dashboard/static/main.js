@@ -67,6 +67,8 @@ async function everything() {
   const view = all?.methods.length ? all : null;
   picker.update(listing, new Map((all?.left_out ?? []).map(({ run, why }) => [run, why])));
   chooseRun(view, listing.runs.filter(isChosen));
+  for (const { panel } of curves) panel.section.hidden = !view;
+  calibration.panel.section.hidden = !view && !all?.unmeasured.length;
   if (view) {
     const shown = controls(view);
     headline.update(shown);
@@ -92,7 +94,7 @@ function isEmpty() {
   const empty = !listing.runs.length;
   byId("place").textContent = listing.name;
   byId("empty").hidden = !empty;
-  for (const part of document.querySelectorAll("#controls, .headline, .chips, .grid > :not(#annotators)")) part.hidden = empty;
+  document.body.classList.toggle("without-runs", empty);
   byId("annotators").hidden = empty && !listing.service; // who answers is kept by the service
   return empty;
 }
@@ -125,7 +127,6 @@ async function comparison() {
 /** Say once that there is nothing to compare, and why. */
 function nothing(message) {
   targets.panel.fail(message);
-  for (const { panel } of [calibration, ...curves]) panel.section.hidden = true;
   headline.update({ row: null, baseline: null });
   byId("methods").replaceChildren();
 }
