@@ -40,9 +40,9 @@ METHODS = {
     ),
     "`own`: two imagined rounds of four steps, eight candidates": (),
     "the same with an encoder's features": ("posterior={features: encoder, encoder_path: any}",),
-    "24 imagined rounds, 17 candidates, as in the preset `sea`": (
+    "24 imagined rounds, 16 candidates, as in the preset `sea`": (
         "imagination={rounds: 24, batches: 1}",
-        "sampler.candidates=17",
+        "sampler.candidates=16",
     ),
 }
 PEOPLE = {"annotators": 3, "seconds": 0.5, "spread": 0.6, "hours_a_day": 24}

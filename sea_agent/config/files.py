@@ -8,6 +8,7 @@ import copy
 import difflib
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar, Union, get_args, get_ori
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from sea_agent.config import RunConfig
 from sea_agent.config.world_settings import refuse_world_settings
@@ -250,15 +252,31 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
 
 
 def describe_keys() -> Iterator[tuple[str, str, str]]:
-    """Every configuration key as (key, default, meaning), for ``sea-agent check --keys``."""
+    """Every configuration key as (key, default, meaning), for ``sea-agent check --keys``.
 
-    def walk(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str]]:
+    A default that only some kinds of a section have follows that of the others: ``True; live: False``.
+    """
+    found: dict[str, list[tuple[str, FieldInfo]]] = {}
+
+    def walk(model: type[BaseModel], prefix: str, kind: str) -> None:
         for name, field in model.model_fields.items():
             sections = list(_sections(field.annotation))
             if not sections:
-                default = "required" if field.is_required() else str(field.default)
-                yield prefix + name, default, " ".join((field.description or "").split())
+                found.setdefault(prefix + name, []).append((kind, field))
             for section in sections:
-                yield from walk(section, f"{prefix}{name}.")
+                kinds = section.model_fields.get("kind")
+                walk(section, f"{prefix}{name}.", str(get_args(kinds.annotation)[0]) if kinds else kind)
 
-    yield from {row[0]: row for row in walk(RunConfig, "")}.values()
+    walk(RunConfig, "", "")
+    for key, fields in found.items():
+        meaning = next(field.description for _, field in fields if field.description)
+        yield key, _default(key, fields), " ".join(meaning.split())
+
+
+def _default(key: str, fields: Sequence[tuple[str, FieldInfo]]) -> str:
+    defaults = [(kind, "required" if field.is_required() else str(field.default) or "empty") for kind, field in fields]
+    usual = Counter(default for _, default in defaults).most_common(1)[0][0]
+    if key.endswith(".kind"):  # which is what tells kinds apart
+        return usual
+    others = {f"{kind}: {default}": None for kind, default in defaults if default != usual}
+    return "; ".join([usual, *others])

@@ -13,7 +13,7 @@ class WorldOracleConfig(Section):
     """The hidden reward of a built-in world."""
 
     kind: Literal["world"] = "world"
-    """Who answers: ``world``, ``python``, ``reward_model``, ``feedback_service`` or ``llm_judge``."""
+    """Who answers: ``world``, ``python``, ``reward_model``, ``feedback_service``, ``llm_judge`` or ``live``."""
     world: Literal["lexicon", "kitchen", "reviews", "tastes"] = "lexicon"
     """Name of the built-in world."""
     scorer: Literal["reward", "judge", "prior", "vader"] = "reward"
@@ -28,7 +28,7 @@ class PythonOracleConfig(Section):
     """A Python function ``compare(duels: list[dict]) -> list[float]``, or ``list[int]`` with ``returns: winner``."""
 
     kind: Literal["python"]
-    """Who answers: ``world``, ``python``, ``reward_model``, ``feedback_service`` or ``llm_judge``."""
+    """Who answers: ``world``, ``python``, ``reward_model``, ``feedback_service``, ``llm_judge`` or ``live``."""
     target: str
     """``path/to/file.py:function`` or ``module:function``. Each duel has ``id``, ``prompt``, ``first`` and ``second``.
     The function returns one answer per duel, of the kind that ``returns`` says."""
@@ -45,7 +45,7 @@ class RewardModelOracleConfig(Section):
     """A Hugging Face sequence-classification reward model with one output."""
 
     kind: Literal["reward_model"]
-    """Who answers: ``world``, ``python``, ``reward_model``, ``feedback_service`` or ``llm_judge``."""
+    """Who answers: ``world``, ``python``, ``reward_model``, ``feedback_service``, ``llm_judge`` or ``live``."""
     path: str
     """Model directory or hub name. If the tokenizer has a chat template, it shows the model the prompt's messages and
     the response as the assistant's turn; else the texts are encoded as a pair."""
@@ -72,7 +72,7 @@ class FeedbackServiceOracleConfig(RemoteOracleConfig):
     """People, through the feedback service (``sea-agent serve``). The API key is read from ``SEA_AGENT_KEY``."""
 
     kind: Literal["feedback_service"]
-    """Who answers: ``world``, ``python``, ``reward_model``, ``feedback_service`` or ``llm_judge``."""
+    """Who answers: ``world``, ``python``, ``reward_model``, ``feedback_service``, ``llm_judge`` or ``live``."""
     url: str
     """URL of the service, such as ``http://127.0.0.1:8400``."""
     run: Annotated[str, Field(pattern=RUN_ID, max_length=LONGEST_RUN_ID)]
@@ -118,7 +118,7 @@ class LlmJudgeOracleConfig(RemoteOracleConfig):
     """A language model behind any OpenAI-compatible endpoint. The API key is read from ``SEA_AGENT_JUDGE_KEY``."""
 
     kind: Literal["llm_judge"]
-    """Who answers: ``world``, ``python``, ``reward_model``, ``feedback_service`` or ``llm_judge``."""
+    """Who answers: ``world``, ``python``, ``reward_model``, ``feedback_service``, ``llm_judge`` or ``live``."""
     url: Annotated[str, AfterValidator(_plain_url)] = "https://api.openai.com/v1"
     """Base URL of the OpenAI-compatible endpoint, including ``/v1``; for ``feedback_service``, the URL of the service.
     A local endpoint may need no key."""

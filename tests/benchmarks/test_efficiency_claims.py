@@ -353,7 +353,7 @@ CLAIMS: dict[str, Callable[[Results], bool]] = {
     "Within bounds seven of ten runs with an encoder reach the level, where two of the baseline do": lambda results: (
         [10 - real(results, "reviews", method).row.censored for method in ("sea-encoder", "passive")] == [7, 2]
     ),
-    "that would be a quarter more answers for the baseline": lambda results: (
+    "the baseline would need a quarter more answers": lambda results: (
         1.2 < factor(real(results, "reviews", "sea-encoder")).mean < 1.3
         and factor(real(results, "reviews", "sea-encoder")).t_low > 1
     ),

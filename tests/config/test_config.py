@@ -360,6 +360,17 @@ def test_the_described_keys_are_all_leaves_each_once_with_a_meaning() -> None:
     assert ("learner.beta", "0.1") in {(key, default) for key, default, _ in rows}
 
 
+def test_defaults_of_some_kinds_of_oracles_do_not_hide_those_of_the_others() -> None:
+    defaults = {key: default for key, default, _ in describe_keys()}
+    assert defaults["oracle.kind"] == "required"
+    assert defaults["oracle.wait"] == "True; live: False"
+    assert defaults["oracle.url"] == "required; llm_judge: https://api.openai.com/v1; live: empty"
+    assert defaults["oracle.run"] == "required; live: live"
+    assert defaults["oracle.instructions"] == "empty"
+    assert defaults["oracle.labels"] == "threshold; world: bernoulli"
+    assert defaults["oracle.votes"] == "1"
+
+
 def test_a_valid_key_is_accepted_by_the_parser() -> None:
     """Every described key can be reached: as an override of nonsense it is refused for its value, not its name."""
     for key, _, _ in describe_keys():

@@ -1,6 +1,7 @@
 """A person at the label page: a real browser, what it asks for, and what it complains about."""
 
 import re
+import shutil
 import signal
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ import httpx
 from playwright.async_api import BrowserContext, Page, Request, Route, async_playwright, expect
 from service.processes import GIVEN_KEY, Process, launch
 
-CHROMIUM = "/usr/bin/chromium"
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 OPTIONS = (
     "--no-sandbox",
     "--disable-gpu",
