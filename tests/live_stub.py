@@ -119,6 +119,7 @@ class StubEngine:
             "running": len(self.requests) - len(self.finished) - len(self.left),
             "context": self.context,
             "swaps": self.swaps,
+            "responses": len(self.requests),
         }
 
 
