@@ -207,17 +207,17 @@ async function oneRun() {
 
 // --- what people do
 
+const on = (id, act) => byId(id).addEventListener("change", ({ target }) => act(target));
+
 byId("controls").addEventListener("submit", (event) => event.preventDefault());
-byId("group").addEventListener("change", (event) => change({ group: event.target.value, method: "", baseline: "", run: "", duel: "", hide: [], show: [] }));
-byId("method").addEventListener("change", (event) => change({ method: event.target.value }));
-byId("baseline").addEventListener("change", (event) => change({ baseline: event.target.value }));
-byId("x").addEventListener("change", (event) => change({ x: event.target.value }));
-byId("log").addEventListener("change", (event) => change({ log: event.target.checked }));
-byId("run").addEventListener("change", (event) => change({ run: event.target.value, duel: "", page: 0 }));
-byId("level").addEventListener("change", (event) => {
-  const level = event.target.valueAsNumber;
+on("group", ({ value }) => change({ group: value, method: "", baseline: "", run: "", duel: "", hide: [], show: [] }));
+for (const id of ["method", "baseline", "x"]) on(id, ({ value }) => change({ [id]: value }));
+on("log", ({ checked }) => change({ log: checked }));
+on("run", ({ value }) => change({ run: value, duel: "", page: 0 }));
+on("level", (target) => {
+  const level = target.valueAsNumber;
   if (level >= 0 && level <= 1) change({ level });
-  else event.target.value = state.level;
+  else target.value = state.level;
 });
 
 onChange((changed) => {
