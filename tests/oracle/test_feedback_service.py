@@ -135,6 +135,83 @@ def test_a_duel_that_somebody_let_need_fewer_votes_is_decided_by_those_there_are
     assert (verdict.duel_id, verdict.outcome, verdict.votes) == ("d", Outcome.SECOND, 1)
 
 
+OPERATORS = {
+    "name": "Kitchen",
+    "instructions": "Prefer what you would rather cook from.",
+    "examples": [{"prompt": "Salt?", "first": "A pinch.", "second": "No.", "outcome": "first", "why": ""}],
+    "votes_needed": 2,
+    "repeat_share": 0.2,
+    "gold_share": 0.3,
+    "qualification": 4,
+    "qualifying_share": 0.9,
+    "retention_days": 30.0,
+    "state": "paused",
+}
+"""Everything that an operator can say of a run."""
+
+
+def told(office: Office, run: str) -> dict[str, Any]:
+    """What the service says of a run, of what an operator can say."""
+    found = office.admin.get(f"/v1/runs/{run}").raise_for_status().json()
+    return {name: found[name] for name in OPERATORS}
+
+
+def test_a_new_run_gets_what_the_configuration_sets(make: Make, office: Office) -> None:
+    make(run="new", instructions="Be kind.", votes=3).ask([duel("d")])
+    assert (told(office, "new")["instructions"], told(office, "new")["votes_needed"]) == ("Be kind.", 3)
+    make(run="plain").ask([duel("d")])
+    assert (told(office, "plain")["instructions"], told(office, "plain")["votes_needed"]) == ("", 1)
+
+
+def test_an_experiment_that_sets_nothing_leaves_a_run_as_its_operator_made_it(make: Make, office: Office) -> None:
+    office.admin.put("/v1/runs/prepared", json=OPERATORS).raise_for_status()
+    oracle = make(run="prepared")
+    assert oracle.ask([duel("d")]) == []
+    assert told(office, "prepared") == OPERATORS
+    vote(office, "prepared", "d", ann="first")
+    assert oracle.ask([duel("d")]) == [], "the operator asked for two votes"
+    vote(office, "prepared", "d", bob="first")
+    (verdict,) = oracle.ask([duel("d")])
+    assert verdict.votes == 2
+
+
+def test_guidelines_that_an_operator_wrote_before_the_first_duel_stay_and_the_votes_are_the_experiments(
+    make: Make, office: Office
+) -> None:
+    office.admin.put("/v1/runs/written", json=OPERATORS).raise_for_status()
+    make(run="written", instructions="Be kind.", votes=3).ask([duel("d")])
+    assert told(office, "written") == OPERATORS | {"votes_needed": 3}
+    office.admin.put("/v1/runs/invited", json={"name": "Invited"}).raise_for_status()
+    make(run="invited", instructions="Be kind.").ask([duel("d")])
+    assert told(office, "invited")["instructions"] == "Be kind.", "nobody wrote any"
+
+
+@pytest.mark.parametrize("instructions", ["Be quick.", ""])
+def test_what_an_operator_changed_during_a_run_is_there_after_a_resume(
+    instructions: str, make: Make, office: Office
+) -> None:
+    run = f"changed-{len(instructions)}"
+    make(run=run, instructions="Be kind.", votes=1).ask([duel("d")])
+    changed = OPERATORS | {"instructions": instructions}
+    office.admin.put(f"/v1/runs/{run}", json=changed).raise_for_status()
+    resumed = make(run=run, instructions="Be kind.", votes=1)
+    assert resumed.ask([duel("d"), duel("e")]) == []
+    assert told(office, run) == changed
+    vote(office, run, "d", ann="first")
+    vote(office, run, "e", ann="first")
+    assert [verdict.duel_id for verdict in resumed.ask([duel("d"), duel("e")])] == ["d"], "the new one needs two"
+
+
+def test_a_client_that_says_everything_again_at_each_start_is_noticed(
+    make: Make, office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The negative control of the tests above."""
+    monkeypatch.setattr(feedback_service.FeedbackServiceOracle, "_run", lambda self: None)
+    office.admin.put("/v1/runs/wiped", json=OPERATORS).raise_for_status()
+    make(run="wiped", instructions="Be kind.", votes=1).ask([duel("d")])
+    assert told(office, "wiped") != OPERATORS
+
+
 def test_duels_that_wait_for_somebody_without_a_key_say_what_can_be_done(make: Make, office: Office) -> None:
     office.key("ann", "annotate")
     oracle = make(run="for-nobody")

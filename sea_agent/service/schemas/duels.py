@@ -44,11 +44,12 @@ class QueriesIn(In):
 
 
 class PostedOut(Out):
-    """A duel of the batch; ``created`` is false where it was there already."""
+    """A duel of the batch, and how many votes it needs; ``created`` is false where it was there already."""
 
     id: str
     client_key: str
     created: bool
+    votes_needed: int
 
 
 class QueriesOut(Out):
