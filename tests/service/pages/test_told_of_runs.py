@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 from playwright.async_api import expect
-from service.pages.browsing import SECONDS, Site, Visitor
+from service.pages.browsing import SECONDS, Site, Visitor, serve_changed
 from service.pages.conftest import Visit
 
 pytestmark = pytest.mark.anyio
@@ -106,6 +106,70 @@ async def test_worked_examples_are_shown_before_the_first_duel_and_a_key_away(
     await expect(examples.first).to_be_hidden()
     await ann.page.keyboard.press("i")
     await expect(examples.first).to_be_visible()
+
+
+KITCHEN, GARDEN = "Prefer what you would rather cook from.", "Prefer what you would rather plant."
+PER_BROWSER = (
+    "const READ = own(`guidelines/${ME_HERE}`)",
+    "const READ = own(`guidelines/${run}`)",
+)
+"""A fault: guidelines that somebody read are read for everybody at this browser."""
+READ_FOR_GOOD = (
+    "showInstructions(localStorage.getItem(READ) !== guidelines)",
+    "showInstructions(localStorage.getItem(READ) === null)",
+)
+"""A fault: guidelines that were read once are read, whatever they say now."""
+
+
+async def come_again(visitor: Visitor, name: str) -> None:
+    """Sign in as somebody else in the same browser, and open the run."""
+    form = {"key": visitor.site.key(name)}
+    url = visitor.site.url
+    await visitor.context.request.post(f"{url}/sign-in", form=form, headers={"Origin": url}, max_redirects=0)
+    await visitor.page.goto(f"{url}/label/{visitor.run}")
+    await expect(visitor.page.locator("#duel")).to_be_visible()
+
+
+@pytest.mark.parametrize("broken", [False, True])
+async def test_everybody_at_a_shared_browser_reads_the_guidelines_before_their_first_duel(
+    site: Site, run: str, visit: Visit, broken: bool
+) -> None:
+    """``broken`` is the fault that must be found."""
+    site.run(run, instructions=KITCHEN)
+    site.post(run, votes_needed=2)
+    ann = await visit(run)
+    if broken:
+        await serve_changed(ann.page, "duel.js", PER_BROWSER)
+        await ann.page.reload()
+    guidelines = ann.page.locator("#instructions")
+    await expect(guidelines).to_be_visible()
+    await ann.button("Got it").click()
+    await come_again(ann, "bob")
+    await expect(guidelines).to_be_visible(visible=not broken)
+    await come_again(ann, "ann")
+    await expect(guidelines).to_be_hidden()
+
+
+@pytest.mark.parametrize("broken", [False, True])
+@pytest.mark.parametrize("changed", ["instructions", "examples"])
+async def test_guidelines_that_changed_are_shown_again(
+    site: Site, run: str, visit: Visit, changed: str, broken: bool
+) -> None:
+    """``broken`` is the fault that must be found."""
+    example = {"prompt": "Salt?", "first": "A pinch.", "second": "No.", "outcome": "first", "why": "It says how much."}
+    site.run(run, instructions=KITCHEN, examples=[example])
+    site.post(run)
+    ann = await visit(run)
+    if broken:
+        await serve_changed(ann.page, "duel.js", READ_FOR_GOOD)
+    await ann.button("Got it").click()
+    await ann.page.reload()
+    await expect(ann.page.locator("#duel")).to_be_visible()
+    await expect(ann.page.locator("#instructions")).to_be_hidden()
+    site.run(run, **{"instructions": {"instructions": GARDEN}, "examples": {"examples": [example] * 2}}[changed])
+    await ann.page.reload()
+    await expect(ann.page.locator("#duel")).to_be_visible()
+    await expect(ann.page.locator("#instructions")).to_be_visible(visible=not broken)
 
 
 # --- qualification ---------------------------------------------------------------------------------------------------
