@@ -20,6 +20,7 @@ from sea_agent.types import QUESTION_TEXTS, Answer, Duel, Outcome, Verdict
 _POST_ITEMS = 500
 _POST_BYTES = 1_000_000  # half of the service's limit
 _PAGE = 1000
+_NAMES = 8  # that a line says
 _POLL_SECONDS = POLL_SECONDS
 _RETRY_SECONDS: float = RETRY_SECONDS
 _OVER = ("closed", "archived", "deleted")
@@ -54,7 +55,7 @@ class FeedbackServiceOracle(Oracle):
         self._seq = 0
         self._path = f"/v1/runs/{config.run}"
         self._state = "open"  # of the run in the service, and its progress, as last seen
-        self._progress: dict[str, int] = {}
+        self._progress: dict[str, Any] = {}
         self._service.check()
 
     def verdicts(self, duels: Sequence[Duel]) -> list[Verdict]:
@@ -138,15 +139,17 @@ class FeedbackServiceOracle(Oracle):
         """See ``Oracle.waiting``: whether anybody is asked, and who can still answer."""
         if self._state == "paused":
             return "The run is paused in the service: nobody gets a duel until it is opened again."
-        there, stuck = self._progress.get("annotators", 1), self._progress.get("stuck", 0)
-        if not there:
+        if not self._progress:
+            return ""
+        people, stuck = self._progress["people"], self._progress["stuck"]
+        if not people:
             return "Nobody has a key to annotate this run: make one, and send it to somebody."
         if not stuck:
-            return ""
+            return f"With a key for this run: {_names(people)}."
         return (
             f"{stuck} of them need more votes than annotators are left who have neither answered nor skipped them "
-            f"(oracle.votes={self._config.votes}, {there} with a key for this run): make a key for somebody else, take "
-            "back what was handed out, or cancel them."
+            f"(votes a duel: {max(self._needed.values())}; with a key for this run: {_names(people)}): make a key for "
+            "somebody else, take back what was handed out, or cancel them."
         )
 
     def _withdrawn(self, duels: Sequence[Duel]) -> list[Verdict]:
@@ -192,6 +195,13 @@ class FeedbackServiceOracle(Oracle):
 
     def _skips(self, duels: Sequence[Duel]) -> list[Verdict]:
         return [Verdict(duel.id, Outcome.SKIP, self.name, time.time()) for duel in duels]
+
+
+def _names(people: Sequence[str]) -> str:
+    """The people, or the first of many and how many others there are."""
+    if len(people) <= _NAMES:
+        return ", ".join(people)
+    return f"{', '.join(people[: _NAMES - 1])} and {len(people) - _NAMES + 1} others"
 
 
 def _query(duel: Duel) -> dict[str, Any]:

@@ -121,6 +121,12 @@ class QueryListIn(BaseModel):
     limit: Annotated[int, Field(ge=1, le=500)] = 100
 
 
+class RunAssignmentIn(In):
+    """Who are the only ones to get the duels of a run, those posted later too, but for duels with names of their own."""
+
+    annotators: Annotated[list[ShortText], Field(min_length=1, max_length=100)]
+
+
 class _HandOutIn(In):
     annotators: Annotated[list[ShortText], Field(min_length=1, max_length=100)]
     each: Count | None = None

@@ -41,6 +41,7 @@ class RunIn(In):
 class RunOut(Out):
     """A run with its counts; gold duels are in none of them but ``labels``, the length of the label log.
 
+    ``assigned`` are the only ones who get its duels, but for those with names of their own; everybody if it is empty.
     ``live``: its duels are those of live mode, which users answer. ``erased``: the texts of all its duels were erased.
     """
 
@@ -55,6 +56,7 @@ class RunOut(Out):
     qualifying_share: float
     retention_days: float | None
     examples: list[Example]
+    assigned: list[str]
     live: bool
     erased: bool
     created_at: TimeOut
@@ -96,7 +98,8 @@ class OwnProgressOut(Out):
 class ProgressOut(OwnProgressOut):
     """How far a run is, and how many labels the caller gave.
 
-    ``annotators`` can answer its duels with their keys; ``stuck`` open duels lack more votes than annotators are left
+    ``annotators`` can answer its duels with their keys, ``people`` names them for a key with the scope experiment; ``stuck``
+    open duels lack more votes than annotators are left
     who neither answered nor skipped them. ``gold_missing`` open gold duels are lacking for somebody who begins now to
     qualify.
     """
@@ -106,6 +109,7 @@ class ProgressOut(OwnProgressOut):
     cancelled: int
     labels: int
     annotators: int
+    people: list[str] | None
     stuck: int
     gold_missing: int
 
