@@ -35,7 +35,9 @@ def make(office: Office, monkeypatch: pytest.MonkeyPatch) -> Make:
     monkeypatch.setattr(feedback_service, "_POLL_SECONDS", 1)
     monkeypatch.setattr(feedback_service, "_RETRY_SECONDS", 0.5)
 
-    def of(**settings: Any) -> Oracle:
+    def of(key: str | None = None, **settings: Any) -> Oracle:
+        if key is not None:
+            monkeypatch.setenv(KEY, key)
         config = FeedbackServiceOracleConfig(kind="feedback_service", **{"url": office.url, "run": RUN} | settings)
         return make_oracle(config, seed=0, device="cpu")
 
@@ -215,13 +217,54 @@ def test_a_client_that_says_everything_again_at_each_start_is_noticed(
 def test_duels_that_wait_for_somebody_without_a_key_say_what_can_be_done(make: Make, office: Office) -> None:
     office.key("ann", "annotate")
     oracle = make(run="for-nobody")
+    assert oracle.waiting() == "", "nothing is known yet"
     assert oracle.ask([duel("d")]) == []
-    assert oracle.waiting() == ""
+    assert "more votes" not in oracle.waiting()
     query = oracle._posted["d"]  # type: ignore[attr-defined]
     office.admin.patch(f"/v1/queries/{query}", json={"assigned": ["nobody"]}).raise_for_status()
     assert oracle.ask([duel("d")]) == []
     assert "1 of them need more votes" in oracle.waiting()
     assert "make a key for somebody else, take back what was handed out, or cancel them." in oracle.waiting()
+
+
+def key_for(office: Office, run: str, name: str) -> None:
+    """Let somebody answer a run."""
+    office.admin.post("/v1/people", json={"annotator": name, "runs": [run]}).raise_for_status()
+
+
+def test_an_experiment_that_waits_says_who_can_answer(make: Make, tmp_path_factory: pytest.TempPathFactory) -> None:
+    quiet = Office(tmp_path_factory.mktemp("quiet"))
+    try:
+        oracle = make(run="who", url=quiet.url, key=quiet.key("experiment", "experiment"), votes=2)
+        assert oracle.ask([duel("d")]) == []
+        assert oracle.waiting() == "Nobody has a key to annotate this run: make one, and send it to somebody."
+        for name in ("Bob", "Ann", "cem"):
+            key_for(quiet, "who", name)
+        key_for(quiet, "elsewhere", "dan")
+        assert oracle.ask([duel("d")]) == []
+        assert oracle.waiting() == "With a key for this run: Ann, Bob, cem."
+        quiet.admin.put("/v1/runs/who/assignments", json={"annotators": ["Ann", "Bob"]}).raise_for_status()
+        quiet.admin.post("/v1/people/Bob/end").raise_for_status()
+        assert oracle.ask([duel("d")]) == []
+        assert "(votes a duel: 2; with a key for this run: Ann)" in oracle.waiting()
+        quiet.admin.delete("/v1/runs/who/assignments").raise_for_status()
+        for number in range(9):
+            key_for(quiet, "who", f"p{number}")
+        assert oracle.ask([duel("d")]) == []
+        assert oracle.waiting() == "With a key for this run: Ann, cem, p0, p1, p2, p3, p4 and 4 others."
+    finally:
+        quiet.close()
+
+
+def test_a_client_that_does_not_ask_who_can_answer_is_noticed(
+    make: Make, office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The negative control of the test above."""
+    monkeypatch.setattr(feedback_service, "_names", len)
+    key_for(office, "counted", "ann")
+    oracle = make(run="counted")
+    assert oracle.ask([duel("d")]) == []
+    assert "ann" not in oracle.waiting()
 
 
 def turn(office: Office, run: str, state: str) -> None:

@@ -211,7 +211,9 @@ async def test_a_key_of_some_runs_reaches_no_other(sqlite_service: Running) -> N
         ("POST", f"/v1/queries/{other}/take-back"),
         ("PATCH", f"/v1/queries/{other}"),
     ):
-        assert is_problem(await client.request(method, path, json={} if method in ("POST", "PUT", "PATCH") else None), 403)
+        assert is_problem(
+            await client.request(method, path, json={} if method in ("POST", "PUT", "PATCH") else None), 403
+        )
     # The same person, with a key for every run: the restricted key does not even see that lease or label.
     everywhere = await sqlite_service.client("annotate", annotator="experiment-annotate")
     lease = await claim(everywhere, "other")

@@ -318,7 +318,7 @@ async def test_names_that_cannot_answer_and_too_few_names_are_refused_in_words(s
     await service.client("read", annotator="reader")
     for names, said in (
         (["ann", "anne", "elsewhere", "reader"], "belongs to 'anne', 'elsewhere', 'reader'; the run is as it was"),
-        (["ann", "ann"], "need 2 votes by different people, and 1 are named: name more"),
+        (["ann", "ann"], "needs votes by 2 people, and the names are those of 1: name more"),
     ):
         answer = await service.admin.put("/v1/runs/run/assignments", json={"annotators": names})
         assert answer.status_code == 409

@@ -122,7 +122,7 @@ class QueryListIn(BaseModel):
 
 
 class RunAssignmentIn(In):
-    """Who are the only ones to get the duels of a run, those posted later too, but for duels with names of their own."""
+    """Who alone gets the duels of a run, those posted later too, but for duels with names of their own."""
 
     annotators: Annotated[list[ShortText], Field(min_length=1, max_length=100)]
 

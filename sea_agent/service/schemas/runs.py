@@ -98,10 +98,9 @@ class OwnProgressOut(Out):
 class ProgressOut(OwnProgressOut):
     """How far a run is, and how many labels the caller gave.
 
-    ``annotators`` can answer its duels with their keys, ``people`` names them for a key with the scope experiment; ``stuck``
-    open duels lack more votes than annotators are left
-    who neither answered nor skipped them. ``gold_missing`` open gold duels are lacking for somebody who begins now to
-    qualify.
+    ``annotators`` can answer its duels with their keys; ``people`` names them for a key with the scope experiment.
+    ``stuck`` open duels lack more votes than annotators are left who neither answered nor skipped them.
+    ``gold_missing`` open gold duels are lacking for somebody who begins now to qualify.
     """
 
     open: int

@@ -74,13 +74,13 @@ def assign_run(connection: Connection, run: str, annotators: Sequence[str], able
     needed, names = get(connection, run).votes_needed, list(dict.fromkeys(annotators))
     if unknown := [repr(name) for name in names if name not in able]:
         raise Conflict(
-            f"No key to answer run {run} with belongs to {', '.join(unknown)}; the run is as it was. Correct the names, "
-            "or make links for these people first."
+            f"No key to answer run {run} with belongs to {', '.join(unknown)}; the run is as it was. Correct the "
+            "names, or make links for these people first."
         )
     if needed > len(names):
         raise Conflict(
-            f"Duels of run {run} need {needed} votes by different people, and {len(names)} are named: name more, or let "
-            "duels need fewer votes (votes_needed)."
+            f"A duel of run {run} needs votes by {needed} people, and the names are those of {len(names)}: name more, "
+            "or let duels need fewer votes (votes_needed)."
         )
     connection.execute(delete(run_assignments).where(run_assignments.c.run == run))
     connection.execute(insert(run_assignments), [{"run": run, "annotator": name} for name in names])
