@@ -88,9 +88,11 @@ class QualificationOut(Out):
 
 
 class OwnProgressOut(Out):
-    """What a key is told that may only annotate; ``qualification`` is null where the run asks for none."""
+    """What a key is told that may only annotate: also how many people answer each new duel. ``qualification`` is null
+    where the run asks for none."""
 
     state: RunState
+    votes_needed: int
     mine: int
     qualification: QualificationOut | None
 

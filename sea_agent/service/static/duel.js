@@ -229,7 +229,7 @@ function panel() {
 }
 
 /** Why there is nothing to answer. */
-function nothing({ state, qualification } = {}) {
+function nothing({ state, votes_needed, qualification } = {}) {
   const ask = "Ask whoever gave you the link to this page.";
   switch (state) {
     case "paused":
@@ -246,7 +246,10 @@ function nothing({ state, qualification } = {}) {
     const why = "There are too few duels of the qualification for now. The next one appears here by itself.";
     return ["Nothing to answer now", `${why} Does none come? ${ask}`];
   }
-  return ["Nothing to answer now", "The next duel appears here by itself, as soon as there is one for you.", OTHERS];
+  const next = "The next duel appears here by itself, as soon as there is one for you.";
+  // Not whether an answer of theirs does lack those of others: that would tell gold duels and repeats apart.
+  const others = "Several people answer each duel of this run, and the answers of others may still be awaited.";
+  return ["Nothing to answer now", votes_needed > 1 ? `You have done your part. ${others} ${next}` : next, OTHERS];
 }
 
 /** What a key does, by the letter on it; by its place where the layout has no such letters, or shifts its digits. */

@@ -76,6 +76,37 @@ async def test_the_list_has_open_and_paused_runs_and_what_waits_for_others_is_se
             await asyncio.sleep(0.05)
 
 
+ALWAYS_THE_SAME = ("votes_needed > 1", "false")
+"""A fault: the page says the same whether or not others are waited for."""
+
+
+@pytest.mark.parametrize("broken", [False, True])
+async def test_who_has_answered_what_needs_several_people_is_told_of_the_others(
+    site: Site, run: str, visit: Visit, broken: bool
+) -> None:
+    """``broken`` is the fault that must be found."""
+    site.run(run, votes_needed=2)
+    site.post(run)
+    ann = await visit(run)
+    if broken:
+        await serve_changed(ann.page, "duel.js", ALWAYS_THE_SAME)
+        await ann.page.reload()
+    await ann.press("t")
+    await ann.nothing_left()
+    panel = ann.page.locator("#panel")
+    text = "Several people answer each duel of this run, and the answers of others may still be awaited."
+    await (expect(panel).not_to_contain_text(text) if broken else expect(panel).to_contain_text(text))
+
+
+async def test_who_answers_alone_is_not_told_of_others(site: Site, run: str, visit: Visit) -> None:
+    site.post(run)
+    ann = await visit(run)
+    await ann.press("t")
+    await ann.nothing_left()
+    await ann.says("The next duel appears here by itself", "#panel")
+    await expect(ann.page.locator("#panel")).not_to_contain_text("others")
+
+
 # --- instructions ----------------------------------------------------------------------------------------------------
 
 
