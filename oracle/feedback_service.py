@@ -20,6 +20,7 @@ from sea_agent.types import QUESTION_TEXTS, Answer, Duel, Outcome, Verdict
 _POST_ITEMS = 500
 _POST_BYTES = 1_000_000  # half of the service's limit
 _PAGE = 1000
+_NAMES = 8  # that a line says
 _POLL_SECONDS = POLL_SECONDS
 _RETRY_SECONDS: float = RETRY_SECONDS
 _OVER = ("closed", "archived", "deleted")
@@ -49,11 +50,12 @@ class FeedbackServiceOracle(Oracle):
         )
         self._announced = False
         self._posted: dict[str, str] = {}  # our id of a duel: the service's
+        self._needed: dict[str, int] = {}  # our id of a duel: the votes that it needed when it was posted
         self._votes: dict[str, dict[str, dict[str, Any]]] = {}  # duel: label: its latest entry in the log
         self._seq = 0
         self._path = f"/v1/runs/{config.run}"
         self._state = "open"  # of the run in the service, and its progress, as last seen
-        self._progress: dict[str, int] = {}
+        self._progress: dict[str, Any] = {}
         self._service.check()
 
     def verdicts(self, duels: Sequence[Duel]) -> list[Verdict]:
@@ -71,8 +73,7 @@ class FeedbackServiceOracle(Oracle):
 
     def _post(self, duels: Sequence[Duel]) -> None:
         if not self._announced:
-            metadata = {"instructions": self._config.instructions, "votes_needed": self._config.votes}
-            self._service.call("PUT", self._path, json=metadata)
+            self._announce()
             self._announced = True
         for batch in _batches([_query(duel) for duel in duels if duel.id not in self._posted]):
             try:
@@ -81,6 +82,19 @@ class FeedbackServiceOracle(Oracle):
                 self._look()
                 raise self._over() if self._state in _OVER else refused from None
             self._posted |= {row["client_key"]: row["id"] for row in answer["queries"]}
+            self._needed |= {row["client_key"]: row["votes_needed"] for row in answer["queries"]}
+
+    def _announce(self) -> None:
+        """Make the run in the service. Of one that is there, what an operator may have written stays: without duels it
+        takes what the configuration sets, with duels nothing."""
+        there = self._run()
+        given: dict[str, Any] = {}
+        if self._config.votes is not None and not (there and there["queries"]):
+            given["votes_needed"] = self._config.votes
+        if self._config.instructions and not (there and (there["queries"] or there["instructions"])):
+            given["instructions"] = self._config.instructions
+        if given or there is None:
+            self._service.call("PUT", self._path, json=given)
 
     def _answered(self, duels: Sequence[Duel]) -> list[Verdict]:
         """What is decided now or soon; skips where nothing will be."""
@@ -113,23 +127,29 @@ class FeedbackServiceOracle(Oracle):
                 return
 
     def _decided(self, duels: Sequence[Duel], needed: int | None = None) -> list[Verdict]:
-        needed = needed or self._config.votes
+        """Verdicts on the duels that have the votes ``needed``; None: as many as each needed when it was posted."""
         votes = ((duel.id, list(self._votes.get(duel.id, {}).values())) for duel in duels)
-        return [_verdict(id_, given, self._config.min_agreement) for id_, given in votes if len(given) >= needed]
+        return [
+            _verdict(id_, given, self._config.min_agreement)
+            for id_, given in votes
+            if len(given) >= (needed or self._needed[id_])
+        ]
 
     def waiting(self) -> str:
         """See ``Oracle.waiting``: whether anybody is asked, and who can still answer."""
         if self._state == "paused":
             return "The run is paused in the service: nobody gets a duel until it is opened again."
-        there, stuck = self._progress.get("annotators", 1), self._progress.get("stuck", 0)
-        if not there:
+        if not self._progress:
+            return ""
+        people, stuck = self._progress["people"], self._progress["stuck"]
+        if not people:
             return "Nobody has a key to annotate this run: make one, and send it to somebody."
         if not stuck:
-            return ""
+            return f"With a key for this run: {_names(people)}."
         return (
             f"{stuck} of them need more votes than annotators are left who have neither answered nor skipped them "
-            f"(oracle.votes={self._config.votes}, {there} with a key for this run): make a key for somebody else, take "
-            "back what was handed out, or cancel them."
+            f"(votes a duel: {max(self._needed.values())}; with a key for this run: {_names(people)}): make a key for "
+            "somebody else, take back what was handed out, or cancel them."
         )
 
     def _withdrawn(self, duels: Sequence[Duel]) -> list[Verdict]:
@@ -152,12 +172,18 @@ class FeedbackServiceOracle(Oracle):
 
     def _look(self) -> None:
         """Note the state of the run in the service; without such a run it is deleted."""
+        there = self._run()
+        self._state = "deleted" if there is None else there["state"]
+
+    def _run(self) -> dict[str, Any] | None:
+        """The run in the service; None where there is none."""
         try:
-            self._state = self._service.call("GET", self._path)["state"]
+            run: dict[str, Any] = self._service.call("GET", self._path)
         except Refused as refused:
             if refused.status != 404:
                 raise
-            self._state = "deleted"
+            return None
+        return run
 
     def _over(self) -> RunFailure:
         """Why no duel can be posted."""
@@ -169,6 +195,13 @@ class FeedbackServiceOracle(Oracle):
 
     def _skips(self, duels: Sequence[Duel]) -> list[Verdict]:
         return [Verdict(duel.id, Outcome.SKIP, self.name, time.time()) for duel in duels]
+
+
+def _names(people: Sequence[str]) -> str:
+    """The people, or the first of many and how many others there are."""
+    if len(people) <= _NAMES:
+        return ", ".join(people)
+    return f"{', '.join(people[: _NAMES - 1])} and {len(people) - _NAMES + 1} others"
 
 
 def _query(duel: Duel) -> dict[str, Any]:

@@ -78,9 +78,11 @@ class FeedbackServiceOracleConfig(RemoteOracleConfig):
     run: Annotated[str, Field(pattern=RUN_ID, max_length=LONGEST_RUN_ID)]
     """Id of the run in the service. A resumed run finds its duels and answers under the same id."""
     instructions: str = ""
-    """Instructions shown to annotators."""
-    votes: Annotated[int, Field(ge=1, le=100)] = 1
-    """Votes per duel, each from a different annotator. The majority decides."""
+    """Instructions shown to annotators. They are sent if the run in the service has neither duels nor instructions yet;
+    after that, and if they are empty, it keeps its own."""
+    votes: Annotated[int, Field(ge=1, le=100)] | None = None
+    """Votes per duel, each from a different annotator. The majority decides. Sent if the run in the service has no
+    duels yet; after that, and if null, it keeps its own number, which is 1 in a new run."""
     min_agreement: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
     """Share of the votes that an outcome needs to win; without such an outcome the duel is a tie."""
 

@@ -35,7 +35,8 @@ class Planned:
         Raises:
             UserError: fewer could be given at once.
         """
-        votes = self.config.oracle.votes if isinstance(self.config.oracle, FeedbackServiceOracleConfig) else 1
+        asked = self.config.oracle.votes if isinstance(self.config.oracle, FeedbackServiceOracleConfig) else None
+        votes = asked or 1  # as in a run that the service makes without a number
         workers = self.machine.workers
         if workers is not None and workers.at_once < votes:
             raise UserError(f"plan: {workers.at_once} at once cannot give a duel oracle.votes={votes}")

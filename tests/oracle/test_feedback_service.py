@@ -35,7 +35,9 @@ def make(office: Office, monkeypatch: pytest.MonkeyPatch) -> Make:
     monkeypatch.setattr(feedback_service, "_POLL_SECONDS", 1)
     monkeypatch.setattr(feedback_service, "_RETRY_SECONDS", 0.5)
 
-    def of(**settings: Any) -> Oracle:
+    def of(key: str | None = None, **settings: Any) -> Oracle:
+        if key is not None:
+            monkeypatch.setenv(KEY, key)
         config = FeedbackServiceOracleConfig(kind="feedback_service", **{"url": office.url, "run": RUN} | settings)
         return make_oracle(config, seed=0, device="cpu")
 
@@ -135,16 +137,134 @@ def test_a_duel_that_somebody_let_need_fewer_votes_is_decided_by_those_there_are
     assert (verdict.duel_id, verdict.outcome, verdict.votes) == ("d", Outcome.SECOND, 1)
 
 
+OPERATORS = {
+    "name": "Kitchen",
+    "instructions": "Prefer what you would rather cook from.",
+    "examples": [{"prompt": "Salt?", "first": "A pinch.", "second": "No.", "outcome": "first", "why": ""}],
+    "votes_needed": 2,
+    "repeat_share": 0.2,
+    "gold_share": 0.3,
+    "qualification": 4,
+    "qualifying_share": 0.9,
+    "retention_days": 30.0,
+    "state": "paused",
+}
+"""Everything that an operator can say of a run."""
+
+
+def told(office: Office, run: str) -> dict[str, Any]:
+    """What the service says of a run, of what an operator can say."""
+    found = office.admin.get(f"/v1/runs/{run}").raise_for_status().json()
+    return {name: found[name] for name in OPERATORS}
+
+
+def test_a_new_run_gets_what_the_configuration_sets(make: Make, office: Office) -> None:
+    make(run="new", instructions="Be kind.", votes=3).ask([duel("d")])
+    assert (told(office, "new")["instructions"], told(office, "new")["votes_needed"]) == ("Be kind.", 3)
+    make(run="plain").ask([duel("d")])
+    assert (told(office, "plain")["instructions"], told(office, "plain")["votes_needed"]) == ("", 1)
+
+
+def test_an_experiment_that_sets_nothing_leaves_a_run_as_its_operator_made_it(make: Make, office: Office) -> None:
+    office.admin.put("/v1/runs/prepared", json=OPERATORS).raise_for_status()
+    oracle = make(run="prepared")
+    assert oracle.ask([duel("d")]) == []
+    assert told(office, "prepared") == OPERATORS
+    vote(office, "prepared", "d", ann="first")
+    assert oracle.ask([duel("d")]) == [], "the operator asked for two votes"
+    vote(office, "prepared", "d", bob="first")
+    (verdict,) = oracle.ask([duel("d")])
+    assert verdict.votes == 2
+
+
+def test_guidelines_that_an_operator_wrote_before_the_first_duel_stay_and_the_votes_are_the_experiments(
+    make: Make, office: Office
+) -> None:
+    office.admin.put("/v1/runs/written", json=OPERATORS).raise_for_status()
+    make(run="written", instructions="Be kind.", votes=3).ask([duel("d")])
+    assert told(office, "written") == OPERATORS | {"votes_needed": 3}
+    office.admin.put("/v1/runs/invited", json={"name": "Invited"}).raise_for_status()
+    make(run="invited", instructions="Be kind.").ask([duel("d")])
+    assert told(office, "invited")["instructions"] == "Be kind.", "nobody wrote any"
+
+
+@pytest.mark.parametrize("instructions", ["Be quick.", ""])
+def test_what_an_operator_changed_during_a_run_is_there_after_a_resume(
+    instructions: str, make: Make, office: Office
+) -> None:
+    run = f"changed-{len(instructions)}"
+    make(run=run, instructions="Be kind.", votes=1).ask([duel("d")])
+    changed = OPERATORS | {"instructions": instructions}
+    office.admin.put(f"/v1/runs/{run}", json=changed).raise_for_status()
+    resumed = make(run=run, instructions="Be kind.", votes=1)
+    assert resumed.ask([duel("d"), duel("e")]) == []
+    assert told(office, run) == changed
+    vote(office, run, "d", ann="first")
+    vote(office, run, "e", ann="first")
+    assert [verdict.duel_id for verdict in resumed.ask([duel("d"), duel("e")])] == ["d"], "the new one needs two"
+
+
+def test_a_client_that_says_everything_again_at_each_start_is_noticed(
+    make: Make, office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The negative control of the tests above."""
+    monkeypatch.setattr(feedback_service.FeedbackServiceOracle, "_run", lambda self: None)
+    office.admin.put("/v1/runs/wiped", json=OPERATORS).raise_for_status()
+    make(run="wiped", instructions="Be kind.", votes=1).ask([duel("d")])
+    assert told(office, "wiped") != OPERATORS
+
+
 def test_duels_that_wait_for_somebody_without_a_key_say_what_can_be_done(make: Make, office: Office) -> None:
     office.key("ann", "annotate")
     oracle = make(run="for-nobody")
+    assert oracle.waiting() == "", "nothing is known yet"
     assert oracle.ask([duel("d")]) == []
-    assert oracle.waiting() == ""
+    assert "more votes" not in oracle.waiting()
     query = oracle._posted["d"]  # type: ignore[attr-defined]
     office.admin.patch(f"/v1/queries/{query}", json={"assigned": ["nobody"]}).raise_for_status()
     assert oracle.ask([duel("d")]) == []
     assert "1 of them need more votes" in oracle.waiting()
     assert "make a key for somebody else, take back what was handed out, or cancel them." in oracle.waiting()
+
+
+def key_for(office: Office, run: str, name: str) -> None:
+    """Let somebody answer a run."""
+    office.admin.post("/v1/people", json={"annotator": name, "runs": [run]}).raise_for_status()
+
+
+def test_an_experiment_that_waits_says_who_can_answer(make: Make, tmp_path_factory: pytest.TempPathFactory) -> None:
+    quiet = Office(tmp_path_factory.mktemp("quiet"))
+    try:
+        oracle = make(run="who", url=quiet.url, key=quiet.key("experiment", "experiment"), votes=2)
+        assert oracle.ask([duel("d")]) == []
+        assert oracle.waiting() == "Nobody has a key to annotate this run: make one, and send it to somebody."
+        for name in ("Bob", "Ann", "cem"):
+            key_for(quiet, "who", name)
+        key_for(quiet, "elsewhere", "dan")
+        assert oracle.ask([duel("d")]) == []
+        assert oracle.waiting() == "With a key for this run: Ann, Bob, cem."
+        quiet.admin.put("/v1/runs/who/assignments", json={"annotators": ["Ann", "Bob"]}).raise_for_status()
+        quiet.admin.post("/v1/people/Bob/end").raise_for_status()
+        assert oracle.ask([duel("d")]) == []
+        assert "(votes a duel: 2; with a key for this run: Ann)" in oracle.waiting()
+        quiet.admin.delete("/v1/runs/who/assignments").raise_for_status()
+        for number in range(9):
+            key_for(quiet, "who", f"p{number}")
+        assert oracle.ask([duel("d")]) == []
+        assert oracle.waiting() == "With a key for this run: Ann, cem, p0, p1, p2, p3, p4 and 4 others."
+    finally:
+        quiet.close()
+
+
+def test_a_client_that_does_not_ask_who_can_answer_is_noticed(
+    make: Make, office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The negative control of the test above."""
+    monkeypatch.setattr(feedback_service, "_names", len)
+    key_for(office, "counted", "ann")
+    oracle = make(run="counted")
+    assert oracle.ask([duel("d")]) == []
+    assert "ann" not in oracle.waiting()
 
 
 def turn(office: Office, run: str, state: str) -> None:

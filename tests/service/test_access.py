@@ -29,6 +29,7 @@ ALLOWED: dict[tuple[str, str], set[str] | None] = {
     ("POST", "/v1/runs/{run}/queries:batch"): {"experiment"},
     ("GET", "/v1/runs/{run}/queries"): {"experiment", "read"},
     ("POST", "/v1/runs/{run}/assignments"): {"experiment"},
+    ("PUT", "/v1/runs/{run}/assignments"): {"experiment"},
     ("DELETE", "/v1/runs/{run}/assignments"): {"experiment"},
     ("POST", "/v1/runs/{run}/queries:import"): {"experiment"},
     ("GET", "/v1/queries/{query_id}"): {"experiment", "read"},
@@ -203,13 +204,16 @@ async def test_a_key_of_some_runs_reaches_no_other(sqlite_service: Running) -> N
         ("POST", "/v1/runs/other/leases"),
         ("GET", f"/v1/queries/{other}"),
         ("GET", "/v1/runs/other/queries"),
+        ("PUT", "/v1/runs/other/assignments"),
         ("DELETE", "/v1/runs/other/assignments"),
         ("POST", f"/v1/queries/{other}/cancel"),
         ("POST", f"/v1/queries/{other}/reopen"),
         ("POST", f"/v1/queries/{other}/take-back"),
         ("PATCH", f"/v1/queries/{other}"),
     ):
-        assert is_problem(await client.request(method, path, json={} if method in ("POST", "PATCH") else None), 403)
+        assert is_problem(
+            await client.request(method, path, json={} if method in ("POST", "PUT", "PATCH") else None), 403
+        )
     # The same person, with a key for every run: the restricted key does not even see that lease or label.
     everywhere = await sqlite_service.client("annotate", annotator="experiment-annotate")
     lease = await claim(everywhere, "other")

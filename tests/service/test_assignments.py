@@ -194,3 +194,180 @@ async def test_all_is_taken_back_and_no_other_run_is_touched(service: Running) -
     await claim(bob)
     assert await free(bob, "other")
     assert (await service.admin.delete("/v1/runs/nowhere/assignments")).status_code == 404
+
+
+# --- a whole run -----------------------------------------------------------------------------------------------------
+
+
+async def assign_run(service: Running, *annotators: str, run: str = "run") -> None:
+    answer = await service.admin.put(f"/v1/runs/{run}/assignments", json={"annotators": list(annotators)})
+    assert answer.status_code == 204, answer.text
+
+
+async def told(service: Running, run: str = "run") -> list[str]:
+    """Who the service says the run is for, in the run and in the list."""
+    found = (await service.admin.get(f"/v1/runs/{run}")).json()["assigned"]
+    listed = (await service.admin.get("/v1/runs")).json()["runs"]
+    assert {row["id"]: row["assigned"] for row in listed}[run] == found
+    return list(found)
+
+
+async def can_answer(service: Running) -> tuple[list[str], int]:
+    """Who can answer duels of the run, and how many of these nobody can."""
+    progress = (await service.admin.get("/v1/runs/run/progress")).json()
+    assert progress["annotators"] == len(progress["people"])
+    return progress["people"], progress["stuck"]
+
+
+@pytest.mark.parametrize("gold", [None, "first"])
+async def test_an_assigned_run_gives_its_duels_now_and_later_only_to_whom_it_is_assigned(
+    service: Running, gold: str | None
+) -> None:
+    await service.run(gold_share=1.0)
+    await service.post(1, gold=gold)
+    people = {name: await service.annotator(name) for name in ("ann", "bob", "cem")}
+    await assign_run(service, "cem", "ann", "cem")
+    assert await told(service) == ["ann", "cem"]
+    await service.post(2, start=1, gold=gold)  # as a later round does
+    assert await free(people["bob"])
+    for name in ("ann", "cem"):
+        await label(people[name], await claim(people[name]))
+    assert (await service.admin.delete("/v1/runs/run/assignments")).status_code == 204
+    assert await told(service) == []
+    await claim(people["bob"])
+
+
+async def test_names_of_a_run_that_no_claim_looks_at_are_noticed(
+    sqlite_service: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The negative control of the test above."""
+    monkeypatch.setattr(leases, "_RUN_IS_THEIRS", true())
+    blind = leases._offers("vote").where(*leases._OPEN_IN_RUN).suffix_with(leases._FIRST)
+    monkeypatch.setattr(leases, "_WAITING", blind)
+    await sqlite_service.run()
+    await sqlite_service.annotator("ann")
+    bob = await sqlite_service.annotator("bob")
+    await assign_run(sqlite_service, "ann")
+    await sqlite_service.post(1)
+    assert not await free(bob)
+
+
+async def test_another_run_is_not_touched(service: Running) -> None:
+    for run in ("run", "other"):
+        await service.run(run)
+        await service.post(1, run)
+    bob = await service.annotator("bob")
+    await service.annotator("ann")
+    await assign_run(service, "ann")
+    assert await free(bob)
+    await claim(bob, "other")
+    assert await told(service, "other") == []
+
+
+async def test_who_holds_a_duel_of_a_run_that_is_assigned_to_others_loses_it_and_may_answer_late(
+    service: Running,
+) -> None:
+    await service.run()
+    (query,) = await service.post(1)
+    ann, bob = await service.annotator("ann"), await service.annotator("bob")
+    held = await claim(bob)
+    assert await free(ann)
+    await assign_run(service, "ann")
+    assert await free(bob)
+    assert (await claim(ann))["query_id"] == query
+    await assign_run(service, "ann", "bob")
+    assert (await claim(ann))["query_id"] == query, "who is named keeps what they hold"
+    assert (await label(bob, held)).json()["late"] is True, "the work is kept all the same"
+
+
+async def test_a_duel_with_names_of_its_own_is_for_these_whatever_the_run_says(service: Running) -> None:
+    await service.run()
+    own, _ = await service.post(2)
+    ann, bob, cem = [await service.annotator(name) for name in ("ann", "bob", "cem")]
+    await assign_run(service, "ann")
+    await patch(service, own, assigned=["bob"])
+    assert (await claim(bob))["query_id"] == own
+    assert (await claim(ann))["query_id"] != own
+    assert await free(cem)
+    assert await can_answer(service) == (["ann", "bob"], 0)
+
+
+async def test_only_those_whom_a_run_is_for_can_still_answer(service: Running) -> None:
+    await service.run()
+    await service.post(2)
+    ann, bob = await service.annotator("ann"), await service.annotator("bob")
+    await ann.post(f"/v1/leases/{(await claim(ann))['lease_id']}/skip")
+    assert await can_answer(service) == (["ann", "bob"], 0), "bob can"
+    await assign_run(service, "ann")
+    assert await can_answer(service) == (["ann"], 1)
+    stuck = (await service.admin.get("/v1/runs/run/queries", params={"state": "stuck"})).json()["queries"]
+    assert [query["client_key"] for query in stuck] == ["k0"]
+    assert (await service.admin.post("/v1/runs/run/settle")).json()["cancelled"] == 1
+    await service.admin.delete("/v1/runs/run/assignments")
+    await ann.post(f"/v1/leases/{(await claim(ann))['lease_id']}/skip")
+    assert await can_answer(service) == (["ann", "bob"], 0)
+    assert (await service.admin.post("/v1/runs/run/settle")).json()["cancelled"] == 1, "bob can have the other"
+    await claim(bob)
+
+
+async def test_names_that_cannot_answer_and_too_few_names_are_refused_in_words(service: Running) -> None:
+    await service.run(votes_needed=2)
+    await service.run("other")
+    await service.annotator("ann")
+    await service.client("annotate", annotator="elsewhere", runs=["other"])
+    await service.client("read", annotator="reader")
+    for names, said in (
+        (["ann", "anne", "elsewhere", "reader"], "belongs to 'anne', 'elsewhere', 'reader'; the run is as it was"),
+        (["ann", "ann"], "needs votes by 2 people, and the names are those of 1: name more"),
+    ):
+        answer = await service.admin.put("/v1/runs/run/assignments", json={"annotators": names})
+        assert answer.status_code == 409
+        assert said in answer.json()["detail"]
+    assert await told(service) == []
+    empty = await service.admin.put("/v1/runs/run/assignments", json={"annotators": []})
+    assert empty.status_code == 422
+    nowhere = await service.admin.put("/v1/runs/nowhere/assignments", json={"annotators": ["ann"]})
+    assert nowhere.status_code == 404
+
+
+@pytest.mark.parametrize("how", ["erase", "end"])
+async def test_who_is_erased_or_ended_is_named_no_more(service: Running, how: str) -> None:
+    await service.run()
+    await service.run("closed")
+    await service.post(1)
+    for name in ("ann", "bob"):
+        await service.annotator(name)
+    cem = await service.annotator("cem")
+    await assign_run(service, "ann", "bob")
+    await assign_run(service, "ann", run="closed")
+    await service.run("closed", state="closed")
+    assert (await service.admin.post(f"/v1/people/ann/{how}")).is_success
+    assert (await told(service), await told(service, "closed")) == (["bob"], [])
+    assert await free(cem)
+    assert (await service.admin.post(f"/v1/people/bob/{how}")).is_success
+    await claim(cem)
+
+
+async def test_names_are_told_to_keys_that_may_read_and_who_can_answer_to_experiments_alone(service: Running) -> None:
+    await service.run()
+    ann = await service.annotator("ann")
+    await assign_run(service, "ann")
+    experiment, reader = await service.client("experiment"), await service.client("read")
+    for client, named in ((experiment, ["ann"]), (reader, None), (service.admin, ["ann"])):
+        assert (await client.get("/v1/runs/run")).json()["assigned"] == ["ann"]
+        progress = (await client.get("/v1/runs/run/progress")).json()
+        assert (progress["people"], progress["annotators"]) == (named, 1)
+        (listed,) = (await client.get("/v1/runs", params={"progress": True})).json()["runs"]
+        assert listed["progress"]["people"] == named
+    for path in ("/v1/runs/run", "/v1/runs/run/progress"):
+        assert {"assigned", "people", "annotators"}.isdisjoint((await ann.get(path)).json())
+
+
+async def test_a_run_that_is_deleted_takes_its_names_along(service: Running) -> None:
+    await service.run()
+    await service.annotator("ann")
+    await assign_run(service, "ann")
+    await service.run(state="closed")
+    assert (await service.admin.delete("/v1/runs/run")).status_code == 204
+    await service.run()
+    assert await told(service) == []

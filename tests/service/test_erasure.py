@@ -404,7 +404,7 @@ async def test_a_run_that_posts_an_erased_duel_again_goes_on(service: Running) -
     assert await service.post(1) == [query]
     other = {"client_key": "k0", "prompt": "another", "first": "a", "second": "b"}
     done = await service.admin.post("/v1/runs/run/queries:batch", json={"queries": [other]})
-    assert done.json()["queries"] == [{"id": query, "client_key": "k0", "created": False}]
+    assert done.json()["queries"] == [{"id": query, "client_key": "k0", "created": False, "votes_needed": 1}]
     assert (await service.admin.get(f"/v1/queries/{query}")).json()["prompt"] == ""
 
 

@@ -1,12 +1,13 @@
-"""Handing the duels of a run out to named annotators, and taking them back."""
+"""Handing a run or duels of it out to named annotators, and taking them back."""
 
 from functools import partial
 
 from fastapi import APIRouter
+from sqlalchemy import Connection
 
 from sea_agent.service.auth import Experiment
 from sea_agent.service.schemas.base import RunId
-from sea_agent.service.schemas.duels import CountHandOutIn, HandOutOut, ShareHandOutIn
+from sea_agent.service.schemas.duels import CountHandOutIn, HandOutOut, RunAssignmentIn, ShareHandOutIn
 from sea_agent.service.state import Service
 from sea_agent.service.store import assignments as store
 from sea_agent.service.store.assignments import HandOut
@@ -26,7 +27,20 @@ async def hand_out(
     return HandOutOut(assigned=await service.database.write(write, wake=lambda _: [work(run)]))
 
 
+@router.put("/runs/{run}/assignments", status_code=204, responses=documented(404, 409))
+async def assign_run(run: RunId, body: RunAssignmentIn, service: Service, caller: Experiment) -> None:
+    """Assign a whole run: nobody else gets a duel of it, nor one that is posted later. Who holds one loses it.
+
+    A duel that is assigned by itself stays so. Everybody who is named has a key to answer the run with, else 409.
+    """
+
+    def write(connection: Connection) -> None:
+        store.assign_run(connection, run, body.annotators, service.keyring.staff(run).everybody)
+
+    await service.database.write(write, wake=lambda _: [work(run)])
+
+
 @router.delete("/runs/{run}/assignments", status_code=204, responses=documented(404))
 async def take_all_back(run: RunId, service: Service, caller: Experiment) -> None:
-    """Let every duel of a run be for everybody again. Nobody loses one that they hold."""
+    """Let a run and every duel of it be for everybody again. Nobody loses one that they hold."""
     await service.database.write(partial(store.take_all_back, run=run), wake=lambda _: [work(run)])

@@ -14,6 +14,7 @@ from sea_agent.service.state import Service, State
 from sea_agent.service.store import leases, own, runs
 from sea_agent.service.store.faults import Missing
 from sea_agent.service.store.leases import Claim
+from sea_agent.service.store.queries import digest_of
 from sea_agent.types import RUN_ID
 
 router = APIRouter(include_in_schema=False)
@@ -59,7 +60,8 @@ async def duel_page(request: Request, run: str, service: Service, caller: PageCa
         )
         values = {"title": "No such run", "detail": detail, "links": [_ALL_RUNS], "looks_again": True}
         return page(request, "message.html", 404, caller=caller, **values)
-    return page(request, "duel.html", caller=caller, run=found)
+    guidelines = digest_of([found["instructions"], found["examples"]])
+    return page(request, "duel.html", caller=caller, run=found, guidelines=guidelines)
 
 
 def _may_not_answer(request: Request, service: State, caller: Caller) -> Response:

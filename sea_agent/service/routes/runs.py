@@ -21,7 +21,7 @@ from sea_agent.service.schemas.runs import (
     RunsOut,
 )
 from sea_agent.service.state import Service, State
-from sea_agent.service.store import own, people, qualification
+from sea_agent.service.store import assignments, own, people, qualification
 from sea_agent.service.store import runs as store
 from sea_agent.service.store.tables import RUN_STATES
 from sea_agent.web.problems import documented
@@ -41,8 +41,12 @@ async def list_runs(service: Service, caller: Anyone, wanted: Annotated[RunsIn, 
 
     def read(connection: Connection) -> list[ListedRunOut]:
         rows = [row for row in store.everything(connection, states) if caller.sees(row.id)]
+        named = assignments.of_runs(connection, [row.id for row in rows])
         told = (_progress(connection, row.id, service, caller) if wanted.progress else None for row in rows)
-        return [ListedRunOut(**_values(row), progress=progress) for row, progress in zip(rows, told, strict=True)]
+        return [
+            ListedRunOut(**_values(row, named.get(row.id, [])), progress=progress)
+            for row, progress in zip(rows, told, strict=True)
+        ]
 
     return RunsOut(runs=await service.database.read(read))
 
@@ -98,12 +102,16 @@ async def settle(run: RunId, service: Service, caller: Experiment) -> ProgressOu
     return await _whole_progress(run, service, caller)
 
 
-def _values(row: Row[Any]) -> dict[str, Any]:
-    return row._asdict() | {"examples": json.loads(row.examples)}
+def _values(row: Row[Any], assigned: list[str]) -> dict[str, Any]:
+    return row._asdict() | {"examples": json.loads(row.examples), "assigned": assigned}
 
 
 async def _whole_run(run: str, service: State) -> RunOut:
-    return RunOut(**_values(await service.database.read(partial(store.get, run=run))))
+    def read(connection: Connection) -> RunOut:
+        row = store.get(connection, run)
+        return RunOut(**_values(row, assignments.of_runs(connection, [run]).get(run, [])))
+
+    return await service.database.read(read)
 
 
 async def _whole_progress(run: str, service: State, caller: Caller) -> ProgressOut:
@@ -115,4 +123,5 @@ def _progress(connection: Connection, run: str, service: State, caller: Caller) 
     there = people.of_run(connection, run, service.keyring.staff(run))
     told = own.progress(connection, run, caller.annotator) | counts
     told |= {"annotators": len(there), "stuck": people.stuck(connection, run, there)}
+    told["people"] = sorted(there) if caller.may("experiment") else None
     return ProgressOut(**told, gold_missing=qualification.gold_missing(connection, run))

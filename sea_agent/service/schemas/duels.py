@@ -44,11 +44,12 @@ class QueriesIn(In):
 
 
 class PostedOut(Out):
-    """A duel of the batch; ``created`` is false where it was there already."""
+    """A duel of the batch, and how many votes it needs; ``created`` is false where it was there already."""
 
     id: str
     client_key: str
     created: bool
+    votes_needed: int
 
 
 class QueriesOut(Out):
@@ -118,6 +119,12 @@ class QueryListIn(BaseModel):
     gold: bool | None = None
     after: Annotated[int, Field(ge=0, le=LARGEST_INTEGER)] | None = None
     limit: Annotated[int, Field(ge=1, le=500)] = 100
+
+
+class RunAssignmentIn(In):
+    """Who alone gets the duels of a run, those posted later too, but for duels with names of their own."""
+
+    annotators: Annotated[list[ShortText], Field(min_length=1, max_length=100)]
 
 
 class _HandOutIn(In):

@@ -41,6 +41,7 @@ class RunIn(In):
 class RunOut(Out):
     """A run with its counts; gold duels are in none of them but ``labels``, the length of the label log.
 
+    ``assigned`` are the only ones who get its duels, but for those with names of their own; everybody if it is empty.
     ``live``: its duels are those of live mode, which users answer. ``erased``: the texts of all its duels were erased.
     """
 
@@ -55,6 +56,7 @@ class RunOut(Out):
     qualifying_share: float
     retention_days: float | None
     examples: list[Example]
+    assigned: list[str]
     live: bool
     erased: bool
     created_at: TimeOut
@@ -86,9 +88,11 @@ class QualificationOut(Out):
 
 
 class OwnProgressOut(Out):
-    """What a key is told that may only annotate; ``qualification`` is null where the run asks for none."""
+    """What a key is told that may only annotate: also how many people answer each new duel. ``qualification`` is null
+    where the run asks for none."""
 
     state: RunState
+    votes_needed: int
     mine: int
     qualification: QualificationOut | None
 
@@ -96,9 +100,9 @@ class OwnProgressOut(Out):
 class ProgressOut(OwnProgressOut):
     """How far a run is, and how many labels the caller gave.
 
-    ``annotators`` can answer its duels with their keys; ``stuck`` open duels lack more votes than annotators are left
-    who neither answered nor skipped them. ``gold_missing`` open gold duels are lacking for somebody who begins now to
-    qualify.
+    ``annotators`` can answer its duels with their keys; ``people`` names them for a key with the scope experiment.
+    ``stuck`` open duels lack more votes than annotators are left who neither answered nor skipped them.
+    ``gold_missing`` open gold duels are lacking for somebody who begins now to qualify.
     """
 
     open: int
@@ -106,6 +110,7 @@ class ProgressOut(OwnProgressOut):
     cancelled: int
     labels: int
     annotators: int
+    people: list[str] | None
     stuck: int
     gold_missing: int
 

@@ -6,6 +6,7 @@ import { Leases } from "./leases.js";
 import { Outbox, signIn } from "./outbox.js";
 import { at, own } from "./place.js";
 import { Stopwatch } from "./stopwatch.js";
+import { keep as remember, keepInTab } from "./storage.js";
 import * as view from "./view.js";
 
 const OUTCOMES = ["first", "second", "tie", "both_bad"];
@@ -20,14 +21,14 @@ const CLOSED = "This run is closed now. Your answer to this duel still counts; i
 const OTHERS = { text: "All runs", href: at("/label") };
 const UNREADABLE_MS = 250; // nobody has read a duel by then: a second press of a key was meant for the one before
 
-const { annotator, run } = document.body.dataset;
-const SKETCH = own(`sketch/${encodeURIComponent(annotator)}/${run}`);
-try {
-  signIn(annotator);
-} catch (error) {
-  const remedy = "It needs to store data in this browser. Allow that for this address, and reload.";
+const { annotator, run, guidelines } = document.body.dataset;
+const ME_HERE = `${encodeURIComponent(annotator)}/${run}`;
+const SKETCH = own(`sketch/${ME_HERE}`);
+const READ = own(`guidelines/${ME_HERE}`); // the digest of the guidelines that this annotator has read
+if (!signIn(annotator)) {
+  const remedy = "It needs to store data in this browser. Allow that for this address, see that there is room, and reload.";
   view.showPanel("This page cannot keep your answers", remedy);
-  throw error;
+  throw new Error("The browser stores nothing for this page.");
 }
 addEventListener("pagehide", () => shown && sketch()); // before the duel is given back, which clears the page
 const outbox = new Outbox(annotator, run);
@@ -60,11 +61,11 @@ const actions = {
   discard: (lease) => outbox.discard(lease),
   differences() {
     marking = !marking;
-    localStorage.setItem(own("differences"), marking ? "on" : "off");
+    remember(own("differences"), marking ? "on" : "off");
   },
   rendered() {
     rendered = !rendered;
-    localStorage.setItem(own("rendered"), rendered ? "on" : "off");
+    remember(own("rendered"), rendered ? "on" : "off");
   },
 };
 for (const outcome of OUTCOMES) actions[outcome] = () => answer(outcome);
@@ -106,13 +107,7 @@ function revise(body) {
 
 /** Whether the browser keeps an answer. If not, it is not sent either: it could be lost on the way. */
 function stored(entry) {
-  try {
-    outbox.put(entry);
-    unkept = false;
-  } catch (error) {
-    if (!(error instanceof DOMException)) throw error;
-    unkept = true;
-  }
+  unkept = !outbox.put(entry);
   return !unkept;
 }
 
@@ -157,16 +152,13 @@ function sketched(duel) {
 
 function sketch() {
   const { duel, ...rest } = aside ?? { duel: shown, ...begun() };
-  try {
-    sessionStorage.setItem(SKETCH, JSON.stringify({ ...rest, query: duel?.query_id }));
-  } catch (error) {
-    if (!(error instanceof DOMException)) throw error; // the browser's storage is full: only a sketch is lost
-  }
+  keepInTab(SKETCH, JSON.stringify({ ...rest, query: duel?.query_id })); // without room only a sketch is lost
 }
 
 function showInstructions(open) {
   view.showInstructions(open);
-  localStorage.setItem(own(`instructions/${run}`), open ? "open" : "read");
+  if (!open) remember(READ, guidelines);
+  else localStorage.removeItem(READ); // they are open after a reload too
 }
 
 // --- what the page shows ---------------------------------------------------------------------------------------------
@@ -237,7 +229,7 @@ function panel() {
 }
 
 /** Why there is nothing to answer. */
-function nothing({ state, qualification } = {}) {
+function nothing({ state, votes_needed, qualification } = {}) {
   const ask = "Ask whoever gave you the link to this page.";
   switch (state) {
     case "paused":
@@ -254,7 +246,10 @@ function nothing({ state, qualification } = {}) {
     const why = "There are too few duels of the qualification for now. The next one appears here by itself.";
     return ["Nothing to answer now", `${why} Does none come? ${ask}`];
   }
-  return ["Nothing to answer now", "The next duel appears here by itself, as soon as there is one for you.", OTHERS];
+  const next = "The next duel appears here by itself, as soon as there is one for you.";
+  // Not whether an answer of theirs does lack those of others: that would tell gold duels and repeats apart.
+  const others = "Several people answer each duel of this run, and the answers of others may still be awaited.";
+  return ["Nothing to answer now", votes_needed > 1 ? `You have done your part. ${others} ${next}` : next, OTHERS];
 }
 
 /** What a key does, by the letter on it; by its place where the layout has no such letters, or shifts its digits. */
@@ -297,5 +292,5 @@ addEventListener("pageshow", ({ persisted }) => persisted && location.reload());
 
 showExamples();
 view.renderTexts();
-showInstructions(localStorage.getItem(own(`instructions/${run}`)) !== "read");
+showInstructions(localStorage.getItem(READ) !== guidelines); // others in this browser have not read them, nor what changed
 render();

@@ -4,6 +4,7 @@
 // body that holds now.
 
 import { own } from "./place.js";
+import { keepInTab } from "./storage.js";
 
 const LONGEST = 10; // items: texts are long, and a tab may keep a few megabytes
 
@@ -36,12 +37,7 @@ export class History {
   /** As many of the last ones as the browser has room for; this page has them all until it is loaded again. */
   #keep() {
     sessionStorage.removeItem(this.#name); // room for the new ones
-    for (let items = this.#items; items.length; items = items.slice(1)) {
-      try {
-        return sessionStorage.setItem(this.#name, JSON.stringify(items));
-      } catch (error) {
-        if (!(error instanceof DOMException)) throw error;
-      }
-    }
+    let items = this.#items;
+    while (items.length && !keepInTab(this.#name, JSON.stringify(items))) items = items.slice(1);
   }
 }

@@ -11,6 +11,7 @@
 
 import { own } from "./place.js";
 import { call, Pauses, Refusal, send } from "./service.js";
+import { keep } from "./storage.js";
 
 const READER = own("reader"); // who is signed in in this browser
 
@@ -21,10 +22,9 @@ const LABELS = {
   refused: ({ lease }) => send("DELETE", `/v1/leases/${lease}`), // else the service would go on offering what it does not take
 };
 
-/** Remember who is signed in, so that pages of somebody else that are still open stop asking and sending. */
-export function signIn(annotator) {
-  localStorage.setItem(READER, annotator);
-}
+/** Remember who is signed in, so that pages of somebody else that are still open stop asking and sending. Returns whether
+ * the browser keeps it. */
+export const signIn = (annotator) => keep(READER, annotator);
 
 /** Whether it is still this annotator, as far as this browser knows. */
 export function isSignedIn(annotator) {
@@ -55,11 +55,12 @@ export class Outbox extends EventTarget {
     this.#sendForever();
   }
 
-  /** Keep an answer for good, then send it. Throws when the browser does not keep it. */
+  /** Keep an answer for good, then send it. Returns whether the browser keeps it: if not, it is not sent. */
   put(entry) {
-    localStorage.setItem(this.#nameOf(entry), JSON.stringify({ at: Date.now(), ...entry }));
+    if (!keep(this.#nameOf(entry), JSON.stringify({ at: Date.now(), ...entry }))) return false;
     this.#changed();
     this.#pauses.end();
+    return true;
   }
 
   /** Send an entry once more that the service refused. */
@@ -122,18 +123,19 @@ export class Outbox extends EventTarget {
       this.detail = error.message;
       if (!(error instanceof Refusal)) trouble = "offline";
       else if (error.status === 401) trouble = "signed-out";
-      else if (error.status === 403) trouble = "refused";
-      else this.#refuse(name, kept, error);
+      else if (error.status === 403 || !this.#refuse(name, kept, error)) trouble = "refused";
     }
     this.trouble = trouble;
     this.#changed();
     return trouble === null;
   }
 
+  /** Set an entry aside. Returns whether the browser has room for why: if not, the entry waits as it is. */
   #refuse(name, kept, { status, message }) {
     const entry = JSON.parse(kept);
-    localStorage.setItem(name, JSON.stringify({ ...entry, refused: { status, detail: message } }));
+    if (!keep(name, JSON.stringify({ ...entry, refused: { status, detail: message } }))) return false;
     this.#cargo.refused?.(entry);
+    return true;
   }
 
   /** Another tab kept an answer, or has sent one: only a refused one is removed for another reason. */

@@ -1,4 +1,7 @@
-"""Duels that are for some annotators only: who has which, and handing them out."""
+"""Duels and whole runs that are for some annotators only: who has which, and handing them out.
+
+A duel with names of its own is for these, any other of a run with names for those, and the rest are for everybody.
+"""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
@@ -7,10 +10,10 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, Row, bindparam, delete, exists, insert, select, update
 
 from sea_agent.service.store.faults import Conflict
-from sea_agent.service.store.leases import sweep
+from sea_agent.service.store.leases import end_live, sweep
 from sea_agent.service.store.queries import take_back
-from sea_agent.service.store.runs import last_seq
-from sea_agent.service.store.tables import assignments, leases, queries
+from sea_agent.service.store.runs import get, last_seq
+from sea_agent.service.store.tables import assignments, leases, queries, run_assignments
 
 MOST_AT_ONCE = 10_000
 """Duels that are handed out in one transaction: nothing else is written meanwhile."""
@@ -51,6 +54,40 @@ def assign(connection: Connection, query_id: str, annotators: Sequence[str]) -> 
     connection.execute(update(queries).where(queries.c.id == query_id).values(assigned=bool(annotators)))
 
 
+def of_runs(connection: Connection, runs: Iterable[str]) -> dict[str, list[str]]:
+    """Who the runs are for, by run; a run for everybody is not there."""
+    named: dict[str, list[str]] = defaultdict(list)
+    wanted = run_assignments.c.run.in_(list(runs))
+    for row in connection.execute(select(run_assignments).where(wanted).order_by(run_assignments.c.annotator)):
+        named[row.run].append(row.annotator)
+    return named
+
+
+def assign_run(connection: Connection, run: str, annotators: Sequence[str], able: Collection[str]) -> None:
+    """Let a run be for these of the annotators who are ``able`` to answer it: its duels, also those posted later, but
+    for duels with names of their own. Others who hold one lose it.
+
+    Raises:
+        Missing: for an unknown run.
+        Conflict: for somebody who cannot answer, or fewer people than a duel needs votes.
+    """
+    needed, names = get(connection, run).votes_needed, list(dict.fromkeys(annotators))
+    if unknown := [repr(name) for name in names if name not in able]:
+        raise Conflict(
+            f"No key to answer run {run} with belongs to {', '.join(unknown)}; the run is as it was. Correct the "
+            "names, or make links for these people first."
+        )
+    if needed > len(names):
+        raise Conflict(
+            f"A duel of run {run} needs votes by {needed} people, and the names are those of {len(names)}: name more, "
+            "or let duels need fewer votes (votes_needed)."
+        )
+    connection.execute(delete(run_assignments).where(run_assignments.c.run == run))
+    connection.execute(insert(run_assignments), [{"run": run, "annotator": name} for name in names])
+    without_names = select(queries.c.id).where(queries.c.run == run, ~queries.c.assigned)
+    end_live(connection, leases.c.query_id.in_(without_names), leases.c.annotator.not_in(names))
+
+
 def hand_out(connection: Connection, run: str, wanted: HandOut, now: float) -> dict[str, int]:
     """Assign duels that nobody has or has answered, those that would come first, evenly; how many each annotator got.
 
@@ -87,16 +124,18 @@ def hand_out(connection: Connection, run: str, wanted: HandOut, now: float) -> d
 
 
 def take_all_back(connection: Connection, run: str) -> None:
-    """Let every duel of a run be for everybody. Raises: Missing."""
+    """Let a run and every duel of it be for everybody. Raises: Missing."""
     last_seq(connection, run)
+    connection.execute(delete(run_assignments).where(run_assignments.c.run == run))
     of_run = select(queries.c.id).where(queries.c.run == run)
     connection.execute(delete(assignments).where(assignments.c.query_id.in_(of_run)))
     connection.execute(update(queries).where(queries.c.run == run, queries.c.assigned).values(assigned=False))
 
 
 def take_back_from(connection: Connection, annotator: str, kept: Collection[str] = ()) -> set[str]:
-    """Take back the duels that are assigned to somebody and open, or may be opened again as they were cancelled or have
-    expired, but for those of the runs ``kept``; the runs. What is assigned to nobody else is for everybody."""
+    """Take back the runs that are assigned to somebody, and the duels that are and are open, or may be opened again as
+    they were cancelled or have expired, but for the runs ``kept`` and their duels; the runs. What is assigned to nobody
+    else is for everybody."""
     of_duel = (queries.c.id == assignments.c.query_id, queries.c.run.not_in(list(kept)))
     unanswered = (*of_duel, queries.c.state != "answered")
     theirs = assignments.c.annotator == annotator
@@ -106,7 +145,9 @@ def take_back_from(connection: Connection, annotator: str, kept: Collection[str]
     )
     if rows := [{"which": query_id} for query_id in taken.scalars()]:
         connection.execute(_FREE_IF_NOBODYS, rows)
-    return touched
+    named = (run_assignments.c.annotator == annotator, run_assignments.c.run.not_in(list(kept)))
+    freed = connection.execute(delete(run_assignments).where(*named).returning(run_assignments.c.run))
+    return touched | set(freed.scalars())
 
 
 def _insert(connection: Connection, rows: Sequence[tuple[str, str]]) -> None:

@@ -35,7 +35,16 @@ from sqlalchemy import (
 from sea_agent.seeding import seed_for
 from sea_agent.service.store import qualification
 from sea_agent.service.store.faults import Conflict, Missing, found
-from sea_agent.service.store.tables import LIVE, OPEN, assignments, leases, own_answer, queries, runs
+from sea_agent.service.store.tables import (
+    LIVE,
+    OPEN,
+    assignments,
+    leases,
+    own_answer,
+    queries,
+    run_assignments,
+    runs,
+)
 
 Values = dict[str, Any]
 
@@ -143,6 +152,8 @@ _NEXT_END = select(func.min(leases.c.expires_at)).where(*_LIVE_IN_RUN)
 _TEXTS = (queries.c.prompt, queries.c.first, queries.c.second)
 _earlier = leases.alias("earlier")
 _IS_THEIRS = exists().where(assignments.c.query_id == queries.c.id, assignments.c.annotator == _ANNOTATOR)
+_NAMED_BY_RUN = exists().where(run_assignments.c.run == _RUN)
+_RUN_IS_THEIRS = ~_NAMED_BY_RUN | _NAMED_BY_RUN.where(run_assignments.c.annotator == _ANNOTATOR)
 _KEYS = (queries.c.priority, queries.c.places, queries.c.number)
 _ORDER = (queries.c.priority.desc(), queries.c.places, queries.c.number)
 
@@ -155,7 +166,7 @@ def _offers(kind: str) -> Select:
     return (
         select(queries.c.id, *_KEYS, *_TEXTS, _earlier.c.id.label("lease_id"), _earlier.c.swapped)
         .outerjoin(_earlier, and_(*theirs))
-        .where(_earlier.c.id.is_(None) | ended, ~queries.c.assigned | _IS_THEIRS)
+        .where(_earlier.c.id.is_(None) | ended, (~queries.c.assigned & _RUN_IS_THEIRS) | _IS_THEIRS)
     )
 
 

@@ -29,6 +29,7 @@ _RUNS = select(
     runs.c.instructions,
     runs.c.examples,
     runs.c.state,
+    runs.c.votes_needed,
     runs.c.qualification,
     runs.c.qualifying_share,
     _GIVEN.label("mine"),
@@ -48,14 +49,22 @@ def get(connection: Connection, run: str, annotator: str) -> Values:
 
 
 def progress(connection: Connection, run: str, annotator: str) -> Values:
-    """The state of a run, how many answers the annotator gave in it, and how far their qualification is.
+    """The state of a run, how many votes its duels need, how many answers the annotator gave in it, and how far their
+    qualification is.
+
+    Whether a duel of theirs lacks the votes of others is not told: it would differ where the duel is gold or a repeat.
 
     Raises:
         Missing: for an unknown run.
     """
     row = _row(connection, run, annotator)
     standing = qualification.standing(connection, row, annotator)
-    return {"state": row.state, "mine": row.mine, "qualification": None if standing is None else asdict(standing)}
+    return {
+        "state": row.state,
+        "votes_needed": row.votes_needed,
+        "mine": row.mine,
+        "qualification": None if standing is None else asdict(standing),
+    }
 
 
 def _row(connection: Connection, run: str, annotator: str) -> Row:

@@ -40,16 +40,18 @@ def post(connection: Connection, run: str, items: Sequence[Values], now: float) 
     """
     require_unfinished(connection, run)
     default = connection.execute(select(runs.c.votes_needed).where(runs.c.id == run)).scalar_one()
-    known = _digests(connection, run, [item["client_key"] for item in items])
+    known = _known(connection, run, [item["client_key"] for item in items])
     answers, new = [], []
     for item in items:
         client_key, digest = item["client_key"], item["body_digest"]
         created = client_key not in known
-        if known.setdefault(client_key, digest) not in (digest, NO_DIGEST):
+        there, votes_needed = known.setdefault(client_key, (digest, item["votes_needed"] or default))
+        if there not in (digest, NO_DIGEST):
             raise Conflict(f"client_key {client_key!r} is there already with another body.", client_key)
-        answers.append({"id": item["id"], "client_key": client_key, "created": created})
+        answer = {"id": item["id"], "client_key": client_key, "created": created, "votes_needed": votes_needed}
+        answers.append(answer)
         if created:
-            new.append(_row(run, item, default, now))
+            new.append(_row(run, item, votes_needed, now))
     if new:
         connection.execute(insert(queries), new)
     return answers
@@ -146,15 +148,15 @@ def _state_with(votes: int, needed: int) -> str:
     return "answered" if votes >= needed else "open"
 
 
-def _digests(connection: Connection, run: str, client_keys: Sequence[str]) -> dict[str, str]:
-    statement = select(queries.c.client_key, queries.c.body_digest).where(
+def _known(connection: Connection, run: str, client_keys: Sequence[str]) -> dict[str, tuple[str, int]]:
+    """By client key, the digest of what is there already, and the votes that it needs."""
+    statement = select(queries.c.client_key, queries.c.body_digest, queries.c.votes_needed).where(
         queries.c.run == run, queries.c.client_key.in_(client_keys)
     )
-    return {row.client_key: row.body_digest for row in connection.execute(statement)}
+    return {row.client_key: (row.body_digest, row.votes_needed) for row in connection.execute(statement)}
 
 
-def _row(run: str, item: Values, default_votes: int, now: float) -> Values:
-    votes_needed = item["votes_needed"] or default_votes
+def _row(run: str, item: Values, votes_needed: int, now: float) -> Values:
     return {
         **item,
         "run": run,

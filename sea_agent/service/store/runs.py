@@ -31,6 +31,7 @@ from sea_agent.service.store.tables import (
     leases,
     queries,
     requests,
+    run_assignments,
     runs,
 )
 
@@ -110,7 +111,7 @@ def remove(connection: Connection, run: str, now: float) -> None:
     state = found(connection.execute(select(runs.c.state).where(runs.c.id == run)).scalar(), f"run {run}")
     if state not in FINISHED:
         raise Conflict(f"Run {run} is {state}; close it before you delete it.")
-    for table in (requests, labels, leases):
+    for table in (requests, labels, leases, run_assignments):
         connection.execute(delete(table).where(table.c.run == run))
     of_run = select(queries.c.id).where(queries.c.run == run)
     connection.execute(delete(assignments).where(assignments.c.query_id.in_(of_run)))

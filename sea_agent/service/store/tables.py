@@ -150,6 +150,14 @@ assignments = Table(
 )
 Index("ix_assignments_annotator", assignments.c.annotator)
 
+# The duels of a run that is in it are only for the annotators it names, but for those that are in ``assignments``.
+run_assignments = Table(
+    "run_assignments",
+    metadata,
+    Column("run", String(100), ForeignKey("runs.id"), primary_key=True),
+    Column("annotator", String(200), primary_key=True),
+)
+
 leases = Table(
     "leases",
     metadata,

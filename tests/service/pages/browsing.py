@@ -73,10 +73,10 @@ class Site:
         self.admin.put(f"/v1/runs/{run}", json=body).raise_for_status()
         return run
 
-    def post(self, run: str, count: int = 1, start: int = 0, **texts: str) -> None:
-        """Post duels ``k0, k1, …`` with the responses ``one 0``, ``two 0``, …, or with the texts given."""
+    def post(self, run: str, count: int = 1, start: int = 0, **values: Any) -> None:
+        """Post duels ``k0, k1, …`` with the responses ``one 0``, ``two 0``, …, or with the values given."""
         queries = [
-            {"client_key": f"k{n}", "prompt": f"prompt {n}", "first": f"one {n}", "second": f"two {n}", **texts}
+            {"client_key": f"k{n}", "prompt": f"prompt {n}", "first": f"one {n}", "second": f"two {n}", **values}
             for n in range(start, start + count)
         ]
         self.admin.post(f"/v1/runs/{run}/queries:batch", json={"queries": queries}).raise_for_status()

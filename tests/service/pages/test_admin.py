@@ -234,6 +234,32 @@ async def test_what_is_typed_selected_and_focused_stays_while_the_page_follows_t
     await expect(duel).to_be_focused()
 
 
+async def test_a_whole_run_is_handed_to_somebody_and_taken_back(site: Site, run: str, office: Attend) -> None:
+    site.post(run)
+    for name in ("ann", "bob"):
+        site.key(f"{run}-{name}")
+    admin = await office(f"/runs/{run}")
+    admin.failures_expected = True
+    part = admin.part("Hand out duels")
+    await part.get_by_label("Unit").select_option("the whole run")
+    await expect(part.get_by_label("How much")).to_be_disabled()
+    await part.get_by_label("Other names").fill("zoe")
+    await admin.named("Hand out").click()
+    await expect(part.get_by_role("alert")).to_contain_text("belongs to 'zoe'; the run is as it was")
+    await part.get_by_label("Other names").fill("")
+    await part.get_by_label(f"{run}-ann", exact=True).check()
+    await admin.named("Hand out").click()
+    await admin.told(f"The run is only for {run}-ann now.")
+    await expect(part).to_contain_text(f"The whole run, later duels too, is only for {run}-ann.")
+    await expect(admin.page.locator(".summary")).to_contain_text("1 person can answer")
+    assert site.admin.get(f"/v1/runs/{run}").json()["assigned"] == [f"{run}-ann"]
+    await admin.named("Take all back").first.click()
+    await admin.dialog.get_by_role("button", name="Take all back").click()
+    await admin.told("Every duel is for everybody again.")
+    await expect(part.get_by_text("The whole run, later duels too")).to_be_hidden()
+    assert site.admin.get(f"/v1/runs/{run}").json()["assigned"] == []
+
+
 async def test_the_list_of_runs_is_one_request(site: Site, run: str, office: Attend) -> None:
     site.run(f"{run}-other")
     site.post(run, 2)

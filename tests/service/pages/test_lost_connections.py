@@ -9,6 +9,11 @@ from service.pages.conftest import Visit
 
 pytestmark = pytest.mark.anyio
 
+FILL = """(storage) => { for (let size = 2 ** 22; size >= 1; size /= 2) {
+    try { for (let n = 0; ; n++) globalThis[storage].setItem(`full/${size}/${n}`, "x".repeat(size)) } catch {} } }"""
+FORGET = """(part) => { for (const name of Object.keys(localStorage))
+    if (name.includes(part)) localStorage.removeItem(name) }"""
+
 
 async def no_connection(route: Route) -> None:
     await route.abort("connectionrefused")
@@ -210,10 +215,7 @@ async def test_a_full_storage_of_the_tab_costs_only_what_can_be_taken_back_after
     ann = await visit(run)
     await ann.press("t")
     await ann.says("prompt 1", "#prompt")
-    await ann.page.evaluate(
-        """() => { for (let size = 2 ** 22; size >= 1; size /= 2) {
-            try { for (let n = 0; ; n++) sessionStorage.setItem(`full/${size}/${n}`, "x".repeat(size)) } catch {} } }"""
-    )
+    await ann.page.evaluate(FILL, "sessionStorage")
     await ann.press("b")
     await ann.says("prompt 2", "#prompt")
     await ann.says("Saved")
@@ -223,6 +225,63 @@ async def test_a_full_storage_of_the_tab_costs_only_what_can_be_taken_back_after
     await ann.press("t")
     await ann.nothing_left()
     assert answers(site, run) == [("k0", "tie"), ("k1", "both_bad"), ("k2", "tie")]
+
+
+@pytest.mark.parametrize("broken", [False, True])
+async def test_with_a_full_storage_of_the_browser_the_page_starts_and_says_what_it_cannot_keep(
+    site: Site, run: str, visit: Visit, broken: bool
+) -> None:
+    """``broken``: a page that does not expect it, which must be found."""
+    site.run(run, instructions="Prefer the shorter one.")
+    site.post(run)
+    ann = await visit(run)
+    await ann.ready()
+    await ann.page.evaluate(FORGET, "/guidelines/")
+    await ann.page.evaluate(FILL, "localStorage")
+    if broken:
+        await serve_changed(
+            ann.page, "storage.js", ("if (!(error instanceof DOMException)) throw error;", "throw error;")
+        )
+    await ann.page.reload()
+    if broken:
+        async with ann.page.expect_event("pageerror"):
+            await ann.button("Got it").click()
+        await ann.leave_complaining()
+        return
+    await ann.button("Got it").click()
+    for key in ("d", "r", "i", "i"):
+        await ann.press(key)
+    await expect(ann.page.locator("[data-action=differences]")).to_have_attribute("aria-pressed", "false")
+    await ann.press("t")
+    await ann.says("Not saved")
+    assert site.log(run) == []
+    await ann.page.evaluate(FORGET, "full/")
+    await ann.press("b")
+    await ann.nothing_left()
+    assert answers(site, run) == [("k0", "both_bad")]
+
+
+async def test_an_answer_that_is_refused_while_there_is_no_room_to_note_it_waits(
+    site: Site, run: str, visit: Visit
+) -> None:
+    site.post(run)
+    ann = await visit(run)
+    ann.failures_expected = True
+    await ann.ready()
+    await ann.page.evaluate(
+        """() => { Storage.prototype.kept = Storage.prototype.setItem;
+            Storage.prototype.setItem = function (name, value) {
+                if (value.includes('"refused"')) throw new DOMException("full", "QuotaExceededError");
+                this.kept(name, value);
+            } }"""
+    )
+    await ann.page.route(
+        "**/label", lambda route: route.fulfill(status=404, json={"detail": "There is no lease."}), times=1
+    )
+    await ann.press("t")
+    await ann.says("Not accepted: 1 answer waiting")
+    await ann.nothing_left()  # it is sent again, and taken
+    assert answers(site, run) == [("k0", "tie")]
 
 
 # --- tabs and sessions -----------------------------------------------------------------------------------------------

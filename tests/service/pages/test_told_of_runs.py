@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 from playwright.async_api import expect
-from service.pages.browsing import SECONDS, Site, Visitor
+from service.pages.browsing import SECONDS, Site, Visitor, serve_changed
 from service.pages.conftest import Visit
 
 pytestmark = pytest.mark.anyio
@@ -76,6 +76,37 @@ async def test_the_list_has_open_and_paused_runs_and_what_waits_for_others_is_se
             await asyncio.sleep(0.05)
 
 
+ALWAYS_THE_SAME = ("votes_needed > 1", "false")
+"""A fault: the page says the same whether or not others are waited for."""
+
+
+@pytest.mark.parametrize("broken", [False, True])
+async def test_who_has_answered_what_needs_several_people_is_told_of_the_others(
+    site: Site, run: str, visit: Visit, broken: bool
+) -> None:
+    """``broken`` is the fault that must be found."""
+    site.run(run, votes_needed=2)
+    site.post(run)
+    ann = await visit(run)
+    if broken:
+        await serve_changed(ann.page, "duel.js", ALWAYS_THE_SAME)
+        await ann.page.reload()
+    await ann.press("t")
+    await ann.nothing_left()
+    panel = ann.page.locator("#panel")
+    text = "Several people answer each duel of this run, and the answers of others may still be awaited."
+    await (expect(panel).not_to_contain_text(text) if broken else expect(panel).to_contain_text(text))
+
+
+async def test_who_answers_alone_is_not_told_of_others(site: Site, run: str, visit: Visit) -> None:
+    site.post(run)
+    ann = await visit(run)
+    await ann.press("t")
+    await ann.nothing_left()
+    await ann.says("The next duel appears here by itself", "#panel")
+    await expect(ann.page.locator("#panel")).not_to_contain_text("others")
+
+
 # --- instructions ----------------------------------------------------------------------------------------------------
 
 
@@ -106,6 +137,70 @@ async def test_worked_examples_are_shown_before_the_first_duel_and_a_key_away(
     await expect(examples.first).to_be_hidden()
     await ann.page.keyboard.press("i")
     await expect(examples.first).to_be_visible()
+
+
+KITCHEN, GARDEN = "Prefer what you would rather cook from.", "Prefer what you would rather plant."
+PER_BROWSER = (
+    "const READ = own(`guidelines/${ME_HERE}`)",
+    "const READ = own(`guidelines/${run}`)",
+)
+"""A fault: guidelines that somebody read are read for everybody at this browser."""
+READ_FOR_GOOD = (
+    "showInstructions(localStorage.getItem(READ) !== guidelines)",
+    "showInstructions(localStorage.getItem(READ) === null)",
+)
+"""A fault: guidelines that were read once are read, whatever they say now."""
+
+
+async def come_again(visitor: Visitor, name: str) -> None:
+    """Sign in as somebody else in the same browser, and open the run."""
+    form = {"key": visitor.site.key(name)}
+    url = visitor.site.url
+    await visitor.context.request.post(f"{url}/sign-in", form=form, headers={"Origin": url}, max_redirects=0)
+    await visitor.page.goto(f"{url}/label/{visitor.run}")
+    await expect(visitor.page.locator("#duel")).to_be_visible()
+
+
+@pytest.mark.parametrize("broken", [False, True])
+async def test_everybody_at_a_shared_browser_reads_the_guidelines_before_their_first_duel(
+    site: Site, run: str, visit: Visit, broken: bool
+) -> None:
+    """``broken`` is the fault that must be found."""
+    site.run(run, instructions=KITCHEN)
+    site.post(run, votes_needed=2)
+    ann = await visit(run)
+    if broken:
+        await serve_changed(ann.page, "duel.js", PER_BROWSER)
+        await ann.page.reload()
+    guidelines = ann.page.locator("#instructions")
+    await expect(guidelines).to_be_visible()
+    await ann.button("Got it").click()
+    await come_again(ann, "bob")
+    await expect(guidelines).to_be_visible(visible=not broken)
+    await come_again(ann, "ann")
+    await expect(guidelines).to_be_hidden()
+
+
+@pytest.mark.parametrize("broken", [False, True])
+@pytest.mark.parametrize("changed", ["instructions", "examples"])
+async def test_guidelines_that_changed_are_shown_again(
+    site: Site, run: str, visit: Visit, changed: str, broken: bool
+) -> None:
+    """``broken`` is the fault that must be found."""
+    example = {"prompt": "Salt?", "first": "A pinch.", "second": "No.", "outcome": "first", "why": "It says how much."}
+    site.run(run, instructions=KITCHEN, examples=[example])
+    site.post(run)
+    ann = await visit(run)
+    if broken:
+        await serve_changed(ann.page, "duel.js", READ_FOR_GOOD)
+    await ann.button("Got it").click()
+    await ann.page.reload()
+    await expect(ann.page.locator("#duel")).to_be_visible()
+    await expect(ann.page.locator("#instructions")).to_be_hidden()
+    site.run(run, **{"instructions": {"instructions": GARDEN}, "examples": {"examples": [example] * 2}}[changed])
+    await ann.page.reload()
+    await expect(ann.page.locator("#duel")).to_be_visible()
+    await expect(ann.page.locator("#instructions")).to_be_visible(visible=not broken)
 
 
 # --- qualification ---------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-// A share of the duels for named people.
+// A share of the duels, or the whole run, for named people.
 
 import { h } from "../dom.js";
 import { call } from "../service.js";
@@ -21,7 +21,9 @@ export class Assigning {
   #unit = select({ onchange: () => this.#limit() }, [
     ["share", "per cent"],
     ["count", "duels"],
+    ["run", "the whole run"],
   ]);
+  #whole = hint();
   #each = h("input", { type: "number", min: 1, max: 100, step: 1, inputmode: "numeric" });
   #submit = h("button", { class: "main" }, "Hand out");
   #fault = h("p", { class: "fault", role: "alert", hidden: true });
@@ -33,6 +35,7 @@ export class Assigning {
     this.element = section(
       "Hand out duels",
       hint("A duel that is handed out is only for the people it is handed to; the others are for everybody."),
+      this.#whole,
       h(
         "form",
         { class: "stack", onsubmit: (event) => this.#send(event) },
@@ -56,25 +59,33 @@ export class Assigning {
   }
 
   #limit() {
+    this.#amount.disabled = this.#each.disabled = this.#unit.value === "run"; // which has later duels too
     const limits = this.#unit.value === "share" ? { min: 0.1, max: 100, step: 0.1 } : { min: 1, max: 100000, step: 1 };
     Object.assign(this.#amount, limits);
   }
 
-  /** Offer these people; who is ticked stays so. */
-  show(names) {
+  /** Offer these people; who is ticked stays so. `assigned` are those whom the whole run is for. */
+  show(names, assigned) {
     this.#list.show(names);
+    this.#whole.hidden = !assigned.length;
+    this.#whole.textContent = `The whole run, later duels too, is only for ${assigned.join(", ")}.`;
   }
 
   async #send(event) {
     event.preventDefault();
     const ticked = [...this.#people.querySelectorAll("input:checked")].map(({ value }) => value);
     const amount = Number(this.#amount.value);
+    const annotators = [...new Set([...ticked, ...namesIn(this.#others.value)])];
     const body = {
-      annotators: [...new Set([...ticked, ...namesIn(this.#others.value)])],
+      annotators,
       ...(this.#unit.value === "share" ? { share: amount / 100 } : { count: amount }),
       ...(this.#each.value && { each: Number(this.#each.value) }),
     };
     const done = await act(this.#submit, this.#fault, async () => {
+      if (this.#unit.value === "run") {
+        await call("PUT", ofRun("/assignments"), { annotators });
+        return `The run is only for ${annotators.join(", ")} now.`;
+      }
       const { assigned } = await call("POST", ofRun("/assignments"), body);
       const parts = Object.entries(assigned).map(([name, count]) => `${name} ${count}`);
       return `Handed out: ${parts.join(", ") || "nothing, since no duel waits that is for everybody"}.`;
@@ -85,7 +96,7 @@ export class Assigning {
   async #takeBack() {
     await confirm({
       title: "Take all duels back?",
-      text: "Every duel of the run is for everybody again. Answers that were given stay.",
+      text: "The run and every duel of it are for everybody again. Answers that were given stay.",
       action: "Take all back",
       work: async () => {
         await call("DELETE", ofRun("/assignments"));

@@ -55,7 +55,7 @@ export function start(view) {
     await quality.load(run.labels, progress.labels);
     const answered = quality.names;
     const able = staff.people.filter(canAnswer).map(({ annotator }) => annotator);
-    assigning.show([...new Set([...able, ...answered])].sort());
+    assigning.show([...new Set([...able, ...answered])].sort(), run.assigned);
     duels.offer([...new Set([...able, ...answered])].sort());
     exporting.offer(answered);
   }

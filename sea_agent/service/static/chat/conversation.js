@@ -6,6 +6,7 @@
 // `up` whether an answer that came alone was called good.
 
 import { own } from "../place.js";
+import { keepInTab } from "../storage.js";
 
 export class Conversation {
   exchanges;
@@ -76,15 +77,9 @@ export class Conversation {
   /** As many of the last exchanges as the browser has room for. */
   keep() {
     sessionStorage.removeItem(this.#name); // room for the new ones
-    this.unkept = false;
-    for (let kept = this.exchanges; kept.length; kept = kept.slice(1)) {
-      try {
-        return sessionStorage.setItem(this.#name, JSON.stringify(kept));
-      } catch (error) {
-        if (!(error instanceof DOMException)) throw error;
-        this.unkept = true;
-      }
-    }
+    let kept = this.exchanges;
+    while (kept.length && !keepInTab(this.#name, JSON.stringify(kept))) kept = kept.slice(1);
+    this.unkept = kept.length < this.exchanges.length;
   }
 }
 

@@ -3,6 +3,7 @@
 import { byId } from "../dom.js";
 import { signIn } from "../outbox.js";
 import { at, own } from "../place.js";
+import { keepInTab } from "../storage.js";
 import { Conversation } from "./conversation.js";
 import { Sender } from "./sender.js";
 import * as view from "./view.js";
@@ -229,13 +230,7 @@ document.querySelector(".account").addEventListener("submit", (event) => {
   conversation.clear(); // the next reader in this browser is somebody else
 });
 
-addEventListener("pagehide", () => {
-  try {
-    sessionStorage.setItem(DRAFT, message.value);
-  } catch (error) {
-    if (!(error instanceof DOMException)) throw error; // the storage is full: only a draft is lost
-  }
-});
+addEventListener("pagehide", () => keepInTab(DRAFT, message.value)); // without room only a draft is lost
 addEventListener("pageshow", ({ persisted }) => persisted && location.reload()); // what it shows may be long over
 
 byId("stalled").remove();

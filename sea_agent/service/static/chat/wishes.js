@@ -4,6 +4,7 @@
 import { Outbox } from "../outbox.js";
 import { own } from "../place.js";
 import { call } from "../service.js";
+import { keep } from "../storage.js";
 
 const PUTS = { folder: "wishes", keyOf: ({ path }) => path, deliver: ({ path, body }) => call("PUT", path, body) };
 
@@ -30,7 +31,7 @@ export class Wishes {
   /** Returns whether the wish is kept. */
   setAsks(asks) {
     const path = `/v1/users/${encodeURIComponent(this.#annotator)}/asks`;
-    return this.#put({ path, body: { asks } }) && this.#kept(() => localStorage.setItem(this.#asks, asks ? "yes" : "no"));
+    return this.#put({ path, body: { asks } }) && this.#noted(keep(this.#asks, asks ? "yes" : "no"));
   }
 
   /** Say which answer of a completion is better. Returns whether that is kept. */
@@ -44,17 +45,11 @@ export class Wishes {
   }
 
   #put(entry) {
-    return this.#kept(() => this.outbox.put(entry));
+    return this.#noted(this.outbox.put(entry));
   }
 
-  #kept(work) {
-    try {
-      work();
-      this.unkept = false;
-    } catch (error) {
-      if (!(error instanceof DOMException)) throw error;
-      this.unkept = true;
-    }
-    return !this.unkept;
+  #noted(kept) {
+    this.unkept = !kept;
+    return kept;
   }
 }
