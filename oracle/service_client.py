@@ -53,14 +53,21 @@ class ServiceClient:
         )
 
     def check(self) -> None:
-        """Raises: UserError when the service cannot be reached or rejects the key."""
+        """Ask once.
+
+        Raises:
+            UserError: the service rejects the key, or is none.
+            Unavailable: it does not answer now, in words for the user.
+        """
         try:
             response = self._client.get("/v1/runs")
         except httpx.HTTPError as error:
-            raise UserError(
+            raise Unavailable(
                 f"oracle.url={self.url}: no feedback service answers there ({error}). Start one with "
                 "`sea-agent serve`, or correct the address."
             ) from None
+        if _is_temporary(response):
+            raise Unavailable(f"oracle.url={self.url}: answered {response.status_code}; it cannot answer now.")
         if response.status_code in (401, 403):
             raise UserError(
                 f"{KEY}: the feedback service refuses this key ({_detail(response)}). Give one with the scope "
@@ -83,7 +90,7 @@ class ServiceClient:
             response = self._client.request(method, path, **options)
         except httpx.TransportError as error:
             raise Unavailable(str(error)) from None
-        if response.status_code == 429 or response.status_code >= 500:
+        if _is_temporary(response):
             raise Unavailable(_detail(response))
         if response.status_code == 409 and self._conflict:
             raise Refused(409, f"{self.name}: {self._conflict.format(detail=_detail(response))}")
@@ -102,6 +109,10 @@ def service_key(kind: str, url: str) -> str:
             "the environment."
         )
     return key
+
+
+def _is_temporary(response: httpx.Response) -> bool:
+    return response.status_code == 429 or response.status_code >= 500
 
 
 def _detail(response: httpx.Response) -> str:
