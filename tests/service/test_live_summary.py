@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from service.conftest import START, Running
 from service.live_rows import RUN, Asked, begin, chat_key, user_hash
+from service.test_live_publications import offer
 
 from sea_agent.service.schemas.base import iso
 from sea_agent.service.store import live_summary
@@ -19,6 +20,8 @@ pytestmark = pytest.mark.anyio
 OUTCOMES = ("first", "second", "tie", "both_bad")
 OTHER_SIDE = {"first": "second", "second": "first"}
 HOUR = 3600.0
+INITIAL = 1
+"""The version under which the initial policy was published."""
 
 
 @dataclass
@@ -49,6 +52,7 @@ def drawn(seed: int, key: str, count: int) -> list[Seen]:
             eligible=draw.random() < 0.7,
             state=state,
             regret=draw.choice([None, draw.random() * 3]),
+            version=draw.choice([INITIAL, 2]),
             created_at=START - draw.random() * 10 * HOUR,
             first_token_seconds=draw.choice([None, draw.random()]),
             patience=draw.choice([1.0, 30 * HOUR]),
@@ -90,7 +94,7 @@ def counted(everything: list[Seen], since: float) -> dict[str, Any]:
     own = Counter(
         OTHER_SIDE.get(one.choice, one.choice) if one.asked.swapped else one.choice
         for one in asked
-        if one.choice and one.asked.asked == "audit"
+        if one.choice and one.asked.asked == "audit" and one.asked.version != INITIAL
     )
     by_user = Counter(one.asked.user for one in asked if one.choice and one.asked.user)
     values = [value for value in regrets if value is not None]
@@ -162,6 +166,8 @@ async def prepared(service: Running, seed: int, count: int = 120) -> list[Seen]:
     key, app = await chat_key(service)
     everything = drawn(seed, key, count)
     await begin(service, *(seen.asked for seen in everything))
+    for version, number in ((INITIAL, 0), (2, 5)):
+        await offer(service, version, round=number)
     draw = Random(seed)
     for seen in everything:
         await said(app, seen, draw)

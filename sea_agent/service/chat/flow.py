@@ -171,7 +171,9 @@ class Flow:
         finally:
             await _end(beside)
         if not others or others[0].text == own.text or others[0].version == own.version:
-            return Outcome([own])  # nothing to choose, or both are the initial policy's
+            return Outcome(
+                [own]
+            )  # nothing to choose, or an engine that has just started: both are the initial policy's
         other = others[0]
         pair = (other, own) if initial_first else (own, other)
         return Outcome(list(pair[::-1] if swapped else pair), "audit", pair)

@@ -136,7 +136,9 @@ class Gateway:
             self.flow.asking.know(asked.user_hash, known.tokens, known.since)
         if not known.asks or known.was_asked or asked.conversation in self.considered:
             return Plan.PLAIN
-        return self.flow.asking.consider(asked.user_hash, asked.id, asked.created_at)
+        plan = self.flow.asking.consider(asked.user_hash, asked.id, asked.created_at)
+        # The initial policy against itself would tell nothing of the live one.
+        return Plan.DUEL if plan is Plan.AUDIT and self.serving.shows_initial(asked.place) else plan
 
     def _place(self, user_hash: str) -> int | None:
         """The engine of a user, or None for any: while there is a canary, the last one for those who try it and one of

@@ -64,6 +64,8 @@ class Serving:
     engines: list[EngineState] = field(init=False)
     urls: list[str] = field(init=False)
     """Where the engines are; those of a cluster may move."""
+    initial: frozenset[int] = field(default=frozenset({0}), init=False)
+    """The versions that are the initial policy."""
 
     def __post_init__(self) -> None:
         self.urls = [located(url) for url in self.live.engines]
@@ -78,6 +80,11 @@ class Serving:
         ):
             for place in range(len(self.engines)):
                 group.create_task(self._keep(client, place))
+
+    def shows_initial(self, place: int | None) -> bool:
+        """Whether the engine at a place, or whichever it is (None), answers with the initial policy."""
+        engines = self.engines if place is None else [self.engines[place]]
+        return all(engine.version in self.initial for engine in engines)
 
     async def _keep(self, client: httpx.AsyncClient, place: int) -> None:
         """Let one engine hold what it should."""
@@ -94,6 +101,7 @@ class Serving:
         engine.url = self.urls[place] = url or engine.url  # one that is nowhere now is where it was
         try:
             serving = await self.database.read(partial(publications.serving, run=self.live.live.run))
+            self.initial = await self.database.read(partial(publications.initial, run=self.live.live.run))
         except (StoreUnavailable, Missing) as error:
             logger.error("what is live is not known, so engine %s keeps what it holds: %s", engine.url, error)
             return False
