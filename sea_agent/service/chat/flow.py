@@ -171,12 +171,10 @@ class Flow:
         finally:
             await _end(beside)
         if not others or others[0].text == own.text or others[0].version == own.version:
-            return Outcome(
-                [own]
-            )  # nothing to choose, or an engine that has just started: both are the initial policy's
+            return Outcome([own])  # nothing to choose, or the engine has just started: both are the initial policy's
         other = others[0]
         pair = (other, own) if initial_first else (own, other)
-        return Outcome(list(pair[::-1] if swapped else pair), "audit", pair)
+        return Outcome(list(pair[::-1] if swapped else pair), "audit", pair, by_chance=True)
 
     async def _compare(self, asked: Asked, tell: Tell, streams: bool, count: int) -> Outcome:
         """What of ``count`` responses is shown, and whether the user is asked. The first streams if one does."""
@@ -188,13 +186,25 @@ class Flow:
             everyone = [own, *await _finished(others, self.live.live.wait_seconds)]
         finally:
             await _end(others)
+        second = _result(others[0])
+        twins = second is not None and self._could_be_swapped(own, second)
         if len(everyone) == 1 or (left := until - loop.time()) <= 0:
             return Outcome([own])
         said = await self._decide(asked, everyone, 0 if streams else None, left)
-        return Outcome([own]) if said is None else self._choose(asked, everyone, said, streams)
+        if said is None:
+            return Outcome([own])
+        return self._choose(asked, everyone, said, streams, by_chance=not streams or (twins and said.as_sampled))
 
-    def _choose(self, asked: Asked, everyone: list[Whole], said: Said, streams: bool) -> Outcome:
-        """What of the responses is shown, the first of them being shown already if it ``streams``."""
+    def _could_be_swapped(self, own: Whole, second: Whole) -> bool:
+        """Whether of two samples the second, had it been the first, would have found the other one in time, too. Else
+        long responses would more often be the first of a pair than the second."""
+        if own.ended_at is None or second.ended_at is None:
+            return False
+        return abs(own.ended_at - second.ended_at) <= self.live.live.wait_seconds
+
+    def _choose(self, asked: Asked, everyone: list[Whole], said: Said, streams: bool, *, by_chance: bool) -> Outcome:
+        """What of the responses is shown, the first of them being shown already if it ``streams``. ``by_chance``: what
+        the ``Outcome`` of a duel is told."""
         information = None
         if asked.plan is Plan.DUEL:
             pair = pair_of(said, everyone)
@@ -204,7 +214,7 @@ class Flow:
             elif self.asking.ask(asked.user_hash, asked.id, information, self._clock()):
                 swapped = not streams and self._is_swapped(asked)
                 shown = list(pair[::-1] if swapped else pair)
-                return Outcome(shown, "duel", pair, information, said.regret_pair)
+                return Outcome(shown, "duel", pair, information, said.regret_pair, by_chance=by_chance)
         if self.live.live.answer == "best" and not streams and said.trust > 0:
             return Outcome([everyone[said.best]], information=information, regret=said.regret_best)
         return Outcome([everyone[0]], information=information, regret=said.regret_first)
@@ -265,7 +275,7 @@ class Flow:
         """Write the answer to disk; only then it may be told."""
         now, forgotten = self._clock(), asked.id in self._forgotten
         if forgotten:
-            outcome = replace(outcome, asked=None, duel=None)
+            outcome = replace(outcome, asked=None, duel=None, by_chance=False)
         duel = duel_out(asked, outcome, now, self.live.live.patience_hours)
         out = answer_out(asked, outcome, duel)
         answer = out.model_dump(mode="json")
@@ -282,6 +292,7 @@ class Flow:
                 "state": "done",
                 "stored": stored,
                 "asked": outcome.asked,
+                "by_chance": outcome.by_chance,
                 "query_id": None if duel is None else duel["id"],
                 "information": outcome.information,
                 "regret": outcome.regret,
@@ -329,4 +340,10 @@ async def _finished(tasks: Sequence[asyncio.Task[Whole]], seconds: float) -> lis
     if not tasks:
         return []
     done, _ = await asyncio.wait(tasks, timeout=seconds)
-    return [task.result() for task in tasks if task in done and task.exception() is None]
+    return [whole for task in tasks if task in done and (whole := _result(task)) is not None]
+
+
+def _result(task: asyncio.Task[Whole]) -> Whole | None:
+    """The response of a task that has ended well."""
+    ended_well = task.done() and not task.cancelled() and task.exception() is None
+    return task.result() if ended_well else None
