@@ -54,18 +54,34 @@ class Flow:
     ) -> None:
         self.live, self.asking = live, asking
         self._database, self._engines, self._clock, self._seed = database, engines, clock, seed
-        self._running: dict[asyncio.Task[None], Asked] = {}
+        self._running: set[asyncio.Task[None]] = set()
+        self._known: dict[str, Asked] = {}  # requests from when they are made until their work has ended
         self._shown: set[str] = set()
         """Requests of which everything was shown, and which are being written to disk."""
-        self._forgotten: set[str] = set()  # of those that run: nothing of them may be kept
+        self._forgotten: set[str] = set()  # of those that are known: nothing of them may be kept
 
     async def close(self) -> None:
         """End what is being answered; it has failed then."""
         await _end(list(self._running))
 
+    def know(self, asked: Asked) -> Callable[[], None]:
+        """Know of a request as soon as it is made: its user may be erased before its work begins. Returns what ends
+        that."""
+        self._known[asked.id] = asked
+
+        def end() -> None:
+            del self._known[asked.id]
+            self._forgotten.discard(asked.id)
+
+        return end
+
+    def is_forgotten(self, asked: Asked) -> bool:
+        """Whether nothing but counts of a request may be kept."""
+        return asked.id in self._forgotten
+
     def forget(self, user_hash: str, owner: str | None) -> None:
         """Keep nothing but counts of what a user is being answered now, by the key ``owner`` or any (None)."""
-        theirs = (asked for asked in self._running.values() if asked.user_hash == user_hash)
+        theirs = (asked for asked in self._known.values() if asked.user_hash == user_hash)
         self._forgotten |= {asked.id for asked in theirs if owner in (None, asked.key_id)}
 
     def begin(self, asked: Asked, ended: Callable[[], None]) -> AsyncGenerator[Event]:
@@ -75,11 +91,10 @@ class Flow:
         """
         queue: asyncio.Queue[Event] = asyncio.Queue()
         task = asyncio.create_task(self._work(asked, queue.put_nowait))
-        self._running[task] = asked
+        self._running.add(task)
 
         def end(_: object) -> None:
-            self._running.pop(task, None)
-            self._forgotten.discard(asked.id)
+            self._running.discard(task)
             self._shown.discard(asked.id)
             # Last, for a task that was cancelled before it began, and told nobody.
             queue.put_nowait(_stopping())
@@ -273,7 +288,7 @@ class Flow:
 
     async def _keep(self, asked: Asked, outcome: Outcome, first_token_at: float | None) -> dict[str, Any]:
         """Write the answer to disk; only then it may be told."""
-        now, forgotten = self._clock(), asked.id in self._forgotten
+        now, forgotten = self._clock(), self.is_forgotten(asked)
         if forgotten:
             outcome = replace(outcome, asked=None, duel=None, by_chance=False)
         duel = duel_out(asked, outcome, now, self.live.live.patience_hours)
@@ -312,7 +327,7 @@ class Flow:
     def _begun(self, asked: Asked) -> dict[str, Any]:
         """The columns that a request begins with; of one that is forgotten, those that tell of nobody."""
         row = store.begun(asked)
-        return row | store.OF_NOBODY if asked.id in self._forgotten else row
+        return row | store.OF_NOBODY if self.is_forgotten(asked) else row
 
     async def _fail(self, asked: Asked) -> None:
         """Count a request that failed, unless its answer is on disk all the same."""

@@ -86,8 +86,10 @@ class Gateway:
         """
         asked = self._asked(owner, body, idempotency_key)
         with ExitStack() as ending:
+            ending.callback(self.flow.know(asked))
             if idempotency_key is not None:
                 ending.callback(await self._claim(owner, idempotency_key, asked.digest))
+            if idempotency_key is not None and not self.flow.is_forgotten(asked):
                 row = await self.database.write(partial(store.begin, row=store.begun(asked)))
                 if row is not None:
                     there = _kept(row)
