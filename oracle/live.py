@@ -34,7 +34,7 @@ class LiveOracle(Oracle):
         self._seq = 0
         self._path = f"/v1/runs/{config.run}/labels"
         if config.url:
-            self.service = ServiceClient(config.url, service_key(config.kind, config.url), self.name)
+            self.service = ServiceClient(config.url, service_key(config.kind, config.url), self.name, is_here=True)
             try:
                 self.service.check()
             except Unavailable as error:  # the address is right: who wrote it started the gateway there

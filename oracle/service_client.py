@@ -32,10 +32,18 @@ class ServiceClient:
     """JSON over HTTP with retries.
 
     ``name`` begins messages about refusals; ``conflict`` says what a conflict (409) means and what to do about it.
+    ``is_here``: the service is on this machine, whatever its address.
     """
 
     def __init__(
-        self, url: str, key: str, name: str, *, conflict: str = "", retry_seconds: float = RETRY_SECONDS
+        self,
+        url: str,
+        key: str,
+        name: str,
+        *,
+        conflict: str = "",
+        retry_seconds: float = RETRY_SECONDS,
+        is_here: bool = False,
     ) -> None:
         self.url, self.name, self._conflict = url, name, conflict
         self._retrying = Retrying(
@@ -49,7 +57,7 @@ class ServiceClient:
             headers={"Authorization": f"Bearer {key}"},
             timeout=httpx.Timeout(10.0, read=POLL_SECONDS + 10.0),
             # No proxy reaches a service on this machine, or may have its keys.
-            trust_env=not is_loopback(urlsplit(url).hostname or ""),
+            trust_env=not (is_here or is_loopback(urlsplit(url).hostname or "")),
         )
 
     def check(self) -> None:

@@ -26,7 +26,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 GOOD_WHILE = 60.0
 """Seconds alive after which earlier deaths are forgotten."""
 START_SECONDS = 300.0
-"""Longest wait for a part to be well."""
+"""Longest wait for a part to be well that names none of its own."""
 END_SECONDS = 60.0
 """Longest time in which everything ends: what starts it must leave it more. Each group of parts has an equal share, and
 what others have left of theirs; then it is killed."""
