@@ -61,9 +61,10 @@ def drawn(seed: int, key: str, count: int) -> list[Seen]:
         if kind is not None and draw.random() < 0.7:
             seen.choice = draw.choice(OUTCOMES)
             seen.late = asked.created_at + asked.patience <= START
-        seen.thumbs = draw.choice([None, True, False])
-        seen.used = draw.choice([None, True, False])
-        seen.edited = draw.random() < 0.2
+        if state == "done":
+            seen.thumbs = draw.choice([None, True, False])
+            seen.used = draw.choice([None, True, False])
+            seen.edited = draw.random() < 0.2
         found.append(seen)
     return found
 
@@ -184,7 +185,7 @@ async def test_every_figure_is_that_of_a_count_of_all_rows(service: Running, see
 async def test_a_count_that_takes_the_order_shown_for_the_duels_own_is_seen(
     sqlite_service: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    everything = await prepared(sqlite_service, 1)
+    everything = await prepared(sqlite_service, 4)
     monkeypatch.setattr(live_summary, "_OTHER_SIDE", {})
     since = START - 11 * HOUR
     found = wrong(await summary(sqlite_service, since), counted(everything, since))
