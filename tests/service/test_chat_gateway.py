@@ -1,5 +1,6 @@
 """Which engine answers whom, who reaches the endpoint, and what the gateway forgets."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from service.chat_service import Chat, chatting
 
 from sea_agent.service import limits
 from sea_agent.service.limits import RateLimit
+from sea_agent.service.store.completions import make_run
 from sea_agent.web.problems import Problem
 
 pytestmark = pytest.mark.anyio
@@ -39,6 +41,26 @@ async def test_only_keys_of_the_scope_reach_the_endpoint(tmp_path: Path, monkeyp
         "chat": let_in,
         "": (401, 401),
     }
+
+
+async def test_the_chat_page_asks_the_run_that_this_service_answers_or_says_that_there_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with chatting(f"sqlite:///{tmp_path / 'a.sqlite'}", monkeypatch) as chat:
+        await chat.service.state.database.write(
+            partial(make_run, run="newer", secret="s", retention_days=None, now=2e9)
+        )
+        seen = {}
+        for runs in (None, ["live"], ["newer"]):
+            restricted = {} if runs is None else {"runs": runs}
+            key = {"name": f"of {runs}", "scopes": ["chat"]} | restricted
+            made = (await chat.service.admin.post("/v1/keys", json=key)).json()["key"]
+            visitor = await chat.service.client()
+            visitor.cookies.set(chat.service.state.cookie, await chat.service.state.keyring.sign_in(made))
+            answer = await visitor.get("/chat")
+            seen[str(runs)] = (answer.status_code, 'data-model="live"' in answer.text, "no chat here" in answer.text)
+    there = (200, True, False)
+    assert seen == {"None": there, "['live']": there, "['newer']": (404, False, True)}
 
 
 async def test_a_canary_answers_its_share_of_users_and_always_the_same(
