@@ -172,6 +172,7 @@ def _vllm() -> Any:
 
 def free_port(host: str) -> int:
     """A TCP port that is free on ``host`` now."""
-    with socket.socket() as free:
-        free.bind((host, 0))
+    family, kind, protocol, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind, protocol) as free:
+        free.bind(address)
         return int(free.getsockname()[1])

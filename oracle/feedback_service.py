@@ -14,7 +14,7 @@ from typing import Any
 from oracle.base import Oracle, Question
 from oracle.service_client import POLL_SECONDS, RETRY_SECONDS, Refused, ServiceClient, Unavailable, service_key
 from sea_agent.config import FeedbackServiceOracleConfig
-from sea_agent.errors import RunFailure
+from sea_agent.errors import RunFailure, UserError
 from sea_agent.types import QUESTION_TEXTS, Answer, Duel, Outcome, Verdict
 
 _POST_ITEMS = 500
@@ -56,7 +56,10 @@ class FeedbackServiceOracle(Oracle):
         self._path = f"/v1/runs/{config.run}"
         self._state = "open"  # of the run in the service, and its progress, as last seen
         self._progress: dict[str, Any] = {}
-        self._service.check()
+        try:
+            self._service.check()
+        except Unavailable as error:  # nothing has begun, and most often the address is wrong
+            raise UserError(str(error)) from None
 
     def verdicts(self, duels: Sequence[Duel]) -> list[Verdict]:
         """Post new duels, wait briefly for votes, and return the decided verdicts."""

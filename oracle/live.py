@@ -8,9 +8,9 @@ from datetime import datetime
 from typing import Any
 
 from oracle.base import Oracle, Question
-from oracle.service_client import ServiceClient, service_key
+from oracle.service_client import ServiceClient, Unavailable, service_key
 from sea_agent.config import LiveOracleConfig
-from sea_agent.errors import UserError
+from sea_agent.errors import RunFailure, UserError
 from sea_agent.saved_state import require
 from sea_agent.types import Duel, Outcome, Verdict
 
@@ -34,8 +34,11 @@ class LiveOracle(Oracle):
         self._seq = 0
         self._path = f"/v1/runs/{config.run}/labels"
         if config.url:
-            self.service = ServiceClient(config.url, service_key(config.kind, config.url), self.name)
-            self.service.check()
+            self.service = ServiceClient(config.url, service_key(config.kind, config.url), self.name, is_here=True)
+            try:
+                self.service.check()
+            except Unavailable as error:  # the address is right: who wrote it started the gateway there
+                raise RunFailure(str(error)) from None
 
     def verdicts(self, duels: Sequence[Duel]) -> list[Verdict]:
         """The choices that are known."""

@@ -32,10 +32,18 @@ class ServiceClient:
     """JSON over HTTP with retries.
 
     ``name`` begins messages about refusals; ``conflict`` says what a conflict (409) means and what to do about it.
+    ``is_here``: the service is on this machine, whatever its address.
     """
 
     def __init__(
-        self, url: str, key: str, name: str, *, conflict: str = "", retry_seconds: float = RETRY_SECONDS
+        self,
+        url: str,
+        key: str,
+        name: str,
+        *,
+        conflict: str = "",
+        retry_seconds: float = RETRY_SECONDS,
+        is_here: bool = False,
     ) -> None:
         self.url, self.name, self._conflict = url, name, conflict
         self._retrying = Retrying(
@@ -49,18 +57,25 @@ class ServiceClient:
             headers={"Authorization": f"Bearer {key}"},
             timeout=httpx.Timeout(10.0, read=POLL_SECONDS + 10.0),
             # No proxy reaches a service on this machine, or may have its keys.
-            trust_env=not is_loopback(urlsplit(url).hostname or ""),
+            trust_env=not (is_here or is_loopback(urlsplit(url).hostname or "")),
         )
 
     def check(self) -> None:
-        """Raises: UserError when the service cannot be reached or rejects the key."""
+        """Ask once.
+
+        Raises:
+            UserError: the service rejects the key, or is none.
+            Unavailable: it does not answer now, in words for the user.
+        """
         try:
             response = self._client.get("/v1/runs")
         except httpx.HTTPError as error:
-            raise UserError(
+            raise Unavailable(
                 f"oracle.url={self.url}: no feedback service answers there ({error}). Start one with "
                 "`sea-agent serve`, or correct the address."
             ) from None
+        if _is_temporary(response):
+            raise Unavailable(f"oracle.url={self.url}: answered {response.status_code}; it cannot answer now.")
         if response.status_code in (401, 403):
             raise UserError(
                 f"{KEY}: the feedback service refuses this key ({_detail(response)}). Give one with the scope "
@@ -83,7 +98,7 @@ class ServiceClient:
             response = self._client.request(method, path, **options)
         except httpx.TransportError as error:
             raise Unavailable(str(error)) from None
-        if response.status_code == 429 or response.status_code >= 500:
+        if _is_temporary(response):
             raise Unavailable(_detail(response))
         if response.status_code == 409 and self._conflict:
             raise Refused(409, f"{self.name}: {self._conflict.format(detail=_detail(response))}")
@@ -102,6 +117,10 @@ def service_key(kind: str, url: str) -> str:
             "the environment."
         )
     return key
+
+
+def _is_temporary(response: httpx.Response) -> bool:
+    return response.status_code == 429 or response.status_code >= 500
 
 
 def _detail(response: httpx.Response) -> str:

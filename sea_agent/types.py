@@ -158,7 +158,8 @@ class Duel:
 
     ``belief`` is the posterior mean of the probability that ``first`` is preferred, and ``disagreement`` its posterior
     standard deviation, both before the answer; None without a posterior. ``typical_disagreement`` is the mean
-    disagreement over all pairs of the prompt's candidates: the expectation for a random pair.
+    disagreement over all pairs of the prompt's candidates: the expectation for a random pair. ``by_chance``: nothing
+    else decides which response is seen first.
     """
 
     id: str
@@ -173,6 +174,7 @@ class Duel:
     belief: float | None = None
     disagreement: float | None = None
     typical_disagreement: float | None = None
+    by_chance: bool = True
 
     @property
     def is_erased(self) -> bool:

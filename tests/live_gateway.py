@@ -55,6 +55,7 @@ class Gateway:
         user: str = "ann",
         audit: bool = False,
         heldout: bool = False,
+        by_chance: bool = True,
     ) -> str:
         """Show a user a duel; the id of the completion. Of an audit, the first response is the live one."""
         with self._changed:
@@ -67,6 +68,7 @@ class Gateway:
                 "user": user,
                 "audit": audit,
                 "heldout": heldout,
+                "by_chance": by_chance,
                 "prompt": dict(prompt),
                 "first": {"id": f"{completion}-first", **first},
                 "second": {"id": f"{completion}-second", **second},

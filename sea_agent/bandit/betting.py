@@ -40,7 +40,11 @@ def won(returns_N: Sequence[float] | Array) -> Array:
 class Wager:
     """Bets on what was believed of duels before their answers came, at the odds of a coin.
 
-    Their first response comes first by chance, so this is fair where answers have nothing to do with the responses.
+    It is only for duels of which chance alone decides what comes first: the order is drawn, or the two are samples of
+    one policy in the order of their sampling. This is fair where answers have nothing to do with the responses, also if
+    people like the first place, or the second, however much, and each in their own way. For then the answer w does not
+    depend on which of the two is first. To swap them turns the belief p into 1 - p, and was as likely. So given the
+    two, the answer and everything before, the return (2p - 1)(w - 1/2) is as likely as its opposite: 0 in expectation.
     """
 
     def __init__(self) -> None:

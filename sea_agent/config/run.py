@@ -52,7 +52,7 @@ class RunConfig(Section):
     threads: PositiveInt = 1
     """CPU threads per process."""
     deadline_seconds: PositiveFloat = 900.0
-    """Longest wait for a reply from an actor, in seconds."""
+    """Longest wait for a reply from an actor, and in live mode for an engine to be ready, in seconds."""
     batch_size: PositiveInt = 128
     """Prompts per round, with one duel each."""
     policy: PolicyConfig

@@ -41,6 +41,7 @@ from sea_agent.run.resumption import kept
 from sea_agent.run.session import NOBODY, Watch
 
 SNAPSHOTS, WEIGHTS, SETTINGS = "decider", "weights", "live.json"
+SPENT = "the budget is spent: nothing more is learnt, and audits, canaries and erasures are watched on"
 _POLL_SECONDS = 5
 _RECENT = 8
 """Conversations that imagined rounds draw from, as a multiple of those that they take."""
@@ -120,6 +121,14 @@ class LiveRun:
         if agent.ledger.oracle_queries < self.config.budget.limit:
             self._wait(agent, save)
 
+    def after(self, agent: Agent, save: Callable[[], None]) -> None:
+        """See ``Beside.after``: what was published is watched, and users are erased, until the run is stopped."""
+        self.watch.tell(SPENT)
+        while not self.watch.stopping():
+            self._look(agent, save, _POLL_SECONDS)
+            self._publishing.offer(agent)  # the last weights may have waited for the end of a canary
+        raise Stopped
+
     def _wait(self, agent: Agent, save: Callable[[], None]) -> None:
         """Until users have answered enough for a round."""
         begun = heard = self.clock()
@@ -198,7 +207,7 @@ class AgentPart:
     watch: Watch = NOBODY
 
     def run(self) -> None:
-        """Go on until it is stopped or has spent its budget.
+        """Go on until it is stopped, also once the budget is spent.
 
         Raises:
             UserError, RunFailure, Stopped: as ``lifecycle.run``.

@@ -6,42 +6,48 @@ from pathlib import Path
 
 import httpx
 
-from sea_agent.live.measuring import Score
+from sea_agent.live.measuring import NotScored, Score
 from sea_agent.service.chat.settings import TOKEN, located, read_live_settings
 from sea_agent.types import TokenRow
 
 _SECONDS = 120.0
 _ROWS = 64
 """Rows of a request."""
+_WORDS = 200
+"""Characters of an engine's refusal that are told."""
 
 
 def engine_score(settings: Path) -> Score | None:
-    """Asks the first engine that answers with the wanted version; None where ``settings`` names no engines."""
+    """Asks the first engine that answers with the wanted version; None where ``settings`` is not there, so that there
+    are no engines."""
     if not settings.is_file():
         return None
     engines = read_live_settings(settings).engines
 
-    def score(rows: Sequence[TokenRow], version: int) -> list[list[float]] | None:
+    def score(rows: Sequence[TokenRow], version: int) -> list[list[float]]:
         headers = {"Authorization": f"Bearer {os.environ.get(TOKEN, '')}"}
+        reasons = []
         for url in engines:
             with httpx.Client(base_url=located(url), headers=headers, timeout=_SECONDS, trust_env=False) as client:
-                found = _scored(client, rows, version)
-            if found is not None:
-                return found
-        return None
+                try:
+                    return _scored(client, rows, version)
+                except NotScored as error:
+                    reasons.append(f"{located(url) or url}: {error}")
+        raise NotScored("; ".join(reasons))
 
     return score
 
 
-def _scored(client: httpx.Client, rows: Sequence[TokenRow], version: int) -> list[list[float]] | None:
+def _scored(client: httpx.Client, rows: Sequence[TokenRow], version: int) -> list[list[float]]:
+    """Raises: NotScored."""
     found: list[list[float]] = []
     for start in range(0, len(rows), _ROWS):
         part = [[list(prompt), list(response)] for prompt, response in rows[start : start + _ROWS]]
         try:
             response = client.post("/score", json={"rows": part, "version": version})
-        except httpx.HTTPError:
-            return None
-        if response.status_code != 200:
-            return None  # it holds another version by now, or cannot score
+        except httpx.HTTPError as error:
+            raise NotScored(str(error) or type(error).__name__) from None
+        if response.status_code != 200:  # most often it holds another version by now
+            raise NotScored(f"it answered {response.status_code}: {response.text[:_WORDS]}")
         found += response.json()["logprobs"]
     return found

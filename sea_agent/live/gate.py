@@ -43,7 +43,9 @@ class Figures:
     gap: float
     """Mean absolute difference of a token's log-probability between learner and sampler, nats."""
     engine_gap: float | None
-    """The same between the engines and a sampler with the live weights, where engines can be asked."""
+    """The same between the engines and a sampler with the live weights, where there are engines that tell."""
+    engine_fault: str | None
+    """Why none does, where there are engines."""
 
     def report(self) -> dict[str, Any]:
         """The figures as JSON holds them, which has no number for what could not be measured."""
@@ -78,6 +80,10 @@ def objections(figures: Figures, gate: GateConfig) -> list[str]:
         (
             engine is None or engine <= gate.max_gap,
             f"engine and sampler {engine} nats a token apart, not {gate.max_gap:g}",
+        ),
+        (
+            figures.engine_fault is None,
+            f"no engine gave log-probabilities to compare with a sampler's ({figures.engine_fault})",
         ),
     ]
     return [what for holds, what in checks if not holds]

@@ -26,7 +26,7 @@ from sea_agent.run.preflight import Inputs, check
 from sea_agent.run.resumption import holds, require_unused
 from sea_agent.service.chat.settings import LiveSettings
 from sea_agent.service.serve import ADMIN_KEY, SHORTEST_ADMIN_KEY, given_admin_key
-from sea_agent.web.addresses import is_loopback
+from sea_agent.web.addresses import is_loopback, own_address
 from sea_agent.worlds import SCHEME
 
 LOOPBACK = "127.0.0.1"
@@ -103,15 +103,18 @@ class Launch:
 
     def _run(self, inputs: Inputs, environment: dict[str, str], given: str | None, world: str | None) -> None:
         place, out = self.place, self.place.out
-        port = place.port or free_port(LOOPBACK)
-        url = f"http://127.0.0.1:{port}"
+        try:
+            port = place.port or free_port(place.host)
+        except OSError as error:
+            raise UserError(f"--host {place.host}: cannot listen there ({error.strerror})") from None
+        url = f"http://{own_address(place.host)}:{port}"
         admin = given or secrets.token_urlsafe(32)
         write_whole(out / CONFIG, to_yaml(self._with_url(url)))
         with Supervisor(out / LOGS, environment | {ADMIN_KEY: admin}, self.tell) as supervisor:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, supervisor.stop)
             serving = self._serving(inputs)
-            if not supervisor.start(*serving) or not supervisor.start(self._gateway(port, serving)):
+            if not supervisor.start(*serving) or not supervisor.start(self._gateway(url, port, serving)):
                 return
             supervisor.start(*self._clients(url, admin, world))
             _announce(url, place.host, self._live.run, None if given else admin, self.tell)
@@ -140,12 +143,19 @@ class Launch:
         parts = [engine_part(out, run, need, count, inputs.compute, settings) for need in inputs.engines]
         for index in () if parts else range(count):
             port = free_port(LOOPBACK)
-            parts.append(_part(out, f"engine-{index}", "actors.live_engine", settings | {"port": port}, port))
+            parts.append(self._part(f"engine-{index}", "actors.live_engine", settings | {"port": port}))
         port = free_port(LOOPBACK)
         decider = {"config": str(out / CONFIG), "out": str(out), "port": port}
-        return [*parts, _part(out, "decider", "sea_agent.live.decider", decider, port)]
+        return [*parts, self._part("decider", "sea_agent.live.decider", decider)]
 
-    def _gateway(self, port: int, serving: Sequence[Part]) -> Part:
+    def _part(self, name: str, module: str, settings: dict[str, Any]) -> Part:
+        """A part of this machine that loads a model, with its settings on disk."""
+        file = self.place.out / f"{name}.json"
+        write_whole(file, json.dumps(settings, indent=2) + "\n")
+        url = f"http://{LOOPBACK}:{settings['port']}"
+        return Part(name, ["-m", module, str(file)], url, deadline=self.config.deadline_seconds)
+
+    def _gateway(self, url: str, port: int, serving: Sequence[Part]) -> Part:
         place, out = self.place, self.place.out
         urls = [str(part.url) for part in serving]
         settings = LiveSettings(
@@ -160,7 +170,7 @@ class Launch:
         where = ["--host", place.host, "--port", str(port), "--database", database, "--runs", str(out.parent)]
         where += ["--root-path", place.root_path, *(f"--proxy={one}" for one in place.proxies)]
         arguments = ["-m", "sea_agent", "serve", *where, "--live", str(out / SETTINGS)]
-        return Part("gateway", arguments, f"http://127.0.0.1:{port}")
+        return Part("gateway", arguments, url)
 
     def _clients(self, url: str, admin: str, world: str | None) -> list[Part]:
         """The agent, and the simulated users of a world, with keys of the gateway at ``url``."""
@@ -171,12 +181,6 @@ class Launch:
             key = _new_key(url, admin, USERS, "chat", run)
             parts.append(_users(out, url, run, world, self.users, key))
         return parts
-
-
-def _part(out: Path, name: str, module: str, settings: dict[str, Any], port: int) -> Part:
-    file = out / f"{name}.json"
-    write_whole(file, json.dumps(settings, indent=2) + "\n")
-    return Part(name, ["-m", module, str(file)], f"http://127.0.0.1:{port}")
 
 
 def _token(inputs: Inputs) -> str:

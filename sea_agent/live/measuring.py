@@ -23,9 +23,13 @@ FILE = "model.safetensors"
 _SAMPLES = 2
 _DRAWS = 400
 
-Score = Callable[[Sequence[TokenRow], int], list[list[float]] | None]
-"""Log-probabilities of response tokens by an engine with the weights of a version; None when it cannot tell."""
+Score = Callable[[Sequence[TokenRow], int], list[list[float]]]
+"""Log-probabilities of response tokens by an engine with the weights of a version. Raises: NotScored."""
 Samples = list[list[Response]]
+
+
+class NotScored(Exception):
+    """No engine gives log-probabilities: why."""
 
 
 class Measuring:
@@ -48,7 +52,7 @@ class Measuring:
         initial policy, whose are in ``initial``."""
         pool, key, users = agent.samplers, agent.published, agent.ledger.annotators()
         if not prompts:
-            return Figures(0, users, 0.0, 0.0, None, np.nan, np.nan, np.nan, np.nan, None)
+            return Figures(0, users, 0.0, 0.0, None, np.nan, np.nan, np.nan, np.nan, None, None)
 
         def sample() -> Samples:
             return pool.samples(prompts, _SAMPLES, self._temperature, "gate", version, key)
@@ -61,7 +65,7 @@ class Measuring:
             first = self._sample_with(agent, initial, sample)
             before = [sum(tokens) for tokens in pool.logprobs(rows)]
             theirs = first if live is None else self._sample_with(agent, live, sample)
-            engine_gap = self._engine_gap(prompts, [row[0] for row in theirs], version)
+            engine_gap, engine_fault = self._engine_gap(prompts, [row[0] for row in theirs], version)
         finally:
             agent.publish()
         rate, low = self._win_rate(agent, prompts, mine, theirs, key)
@@ -76,6 +80,7 @@ class Measuring:
             distinct=_distinct(mine) / max(_distinct(first), 1e-9),
             gap=gap,
             engine_gap=engine_gap,
+            engine_fault=engine_fault,
         )
 
     def _sample_with(self, agent: Agent, directory: Path, sample: Callable[[], Samples]) -> Samples:
@@ -84,12 +89,18 @@ class Measuring:
         agent.samplers.load_weights(update, update.checksum)
         return sample()
 
-    def _engine_gap(self, prompts: Sequence[Prompt], served: Sequence[Response], version: int) -> float | None:
-        """How far the engines are from a sampler that holds the weights which they should serve."""
+    def _engine_gap(
+        self, prompts: Sequence[Prompt], served: Sequence[Response], version: int
+    ) -> tuple[float | None, str | None]:
+        """How far the engines are from a sampler that holds the weights which they should serve, or why nobody knows;
+        neither without engines."""
         if self._score is None:
-            return None
-        scored = self._score(_rows(prompts, served), version)
-        return None if scored is None else _distance([one.logprobs for one in served], scored)
+            return None, None
+        try:
+            scored = self._score(_rows(prompts, served), version)
+        except NotScored as error:
+            return None, str(error)
+        return _distance([one.logprobs for one in served], scored), None
 
     def _win_rate(
         self, agent: Agent, prompts: Sequence[Prompt], mine: Samples, theirs: Samples, key: str

@@ -231,6 +231,7 @@ class LiveSource:
             policy_version=min(first.policy_version, second.policy_version),
             posterior_version=0,
             label_source=LabelSource.ORACLE,
+            by_chance=row["by_chance"],
         )
 
     # --- later lives

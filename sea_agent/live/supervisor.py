@@ -1,7 +1,8 @@
 """Starts the parts of live mode as processes, waits until they are well, and starts those again that die.
 
 A part that dies is started anew after a pause that grows with each death and is forgotten after a good while. A part
-that never comes up ends everything: something is wrong with it that another start would not mend.
+that never comes up ends everything: something is wrong with it that another start would not mend. So does one that says
+on its first start that it was given something wrong. Said later, it is of what comes and goes, such as a database.
 """
 
 import os
@@ -25,7 +26,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 GOOD_WHILE = 60.0
 """Seconds alive after which earlier deaths are forgotten."""
 START_SECONDS = 300.0
-"""Longest wait for a part to be well."""
+"""Longest wait for a part to be well that names none of its own."""
 END_SECONDS = 60.0
 """Longest time in which everything ends: what starts it must leave it more. Each group of parts has an equal share, and
 what others have left of theirs; then it is killed."""
@@ -33,7 +34,7 @@ KILL_SECONDS = 5.0
 """Longest wait for a part that was killed."""
 LIFELINE = ("-m", "sea_agent.live.lifeline")
 USER_ERROR = 2
-"""The exit code of a part that was given something wrong: another start would not mend it."""
+"""The exit code of a part that was given something wrong."""
 _TAIL = 2000
 
 
@@ -111,7 +112,7 @@ class Supervisor:
         """Keep the parts alive until ``stop`` is called.
 
         Raises:
-            RunFailure: when a part ends because of something that another start would not mend.
+            RunFailure: when a part was given something wrong to start with.
         """
         while not self._stopping:
             for part in self.parts:
@@ -155,7 +156,7 @@ class Supervisor:
             if part.deaths and now - part.began > GOOD_WHILE:
                 part.deaths = 0
             return
-        if code == USER_ERROR:
+        if code == USER_ERROR and not part.restarts:
             raise RunFailure(f"{part.name} cannot go on: {self._last_words(part)}")
         if part.again_at == 0.0:
             part.deaths += 1

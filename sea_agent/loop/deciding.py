@@ -6,6 +6,12 @@ it and what a draw names instead. Where all draws name the same candidate there 
 Nothing else is done with a posterior before answers bear it out. Until then it is put to the test: the duel is between
 the responses of the highest and the lowest mean, of whose order it is surest. Good responses are too close for that.
 
+A test is fair where chance alone decides what the user sees first (``bandit/betting.py``). Where nothing is shown yet,
+the order is drawn. A stream shows its first sample first, and what is named beside it is named for what is believed of
+it; to list the two in a drawn order later would change nothing about what was seen first. But the first two samples
+were drawn alike, so that either could as well have been the first: they are the test. The first other that differs,
+where these two have the same text, is none: of two responses, the commoner is more often the first of such a pair.
+
 Dimensions: S posterior draws, M candidates with different texts.
 """
 
@@ -17,6 +23,7 @@ import torch
 from sea_agent.bandit.selection import belief, pair_information, typical_disagreement
 from sea_agent.errors import RunFailure
 from sea_agent.loop.selector import Look, Selector
+from sea_agent.seeding import generator_for
 from sea_agent.types import Candidates, Prompt, Response
 
 IGNORANCE = 0.1536
@@ -34,6 +41,11 @@ def live_trust(selector: Selector) -> float:
     return float(selector.is_borne_out)
 
 
+TESTS = 0.5
+"""Share of the duels beside a response that is shown which stay tests once the posterior is borne out: without any, it
+would be acted on for ever, whatever answers say."""
+
+
 @dataclass(frozen=True)
 class Decision:
     """What is asked about one prompt; places are those of the responses that were given.
@@ -43,6 +55,8 @@ class Decision:
 
     pair: tuple[int, int] | None
     """First and second of the duel, the one that is shown already first; None where there is nothing to ask."""
+    as_sampled: bool
+    """Whether the pair is the first two responses as they came, whatever is believed of them."""
     best: int
     """The highest posterior mean, once the posterior is acted on; before, what is shown or comes first."""
     information: float
@@ -69,11 +83,10 @@ def decide(
 ) -> Decision:
     """Choose a pair among ``responses`` to a prompt; a function of its arguments, whatever was decided before.
 
-    Where a response is shown already and answers have not borne the posterior out, the pair is it and the first that
-    differs: neither is then before the other for what is believed of them, so that users who like one place better
-    bear nothing out. Where ``selector`` is None, which stands for no posterior, or has learnt nothing, or the selection
-    rule of the run looks at no posterior, it is the first two. Of equal texts the first counts, or the one that is
-    shown.
+    Where a response is shown already and answers have not borne the posterior out, and for a share ``TESTS`` after, the
+    pair is it and the first that differs. Where ``selector`` is None, which stands for no posterior, or has learnt
+    nothing, or the selection rule of the run looks at no posterior, it is the first two. Of equal texts the first
+    counts, or the one that is shown.
 
     Raises:
         ValueError: when there are no responses, or ``shown`` is not the place of one.
@@ -90,13 +103,14 @@ def decide(
     trust, version = live_trust(selector), selector.posterior_version
     at = places.index(first)  # among those that differ
     if len(places) < 2:
-        return Decision(None, first, 0.0, None, None, None, 0.0, 0.0, None, version, trust)
+        return Decision(None, False, first, 0.0, None, None, None, 0.0, 0.0, None, version, trust)
     look = selector.look(Candidates(prompt, tuple(responses[place] for place in places)), key)
     if look is None:
         return _unknowing(places, first, version, 0.0)
     if not look.rewards_S_M.isfinite().all():
         raise RunFailure("the posterior gave rewards that are not finite: check its settings and features")
-    pair = _pair(look, trust, None if shown is None else at, is_blind=selector.is_blind)
+    passively = selector.is_blind or _is_passive(look, trust, key, shown)
+    pair = _passive(at, len(places)) if passively else _named(look, trust, None if shown is None else at)
     best = at if look.mean_M is None or trust == 0.0 else int(look.mean_M.argmax())
     rewards_S_1_M = look.rewards_S_M[:, None]
     missed_M = (rewards_S_1_M.amax(2, keepdim=True) - rewards_S_1_M).mean(0)[0].tolist()
@@ -108,6 +122,7 @@ def decide(
         regret_pair = (missed_M[pair[0]] + missed_M[pair[1]]) / 2
     return Decision(
         pair=None if pair is None else (places[pair[0]], places[pair[1]]),
+        as_sampled=passively and pair is not None and (places[pair[0]], places[pair[1]]) == (0, 1),
         best=places[best],
         information=information,
         belief=mean,
@@ -136,6 +151,7 @@ def _unknowing(places: Sequence[int], first: int, version: int = 0, trust: float
     pair = _passive(places.index(first), len(places)) if len(places) > 1 else None
     return Decision(
         pair=None if pair is None else (places[pair[0]], places[pair[1]]),
+        as_sampled=pair is not None and (places[pair[0]], places[pair[1]]) == (0, 1),
         best=first,
         information=0.0 if pair is None else IGNORANCE,
         belief=None,
@@ -154,13 +170,20 @@ def _passive(first: int, count: int) -> tuple[int, int]:
     return first, next(place for place in range(count) if place != first)
 
 
-def _pair(look: Look, trust: float, shown: int | None, *, is_blind: bool) -> tuple[int, int] | None:
-    if not is_blind and trust > 0.0:
+def _is_passive(look: Look, trust: float, key: str, shown: int | None) -> bool:
+    """Whether the pair is taken whatever is believed of it: there is no opinion, or it is a test of what is believed
+    beside a response that is shown."""
+    if trust == 0.0:
+        return shown is not None or look.mean_M is None or bool(look.mean_M.argmax() == look.mean_M.argmin())
+    return shown is not None and bool(generator_for("test", key).random() < TESTS)
+
+
+def _named(look: Look, trust: float, shown: int | None) -> tuple[int, int] | None:
+    """The pair that the posterior names."""
+    if trust > 0.0:
         return _thompson(look, shown)
-    if is_blind or shown is not None or look.mean_M is None:
-        return _passive(shown or 0, look.rewards_S_M.shape[1])
-    best, worst = int(look.mean_M.argmax()), int(look.mean_M.argmin())
-    return _passive(0, len(look.mean_M)) if best == worst else (best, worst)
+    assert look.mean_M is not None  # without an opinion the pair is taken passively
+    return int(look.mean_M.argmax()), int(look.mean_M.argmin())
 
 
 def _thompson(look: Look, shown: int | None) -> tuple[int, int] | None:

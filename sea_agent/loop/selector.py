@@ -221,7 +221,7 @@ class Selector:
     @property
     def is_borne_out(self) -> bool:
         """Whether answers bear out what the posterior believed of them before. Where they have nothing to do with the
-        responses, the chance that this ever is so is ``betting.ERROR`` at most."""
+        responses but for their places, the chance that this ever is so is ``betting.ERROR`` at most."""
         return self._wager.is_won
 
     def look(self, group: Candidates, key: str) -> Look | None:
@@ -282,7 +282,7 @@ class Selector:
         self._posterior.add(first_N_D, second_N_D, first_wins_N, ids, who=who)
         metrics = self._posterior.update(self._generator("update", number))
         found = {f"posterior_{name}": amount for name, amount in metrics.items()}
-        self._heard(beliefs_N, first_wins_N)
+        self._heard(decided, beliefs_N, first_wins_N)
         found |= {"posterior_trust": self.trust} | _foresight(decided, beliefs_N, first_wins_N)
         once = list({duel.id: place for place, duel in enumerate(decided)}.values())
         sides_N_2_D = torch.stack([first_N_D[once], second_N_D[once]], 1)
@@ -319,7 +319,7 @@ class Selector:
         learn(rest)
         if last:
             chance_N = self._posterior.chance(rows_2N_D[::2][foretold], rows_2N_D[1::2][foretold], who[foretold])
-            self._heard(chance_N, first_wins_N[foretold])
+            self._heard(duels[foretold], chance_N, first_wins_N[foretold])
             learn(foretold)
 
     def foretell(self, duels: Sequence[Duel]) -> list[float]:
@@ -354,9 +354,12 @@ class Selector:
             self._posterior = self._new_posterior()
             self._posterior.load_state(state["posterior"])
 
-    def _heard(self, beliefs_N: torch.Tensor, first_wins_N: torch.Tensor) -> None:
-        self._foresight.add(beliefs_N, first_wins_N)
-        self._wager.add(beliefs_N, first_wins_N)
+    def _heard(self, duels: Sequence[Duel], beliefs_N: torch.Tensor, first_wins_N: torch.Tensor) -> None:
+        """Put beliefs to the test by answers. Where something else than chance decided what is seen first, people who
+        like one place better would seem to bear out, or to refute, whatever is believed."""
+        by_chance_N = torch.tensor([duel.by_chance for duel in duels])
+        self._foresight.add(beliefs_N[by_chance_N], first_wins_N[by_chance_N])
+        self._wager.add(beliefs_N[by_chance_N], first_wins_N[by_chance_N])
 
     def _begin_round(self) -> None:
         if self._features is not None:

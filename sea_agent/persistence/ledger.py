@@ -70,6 +70,9 @@ CREATE TABLE IF NOT EXISTS answers (
     outcome TEXT NOT NULL,
     PRIMARY KEY (duel_id, place)
 ) STRICT;
+CREATE TABLE IF NOT EXISTS not_by_chance (
+    duel_id TEXT PRIMARY KEY REFERENCES duels (id)
+) STRICT;
 CREATE TABLE IF NOT EXISTS rounds (
     round INTEGER PRIMARY KEY,
     weights TEXT NOT NULL
@@ -98,6 +101,7 @@ SELECT d.id, d.round, d.prompt_id, d.prompt, d.prompt_tokens, d.prompt_messages,
        d.posterior_version, d.label_source, d.belief, d.disagreement, d.typical_disagreement,
        a.id, a.text, a.tokens, a.logprobs, a.policy_version,
        b.id, b.text, b.tokens, b.logprobs, b.policy_version,
+       NOT EXISTS (SELECT 1 FROM not_by_chance WHERE duel_id = d.id),
        v.outcome, v.probability, v.annotator, v.votes, v.round, v.at,
        (SELECT json_group_array(json_array(annotator, outcome))
         FROM (SELECT annotator, outcome FROM answers WHERE duel_id = d.id ORDER BY place))
@@ -187,6 +191,7 @@ class Ledger:
                     for side, response in (("first", duel.first), ("second", duel.second))
                 ],
             ),
+            ("INSERT INTO not_by_chance VALUES (?)", [(duel.id,) for duel in duels if not duel.by_chance]),
         )
         return list(duels)
 
@@ -425,8 +430,9 @@ def _parse(row: SqlRow) -> tuple[Duel, Verdict | None, int | None]:
         belief=row[10],
         disagreement=row[11],
         typical_disagreement=row[12],
+        by_chance=bool(row[23]),
     )
-    outcome, probability, annotator, votes, answered_in, at, answers = row[23:]
+    outcome, probability, annotator, votes, answered_in, at, answers = row[24:]
     if outcome is None:
         return duel, None, None
     said_by = tuple(Answer(name, Outcome(what)) for name, what in json.loads(answers))

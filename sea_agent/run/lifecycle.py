@@ -111,8 +111,8 @@ def _run(
             session.run(found)
             agent.learner.save_policy(str(out / "policy"))
             summary = summarise(agent, inputs) | session.spent()
-        with _told_without_room(out):
             write_whole(out / "summary.json", json.dumps(summary, indent=2) + "\n")
+            session.outlast()
     except (MemoryError, RuntimeError) as error:
         if not ran_out_of_memory(error):
             raise

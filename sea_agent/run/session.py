@@ -52,6 +52,9 @@ class Beside(Protocol):
             Stopped: when the run should stop while it waits.
         """
 
+    def after(self, agent: Agent, save: Callable[[], None]) -> None:
+        """Called once the budget is spent and everything is on disk."""
+
 
 class Session:
     """Runs an agent from a checkpoint, or from its start, to the end of its budget."""
@@ -103,6 +106,15 @@ class Session:
                     ) from death
                 last = death
         self._save()
+
+    def outlast(self) -> None:
+        """What goes on beside the run once its budget is spent and everything is on disk.
+
+        Raises:
+            Stopped: when it should stop.
+        """
+        if self._beside is not None:
+            self._beside.after(self._agent, self._save_alone)
 
     def spent(self) -> dict[str, float]:
         """Seconds so far, those of earlier lives included."""

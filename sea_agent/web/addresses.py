@@ -1,6 +1,17 @@
-"""Whether an address is reachable from other machines."""
+"""Where an address is reachable from: its own machine, or others."""
 
 import ipaddress
+
+
+def own_address(host: str) -> str:
+    """Where what listens on ``host`` is reached from its own machine, as it stands in a URL."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    if address.is_unspecified:  # all addresses
+        return "127.0.0.1" if address.version == 4 else "[::1]"
+    return str(address) if address.version == 4 else f"[{address}]"
 
 
 def is_loopback(host: str) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from deploy.deployed import DEPLOY, ROOT, Document, Problems, compose, containers, find, units
 
+from sea_agent.config import RunConfig
 from sea_agent.config.files import load_config
 from sea_agent.live import supervisor
 from sea_agent.service.app import make_app
@@ -17,8 +18,6 @@ from sea_agent.service.settings import Settings
 from sea_agent.web.listening import proxy_network
 
 NAME = "sea-agent-live"
-GROUPS = 2
-"""Groups of parts that must be well before the gateway answers: engines with the decider, and the gateway itself."""
 
 
 def stateful() -> Document:
@@ -96,7 +95,7 @@ def test_it_is_probed_where_it_answers_and_given_the_time_to_load_and_to_start_p
         assert container()[name]["httpGet"]["path"] in paths
         assert container()[name]["httpGet"]["port"] == container()["ports"][0]["name"]
     assert container()["ports"][0]["containerPort"] == find("Service", NAME)["spec"]["ports"][0]["port"] == 8400
-    loading = GROUPS * supervisor.START_SECONDS
+    loading = RunConfig.model_fields["deadline_seconds"].default + supervisor.START_SECONDS
     assert window(container()["startupProbe"]) >= loading
     assert window(container()["livenessProbe"]) > 2 * supervisor.LONGEST_PAUSE
     assert seconds(compose()["services"]["live"]["healthcheck"]["start_period"]) >= loading

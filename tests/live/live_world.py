@@ -2,6 +2,7 @@
 
 import functools
 import os
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,10 @@ from oracle.base import bradley_terry
 from sea_agent.config import PolicyConfig, RunConfig, SamplerConfig
 from sea_agent.config.files import apply_settings, parse_config
 from sea_agent.data.prompts import PromptSource
+from sea_agent.errors import Stopped
+from sea_agent.live.agent_part import SPENT, AgentPart
 from sea_agent.pretrained import load_tokenizer
+from sea_agent.run.session import Watch
 from sea_agent.seeding import seed_for
 from sea_agent.types import Prompt
 from sea_agent.worlds import scorer
@@ -40,6 +44,14 @@ def live_config(gateway: Gateway, **changes: Any) -> RunConfig:
     }
     apply_settings(tree, {key.replace("__", "."): value for key, value in changes.items()})
     return parse_config(tree, where="test")
+
+
+def live_to_the_end(config: RunConfig, out: Path) -> None:
+    """A life of an agent that is stopped once it has spent its budget."""
+    told: list[str] = []
+    with suppress(Stopped):
+        AgentPart(config, out, Watch(tell=told.append, stopping=lambda: SPENT in told)).run()
+    assert SPENT in told
 
 
 @functools.cache

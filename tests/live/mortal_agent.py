@@ -9,10 +9,11 @@ from typing import Any
 import transformers.models.auto.tokenization_auto
 import transformers.models.llama.modeling_llama  # noqa: F401  (the built-in policy's, which a life would import late)
 from e2e.killed_runs import die_at
+from live.live_world import live_to_the_end
 
 from learner.learner import PreferenceLearner
 from sea_agent.config.files import parse_config
-from sea_agent.live.agent_part import AgentPart, LiveRun
+from sea_agent.live.agent_part import LiveRun
 from sea_agent.live.log import LiveLog
 from sea_agent.live.source import LiveSource
 from sea_agent.loop.selector import Selector
@@ -42,7 +43,7 @@ def live(tree: dict[str, Any], out: Path, death: Death | None, environment: dict
     if death is not None:
         place, call, after = death
         die_at(*PLACES[place], call, after)
-    AgentPart(parse_config(tree, where="test"), out).run()
+    live_to_the_end(parse_config(tree, where="test"), out)
 
 
 def exit_code(tree: dict[str, Any], out: Path, death: Death | None = None) -> int:

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from live.live_world import Users, bytes_of, live_config
+from live.live_world import Users, bytes_of, live_config, live_to_the_end
 from live.mortal_agent import exit_code
 from live_gateway import Gateway
 from run_parts import selector as fresh_selector
 from safetensors.torch import load_file
 
 from sea_agent.errors import Stopped, UserError
-from sea_agent.live.agent_part import AgentPart, LiveRun
+from sea_agent.live.agent_part import SPENT, AgentPart, LiveRun
 from sea_agent.live.log import LiveLog
 from sea_agent.live.source import LiveSource
 from sea_agent.loop.selector import Selector
@@ -52,7 +52,7 @@ def test_every_answer_is_learnt_from_once_and_weights_are_offered(gateway: Gatew
     answered = users.duels(12)
     users.duels(3, answered=False)
     users.conversations(4, heldout=True)
-    AgentPart(live_config(gateway), tmp_path).run()
+    live_to_the_end(live_config(gateway), tmp_path)
     assert learnt(tmp_path) == said(gateway, answered)
     first, *others = gateway.publications
     assert (first["round"], first["state"], len(others)) == (0, "live", len({row["checksum"] for row in others}))
@@ -116,7 +116,7 @@ def test_audits_and_heldout_conversations_reach_neither_learner_nor_posterior(
 ) -> None:
     seen = trained_on(monkeypatch)
     used, apart = mixed(gateway)
-    AgentPart(live_config(gateway, budget__oracle_queries=8), tmp_path).run()
+    live_to_the_end(live_config(gateway, budget__oracle_queries=8), tmp_path)
     assert set(learnt(tmp_path)) == seen() == set(used)
     assert not seen() & set(apart)
 
@@ -129,7 +129,7 @@ def test_the_check_finds_a_filter_that_is_left_out(
     monkeypatch.setattr(LiveSource, "_note", lambda self, row: note(self, row | {flag: False}))
     seen = trained_on(monkeypatch)
     _, apart = mixed(gateway)
-    AgentPart(live_config(gateway, budget__oracle_queries=11), tmp_path).run()
+    live_to_the_end(live_config(gateway, budget__oracle_queries=11), tmp_path)
     assert seen() & set(apart)
 
 
@@ -137,7 +137,7 @@ def test_audits_take_back_a_version_that_an_operator_forced_in(gateway: Gateway,
     users = Users(gateway)
     users.duels(8)
     users.conversations(4, heldout=True)
-    AgentPart(live_config(gateway, budget__oracle_queries=8), tmp_path).run()
+    live_to_the_end(live_config(gateway, budget__oracle_queries=8), tmp_path)
     bad = gateway.publications[-1]["version"]
     assert gateway.state_of(bad) == "rejected"
     gateway.promote(bad)
@@ -146,9 +146,44 @@ def test_audits_take_back_a_version_that_an_operator_forced_in(gateway: Gateway,
         gateway.duels[-1]["first"]["policy_version"] = bad
         gateway.choose(id_, "second")
     users.duels(4)
-    AgentPart(live_config(gateway, budget__oracle_queries=12), tmp_path).run()
+    live_to_the_end(live_config(gateway, budget__oracle_queries=12), tmp_path)
     assert gateway.state_of(bad) == "withdrawn"
     assert gateway.live == 1
+
+
+def test_once_the_budget_is_spent_audits_and_erasures_are_watched_until_it_is_stopped(
+    gateway: Gateway, tmp_path: Path
+) -> None:
+    users, told, looks = Users(gateway), list[str](), 0
+    users.duels(3, user="gone")
+    users.duels(5)
+    users.conversations(4, heldout=True)
+    needles = texts_of(gateway, "gone")
+    bad = 0
+
+    def stopping() -> bool:
+        nonlocal looks, bad
+        if SPENT not in told:
+            return False
+        if not looks:
+            assert (tmp_path / "summary.json").exists(), "the run is whole whenever it is stopped"
+            assert any(needle in (tmp_path / "ledger.sqlite").read_bytes() for needle in needles)
+            bad = gateway.publications[-1]["version"]
+            gateway.promote(bad)
+            for id_ in users.duels(12, audit=True, answered=False):
+                next(row for row in gateway.duels if row["completion"] == id_)["first"]["policy_version"] = bad
+                gateway.choose(id_, "second")
+            gateway.erase("gone")
+            users.duels(8)
+        looks += 1
+        assert looks < 60, "it never saw to it"
+        return gateway.state_of(bad) == "withdrawn" and any("were erased" in line for line in told)
+
+    config = live_config(gateway, budget__oracle_queries=8)
+    with pytest.raises(Stopped):
+        AgentPart(config, tmp_path, Watch(tell=told.append, stopping=stopping)).run()
+    assert len(learnt(tmp_path)) == 8, "nothing more is learnt"
+    assert found(tmp_path, needles) == set()
 
 
 # --- killed at any place ---------------------------------------------------------------------------------------------
@@ -212,7 +247,7 @@ def test_an_erased_user_is_in_no_file_and_the_posterior_never_saw_them(
     theirs, others = users.duels(3, user="gone"), users.duels(9)
     theirs += users.duels(2, user="gone")
     needles = texts_of(gateway, "gone")
-    AgentPart(live_config(gateway, budget__oracle_queries=14, batch_size=4), tmp_path).run()
+    live_to_the_end(live_config(gateway, budget__oracle_queries=14, batch_size=4), tmp_path)
     assert "ledger.sqlite" in found(tmp_path, needles), "there was nothing to erase"
     ids = [id_.encode() + b'"' for id_ in theirs]
     assert {"state.json"} <= found(tmp_path, ids), "no checkpoint knew of them"
@@ -229,7 +264,7 @@ def test_an_erased_user_is_in_no_file_and_the_posterior_never_saw_them(
         refitted.append((agent.rounds, agent.selector.call("state").result()))
 
     monkeypatch.setattr(LiveRun, "_refit", noted)
-    AgentPart(live_config(gateway, budget__oracle_queries=18, batch_size=4), tmp_path).run()
+    live_to_the_end(live_config(gateway, budget__oracle_queries=18, batch_size=4), tmp_path)
     assert found(tmp_path, needles) == set()
     assert found(tmp_path, ids) <= {"ledger.sqlite"}, "the ledger counts the duel, and nothing else knows of it"
 

@@ -1,7 +1,7 @@
 """The gate of live mode: worse weights stay back, better ones go live, and audits take back what should not have."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,9 @@ from sea_agent.config import GateConfig, LiveConfig
 from sea_agent.live.audits import evidence
 from sea_agent.live.gate import Figures, objections, win_rate
 from sea_agent.live.log import LiveLog
-from sea_agent.live.measuring import Measuring
+from sea_agent.live.measuring import Measuring, NotScored, Score
 from sea_agent.live.publishing import Publishing
-from sea_agent.types import Prompt
+from sea_agent.types import Prompt, TokenRow
 
 WIDEST: dict[str, Any] = {"margin": 1.0, "max_kl": 1e9, "least_distinct": 0.0, "longest": 1e9}
 TRIES = 5  # of each kind of worse weights
@@ -37,6 +37,7 @@ GOOD = Figures(
     distinct=0.9,
     gap=0.001,
     engine_gap=None,
+    engine_fault=None,
 )
 Open = Callable[..., tuple[Publishing, list[str]]]
 
@@ -57,12 +58,14 @@ def gateway() -> Iterator[Gateway]:
 def publishing(gateway: Gateway, maker: Maker, tmp_path: Path) -> Open:
     """Publishes what the maker makes, compared on held-out prompts; and what it told."""
 
-    def opened(engines: int = 1, clock: Callable[[], float] = time.time, **gate: Any) -> tuple[Publishing, list[str]]:
+    def opened(
+        engines: int = 1, clock: Callable[[], float] = time.time, score: Score | None = None, **gate: Any
+    ) -> tuple[Publishing, list[str]]:
         maker.reset()
         told: list[str] = []
         live = LiveConfig(engines=engines, gate=GateConfig(prompts=48, **gate))
         log = LiveLog(ServiceClient(gateway.url, KEY, "users"), RUN)
-        measuring = Measuring(seed=0, temperature=0.7)
+        measuring = Measuring(seed=0, temperature=0.7, score=score)
         made = Publishing(live, log, tmp_path / "weights", measuring, heldout, told.append, clock=clock)
         made.begin(as_agent(maker))
         return made, told
@@ -103,6 +106,7 @@ def test_good_figures_pass() -> None:
         {"gap": 0.051},
         {"engine_gap": 0.051},
         {"engine_gap": float("inf")},
+        {"engine_fault": "it answered 409"},
     ],
     ids=str,
 )
@@ -190,6 +194,30 @@ def test_frozen_nothing_goes_live_and_only_what_is_kept_stays_on_disk(
     kept = [row["checksum"] for row in gateway.publications if row["version"] in (1, 3, 4, 5, 6)]
     assert there == set(kept), "the initial policy, three that were live, and the last that was turned down"
     assert [row["version"] for row in gateway.publications if not row["path"]] == [2]
+
+
+def test_while_no_engine_tells_its_log_probabilities_weights_stay_back_and_the_next_are_judged_anew(
+    maker: Maker, publishing: Open, gateway: Gateway
+) -> None:
+    tells = False
+
+    def score(rows: Sequence[TokenRow], version: int) -> list[list[float]]:
+        if not tells:
+            raise NotScored("it holds version 7")
+        return maker.samplers.logprobs(rows)
+
+    made, told = publishing(score=score, **WIDEST)
+    WORSE["noisy"](maker, 0)
+    made.offer(as_agent(maker))
+    assert (gateway.live, gateway.state_of(2)) == (1, "rejected")
+    assert "no engine gave log-probabilities" in gateway.publications[1]["reason"]
+    assert gateway.publications[1]["report"]["engine_fault"] == "it holds version 7"
+    assert "it holds version 7" in told[-1], "the agent's log says why"
+    tells = True
+    WORSE["noisy"](maker, 1)
+    made.offer(as_agent(maker))
+    assert gateway.live == 3
+    assert gateway.publications[2]["report"]["engine_gap"] < 1e-3
 
 
 # --- canaries --------------------------------------------------------------------------------------------------------

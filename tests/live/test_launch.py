@@ -1,19 +1,26 @@
 """How live mode is begun, gone on with, and stopped while it starts; its parts are not run."""
 
+import json
 import signal
+import socket
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from actors.live_engine import read_settings as engine_settings
-from sea_agent.config.files import to_yaml
+from learner.weight_transfer import free_port
+from sea_agent.config.files import load_config, to_yaml
 from sea_agent.errors import UserError
 from sea_agent.live import launch
 from sea_agent.live.decider import read_settings as decider_settings
 from sea_agent.live.launch import CONFIG, LOGS, LOOPBACK, Launch, Place, live_config
-from sea_agent.live.supervisor import Part, Supervisor
+from sea_agent.live.supervisor import START_SECONDS, Part, Supervisor
 from sea_agent.persistence.directory import RunDirectory
+from sea_agent.web.addresses import own_address
 
 BEGUN = "live"  # a preset
 
@@ -135,6 +142,61 @@ def test_engines_and_decider_are_reached_from_their_own_machine_alone(parts: typ
     assert gateway.arguments[gateway.arguments.index("--host") + 1] == "127.0.0.2"
     assert engine_settings(str(tmp_path / "out" / "engine-0.json")).host == LOOPBACK
     assert decider_settings(tmp_path / "out" / "decider.json").host == LOOPBACK
+
+
+@pytest.mark.parametrize(
+    ("host", "own"),
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        ("127.0.0.2", "127.0.0.2"),
+        ("0.0.0.0", "127.0.0.1"),
+        ("::", "[::1]"),
+        ("::1", "[::1]"),
+        ("localhost", "localhost"),
+    ],
+)
+def test_the_parts_reach_the_gateway_where_it_listens(
+    parts: type[Parts], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str, own: str
+) -> None:
+    monkeypatch.setenv("SEA_AGENT_ADMIN_KEY", "k" * 32)
+    told: list[str] = []
+    launched(tmp_path / "out", told, host=host, port=8765)
+    (gateway,) = [part for part in parts.started if part.name == "gateway"]
+    assert gateway.url == f"http://{own}:8765"
+    assert load_config(str(tmp_path / "out" / CONFIG)).oracle.url == gateway.url  # type: ignore[union-attr]
+    assert json.loads((tmp_path / "out" / "users.json").read_text())["url"] == gateway.url
+    assert told[0].startswith(f"endpoint   http://{own}:8765/v1")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.3", "::1", "localhost"])
+def test_what_listens_on_a_host_answers_at_its_own_address(host: str) -> None:
+    port = free_port(host)
+    server = ThreadingHTTPServer((host, port), BaseHTTPRequestHandler, bind_and_activate=False)
+    server.address_family = socket.getaddrinfo(host, port)[0][0]
+    server.socket = socket.socket(server.address_family)
+    with server:
+        server.server_bind()
+        server.server_activate()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        answer = httpx.get(f"http://{own_address(host)}:{port}/", trust_env=False)
+        server.shutdown()
+    assert answer.status_code == 501
+
+
+def test_a_host_that_is_none_is_refused_before_anything_starts(
+    parts: type[Parts], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEA_AGENT_ADMIN_KEY", "k" * 32)
+    with pytest.raises(UserError, match="--host 192\\.0\\.2\\.1: cannot listen there"):
+        launched(tmp_path / "out", [], host="192.0.2.1", port=0)
+    assert parts.started == []
+
+
+def test_what_loads_a_model_has_the_time_that_the_configuration_gives_it(parts: type[Parts], tmp_path: Path) -> None:
+    config = live_config(BEGUN, tmp_path / "out", ["deadline_seconds=1234"], resume=False)
+    Launch(config, Place(tmp_path / "out"), print).run()
+    deadlines = {part.name: part.deadline for part in parts.started}
+    assert (deadlines["engine-0"], deadlines["decider"], deadlines["gateway"]) == (1234, 1234, START_SECONDS)
 
 
 @pytest.mark.parametrize(("stopping", "last"), [("decider", "decider"), ("gateway", "gateway"), (None, "users")])

@@ -98,6 +98,22 @@ def answer(gateway: Gateway, *users: str, versions: tuple[int, int] = (0, 0), **
     return found
 
 
+def test_whether_the_order_was_by_chance_comes_with_the_duel_also_in_a_round_that_is_lived_again(
+    gateway: Gateway, make: Make
+) -> None:
+    (placed,), (drawn,) = answer(gateway, "ann", by_chance=False), answer(gateway, "bob")
+    expected = {placed: False, drawn: True}
+    rounds = make()
+    rounds.source.poll(0)
+    duels = rounds.source.draw(1, asks=True).chosen
+    assert duels is not None
+    assert {duel.id: duel.by_chance for duel in duels} == expected
+    rounds.ledger.add_duels(duels, 1, "weights-1")
+    again = make()
+    again.ledger.rewind(0)
+    assert {duel.id: duel.by_chance for duel in again.ledger.add_duels([], 1)} == expected
+
+
 # --- shares ----------------------------------------------------------------------------------------------------------
 
 

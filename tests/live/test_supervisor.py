@@ -97,6 +97,24 @@ def test_what_was_given_wrong_ends_everything_with_its_last_words(supervisor: Su
             supervisor.watch()
 
 
+def test_what_is_wrong_at_a_later_start_alone_is_waited_for(supervisor: Supervisor, told: list[str]) -> None:
+    """A gateway that was killed and finds its database down, or an agent that finds the gateway so."""
+    with supervisor:
+        part = Part("gateway", script(FOR_EVER))
+        supervisor.start(part)
+        assert part.process is not None
+        part.arguments = script("import sys; sys.exit(2)")
+        part.process.kill()
+        until(lambda: part.restarts == 2, supervisor)
+        part.arguments = script(FOR_EVER)
+        until(lambda: part.restarts == 3, supervisor)
+        assert part.process.poll() is None
+    assert [line.partition(";")[0] for line in told] == [
+        "gateway has ended (signal 9)",
+        *["gateway has ended (exit code 2)"] * 2,
+    ]
+
+
 def test_a_part_that_never_comes_up_is_named_with_its_last_words(supervisor: Supervisor) -> None:
     url = "http://127.0.0.1:9"
     dead = Part("decider", script("import sys; print('no room'); sys.exit(1)"), url)

@@ -35,6 +35,31 @@ def test_who_said_what_comes_back_in_its_order_and_counts_as_one_query(tmp_path:
         assert again.digest() != digest
 
 
+def test_which_duels_were_not_in_an_order_by_chance_is_known_to_later_lives(tmp_path: Path) -> None:
+    placed = dataclasses.replace(duel("x"), by_chance=False)
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        ledger.add_verdicts(ledger.add_duels([placed, duel("y")], 3), [verdict("x"), verdict("y")], 3)
+        digest = ledger.digest()
+    with Ledger(tmp_path / "ledger.sqlite") as again:
+        assert again.rows() == [(placed, verdict("x")), (duel("y"), verdict("y"))]
+        assert [(one.id, one.by_chance) for one, _ in again.answers(3)[0][1]] == [("x", False), ("y", True)]
+        again.rewind(2)
+        assert again.add_duels([], 3) == [placed, duel("y")]
+    with Ledger(tmp_path / "other.sqlite") as other:
+        other.add_verdicts(other.add_duels([duel("x"), duel("y")], 3), [verdict("x"), verdict("y")], 3)
+        assert other.digest() != digest
+
+
+def test_a_ledger_from_before_such_duels_goes_on(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        ledger.add_duels([duel("x")], 3)
+    with sqlite3.connect(tmp_path / "ledger.sqlite") as db:
+        db.execute("DROP TABLE not_by_chance")
+    with Ledger(tmp_path / "ledger.sqlite") as again:
+        again.add_duels([duel("y")], 4)
+        assert [one.by_chance for one, _ in again.rows()] == [True, True]
+
+
 def test_the_latest_hindsight_stays(tmp_path: Path) -> None:
     with Ledger(tmp_path / "ledger.sqlite") as ledger:
         ledger.add_duels([duel("x")], 3)

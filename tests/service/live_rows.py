@@ -48,6 +48,8 @@ class Asked:
     state: str = "done"
     conversation: str | None = None
     regret: float | None = None
+    version: int = 0
+    """Of the policy, where there are two responses."""
     created_at: float = START
     first_token_seconds: float | None = 0.5
     patience: float = 86_400.0
@@ -169,7 +171,7 @@ def completion_row(asked: Asked) -> dict[str, Any]:
         "query_id": asked.query_id if is_duel else None,
         "information": 0.25 if is_duel else None,
         "regret": asked.regret,
-        "policy_version": 0 if is_duel else 1,
+        "policy_version": asked.version if is_duel else 1,
         "prompt_tokens": 10 + asked.number % 3,
         "completion_tokens": 20 + asked.number % 5,
         "created_at": asked.created_at,

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from service.chat_service import EAGER, chatting, collected, duel_of
+from service.chat_service import EAGER, Chat, chatting, collected, duel_of
 
 from sea_agent.service.store.tables import queries
 
@@ -60,6 +60,14 @@ async def test_an_audit_shows_the_initial_policy_beside_and_nothing_in_the_answe
     assert 4 < sum(initial_first) < 20, "the order is drawn, in a stream too"
 
 
+async def publish(chat: Chat, version: int, **body: Any) -> None:
+    """Let weights go live."""
+    path = "/v1/live/live/publications"
+    given = {"checksum": f"{version:032x}", "labels": 0, "path": f"/weights/{version}"} | body
+    (await chat.service.admin.post(path, json=given)).raise_for_status()
+    (await chat.service.admin.patch(f"{path}/{version}", json={"state": "live", "reason": ""})).raise_for_status()
+
+
 def _shape(value: Any) -> Any:
     """The names and kinds of what an answer has, without what differs between any two."""
     if isinstance(value, dict):
@@ -78,11 +86,35 @@ async def test_an_audit_that_tells_its_version_is_found(tmp_path: Path, monkeypa
         assert (await chat.create(duel=True)).model_extra["sea"]["policy_version"] == 0
 
 
-async def test_before_anything_is_live_there_is_nothing_to_audit_and_no_token_is_lost(
+@pytest.mark.parametrize("version", [0, 1])
+async def test_while_the_initial_policy_is_live_an_ordinary_duel_takes_the_place_of_an_audit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int
+) -> None:
+    """``version`` 0 is what engines begin with, and 1 is what was published of it."""
+    mostly = EAGER | {"audit_share": 0.9}
+    async with chatting(f"sqlite:///{tmp_path / 'a.sqlite'}", monkeypatch, **mostly) as chat:
+        serving = chat.service.state.gateway.serving
+        await publish(chat, 1, round=0)
+        await chat.eventually(lambda: 1 in serving.initial)
+        chat.engines[0].version = serving.engines[0].version = version
+        for number in range(8):
+            assert duel_of(await chat.create(f"question {number}", user=f"u{number}", duel=True)) is not None
+        assert {row.asked for row in await chat.rows()} == {"duel"}
+        await publish(chat, 2, round=3)
+        await chat.eventually(lambda: serving.engines[0].version == 2)
+        for number in range(8):
+            await chat.create(f"another question {number}", user=f"u{number}", duel=True)
+        assert [row.asked for row in await chat.rows()].count("audit") >= 4, "the control"
+
+
+async def test_of_an_engine_that_has_just_started_there_is_nothing_to_audit_and_no_token_is_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limits = AUDITS | {"user_burst": 1.0}
-    async with chatting(f"sqlite:///{tmp_path / 'a.sqlite'}", monkeypatch, engine={"version": 0}, **limits) as chat:
+    async with chatting(f"sqlite:///{tmp_path / 'a.sqlite'}", monkeypatch, **limits) as chat:
+        serving = chat.service.state.gateway.serving
+        await chat.eventually(lambda: serving.engines[0].version == 1)
+        chat.engines[0].version = 0
         for number in range(3):
             assert duel_of(await chat.create(f"question {number}", duel=True)) is None
         chat.engines[0].version = 1

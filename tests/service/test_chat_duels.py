@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,47 @@ async def test_a_duel_is_two_choices_and_a_question_on_disk(database_url: str, m
     assert all(len(one["token_ids"]) == len(one["logprobs"]) == 7 for one in json.loads(row.responses))
     assert json.loads(row.messages) == [{"role": "user", "content": "Can I freeze rice?"}]
     assert answer.usage.completion_tokens == 14 == row.completion_tokens
+
+
+@pytest.mark.parametrize("streams", [False, True])
+@pytest.mark.parametrize("as_sampled", [False, True])
+async def test_what_is_seen_first_is_by_chance_where_it_is_drawn_and_of_two_samples_that_stream(
+    chat: Chat, streams: bool, as_sampled: bool
+) -> None:
+    chat.decider.say = lambda body: names_two(body) | {"pair": [0, 1], "as_sampled": as_sampled}
+    answer = await chat.create(duel=True, stream=streams)
+    if streams:
+        await collected(answer)
+    (row,) = await chat.rows()
+    assert (row.asked, row.by_chance) == ("duel", as_sampled or not streams)
+    found = (await chat.service.admin.get("/v1/live/live/duels")).json()["duels"]
+    assert [duel["by_chance"] for duel in found] == [row.by_chance]
+
+
+@pytest.mark.parametrize(
+    ("slow", "found"), [(None, ("duel", True)), ("the first", ("duel", False)), ("the second", (None, False))]
+)
+async def test_a_sample_that_would_have_been_late_as_the_second_is_not_first_by_chance(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow: str | None, found: tuple[str | None, bool]
+) -> None:
+    """Else long responses would be first more often."""
+    quick = 0.2
+    async with chatting(
+        f"sqlite:///{tmp_path / 'chat.sqlite'}", monkeypatch, **EAGER | {"wait_seconds": 60 if slow is None else quick}
+    ) as chat:
+        late = threading.Event()
+
+        def scripted(body: dict[str, Any]) -> Any:
+            if slow is not None and body["id"].endswith("-0" if slow == "the first" else "-1"):
+                late.wait(10 * quick)
+            return [(10, f"answer {body['seed']}"), (1, "")]
+
+        chat.engines[0].script = scripted
+        chat.decider.say = lambda body: names_two(body) | {"pair": [0, 1], "as_sampled": True}
+        await collected(await chat.create(duel=True, stream=True))
+        late.set()
+        (row,) = await chat.rows()
+        assert (row.asked, row.by_chance) == found
 
 
 async def test_the_decider_gets_every_candidate_and_the_conversation(chat: Chat) -> None:

@@ -52,6 +52,24 @@ async def test_a_stream_is_replayed_as_a_stream(chat: Chat) -> None:
     assert len(chat.generated()) == 3
 
 
+async def test_feedback_while_it_streams_does_not_make_its_key_unusable(chat: Chat) -> None:
+    hold(chat)
+    stream = await chat.create(stream=True, **ONCE)
+    first = await anext(aiter(stream))
+    early = await chat.service.admin.put(f"/v1/feedback/{first.id}/thumbs", json={"up": True})
+    assert early.status_code == 409
+    for engine in chat.engines:
+        engine.stop()
+    with pytest.raises(openai.APIError):
+        await collected(stream)
+    for engine in chat.engines:
+        engine.hold_after = None
+        engine.start(int(engine.url.rpartition(":")[2]))
+    again = await chat.create(stream=True, **ONCE)
+    texts, reasons, _ = await collected(again)
+    assert (len(texts), reasons) == (1, {0: "stop"})
+
+
 async def test_another_body_with_the_same_key_is_refused(chat: Chat) -> None:
     await chat.create(**ONCE)
     for other in ({"text": "something else"}, {"stream": True}, {"temperature": 0.5}, {"metadata": {"a": "b"}}):

@@ -203,10 +203,21 @@ async def test_a_page_session_gives_feedback_on_what_an_earlier_one_of_its_key_a
     assert (await choose(browser, duel.id, "first"))[0] == 201
 
 
-@pytest.mark.parametrize("state", ["done", "failed", "begun"])
-async def test_where_nobody_was_asked_there_is_nothing_to_choose(service: Running, state: str) -> None:
+@pytest.mark.parametrize("state", ["failed", "begun"])
+@pytest.mark.parametrize("asked", [None, "duel"])
+async def test_what_is_not_complete_takes_no_feedback(service: Running, state: str, asked: str | None) -> None:
     key, app = await chat_key(service)
-    plain = Asked(1, key, state=state)
+    await begin(service, Asked(1, key, state=state, asked=asked))
+    for kind, body in (("choice", {"outcome": "tie"}), ("thumbs", {"up": True}), ("edit", {"text": "better"})):
+        refused = await say(app, Asked(1, key).id, kind, **body)
+        assert refused.status_code == 409
+        assert "still being answered, or has failed" in refused.json()["detail"]
+    assert await stored(service) == []
+
+
+async def test_where_nobody_was_asked_there_is_nothing_to_choose(service: Running) -> None:
+    key, app = await chat_key(service)
+    plain = Asked(1, key)
     await begin(service, plain)
     status, problem = await choose(app, plain.id, "first")
     assert (status, "was no duel" in problem["detail"]) == (409, True)

@@ -56,6 +56,7 @@ async def test_a_duel_has_all_that_the_agent_needs_in_its_own_order(service: Run
         "query_id": Asked(3, key).query_id,
         "user": user_hash("u1"),
         "audit": False,
+        "by_chance": False,
         "prompt": {"text": "prompt 3", "token_ids": [7, 3], "messages": [{"role": "user", "content": "prompt 3"}]},
         "first": first,
         "second": second,

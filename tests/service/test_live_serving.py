@@ -195,6 +195,23 @@ async def test_an_engine_that_hangs_holds_up_no_other_and_is_given_up(
     await settled(service, "no answer within", None, None)
 
 
+async def test_an_engine_that_loads_slowly_holds_back_a_rollback_on_no_other(
+    service: Running, engines: Engines
+) -> None:
+    for number in (1, 2):
+        await offer(service, number)
+    await decide(service, 1, state="live")
+    await engines.until(1, 1, 1)
+    slow = engines.broken[URLS[0]] = asyncio.Event()
+    await decide(service, 2, state="live")
+    await engines.until(1, 2, 2)
+    await operate(service, "rollback")
+    await engines.until(1, 1, 1)
+    assert engines.loaded[-2:] == [(URLS[1], 1), (URLS[2], 1)] or engines.loaded[-2:] == [(URLS[2], 1), (URLS[1], 1)]
+    slow.set()
+    await settled(service, None, None, None)
+
+
 async def test_an_engine_that_starts_anew_gets_what_is_live(
     service: Running, engines: Engines, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from service.conftest import START, Running
 from service.live_rows import RUN, Asked, begin, chat_key, user_hash
+from service.test_live_publications import offer
 
 from sea_agent.service.schemas.base import iso
 from sea_agent.service.store import live_summary
@@ -19,6 +20,8 @@ pytestmark = pytest.mark.anyio
 OUTCOMES = ("first", "second", "tie", "both_bad")
 OTHER_SIDE = {"first": "second", "second": "first"}
 HOUR = 3600.0
+INITIAL = 1
+"""The version under which the initial policy was published."""
 
 
 @dataclass
@@ -49,6 +52,7 @@ def drawn(seed: int, key: str, count: int) -> list[Seen]:
             eligible=draw.random() < 0.7,
             state=state,
             regret=draw.choice([None, draw.random() * 3]),
+            version=draw.choice([INITIAL, 2]),
             created_at=START - draw.random() * 10 * HOUR,
             first_token_seconds=draw.choice([None, draw.random()]),
             patience=draw.choice([1.0, 30 * HOUR]),
@@ -57,9 +61,10 @@ def drawn(seed: int, key: str, count: int) -> list[Seen]:
         if kind is not None and draw.random() < 0.7:
             seen.choice = draw.choice(OUTCOMES)
             seen.late = asked.created_at + asked.patience <= START
-        seen.thumbs = draw.choice([None, True, False])
-        seen.used = draw.choice([None, True, False])
-        seen.edited = draw.random() < 0.2
+        if state == "done":
+            seen.thumbs = draw.choice([None, True, False])
+            seen.used = draw.choice([None, True, False])
+            seen.edited = draw.random() < 0.2
         found.append(seen)
     return found
 
@@ -90,7 +95,7 @@ def counted(everything: list[Seen], since: float) -> dict[str, Any]:
     own = Counter(
         OTHER_SIDE.get(one.choice, one.choice) if one.asked.swapped else one.choice
         for one in asked
-        if one.choice and one.asked.asked == "audit"
+        if one.choice and one.asked.asked == "audit" and one.asked.version != INITIAL
     )
     by_user = Counter(one.asked.user for one in asked if one.choice and one.asked.user)
     values = [value for value in regrets if value is not None]
@@ -162,6 +167,8 @@ async def prepared(service: Running, seed: int, count: int = 120) -> list[Seen]:
     key, app = await chat_key(service)
     everything = drawn(seed, key, count)
     await begin(service, *(seen.asked for seen in everything))
+    for version, number in ((INITIAL, 0), (2, 5)):
+        await offer(service, version, round=number)
     draw = Random(seed)
     for seen in everything:
         await said(app, seen, draw)
@@ -178,7 +185,7 @@ async def test_every_figure_is_that_of_a_count_of_all_rows(service: Running, see
 async def test_a_count_that_takes_the_order_shown_for_the_duels_own_is_seen(
     sqlite_service: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    everything = await prepared(sqlite_service, 1)
+    everything = await prepared(sqlite_service, 4)
     monkeypatch.setattr(live_summary, "_OTHER_SIDE", {})
     since = START - 11 * HOUR
     found = wrong(await summary(sqlite_service, since), counted(everything, since))

@@ -50,6 +50,8 @@ class Outcome:
     """Nats that an answer would have told, of a request for which it was looked at."""
     regret: float | None = None
     """Posterior mean of the best reward less that of what is shown."""
+    by_chance: bool = False
+    """Whether chance alone decided which of the two responses the user sees first."""
 
     @property
     def version(self) -> int | None:

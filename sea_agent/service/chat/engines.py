@@ -50,7 +50,8 @@ class Prompt:
 
 @dataclass(slots=True)
 class Whole:
-    """A response as far as it has come. ``version`` is the oldest among those of its tokens."""
+    """A response as far as it has come. ``version`` is the oldest among those of its tokens, and ``ended_at`` when it
+    was complete, by the loop's clock."""
 
     token_ids: list[int]
     logprobs: list[float]
@@ -58,6 +59,7 @@ class Whole:
     text: str = ""
     finish: str | None = None
     prompt: Prompt | None = None
+    ended_at: float | None = None
 
     def add(self, line: Line) -> None:
         """Take in a line of the engine: the whole of it or, with an exception, nothing."""
@@ -81,8 +83,8 @@ class Whole:
 
 
 class Said(BaseModel):
-    """What the decider says: the pair that is worth a choice, if any, which response is best, and what a label of the
-    pair would tell."""
+    """What the decider says: the pair that is worth a choice, if any, whether it is the first two samples as they came,
+    which response is best, and what a label of the pair would tell."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -92,6 +94,7 @@ class Said(BaseModel):
     regret_first: Annotated[float, Field(allow_inf_nan=False)] | None = None
     regret_best: Annotated[float, Field(allow_inf_nan=False)] | None = None
     regret_pair: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    as_sampled: bool = False
     trust: float = 0.0
 
     def require_sense(self, responses: int, shown: int | None) -> None:
@@ -155,6 +158,7 @@ class Engines:
             except _FAULTS as fault:
                 error = fault
             if whole.finish is not None:
+                whole.ended_at = asyncio.get_running_loop().time()
                 return
             logger.error("engine %s failed: %s", url, _reason(error))
         raise Unavailable("No engine answers now; try again.")

@@ -54,18 +54,34 @@ class Flow:
     ) -> None:
         self.live, self.asking = live, asking
         self._database, self._engines, self._clock, self._seed = database, engines, clock, seed
-        self._running: dict[asyncio.Task[None], Asked] = {}
+        self._running: set[asyncio.Task[None]] = set()
+        self._known: dict[str, Asked] = {}  # requests from when they are made until their work has ended
         self._shown: set[str] = set()
         """Requests of which everything was shown, and which are being written to disk."""
-        self._forgotten: set[str] = set()  # of those that run: nothing of them may be kept
+        self._forgotten: set[str] = set()  # of those that are known: nothing of them may be kept
 
     async def close(self) -> None:
         """End what is being answered; it has failed then."""
         await _end(list(self._running))
 
+    def know(self, asked: Asked) -> Callable[[], None]:
+        """Know of a request as soon as it is made: its user may be erased before its work begins. Returns what ends
+        that."""
+        self._known[asked.id] = asked
+
+        def end() -> None:
+            del self._known[asked.id]
+            self._forgotten.discard(asked.id)
+
+        return end
+
+    def is_forgotten(self, asked: Asked) -> bool:
+        """Whether nothing but counts of a request may be kept."""
+        return asked.id in self._forgotten
+
     def forget(self, user_hash: str, owner: str | None) -> None:
         """Keep nothing but counts of what a user is being answered now, by the key ``owner`` or any (None)."""
-        theirs = (asked for asked in self._running.values() if asked.user_hash == user_hash)
+        theirs = (asked for asked in self._known.values() if asked.user_hash == user_hash)
         self._forgotten |= {asked.id for asked in theirs if owner in (None, asked.key_id)}
 
     def begin(self, asked: Asked, ended: Callable[[], None]) -> AsyncGenerator[Event]:
@@ -75,11 +91,10 @@ class Flow:
         """
         queue: asyncio.Queue[Event] = asyncio.Queue()
         task = asyncio.create_task(self._work(asked, queue.put_nowait))
-        self._running[task] = asked
+        self._running.add(task)
 
         def end(_: object) -> None:
-            self._running.pop(task, None)
-            self._forgotten.discard(asked.id)
+            self._running.discard(task)
             self._shown.discard(asked.id)
             # Last, for a task that was cancelled before it began, and told nobody.
             queue.put_nowait(_stopping())
@@ -171,10 +186,10 @@ class Flow:
         finally:
             await _end(beside)
         if not others or others[0].text == own.text or others[0].version == own.version:
-            return Outcome([own])  # nothing to choose, or both are the initial policy's
+            return Outcome([own])  # nothing to choose, or the engine has just started: both are the initial policy's
         other = others[0]
         pair = (other, own) if initial_first else (own, other)
-        return Outcome(list(pair[::-1] if swapped else pair), "audit", pair)
+        return Outcome(list(pair[::-1] if swapped else pair), "audit", pair, by_chance=True)
 
     async def _compare(self, asked: Asked, tell: Tell, streams: bool, count: int) -> Outcome:
         """What of ``count`` responses is shown, and whether the user is asked. The first streams if one does."""
@@ -186,13 +201,25 @@ class Flow:
             everyone = [own, *await _finished(others, self.live.live.wait_seconds)]
         finally:
             await _end(others)
+        second = _result(others[0])
+        twins = second is not None and self._could_be_swapped(own, second)
         if len(everyone) == 1 or (left := until - loop.time()) <= 0:
             return Outcome([own])
         said = await self._decide(asked, everyone, 0 if streams else None, left)
-        return Outcome([own]) if said is None else self._choose(asked, everyone, said, streams)
+        if said is None:
+            return Outcome([own])
+        return self._choose(asked, everyone, said, streams, by_chance=not streams or (twins and said.as_sampled))
 
-    def _choose(self, asked: Asked, everyone: list[Whole], said: Said, streams: bool) -> Outcome:
-        """What of the responses is shown, the first of them being shown already if it ``streams``."""
+    def _could_be_swapped(self, own: Whole, second: Whole) -> bool:
+        """Whether of two samples the second, had it been the first, would have found the other one in time, too. Else
+        long responses would more often be the first of a pair than the second."""
+        if own.ended_at is None or second.ended_at is None:
+            return False
+        return abs(own.ended_at - second.ended_at) <= self.live.live.wait_seconds
+
+    def _choose(self, asked: Asked, everyone: list[Whole], said: Said, streams: bool, *, by_chance: bool) -> Outcome:
+        """What of the responses is shown, the first of them being shown already if it ``streams``. ``by_chance``: what
+        the ``Outcome`` of a duel is told."""
         information = None
         if asked.plan is Plan.DUEL:
             pair = pair_of(said, everyone)
@@ -202,7 +229,7 @@ class Flow:
             elif self.asking.ask(asked.user_hash, asked.id, information, self._clock()):
                 swapped = not streams and self._is_swapped(asked)
                 shown = list(pair[::-1] if swapped else pair)
-                return Outcome(shown, "duel", pair, information, said.regret_pair)
+                return Outcome(shown, "duel", pair, information, said.regret_pair, by_chance=by_chance)
         if self.live.live.answer == "best" and not streams and said.trust > 0:
             return Outcome([everyone[said.best]], information=information, regret=said.regret_best)
         return Outcome([everyone[0]], information=information, regret=said.regret_first)
@@ -261,9 +288,9 @@ class Flow:
 
     async def _keep(self, asked: Asked, outcome: Outcome, first_token_at: float | None) -> dict[str, Any]:
         """Write the answer to disk; only then it may be told."""
-        now, forgotten = self._clock(), asked.id in self._forgotten
+        now, forgotten = self._clock(), self.is_forgotten(asked)
         if forgotten:
-            outcome = replace(outcome, asked=None, duel=None)
+            outcome = replace(outcome, asked=None, duel=None, by_chance=False)
         duel = duel_out(asked, outcome, now, self.live.live.patience_hours)
         out = answer_out(asked, outcome, duel)
         answer = out.model_dump(mode="json")
@@ -280,6 +307,7 @@ class Flow:
                 "state": "done",
                 "stored": stored,
                 "asked": outcome.asked,
+                "by_chance": outcome.by_chance,
                 "query_id": None if duel is None else duel["id"],
                 "information": outcome.information,
                 "regret": outcome.regret,
@@ -299,7 +327,7 @@ class Flow:
     def _begun(self, asked: Asked) -> dict[str, Any]:
         """The columns that a request begins with; of one that is forgotten, those that tell of nobody."""
         row = store.begun(asked)
-        return row | store.OF_NOBODY if asked.id in self._forgotten else row
+        return row | store.OF_NOBODY if self.is_forgotten(asked) else row
 
     async def _fail(self, asked: Asked) -> None:
         """Count a request that failed, unless its answer is on disk all the same."""
@@ -327,4 +355,10 @@ async def _finished(tasks: Sequence[asyncio.Task[Whole]], seconds: float) -> lis
     if not tasks:
         return []
     done, _ = await asyncio.wait(tasks, timeout=seconds)
-    return [task.result() for task in tasks if task in done and task.exception() is None]
+    return [whole for task in tasks if task in done and (whole := _result(task)) is not None]
+
+
+def _result(task: asyncio.Task[Whole]) -> Whole | None:
+    """The response of a task that has ended well."""
+    ended_well = task.done() and not task.cancelled() and task.exception() is None
+    return task.result() if ended_well else None

@@ -86,8 +86,10 @@ class Gateway:
         """
         asked = self._asked(owner, body, idempotency_key)
         with ExitStack() as ending:
+            ending.callback(self.flow.know(asked))
             if idempotency_key is not None:
                 ending.callback(await self._claim(owner, idempotency_key, asked.digest))
+            if idempotency_key is not None and not self.flow.is_forgotten(asked):
                 row = await self.database.write(partial(store.begin, row=store.begun(asked)))
                 if row is not None:
                     there = _kept(row)
@@ -136,16 +138,22 @@ class Gateway:
             self.flow.asking.know(asked.user_hash, known.tokens, known.since)
         if not known.asks or known.was_asked or asked.conversation in self.considered:
             return Plan.PLAIN
-        return self.flow.asking.consider(asked.user_hash, asked.id, asked.created_at)
+        plan = self.flow.asking.consider(asked.user_hash, asked.id, asked.created_at)
+        # The initial policy against itself would tell nothing of the live one.
+        return Plan.DUEL if plan is Plan.AUDIT and self.serving.shows_initial(asked.place) else plan
 
     def _place(self, user_hash: str) -> int | None:
-        """The engine of a user while there is a canary: the last one for those who try it, and one of the rest."""
+        """The engine of a user, or None for any: while there is a canary, the last one for those who try it and one of
+        the rest for the others. An engine that holds what it should not shows that to nobody, if others do better."""
         engines = self.serving.engines
-        if len(engines) < 2 or engines[-1].wanted == engines[0].wanted:
-            return None
+        *rest, last = range(len(engines))
+        has_canary = engines[last].wanted != engines[0].wanted
         draws = generator_for(self.seed, "canary", user_hash)
-        tries = draws.random() < self.live.live.gate.canary_share
-        return len(engines) - 1 if tries else int(draws.integers(len(engines) - 1))
+        if has_canary and draws.random() < self.live.live.gate.canary_share and engines[last].is_right:
+            return last
+        theirs = rest if has_canary else [*rest, last]
+        right = [place for place in theirs if engines[place].is_right] or theirs
+        return None if len(right) == len(engines) else right[int(draws.integers(len(right)))]
 
     async def _claim(self, owner: str, key: str, digest: str) -> Callable[[], None]:
         """Wait until nobody else answers the same request, and say that it is answered now; returns what ends that.

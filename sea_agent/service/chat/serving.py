@@ -2,7 +2,7 @@
 
 Whenever what is live changes, and every few seconds in case an engine started anew, each engine is asked what it holds
 and told what to load. A canary goes to the last of two engines or more. An engine that fails is tried again and again;
-the others do not wait for it.
+the others do not wait for it, nor for one that loads.
 """
 
 import asyncio
@@ -43,6 +43,11 @@ class EngineState:
     error: str | None = None
     checked_at: float | None = None
 
+    @property
+    def is_right(self) -> bool:
+        """Whether it holds what it should, as far as anybody knows."""
+        return None in (self.version, self.wanted) or self.version == self.wanted
+
 
 class EngineFault(Exception):
     """An engine did not do as it was told."""
@@ -59,6 +64,8 @@ class Serving:
     engines: list[EngineState] = field(init=False)
     urls: list[str] = field(init=False)
     """Where the engines are; those of a cluster may move."""
+    initial: frozenset[int] = field(default=frozenset({0}), init=False)
+    """The versions that are the initial policy."""
 
     def __post_init__(self) -> None:
         self.urls = [located(url) for url in self.live.engines]
@@ -66,36 +73,45 @@ class Serving:
 
     async def keep(self) -> None:
         """Let the engines hold what is live, until cancelled."""
-        signals, run = self.database.signals, self.live.live.run
         headers = {"Authorization": f"Bearer {os.environ.get(TOKEN, '')}"}
-        async with httpx.AsyncClient(headers=headers, transport=self.transport, trust_env=False) as client:
-            while not signals.closed:
-                changed = signals.event(publishing(run))
-                is_well = await self._look(client)
-                await signals.wait(changed, CHECK_SECONDS if is_well else RETRY_SECONDS)
+        async with (
+            httpx.AsyncClient(headers=headers, transport=self.transport, trust_env=False) as client,
+            asyncio.TaskGroup() as group,
+        ):
+            for place in range(len(self.engines)):
+                group.create_task(self._keep(client, place))
 
-    async def _look(self, client: httpx.AsyncClient) -> bool:
-        """Look at every engine once; whether all hold what they should."""
-        await asyncio.to_thread(self._find)
+    def shows_initial(self, place: int | None) -> bool:
+        """Whether the engine at a place, or whichever it is (None), answers with the initial policy."""
+        engines = self.engines if place is None else [self.engines[place]]
+        return all(engine.version in self.initial for engine in engines)
+
+    async def _keep(self, client: httpx.AsyncClient, place: int) -> None:
+        """Let one engine hold what it should."""
+        signals = self.database.signals
+        while not signals.closed:
+            changed = signals.event(publishing(self.live.live.run))
+            is_well = await self._look(client, place)
+            await signals.wait(changed, CHECK_SECONDS if is_well else RETRY_SECONDS)
+
+    async def _look(self, client: httpx.AsyncClient, place: int) -> bool:
+        """Look at an engine once; whether it holds what it should."""
+        engine = self.engines[place]
+        url = await asyncio.to_thread(located, self.live.engines[place])
+        engine.url = self.urls[place] = url or engine.url  # one that is nowhere now is where it was
         try:
-            wanted = await self.database.read(partial(publications.serving, run=self.live.live.run))
+            serving = await self.database.read(partial(publications.serving, run=self.live.live.run))
+            self.initial = await self.database.read(partial(publications.initial, run=self.live.live.run))
         except (StoreUnavailable, Missing) as error:
-            logger.error("what is live is not known, so engines keep what they hold: %s", error)
+            logger.error("what is live is not known, so engine %s keeps what it holds: %s", engine.url, error)
             return False
-        for_each = (
-            self._bring(client, engine, _wanted(wanted, place, len(self.engines)))
-            for place, engine in enumerate(self.engines)
-        )
-        return all(await asyncio.gather(*for_each))
-
-    def _find(self) -> None:
-        """Look where the engines are; one that is nowhere now is where it was."""
-        for place, (engine, url) in enumerate(zip(self.engines, self.live.engines, strict=True)):
-            engine.url = self.urls[place] = located(url) or engine.url
+        wanted = [_wanted(serving, each, len(self.engines)) for each in range(len(self.engines))]
+        for each, row in zip(self.engines, wanted, strict=True):  # of all at once: where they differ is a canary
+            each.wanted = None if row is None else row.version
+        return await self._bring(client, engine, wanted[place])
 
     async def _bring(self, client: httpx.AsyncClient, engine: EngineState, wanted: Row | None) -> bool:
         """Let an engine hold a publication, or what it holds if there is none; whether it does."""
-        engine.wanted = None if wanted is None else wanted.version
         try:
             held = await _ask(client, "GET", f"{engine.url}/state", LOOK_SECONDS)
             engine.version = int(held["version"])
@@ -107,7 +123,8 @@ class Serving:
             engine.error = None
         except EngineFault as fault:
             if str(fault) != engine.error:
-                logger.error("engine %s does not serve version %s: %s", engine.url, engine.wanted, fault)
+                told = None if wanted is None else wanted.version
+                logger.error("engine %s does not serve version %s: %s", engine.url, told, fault)
             engine.error = str(fault)
         engine.checked_at = self.clock()
         return engine.error is None

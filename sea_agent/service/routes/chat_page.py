@@ -1,13 +1,10 @@
 """The page on which people talk to the live policy. What they do there goes through the REST routes."""
 
-from functools import partial
-
 from fastapi import APIRouter, Request, Response
 
 from sea_agent.service.auth import PageCaller
 from sea_agent.service.pages import page, to_sign_in
 from sea_agent.service.state import Service
-from sea_agent.service.store import live_listing
 
 router = APIRouter(include_in_schema=False)
 
@@ -25,8 +22,8 @@ async def chat_page(request: Request, service: Service, caller: PageCaller) -> R
     if not caller.may("chat"):
         values = {"title": "A key for the chat is needed", "detail": _OTHER_KEY, "links": [], "looks_again": False}
         return page(request, "message.html", 403, caller=caller, **values)
-    found = await service.database.read(partial(live_listing.everything, reach=caller.runs))
-    if not found:
+    gateway = service.gateway
+    if gateway is None or not caller.sees(gateway.run):  # the database may hold runs that other services answer
         values = {"title": "There is no chat here yet", "detail": _NOT_HERE, "links": [], "looks_again": True}
         return page(request, "message.html", 404, caller=caller, **values)
-    return page(request, "chat.html", caller=caller, model=found[0].id)
+    return page(request, "chat.html", caller=caller, model=gateway.run)

@@ -105,6 +105,7 @@ class LiveDuelOut(Out):
     """A duel that a user was asked; ``first`` and ``second`` in its own order, which is that of the label log.
 
     Of an audit, ``first`` is the live policy's response and ``second`` the initial one's. Nothing learns from audits.
+    ``by_chance``: nothing else chose which of the two the user saw first.
     """
 
     number: int
@@ -112,6 +113,7 @@ class LiveDuelOut(Out):
     query_id: str
     user: str | None
     audit: bool
+    by_chance: bool
     prompt: PromptOut
     first: ServedOut
     second: ServedOut

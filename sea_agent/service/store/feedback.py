@@ -20,7 +20,7 @@ NOBODY = "anonymous"
 IS_CURRENT = text("feedback.is_current")
 """Written as the index has it: SQLite does not see that ``is_current = 1`` is the same."""
 
-_REACHED = ("id", "run", "key_id", "user_hash", "asked", "query_id", "stored", "erased_at")
+_REACHED = ("id", "run", "key_id", "user_hash", "state", "asked", "query_id", "stored", "erased_at")
 _COMPLETION = tuple(completions.c[name] for name in _REACHED)
 
 
@@ -57,7 +57,8 @@ def put(connection: Connection, completion_id: str, kind: str, body: Values, giv
 
     Raises:
         Missing: for a completion that is unknown or another key's.
-        Conflict: for a choice where nobody was asked, an edit of what is not kept, or erased texts.
+        Conflict: for a completion that is not done, a choice where nobody was asked, an edit of what is not kept, or
+            erased texts.
     """
     completion = connection.execute(select(*_COMPLETION).where(completions.c.id == completion_id)).first()
     if completion is None or not giver.reaches(completion):
@@ -93,6 +94,8 @@ def is_swapped(shown: list[str], query: Row) -> bool:
 def _require_kept(completion: Row, kind: str) -> None:
     if completion.erased_at is not None:
         raise Conflict("The texts of this completion were erased, so nothing more is kept of it.")
+    if completion.state != "done":  # one that is still answered may yet fail, and be answered anew under another id
+        raise Conflict("This completion is still being answered, or has failed; give feedback once it is complete.")
     if kind == "choice" and (completion.asked is None or completion.query_id is None):
         raise Conflict("This completion was no duel: there was one response, and nothing to choose.")
     if kind == "edit" and not completion.stored:

@@ -36,6 +36,7 @@ _DUELS = (
         completions.c.query_id,
         completions.c.user_hash,
         completions.c.asked,
+        completions.c.by_chance,
         completions.c.information,
         completions.c.policy_version,
         completions.c.created_at,
@@ -130,7 +131,7 @@ def _duel(row: Row) -> Values:
     shown = json.loads(row.responses)[:2]
     swapped = is_swapped([response["text"] for response in shown], row)
     first, second = reversed(shown) if swapped else shown
-    told = ("number", "completion", "query_id", "information", "policy_version")
+    told = ("number", "completion", "query_id", "by_chance", "information", "policy_version")
     return {name: row._mapping[name] for name in told} | {
         "user": row.user_hash,
         "audit": row.asked == "audit",

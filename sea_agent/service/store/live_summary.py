@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from math import sqrt
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, func, select
+from sqlalchemy import ColumnElement, Connection, Row, and_, false, func, select
 
 from sea_agent.service.store.feedback import IS_CURRENT, NOBODY
 from sea_agent.service.store.live_tables import PUBLICATION_STATES, completions, feedback, publications
@@ -80,13 +80,16 @@ def counts(connection: Connection, run: str, since: float) -> Values:
 
 
 def choices(connection: Connection, run: str, since: float) -> Choices:
-    """The answers to requests since a time, corrections applied."""
-    grouped = (completions.c.asked, feedback.c.value, labels.c.swapped, labels.c.late)
+    """The answers to requests since a time, corrections applied. Audits of the initial policy, which was shown beside
+    itself while it was live, tell nothing and are no wins, losses or ties."""
+    of_initial = func.coalesce(publications.c.round == 0, false()).label("of_initial")
+    grouped = (completions.c.asked, feedback.c.value, labels.c.swapped, labels.c.late, of_initial)
     counted = (
         select(*grouped, func.count().label("n"))
         .select_from(completions)
         .join(feedback, _CHOICE)
         .join(labels, _VOTE)
+        .outerjoin(publications, publications.c.version == completions.c.policy_version)
         .where(*_since(run, since), _ASKED)
         .group_by(*grouped)
     )
@@ -189,7 +192,7 @@ def _count(found: Choices, row: Row) -> None:
     shown = json.loads(row.value)["outcome"]
     found.outcomes[shown] += row.n
     found.late += row.n if row.late else 0
-    if row.asked == "audit":
+    if row.asked == "audit" and not row.of_initial:
         own = _OTHER_SIDE.get(shown, shown) if row.swapped else shown
         said = {"first": "wins", "second": "losses"}.get(own, "ties")
         setattr(found, said, getattr(found, said) + row.n)

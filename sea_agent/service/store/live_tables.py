@@ -47,6 +47,7 @@ completions = Table(
     Column("eligible", Boolean, nullable=False, server_default=false()),  # whether a duel could have been asked
     Column("asked", String(10)),  # null: one response was shown
     Column("query_id", String(40), ForeignKey("queries.id")),  # of an audit, ``first`` is the live policy's response
+    Column("by_chance", Boolean, nullable=False, server_default=false()),  # nothing else chose what a user sees first
     Column("information", Double),  # nats that the answer is expected to tell the posterior, where it was computed
     Column("regret", Double),  # posterior mean of the best reward less the mean of those shown
     Column("policy_version", BigInteger),  # the oldest among the tokens shown

@@ -139,6 +139,12 @@ def serving(connection: Connection, run: str) -> dict[str, Row]:
     return {row.state: row for row in connection.execute(select(publications).where(*theirs))}
 
 
+def initial(connection: Connection, run: str) -> frozenset[int]:
+    """The versions that are the initial policy: the one that engines begin with, and what was published of it."""
+    before_rounds = (publications.c.run == run, publications.c.round == 0)
+    return frozenset({0, *connection.execute(select(publications.c.version).where(*before_rounds)).scalars()})
+
+
 def status(connection: Connection, run: str) -> Status:
     """What serves in a run. Raises: Missing for a run that is not live."""
     row, theirs = live.get(connection, run), serving(connection, run)
