@@ -107,11 +107,11 @@ class Annotating(RuleBasedStateMachine):
             items.append({"client_key": f"k{number}", **texts, **unused, **asked})
         if self.model.state in runs.FINISHED:
             self.reached["post refused"] += 1
-            assert self.do(queries.post, run=RUN, items=queries.addressed(RUN, items), now=self.model.now) is Conflict
+            assert self.do(queries.post, run=RUN, items=queries.addressed(items), now=self.model.now) is Conflict
             return multiple()
         new = []
         for _ in range(2):  # the second time it is there already
-            posted = self.do(queries.post, run=RUN, items=queries.addressed(RUN, items), now=self.model.now)
+            posted = self.do(queries.post, run=RUN, items=queries.addressed(items), now=self.model.now)
             new.append([answer["created"] for answer in posted])
         assert new == [[True] * count, [False] * count]
         first = len(self.model.duels)

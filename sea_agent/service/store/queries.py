@@ -2,12 +2,12 @@
 
 import hashlib
 import json
+import secrets
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, insert, select, update
 
-from sea_agent.seeding import id_for
 from sea_agent.service.store.faults import Conflict, found
 from sea_agent.service.store.leases import end_live
 from sea_agent.service.store.runs import require_unfinished
@@ -24,15 +24,22 @@ def digest_of(body: Any) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def addressed(run: str, items: Iterable[Values]) -> list[Values]:
+def new_id() -> str:
+    """An id for a duel. It is drawn: annotators see it, and nothing that they know may lead from it to the duel's key,
+    the order of its responses, or the file that it came from."""
+    return f"query-{secrets.token_hex(10)}"
+
+
+def addressed(items: Iterable[Values]) -> list[Values]:
     """The duels of a batch with the ids and digests that ``post`` needs: the writer has no time to make them."""
-    return [{**item, "id": id_for("query", run, item["client_key"]), "body_digest": digest_of(item)} for item in items]
+    return [{**item, "id": new_id(), "body_digest": digest_of(item)} for item in items]
 
 
 def post(connection: Connection, run: str, items: Sequence[Values], now: float) -> list[Values]:
     """Store the ``addressed`` duels of a batch that are not there yet: all of them or, with an exception, none.
 
-    One whose texts were erased is there with any body, so that a run that posts it again goes on.
+    A ``client_key`` that is there names the duel that is there, whose id is the answer. One whose texts were erased is
+    there with any body, so that a run that posts it again goes on.
 
     Raises:
         Missing: for an unknown run.
@@ -40,14 +47,15 @@ def post(connection: Connection, run: str, items: Sequence[Values], now: float) 
     """
     require_unfinished(connection, run)
     default = connection.execute(select(runs.c.votes_needed).where(runs.c.id == run)).scalar_one()
-    known = _digests(connection, run, [item["client_key"] for item in items])
+    known = _known(connection, run, [item["client_key"] for item in items])
     answers, new = [], []
     for item in items:
         client_key, digest = item["client_key"], item["body_digest"]
         created = client_key not in known
-        if known.setdefault(client_key, digest) not in (digest, NO_DIGEST):
+        query_id, stored_digest = known.setdefault(client_key, (item["id"], digest))
+        if stored_digest not in (digest, NO_DIGEST):
             raise Conflict(f"client_key {client_key!r} is there already with another body.", client_key)
-        answers.append({"id": item["id"], "client_key": client_key, "created": created})
+        answers.append({"id": query_id, "client_key": client_key, "created": created})
         if created:
             new.append(_row(run, item, default, now))
     if new:
@@ -146,11 +154,12 @@ def _state_with(votes: int, needed: int) -> str:
     return "answered" if votes >= needed else "open"
 
 
-def _digests(connection: Connection, run: str, client_keys: Sequence[str]) -> dict[str, str]:
-    statement = select(queries.c.client_key, queries.c.body_digest).where(
+def _known(connection: Connection, run: str, client_keys: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """The id and the digest of the duels that are there, by their keys."""
+    statement = select(queries.c.client_key, queries.c.id, queries.c.body_digest).where(
         queries.c.run == run, queries.c.client_key.in_(client_keys)
     )
-    return {row.client_key: row.body_digest for row in connection.execute(statement)}
+    return {row.client_key: (row.id, row.body_digest) for row in connection.execute(statement)}
 
 
 def _row(run: str, item: Values, default_votes: int, now: float) -> Values:
