@@ -41,6 +41,7 @@ BODIES = st.builds(
 )
 EVERYTHING = {
     *("vote", "gold", "repeat", "again", "revived", "nothing", "late", "revision", "same revision", "import"),
+    *("begun vote", "begun gold", "begun repeat", "begun instead", "lost with its place"),
     *("replay", "other body", "answered elsewhere", "ended heartbeat", "skip of an answer", "expired", "cancelled"),
     *("answered", "from the future", "foreign", "not open", "not theirs", "taken back", "lost to others"),
     *("reopened", "reopen of an answered", "more votes", "fewer votes", "post refused"),
@@ -86,7 +87,7 @@ class Annotating(RuleBasedStateMachine):
         given = {"gold_share": gold_share, "repeat_share": repeat_share}
         self.do(runs.put, run=RUN, given=given, now=self.model.now)
         self.model.drawn = frozenset(kind for kind in ("gold", "repeat") if given[f"{kind}_share"])
-        self.post(1, priority=0, ends_in=None, gold=gold, count=1)
+        self.post(1, priority=0, ends_in=None, gold=gold, count=2)
         return self.post(votes_needed, priority=0, ends_in=None, gold=None, count=5)
 
     @rule(
@@ -201,29 +202,49 @@ class Annotating(RuleBasedStateMachine):
             assert given is None
             return multiple()
         held = model.held(annotator)
-        expected, draws, begun = model.next_vote(annotator), model.draws(annotator), model.begun(annotator)
+        begun, expected = model.begun(annotator), model.next_vote(annotator)
         if held is not None:
             self.reached["again"] += 1
             assert (given["lease_id"], given["query_id"]) == (held.id, held.duel.id)
             held.expires_at = model.now + ttl_s
             assert given["expires_at"] == held.expires_at
             return multiple()
+        self.reached["lost with its place"] += begun is None and self.would_have_come_again(annotator)
+        if begun is None and expected is not None:
+            begun = model.begun_instead_of(annotator, expected)
+            self.reached["begun instead"] += begun is not None
         if begun is not None:
-            self.reached["begun"] += 1
+            self.reached[f"begun {begun.kind}"] += 1
             assert given["lease_id"] == begun.id
-            return self.granted(given, begun.duel, annotator, begun.kind, model.now + ttl_s)
-        if given is None:
+            return self.granted(given, begun.duel, annotator, begun.kind, begun.instead_of, model.now + ttl_s)
+        if expected is None:
             self.reached["nothing"] += 1
             self.reached["not theirs"] += any(duel.state == "open" and model.places(duel) > 0 for duel in model.duels)
-            assert expected is None
+            assert given is None
             return multiple()
         (duel,) = [duel for duel in model.duels if duel.id == given["query_id"]]
         kind = "vote" if duel is expected else "gold" if duel.gold else "repeat"
-        assert kind == "vote" or (duel.id, kind) in draws
+        assert kind == "vote" or (duel.id, kind) in model.draws(annotator, expected)
         self.reached[kind] += 1
-        return self.granted(given, duel, annotator, kind, model.now + ttl_s)
+        instead_of = None if kind == "vote" else expected
+        return self.granted(given, duel, annotator, kind, instead_of, model.now + ttl_s)
 
-    def granted(self, given: dict[str, Any], duel: Duel, annotator: str, kind: str, expires_at: float) -> Any:
+    def would_have_come_again(self, annotator: str) -> bool:
+        """Whether a gold duel that was begun last could be had, if it did not stand for a duel that others have."""
+        last = max(self.model.of(annotator), key=lambda lease: lease.number, default=None)
+        if last is None or last.kind != "gold" or not self.model.has_ended(last):
+            return False
+        return last.duel in self.model.unanswered(annotator, "gold")
+
+    def granted(
+        self,
+        given: dict[str, Any],
+        duel: Duel,
+        annotator: str,
+        kind: str,
+        instead_of: Duel | None,
+        expires_at: float,
+    ) -> Any:
         """A new lease, or one that ended without an answer and is the same again."""
         swapped = given["first"] == f"second {duel.number}"
         shown = [given["first"], given["second"]][:: -1 if swapped else 1]
@@ -234,10 +255,10 @@ class Annotating(RuleBasedStateMachine):
             self.reached["revived"] += 1
             assert (lease.id, lease.swapped) == (given["lease_id"], swapped)
             assert lease.state in ("released", "expired")
-            lease.state, lease.expires_at = "live", expires_at
+            lease.state, lease.expires_at, lease.instead_of = "live", expires_at, instead_of
             return multiple()
         number = self.model.next_number(annotator)
-        lease = Lease(given["lease_id"], duel, annotator, kind, number, swapped, expires_at)
+        lease = Lease(given["lease_id"], duel, annotator, kind, number, swapped, expires_at, instead_of=instead_of)
         self.model.leases.append(lease)
         return lease
 
@@ -259,9 +280,21 @@ class Annotating(RuleBasedStateMachine):
         self.model.release(lease)
         assert self.own(leases.release, lease) == RUN
 
-    @rule(lease=leases)
-    def release_and_claim(self, lease: Lease) -> None:
+    @rule(lease=leases, other=st.sampled_from([None, *ANNOTATORS]))
+    def release_and_claim(self, lease: Lease, other: str | None) -> None:
+        """Somebody leaves and comes back; meanwhile somebody else may have come."""
         self.release(lease)
+        if other is not None:
+            self.claim(other, 300)
+        self.claim(lease.annotator, 60)
+
+    @rule(lease=leases, other=st.sampled_from(ANNOTATORS))
+    def lose_and_regain(self, lease: Lease, other: str) -> None:
+        """Who comes back finds another duel, as somebody has theirs; then that is given back too."""
+        self.release_and_claim(lease, other)
+        for annotator, end in ((other, self.release), (lease.annotator, self.skip)):
+            for held in [held for held in self.model.of(annotator) if held.state == "live"]:
+                end(held)
         self.claim(lease.annotator, 60)
 
     @rule(lease=leases)
@@ -347,8 +380,8 @@ class Annotating(RuleBasedStateMachine):
         rows = self.connection.execute(select(tables.leases).where(tables.leases.c.state == "live")).all()
         for query, needed_now in self.connection.execute(select(tables.queries.c.id, tables.queries.c.votes_needed)):
             self.needed[query] = max(needed_now, self.needed.get(query, 0))  # leases outlast a change to fewer votes
-        holding = Counter(row.query_id for row in rows if row.kind == "vote")
-        assert all(count <= self.needed[query] for query, count in holding.items())
+        holding = Counter(row.query_id if row.kind == "vote" else row.instead_of for row in rows)
+        assert all(count <= self.needed[query] for query, count in holding.items() if query is not None)
         assert max(Counter(row.annotator for row in rows).values(), default=0) <= 1
         votes = self.connection.execute(select(tables.labels).where(tables.labels.c.kind == "vote")).all()
         given = Counter((row.query_id, row.annotator) for row in votes if row.revises is None)
@@ -432,6 +465,12 @@ def test_the_store_does_what_the_model_says_on_postgresql(
     run_until(seen, postgresql_writer, reached, examples, steps=40)
 
 
+def search(writer: Pool, reached: Counter[str]) -> None:
+    """Many examples, the same each time."""
+    for start in range(10):
+        run(writer, reached, examples=150, steps=50, phases=[Phase.generate], start=start)
+
+
 def no_change(*_: object, **__: object) -> None:
     pass
 
@@ -459,6 +498,16 @@ BREAKS: dict[str, tuple[Any, str, Any]] = {
         "_RESUMED",
         dict.fromkeys(tables.KINDS, leases._REPEAT.where(false())),
     ),
+    "what stands for a duel takes no place of it": (
+        *(leases, "_place_of"),
+        lambda lease: lease.query_id if lease.kind == "vote" else None,
+    ),
+    "what stands for a duel comes back whoever has that": (
+        leases,
+        "_RESUMED",
+        leases._RESUMED | {"vote": leases._offers("vote").where(tables.queries.c.id == leases._ID)},
+    ),
+    "a gold duel that was begun is drawn anew": (leases, "_NEW_GOLD", leases._UNANSWERED_GOLD),
     "an annotator may vote again": (leases, "_BY_ID", NEVER_ANSWERED),
     "another body is taken for a replay": (
         *(labels, "_replayed"),
@@ -476,4 +525,4 @@ def test_a_break_is_found(
     module, name, replacement = BREAKS[broken]
     monkeypatch.setattr(module, name, replacement)
     with pytest.raises((AssertionError, IntegrityError)):  # some are also stopped by the tables themselves
-        run(sqlite_writer, reached, examples=150, steps=50, phases=[Phase.generate])
+        search(sqlite_writer, reached)

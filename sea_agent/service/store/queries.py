@@ -135,7 +135,7 @@ def reopen(connection: Connection, query_id: str, now: float) -> None:
     values["ended_at"] = None if values["state"] == "open" else query.ended_at
     connection.execute(update(queries).where(queries.c.id == query_id).values(values))
     skipped = (leases.c.query_id == query_id, leases.c.state == "skipped")
-    connection.execute(update(leases).where(*skipped).values(state="released"))
+    connection.execute(update(leases).where(*skipped).values(state="released", instead_of=None))
 
 
 def find(connection: Connection, run: str, column: str, values: Iterable[str]) -> dict[str, Row]:
