@@ -111,8 +111,9 @@ async def _whole_progress(run: str, service: State, caller: Caller) -> ProgressO
 
 
 def _progress(connection: Connection, run: str, service: State, caller: Caller) -> ProgressOut:
-    counts = store.progress(connection, run, service.now())
+    now = service.now()
+    counts = store.progress(connection, run, now)
     there = people.of_run(connection, run, service.keyring.staff(run))
     told = own.progress(connection, run, caller.annotator) | counts
-    told |= {"annotators": len(there), "stuck": people.stuck(connection, run, there)}
+    told |= {"annotators": len(there), "stuck": people.stuck(connection, run, there, now)}
     return ProgressOut(**told, gold_missing=qualification.gold_missing(connection, run))
