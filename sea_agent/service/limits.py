@@ -3,9 +3,9 @@
 import math
 import time
 from collections.abc import Callable, Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import StringConstraints
+from pydantic import BeforeValidator, StringConstraints
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sea_agent.web.problems import Problem, problem_response
@@ -21,6 +21,25 @@ _NO_NUL = r"^[^\x00]*$"
 LongText = Annotated[str, StringConstraints(max_length=TEXT_CHARACTERS, pattern=_NO_NUL)]
 Comment = Annotated[str, StringConstraints(max_length=2000, pattern=_NO_NUL)]
 ShortText = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=_NO_NUL)]
+
+
+def _no_folder(name: Any) -> Any:
+    """Refuses the names that a path cannot hold: clients and proxies take them out of it."""
+    if name in (".", ".."):
+        raise ValueError(
+            f"{name} stands for a folder in a path, so whoever is called that could be neither ended nor erased; "
+            "choose another name"
+        )
+    return name
+
+
+# The pattern says the same to readers of OpenAPI.
+Name = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=200, pattern=r"^([^\x00.]|\.[^\x00.]|\.\.[^\x00])[^\x00]*$"),
+    BeforeValidator(_no_folder),
+]
+"""The name of a person, of a key or of a user of live mode: what is done about them is at a path with their name."""
 
 
 class BodyLimit:

@@ -37,6 +37,12 @@ class Lease:
     swapped: bool
     expires_at: float
     state: str = "live"
+    instead_of: Duel | None = None  # in whose stead a repeat or gold duel is shown
+
+    @property
+    def place(self) -> Duel | None:
+        """The duel of which it takes a place."""
+        return self.duel if self.kind == "vote" else self.instead_of
 
 
 @dataclass(eq=False)
@@ -70,7 +76,7 @@ class Model:
         return sum(entry.duel is duel and entry.kind == "vote" and entry.revises is None for entry in self.log)
 
     def holders(self, duel: Duel) -> int:
-        return sum(lease.duel is duel and lease.kind == "vote" and lease.state == "live" for lease in self.leases)
+        return sum(lease.place is duel and lease.state == "live" for lease in self.leases)
 
     def places(self, duel: Duel) -> int:
         return duel.votes_needed - self.votes(duel) - self.holders(duel)
@@ -120,27 +126,49 @@ class Model:
     def begun(self, annotator: str) -> Lease | None:
         """The latest lease, if it ended without an answer and its duel can be had again: that comes next."""
         last = max(self.of(annotator), key=lambda lease: lease.number, default=None)
-        if last is None or last.state not in ("released", "expired"):
-            return None
-        free = last.kind != "vote" or self.places(last.duel) > 0
-        there = last.kind == "repeat" or (last.duel in self.unanswered(annotator, last.kind) and free)
-        return last if there else None
+        return last if last is not None and self.can_be_had_again(last) else None
+
+    def begun_instead_of(self, annotator: str, duel: Duel) -> Lease | None:
+        """The latest lease that ended without an answer to what was shown in a duel's stead, if it can be had again."""
+        ended = [lease for lease in self.of(annotator) if lease.instead_of is duel and self.has_ended(lease)]
+        last = max(ended, key=lambda lease: lease.number, default=None)
+        return last if last is not None and self.can_be_had_again(last) else None
+
+    def has_ended(self, lease: Lease) -> bool:
+        return lease.state in ("released", "expired")
+
+    def can_be_had_again(self, lease: Lease) -> bool:
+        """Whatever it shows: when the duel of which it takes a place can be had."""
+        annotator, place = lease.annotator, lease.place
+        if not self.has_ended(lease) or place is None or not self.can_be_had(annotator, place):
+            return False
+        if lease.kind == "repeat":
+            return self.is_for(annotator, lease.duel)
+        return lease.kind == "vote" or lease.duel in self.unanswered(annotator, "gold")
+
+    def can_be_had(self, annotator: str, duel: Duel) -> bool:
+        return duel in self.unanswered(annotator, "vote") and self.places(duel) > 0
 
     def next_vote(self, annotator: str) -> Duel | None:
-        waiting = [duel for duel in self.unanswered(annotator, "vote") if self.places(duel) > 0]
+        waiting = [duel for duel in self.duels if self.can_be_had(annotator, duel)]
         return min(waiting, key=lambda duel: (-duel.priority, self.places(duel), duel.number), default=None)
 
-    def draws(self, annotator: str) -> set[tuple[str, str]]:
-        """Gold duel and repeats that may come instead, each with its kind."""
-        number = self.next_number(annotator)
+    def draws(self, annotator: str, expected: Duel) -> set[tuple[str, str]]:
+        """Gold duel and repeats that may come instead of the expected duel, each with its kind: of what was begun, none
+        comes by being drawn again, and nothing comes instead of it."""
+        number, own = self.next_number(annotator), self.of(annotator)
+        if any(lease.duel is expected and lease.kind == "vote" for lease in own):
+            return set()
+        begun = {(lease.duel.id, lease.kind) for lease in own if lease.instead_of is not None}
         found = {
             (lease.duel.id, "repeat")
-            for lease in self.of(annotator)
+            for lease in own
             if lease.kind == "vote" and lease.state == "labelled" and lease.number <= number - self.repeat_after
             if not self.done_with(annotator, lease.duel, "repeat") and self.is_for(annotator, lease.duel)
         }
-        found |= {(duel.id, "gold") for duel in self.unanswered(annotator, "gold")[:1]}
-        return {(duel, kind) for duel, kind in found if kind in self.drawn}
+        gold = [duel for duel in self.unanswered(annotator, "gold") if (duel.id, "gold") not in begun]
+        found |= {(duel.id, "gold") for duel in gold[:1]}
+        return {(duel, kind) for duel, kind in found - begun if kind in self.drawn}
 
     def next_number(self, annotator: str) -> int:
         return max((lease.number for lease in self.of(annotator)), default=0) + 1
@@ -229,7 +257,7 @@ class Model:
         duel.state = self._state_by_votes(duel)
         for lease in self.leases:
             if lease.duel is duel and lease.state == "skipped":
-                lease.state = "released"
+                lease.state, lease.instead_of = "released", None
         return None
 
     def _state_by_votes(self, duel: Duel) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 import httpx
 import pytest
-from service.conftest import ORIGIN, Running, claim, label, start, together
+from service.conftest import ORIGIN, Running, start, together
 
 from sea_agent.service.settings import Settings
 from sea_agent.service.store import runs
@@ -147,6 +147,28 @@ async def test_without_a_key_only_public_operations_answer(sqlite_service: Runni
     assert (await nobody.get("/v1/openapi.json")).status_code == 200
 
 
+async def test_only_an_admin_changes_after_how_many_days_texts_are_erased(service: Running) -> None:
+    scopes = {scope: await service.client(scope) for scope in SCOPES}
+    experiment = scopes["experiment"]
+
+    async def put(client: httpx.AsyncClient, run: str, **fields: Any) -> httpx.Response:
+        return await client.put(f"/v1/runs/{run}", json=fields)
+
+    await service.run(retention_days=30.0)
+    for scope, client in scopes.items():
+        for days in (1e-6, 3650.0, None):
+            answer = await put(client, "run", retention_days=days, name="changed")
+            assert answer.status_code == (200 if scope == "admin" else 403), (scope, days)
+            await service.run(retention_days=30.0)
+    for days in ({}, {"retention_days": 30.0}):
+        assert (await put(experiment, "run", name="again", **days)).json()["retention_days"] == 30.0
+    refused = await put(experiment, "new", retention_days=1e-6)
+    assert is_problem(refused, 403)
+    assert refused.json()["detail"] == "retention_days of run new is null: only the scope admin may change it."
+    assert is_problem(await service.admin.get("/v1/runs/new"), 404), "nothing of a refused request is stored"
+    assert (await put(experiment, "new", retention_days=None)).json()["retention_days"] is None
+
+
 # --- keys ------------------------------------------------------------------------------------------------------------
 
 
@@ -189,78 +211,6 @@ async def test_a_key_is_shown_once_and_never_listed(sqlite_service: Running) -> 
     listed = await sqlite_service.admin.get("/v1/keys")
     assert made["key"] not in listed.text
     assert all("key" not in key and "digest" not in key for key in listed.json()["keys"])
-
-
-async def test_a_key_of_some_runs_reaches_no_other(sqlite_service: Running) -> None:
-    for run in ("mine", "other"):
-        await sqlite_service.run(run)
-    (mine,), (other,) = await sqlite_service.post(1, "mine"), await sqlite_service.post(1, "other")
-    client = await sqlite_service.client("experiment", "annotate", runs=["mine"])
-    assert [run["id"] for run in (await client.get("/v1/runs")).json()["runs"]] == ["mine"]
-    assert (await client.get(f"/v1/queries/{mine}")).status_code == 200
-    for method, path in (
-        ("GET", "/v1/runs/other"),
-        ("GET", "/v1/runs/other/labels"),
-        ("POST", "/v1/runs/other/leases"),
-        ("GET", f"/v1/queries/{other}"),
-        ("GET", "/v1/runs/other/queries"),
-        ("PUT", "/v1/runs/other/assignments"),
-        ("DELETE", "/v1/runs/other/assignments"),
-        ("POST", f"/v1/queries/{other}/cancel"),
-        ("POST", f"/v1/queries/{other}/reopen"),
-        ("POST", f"/v1/queries/{other}/take-back"),
-        ("PATCH", f"/v1/queries/{other}"),
-    ):
-        assert is_problem(
-            await client.request(method, path, json={} if method in ("POST", "PUT", "PATCH") else None), 403
-        )
-    # The same person, with a key for every run: the restricted key does not even see that lease or label.
-    everywhere = await sqlite_service.client("annotate", annotator="experiment-annotate")
-    lease = await claim(everywhere, "other")
-    assert is_problem(await label(client, lease), 404)
-    given = (await label(everywhere, lease)).json()
-    assert is_problem(await client.post(f"/v1/labels/{given['label_id']}/revisions", json={"outcome": "tie"}), 404)
-
-
-async def test_an_admin_of_some_runs_has_no_power_over_others_people_or_keys(service: Running) -> None:
-    for run in ("mine", "other"):
-        await service.run(run)
-    (mine,), (other,) = await service.post(1, "mine"), await service.post(1, "other")
-    await service.annotator("ann")
-    client = await service.client("admin", runs=["mine"])
-    for run in ("mine", "other"):
-        await service.admin.put(f"/v1/runs/{run}", json={"state": "closed"})
-    (key, *_) = (await service.admin.get("/v1/keys")).json()["keys"]
-    for method, path in (
-        ("POST", f"/v1/queries/{other}/erase"),
-        ("POST", "/v1/runs/other/erase"),
-        ("DELETE", "/v1/runs/other"),
-        ("GET", "/v1/people"),
-        ("POST", "/v1/people"),
-        ("POST", "/v1/people/ann/end"),
-        ("POST", "/v1/people/ann/erase"),
-        ("GET", "/v1/keys"),
-        ("POST", "/v1/keys"),
-        ("DELETE", f"/v1/keys/{key['id']}"),
-        ("GET", "/metrics"),
-    ):
-        body = {"annotator": "bob"} if path == "/v1/people" else {"name": "bob", "scopes": ["admin"]}
-        answer = await client.request(method, path, json=body if method == "POST" else None)
-        assert is_problem(answer, 403), (method, path)
-    assert (await service.admin.get(f"/v1/queries/{other}")).json()["prompt"] == "prompt 0"
-    for method, path in (
-        ("POST", f"/v1/queries/{mine}/erase"),
-        ("POST", "/v1/runs/mine/erase"),
-        ("DELETE", "/v1/runs/mine"),
-    ):
-        assert (await client.request(method, path)).is_success, (method, path)
-
-
-async def test_an_admin_of_some_runs_is_no_other_admin_to_leave_the_keys_to(sqlite_service: Running) -> None:
-    await sqlite_service.client("admin", runs=["mine"])
-    (last, _) = (await sqlite_service.admin.get("/v1/keys")).json()["keys"]
-    assert is_problem(await sqlite_service.admin.delete(f"/v1/keys/{last['id']}"), 409)
-    assert is_problem(await sqlite_service.admin.post("/v1/people/admin/end"), 409)
 
 
 # --- page sessions ---------------------------------------------------------------------------------------------------

@@ -37,9 +37,11 @@ async def assigned(service: Running) -> dict[str, list[str]]:
 async def test_an_assigned_duel_goes_only_to_whom_it_is_assigned(service: Running, gold: str | None) -> None:
     await service.run(gold_share=1.0)
     (query,) = await service.post(1, votes_needed=2, gold=gold)
+    await service.post(1, start=1, votes_needed=2, priority=-1)  # an ordinary one, in whose stead a gold duel is shown
     people = {name: await service.annotator(name) for name in ("ann", "bob", "cem")}
     assert (await patch(service, query, assigned=["cem", "ann", "cem"]))["assigned"] == ["ann", "cem"]
-    assert await free(people["bob"])
+    assert (await claim(people["bob"]))["query_id"] != query
+    await people["bob"].delete(f"/v1/leases/{(await claim(people['bob']))['lease_id']}")
     for name in ("ann", "cem"):
         assert (await claim(people[name]))["query_id"] == query
 

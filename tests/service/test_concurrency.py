@@ -35,6 +35,20 @@ async def test_a_waiting_annotator_is_woken_by_a_released_duel(service: Running)
     assert lease["query_id"] == query
 
 
+async def test_who_waits_is_woken_by_the_answer_to_a_gold_duel_that_took_a_place(service: Running) -> None:
+    await service.run(gold_share=1.0)
+    await service.post(1, gold="first")
+    (query,) = await service.post(1, start=1)
+    ann, bob = await service.annotator("ann"), await service.annotator("bob")
+    held = await claim(ann)
+    await service.run()
+    waiting = asyncio.create_task(claim(bob, wait_s=25))
+    await waits(service, ("work", "run"))
+    await label(ann, held)
+    async with asyncio.timeout(20):  # not at the end of its own waiting
+        assert (await waiting)["query_id"] == query
+
+
 async def test_a_waiting_reader_is_woken_by_a_label(service: Running) -> None:
     await service.run()
     await service.post(1)

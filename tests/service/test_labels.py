@@ -149,6 +149,19 @@ async def test_a_gold_duel_is_shown_once_and_counts_for_nothing(service: Running
     assert (counts["queries"], counts["answered"]) == (1, 1)
 
 
+async def test_a_gold_duel_comes_in_the_place_of_an_ordinary_one_which_waits_meanwhile(service: Running) -> None:
+    await service.run(gold_share=1.0)
+    (gold,) = await service.post(1, gold="first")
+    ann, bob = await service.annotator("ann"), await service.annotator("bob")
+    assert await free(ann)  # somebody who waits beside others in vain must not be given what they are not
+    (ordinary,) = await service.post(1, start=1)
+    lease = await claim(ann)
+    assert lease["query_id"] == gold
+    assert await free(bob)  # as if ann had the ordinary one
+    await label(ann, lease)
+    assert (await claim(ann))["query_id"] == ordinary
+
+
 async def test_about_the_wanted_share_of_leases_is_gold(service: Running) -> None:
     await service.run(gold_share=0.2)
     await service.post(60, gold="second")

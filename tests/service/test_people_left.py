@@ -44,6 +44,24 @@ async def test_a_duel_that_the_only_annotator_skipped_ends_and_the_others_stay(s
     assert await settle(service) == (0, 1)
 
 
+async def test_a_duel_whose_time_has_passed_is_not_stuck_and_ends_as_expired(service: Running) -> None:
+    await service.run()
+    (passing,) = await service.post(1, expires_at="2027-01-15T08:10:00Z")  # in ten minutes
+    (staying,) = await service.post(1, start=1)
+    ann = await service.annotator("ann")
+    await skip(ann)
+    await skip(ann)
+    assert await people(service) == (1, 2)
+    service.clock.jump(600)
+    assert await people(service) == (1, 1)
+    listed = (await service.admin.get("/v1/runs/run/queries", params={"state": "stuck"})).json()["queries"]
+    assert [query["id"] for query in listed] == [staying]
+    assert await settle(service) == (0, 2)
+    service.clock.jump(-600)  # what was written down holds whatever the time
+    for query, state in ((passing, "expired"), (staying, "cancelled")):
+        assert (await service.admin.get(f"/v1/queries/{query}")).json()["state"] == state
+
+
 async def test_while_somebody_can_still_answer_a_skipped_duel_waits(service: Running) -> None:
     await service.run()
     await service.post(1)

@@ -33,7 +33,7 @@ def store(tmp_path: Path) -> Iterator[Connection]:
         migrate(connection)
         runs.put(connection, "run", {"gold_share": 0.3, "repeat_share": 0.3} | QUALIFICATION, now=0.0)
         items = [DUEL | {"client_key": f"k{n}", "gold": "first" if n % 5 == 0 else None} for n in range(60)]
-        posted = queries.post(connection, "run", queries.addressed("run", items), now=0.0)
+        posted = queries.post(connection, "run", queries.addressed(items), now=0.0)
         for number, annotator in ((1, "ann"), (2, "bob"), (3, "cem")):
             assignments.assign(connection, posted[number]["id"], [annotator])
         yield connection
@@ -95,7 +95,7 @@ def answered(connection: Connection, run: str, count: int) -> None:
     queries.post(
         connection,
         run,
-        queries.addressed(run, [DUEL | {"client_key": f"k{n}", "votes_needed": 1} for n in range(count)]),
+        queries.addressed([DUEL | {"client_key": f"k{n}", "votes_needed": 1} for n in range(count)]),
         now=0.0,
     )
     for _ in range(count):

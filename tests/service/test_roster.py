@@ -3,6 +3,7 @@
 import asyncio
 import xml.etree.ElementTree as ElementTree
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from service.conftest import ORIGIN, Running, claim, free, label
@@ -36,6 +37,34 @@ async def test_a_link_carries_a_key_for_annotating_behind_the_hash(sqlite_servic
     assert (made["scopes"], made["runs"], made["annotator"]) == (["annotate"], ["run"], "ann")
     assert made["expires_at"] == "2027-02-01T00:00:00.000Z"
     assert (await invite(sqlite_service))["link"].startswith(f"{ORIGIN}/sign-in#key=sea_")
+
+
+@pytest.mark.parametrize("name", [".", ".."])
+async def test_nobody_is_called_what_a_path_cannot_hold(sqlite_service: Running, name: str) -> None:
+    """Nothing could be done about them: clients take such a name out of ``/v1/people/{annotator}/end``."""
+    await sqlite_service.run()
+    await sqlite_service.post(1)
+    posts = [
+        ("/v1/people", {"annotator": name}, "body.annotator"),
+        ("/v1/keys", {"name": name, "scopes": ["annotate"]}, "body.name"),
+        ("/v1/keys", {"name": "a", "annotator": name, "scopes": ["annotate"]}, "body.annotator"),
+        (
+            "/v1/runs/run/labels:batch",
+            {"labels": [{"client_key": "k0", "outcome": "tie", "annotator": name}]},
+            "body.labels.0.LabelByClientKeyIn.annotator",
+        ),
+    ]
+    for path, body, where in posts:
+        answer = await sqlite_service.admin.post(path, json=body, headers={"Idempotency-Key": "once"})
+        assert answer.status_code == 422, path
+        told = {error["where"]: error["what"] for error in answer.json()["errors"]}
+        assert f"{name} stands for a folder in a path" in told[where]
+        assert "choose another name" in told[where]
+    assert (await people(sqlite_service)).keys() == {"admin"}
+    for allowed in ("...", ".a", "..a", "a.", "a/.", "ä"):
+        await invite(sqlite_service, allowed)
+        path = f"/v1/people/{quote(allowed, safe='')}/end"
+        assert (await sqlite_service.admin.post(path)).status_code == 204, allowed
 
 
 async def test_a_link_leads_where_the_service_was_asked(sqlite_service: Running) -> None:

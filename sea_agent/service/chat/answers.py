@@ -103,7 +103,7 @@ def duel_out(asked: Asked, outcome: Outcome, now: float, patience_hours: float) 
         "expires_at": now + patience_hours * HOUR,
         "gold": None,
     }
-    (duel,) = queries.addressed(asked.run, [values])
+    (duel,) = queries.addressed([values])
     return duel
 
 

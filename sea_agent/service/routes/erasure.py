@@ -7,7 +7,7 @@ from fastapi import APIRouter
 from sea_agent.service import erasing
 from sea_agent.service.auth import Admin, Governor
 from sea_agent.service.schemas.base import ObjectId, RunId
-from sea_agent.service.schemas.people import Name, PersonErasedOut, TextsErasedOut
+from sea_agent.service.schemas.people import NameInPath, PersonErasedOut, TextsErasedOut
 from sea_agent.service.state import Service
 from sea_agent.service.store import queries
 from sea_agent.web.problems import documented
@@ -16,7 +16,7 @@ router = APIRouter(tags=["erasure"])
 
 
 @router.post("/people/{annotator:path}/erase", responses=documented(404, 409))
-async def erase_person(annotator: Name, service: Service, caller: Governor) -> PersonErasedOut:
+async def erase_person(annotator: NameInPath, service: Service, caller: Governor) -> PersonErasedOut:
     """Put a pseudonym in the place of a name everywhere, forget the comments, end the keys. It cannot be undone."""
     erased, left = await erasing.person(service, annotator)
     return PersonErasedOut(pseudonym=erased.pseudonym, labels=erased.labels, left=left)

@@ -45,7 +45,7 @@ async def import_queries(
 
     def read() -> tuple[DuelFile, list[dict[str, Any]]]:
         file = importing.read_duels(content, media_type, gold=gold is not None)
-        return file, queries.addressed(run, file.duels)
+        return file, queries.addressed(file.duels)
 
     try:
         file, items = await asyncio.to_thread(read)

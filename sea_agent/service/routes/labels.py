@@ -16,7 +16,7 @@ from sea_agent.service.store import labels as store
 from sea_agent.service.store.erasure import is_erased
 from sea_agent.service.store.labels import Refused
 from sea_agent.web.problems import Problem, Responses, documented
-from sea_agent.web.signals import Topic, log
+from sea_agent.web.signals import Topic, log, work
 
 router = APIRouter(tags=["labels"])
 
@@ -115,4 +115,7 @@ def _answer(service: State, response: Response, label: dict[str, Any], new: bool
 
 def _grown(done: tuple[dict[str, Any], bool]) -> list[Topic]:
     label, new = done
-    return [log(label["run"])] if new else []
+    if not new:
+        return []
+    # The answer to a repeat or gold duel frees the place of the duel in whose stead it was shown.
+    return [log(label["run"]), *([work(label["run"])] if label["kind"] in ("gold", "repeat") else [])]

@@ -9,7 +9,7 @@ from sea_agent.service import erasing
 from sea_agent.service.auth import Governor
 from sea_agent.service.routes.keys import public
 from sea_agent.service.schemas.keys import KeyOut
-from sea_agent.service.schemas.people import InvitedOut, Name, PeopleOut, PersonIn, PersonOut
+from sea_agent.service.schemas.people import InvitedOut, NameInPath, PeopleOut, PersonIn, PersonOut
 from sea_agent.service.state import Service
 from sea_agent.service.store import roster
 from sea_agent.service.store.erasure import is_erased
@@ -56,7 +56,7 @@ async def invite(body: PersonIn, service: Service, caller: Governor, request: Re
 
 
 @router.post("/people/{annotator:path}/end", status_code=204, responses=documented(404, 409))
-async def end(annotator: Name, service: Service, caller: Governor) -> None:
+async def end(annotator: NameInPath, service: Service, caller: Governor) -> None:
     """End every key, session and lease of somebody, and what was handed out to them. What they answered stays."""
     await erasing.end(service, annotator)
 

@@ -32,7 +32,7 @@ router = APIRouter(tags=["queries"])
 @router.post("/runs/{run}/queries:batch", responses=documented(404, 409))
 async def post_queries(run: RunId, body: QueriesIn, service: Service, caller: Experiment) -> QueriesOut:
     """Post duels, all or none. A ``client_key`` that is there already with the same body is left alone."""
-    items = store.addressed(run, (query.model_dump() for query in body.queries))
+    items = store.addressed(query.model_dump() for query in body.queries)
     post = partial(store.post, run=run, items=items, now=service.now())
     answers = await service.database.write(post, wake=lambda _: [work(run)])
     return QueriesOut(queries=[PostedOut(**answer) for answer in answers])

@@ -24,7 +24,7 @@ from sea_agent.service.state import Service, State
 from sea_agent.service.store import assignments, own, people, qualification
 from sea_agent.service.store import runs as store
 from sea_agent.service.store.tables import RUN_STATES
-from sea_agent.web.problems import documented
+from sea_agent.web.problems import Problem, documented
 from sea_agent.web.signals import log, work
 
 router = APIRouter(tags=["runs"])
@@ -63,11 +63,19 @@ async def get_run(run: RunId, service: Service, caller: Anyone) -> RunOut | OwnR
 async def put_run(run: RunId, body: RunIn, service: Service, caller: Experiment) -> RunOut:
     """Create a run, or change the fields that are given. Duels that were posted before keep their number of votes.
 
-    Any state may follow any other. Leases that are out go on whatever the state; their answers are kept.
+    Any state may follow any other. Leases that are out go on whatever the state; their answers are kept. Only an admin
+    changes ``retention_days``, as texts that it erases are gone for good.
     """
     given = body.model_dump(exclude_none=True) | body.model_dump(include={"retention_days"}, exclude_unset=True)
-    put = partial(store.put, run=run, given=given, now=service.now())
-    await service.database.write(put, wake=lambda _: [work(run)])
+
+    def write(connection: Connection) -> None:
+        kept = store.retention_days(connection, run)
+        if given.get("retention_days", kept) != kept and not caller.may("admin"):
+            is_now = f"retention_days of run {run} is {json.dumps(kept)}"
+            raise Problem(403, f"{is_now}: only the scope admin may change it.")
+        store.put(connection, run, given, service.now())
+
+    await service.database.write(write, wake=lambda _: [work(run)])
     return await _whole_run(run, service)
 
 
@@ -119,9 +127,10 @@ async def _whole_progress(run: str, service: State, caller: Caller) -> ProgressO
 
 
 def _progress(connection: Connection, run: str, service: State, caller: Caller) -> ProgressOut:
-    counts = store.progress(connection, run, service.now())
+    now = service.now()
+    counts = store.progress(connection, run, now)
     there = people.of_run(connection, run, service.keyring.staff(run))
     told = own.progress(connection, run, caller.annotator) | counts
-    told |= {"annotators": len(there), "stuck": people.stuck(connection, run, there)}
+    told |= {"annotators": len(there), "stuck": people.stuck(connection, run, there, now)}
     told["people"] = sorted(there) if caller.may("experiment") else None
     return ProgressOut(**told, gold_missing=qualification.gold_missing(connection, run))

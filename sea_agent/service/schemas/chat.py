@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from sea_agent.service.limits import LongText
+from sea_agent.service.limits import LongText, Name
 from sea_agent.service.schemas.base import WHOLE, In, Out, TimeOut
 
 Role = Literal["system", "developer", "user", "assistant"]
@@ -110,7 +110,7 @@ class ChatIn(In):
     ) = None
     stream: bool | None = False
     stream_options: StreamOptions | None = None
-    user: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]*$")] | None = None
+    user: Name | None = None
     store: bool | None = True
     sea: SeaIn = SeaIn()
 

@@ -4,16 +4,16 @@ from typing import Annotated
 
 from pydantic import Field
 
-from sea_agent.service.limits import ShortText
+from sea_agent.service.limits import Name
 from sea_agent.service.schemas.base import In, Out, RunIds, Scope, TimeIn, TimeOut
 
 
 class KeyIn(In):
     """A key to be made. ``annotator`` is its name in the label log; ``runs`` restricts it to some runs."""
 
-    name: ShortText
+    name: Name
     scopes: Annotated[list[Scope], Field(min_length=1, max_length=5)]
-    annotator: ShortText | None = None
+    annotator: Name | None = None
     runs: RunIds | None = None
     expires_at: TimeIn | None = None
 

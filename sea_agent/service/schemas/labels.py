@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sea_agent.service.limits import Comment, ShortText
+from sea_agent.service.limits import Comment, Name, ShortText
 from sea_agent.service.schemas.base import WHOLE, In, Kind, Out, Outcome, QueryState, TimeIn, TimeOut
 from sea_agent.service.schemas.duels import DuelLeaseOut
 
@@ -79,7 +79,7 @@ class QueryOut(Out):
 
 class _ImportedLabelIn(In):
     outcome: Outcome
-    annotator: ShortText | None = None
+    annotator: Name | None = None
     at: TimeIn | None = None
 
 

@@ -5,18 +5,18 @@ from typing import Annotated
 from fastapi import Path
 from pydantic import Field
 
-from sea_agent.service.limits import ShortText
+from sea_agent.service.limits import Name, ShortText
 from sea_agent.service.schemas.base import In, Out, RunIds, TimeIn, TimeOut
 from sea_agent.service.schemas.keys import KeyOut, NewKeyOut
 from sea_agent.types import LONGEST_RUN_ID, RUN_ID
 
-Name = Annotated[ShortText, Path(description="Name of the annotator.")]
+NameInPath = Annotated[ShortText, Path(description="Name of the annotator.")]
 
 
 class PersonIn(In):
     """Somebody who is to answer, in some runs or in all. Their link leads straight to ``run`` if there is one."""
 
-    annotator: ShortText
+    annotator: Name
     runs: RunIds | None = None
     expires_at: TimeIn | None = None
     run: Annotated[str, Field(pattern=RUN_ID, max_length=LONGEST_RUN_ID)] | None = None

@@ -13,7 +13,7 @@ from sqlalchemy import BindParameter, ColumnElement, Connection, Row, bindparam,
 
 from sea_agent.service.store import queries as duels
 from sea_agent.service.store.faults import Conflict, Missing
-from sea_agent.service.store.leases import Author, own, sweep
+from sea_agent.service.store.leases import Author, give_place_back, own, sweep
 from sea_agent.service.store.queries import digest_of
 from sea_agent.service.store.runs import last_seq
 from sea_agent.service.store.tables import OPEN, labels, leases, own_answer, queries, requests, runs
@@ -73,6 +73,8 @@ def put(connection: Connection, lease_id: str, author: Author, body: Values, now
     connection.execute(_SET_LABELLED, {"which": lease_id})
     if lease.kind == "vote":
         _count_vote(connection, lease.query_id, held_place=lease.state == "live")
+    elif lease.state == "live":
+        give_place_back(connection, lease)
     return _answer(entry), True
 
 

@@ -3,7 +3,11 @@
 A duel that needs v votes and has n is leased to at most v − n annotators at once. An annotator holds one lease in a run
 at a time, and meets a duel once; deliberate repeats and gold duels are leases of another kind. A lease that ended
 without an answer goes to the same annotator again if its duel can still be had, as the same lease with the same order
-of responses: whatever its kind, as who gave a duel back could tell by what comes next that it was no ordinary one.
+of responses.
+
+A repeat or gold duel is shown instead of an ordinary one, and stands for it until it is answered: its lease takes a
+place of that duel, and once it ended without an answer it comes when and only when that duel would. Otherwise who gave
+a duel back could tell by what comes next that it was no ordinary one.
 
 Statements are built once: building them for each request would cost as much as running them.
 """
@@ -80,6 +84,15 @@ class Claim:
     seed: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Offer:
+    """A duel with its texts, the kind of lease that it comes as, and the duel of which that takes a place, if any."""
+
+    duel: Row
+    kind: str
+    place: str | None
+
+
 # --- statements ------------------------------------------------------------------------------------------------------
 
 _RUN: BindParameter[str] = bindparam("of_run")
@@ -136,21 +149,30 @@ _END_LEASES = (
         state=case((_ENDED, "expired"), else_=leases.c.state),
         expires_at=case((_FROM_THE_FUTURE, _NOW + AFTER_CLOCK_SECONDS), else_=leases.c.expires_at),
     )
-    .returning(leases.c.query_id, leases.c.kind, leases.c.state)
+    .returning(leases.c.query_id, leases.c.kind, leases.c.instead_of, leases.c.state)
 )
 _END_QUERIES = update(queries).where(*_PASSING).values(state="expired")
 _PLACE_BACK = update(queries).where(queries.c.id == _ID).values(places=queries.c.places + 1)
 _PLACES_BACK = update(queries).where(queries.c.id == _ID).values(places=queries.c.places + bindparam("freed"))
 _PLACE_TAKEN = update(queries).where(queries.c.id == _ID).values(places=queries.c.places - 1)
 _SET_STATE = update(leases).where(leases.c.id == _ID).values(state=bindparam("new_state"))
-_SET_END = update(leases).where(leases.c.id == _ID).values(state="live", expires_at=bindparam("new_end"))
+_SET_END = update(leases).where(leases.c.id == _ID).values(expires_at=bindparam("new_end"))
+_BRING_BACK = _SET_END.values(state="live", instead_of=bindparam("for_duel"))
 _INSERT = insert(leases)
 _ANSWERED_BY_ITS_ANNOTATOR = exists().where(*own_answer(leases.c.query_id, leases.c.annotator))
 _BY_ID = select(leases, _ANSWERED_BY_ITS_ANNOTATOR.label("answered")).where(leases.c.id == _ID)
 _NEXT_END = select(func.min(leases.c.expires_at)).where(*_LIVE_IN_RUN)
 
 _TEXTS = (queries.c.prompt, queries.c.first, queries.c.second)
-_earlier = leases.alias("earlier")
+_earlier, _standing = leases.alias("earlier"), leases.alias("standing")
+_STANDS_FOR_IT = (
+    select(_standing.c.id)
+    .where(_standing.c.instead_of == queries.c.id, _standing.c.annotator == _ANNOTATOR)
+    .where(_standing.c.state.in_(("released", "expired")))
+    .order_by(_standing.c.number.desc())
+    .suffix_with(_FIRST)
+    .scalar_subquery()
+)
 _IS_THEIRS = exists().where(assignments.c.query_id == queries.c.id, assignments.c.annotator == _ANNOTATOR)
 _NAMED_BY_RUN = exists().where(run_assignments.c.run == _RUN)
 _RUN_IS_THEIRS = ~_NAMED_BY_RUN | _NAMED_BY_RUN.where(run_assignments.c.annotator == _ANNOTATOR)
@@ -160,11 +182,14 @@ _ORDER = (queries.c.priority.desc(), queries.c.places, queries.c.number)
 
 def _offers(kind: str) -> Select:
     """Duels that the annotator may have and neither answered nor skipped as this kind of lease, with their lease that
-    ended."""
+    ended, and that of a repeat or gold duel which ended without an answer and stands for the duel."""
     theirs = (_earlier.c.query_id == queries.c.id, _earlier.c.annotator == _ANNOTATOR, _earlier.c.kind == kind)
     ended = (_earlier.c.state != "labelled") & (_earlier.c.state != "skipped")
     return (
-        select(queries.c.id, *_KEYS, *_TEXTS, _earlier.c.id.label("lease_id"), _earlier.c.swapped)
+        select(
+            *(queries.c.id, *_KEYS, *_TEXTS),
+            *(_earlier.c.id.label("lease_id"), _earlier.c.swapped, _STANDS_FOR_IT.label("stands_for_it")),
+        )
         .outerjoin(_earlier, and_(*theirs))
         .where(_earlier.c.id.is_(None) | ended, (~queries.c.assigned & _RUN_IS_THEIRS) | _IS_THEIRS)
     )
@@ -176,7 +201,9 @@ _VOTES = _offers("vote").where(*_OPEN_IN_RUN, queries.c.gold.is_(None), queries.
 _GOLD = _offers("gold").where(*_OPEN_IN_RUN, queries.c.gold.is_not(None), ~_ANSWERED)
 _WAITING = _VOTES.where(~queries.c.assigned).order_by(*_ORDER).suffix_with(_FIRST)
 _WAITING_FOR_THEM = _VOTES.where(queries.c.assigned).order_by(*_ORDER).suffix_with(_FIRST)
-_UNSEEN_GOLD = _GOLD.order_by(queries.c.number).suffix_with(_FIRST)
+_STANDS_FOR_NONE = _earlier.c.instead_of.is_(None)
+_UNANSWERED_GOLD = _GOLD.order_by(queries.c.number).suffix_with(_FIRST)
+_NEW_GOLD = _UNANSWERED_GOLD.where(_STANDS_FOR_NONE)
 _REPEATS = _offers("repeat").where(queries.c.erased_at.is_(None))
 _REPEAT = _REPEATS.where(queries.c.id == _ID)
 _RESUMED = {
@@ -184,9 +211,10 @@ _RESUMED = {
     "gold": _GOLD.where(queries.c.id == _ID),
     "repeat": _REPEAT,
 }
-_OF_LEASE = select(leases.c.kind, leases.c.query_id).where(leases.c.id == _ID)
+_OF_LEASE = select(leases.c.kind, leases.c.query_id, leases.c.instead_of).where(leases.c.id == _ID)
 _REPEATABLE = (
-    _REPEATS.with_only_columns(queries.c.id)
+    _REPEATS.where(_STANDS_FOR_NONE)
+    .with_only_columns(queries.c.id)
     .join(leases, leases.c.query_id == queries.c.id)
     .where(*_MINE, leases.c.kind == "vote", leases.c.state == "labelled", leases.c.number <= bindparam("last"))
     .order_by(leases.c.number)
@@ -221,8 +249,8 @@ def claim(connection: Connection, wanted: Claim, now: float) -> Values | None:
         if held is not None:
             return held
     number = (situation.last_number or 0) + 1
-    offer, kind = _next(connection, situation, wanted, number)
-    return None if offer is None else _lease(connection, wanted, offer, kind, number, now)
+    offer = _next(connection, situation, wanted, number)
+    return None if offer is None else _lease(connection, wanted, offer, number, now)
 
 
 def is_there(connection: Connection, wanted: Claim, now: float) -> bool:
@@ -232,25 +260,32 @@ def is_there(connection: Connection, wanted: Claim, now: float) -> bool:
     if situation.state != "open":
         return False
     number = (situation.last_number or 0) + 1
-    return situation.held is not None or _next(connection, situation, wanted, number)[0] is not None
+    return situation.held is not None or _next(connection, situation, wanted, number) is not None
 
 
 def sweep(connection: Connection, run: str, now: float) -> None:
     """Mark the leases and duels of a run that have expired, so that a clock set back cannot revive them."""
     for lease in connection.execute(_END_LEASES, {"of_run": run, "now": now}).all():
-        if lease.state == "expired" and lease.kind == "vote":
-            connection.execute(_PLACE_BACK, {"which": lease.query_id})
+        if lease.state == "expired":
+            give_place_back(connection, lease)
     connection.execute(_END_QUERIES, {"of_run": run, "now": now})
 
 
 def end_live(connection: Connection, *which: ColumnElement[bool]) -> set[str]:
     """End the live leases for which ``which`` holds, so that others may have their duels; their runs."""
     ended = update(leases).where(leases.c.state == LIVE, *which).values(state="released")
-    over = connection.execute(ended.returning(leases.c.query_id, leases.c.run, leases.c.kind)).all()
-    freed = Counter(lease.query_id for lease in over if lease.kind == "vote")  # repeats and gold duels take no place
+    of_lease = (leases.c.query_id, leases.c.run, leases.c.kind, leases.c.instead_of)
+    over = connection.execute(ended.returning(*of_lease)).all()
+    freed = Counter(place for lease in over if (place := _place_of(lease)) is not None)
     if freed:
         connection.execute(_PLACES_BACK, [{"which": query_id, "freed": count} for query_id, count in freed.items()])
     return {lease.run for lease in over}
+
+
+def give_place_back(connection: Connection, lease: Row) -> None:
+    """Let others have the place that a live lease takes, which ends."""
+    if (place := _place_of(lease)) is not None:
+        connection.execute(_PLACE_BACK, {"which": place})
 
 
 def next_end(connection: Connection, run: str) -> float | None:
@@ -304,8 +339,14 @@ def skip(connection: Connection, lease_id: str, author: Author) -> str:
 
 def _end(connection: Connection, lease: Row, state: str) -> None:
     connection.execute(_SET_STATE, {"which": lease.id, "new_state": state})
-    if lease.state == "live" and lease.kind == "vote":
-        connection.execute(_PLACE_BACK, {"which": lease.query_id})
+    if lease.state == "live":
+        give_place_back(connection, lease)
+
+
+def _place_of(lease: Row) -> str | None:
+    """The duel of which a lease takes a place: its own, or that in whose stead a repeat or gold duel is shown."""
+    place: str | None = lease.query_id if lease.kind == "vote" else lease.instead_of
+    return place
 
 
 def _again(connection: Connection, lease_id: str, expires_at: float) -> Values | None:
@@ -318,34 +359,57 @@ def _again(connection: Connection, lease_id: str, expires_at: float) -> Values |
     return _presented(held, lease_id, held.query_id, held.run, held.swapped, expires_at)
 
 
-def _next(connection: Connection, run: Row, wanted: Claim, number: int) -> tuple[Row | None, str]:
-    """A duel and how it is shown: a gold one to who must qualify, then the one that was begun, or one that is drawn."""
+def _next(connection: Connection, run: Row, wanted: Claim, number: int) -> _Offer | None:
+    """What comes next: a gold duel for who must qualify; then what was begun; then the first duel that waits, what was
+    begun in its stead, or what is drawn to be shown in its stead.
+
+    Nothing is drawn where no ordinary duel waits, or where the one that does was begun: it comes as it was.
+    """
     known = {"of_run": wanted.run, "who": wanted.annotator}
     standing = qualification.standing(connection, run, wanted.annotator)
     if standing is not None and not standing.passed:
-        return None if standing.passed is False else connection.execute(_UNSEEN_GOLD, known).first(), "gold"
-    if run.begun is not None:
-        begun = connection.execute(_OF_LEASE, {"which": run.begun}).one()
-        resumed = connection.execute(_RESUMED[begun.kind], {**known, "which": begun.query_id}).first()
-        if resumed is not None:
-            return resumed, begun.kind
-    return _choose(connection, run, wanted, number)
+        gold = None if standing.passed is False else connection.execute(_UNANSWERED_GOLD, known).first()
+        return None if gold is None else _Offer(gold, "gold", None)
+    begun = None if run.begun is None else _resumed(connection, run.begun, known)
+    if begun is not None:
+        return begun
+    ordinary = _waiting(connection, run, known)
+    if ordinary is None:
+        return None
+    instead = None
+    if ordinary.stands_for_it is not None:
+        instead = _resumed(connection, ordinary.stands_for_it, known)
+    if instead is None and ordinary.lease_id is None:
+        instead = _drawn(connection, run, wanted, number, ordinary.id)
+    return instead or _Offer(ordinary, "vote", ordinary.id)
 
 
-def _choose(connection: Connection, run: Row, wanted: Claim, number: int) -> tuple[Row | None, str]:
-    """A duel and how it is shown. The draw depends on the number of the lease, so asking again gives the same."""
+def _resumed(connection: Connection, lease_id: str, known: Values) -> _Offer | None:
+    """The duel of a lease that ended, if it can be had again; with a repeat or gold duel, that which it stands for."""
+    begun = connection.execute(_OF_LEASE, {"which": lease_id}).one()
+    place = _place_of(begun)
+    if place is None:
+        return None
+    duel = connection.execute(_RESUMED["vote"], {**known, "which": place}).first()
+    if duel is not None and begun.kind != "vote":
+        duel = connection.execute(_RESUMED[begun.kind], {**known, "which": begun.query_id}).first()
+    return None if duel is None else _Offer(duel, begun.kind, place)
+
+
+def _drawn(connection: Connection, run: Row, wanted: Claim, number: int, place: str) -> _Offer | None:
+    """The gold duel or repeat that is shown instead of a duel, if one is drawn. The draw depends on the number of the
+    lease, so asking again gives the same."""
     known = {"of_run": wanted.run, "who": wanted.annotator}
     drawn = _draw(wanted, "kind", number).random()
     if drawn < run.gold_share:
-        gold = connection.execute(_UNSEEN_GOLD, known).first()
-        if gold is not None:
-            return gold, "gold"
-    elif drawn < run.gold_share + run.repeat_share:
+        gold = connection.execute(_NEW_GOLD, known).first()
+        return None if gold is None else _Offer(gold, "gold", place)
+    if drawn < run.gold_share + run.repeat_share:
         answered = connection.execute(_REPEATABLE, {**known, "last": number - REPEAT_AFTER}).scalars().all()
         if answered:
             chosen = _draw(wanted, "repeat", number).choice(answered)
-            return connection.execute(_REPEAT, {**known, "which": chosen}).one(), "repeat"
-    return _waiting(connection, run, known), "vote"
+            return _Offer(connection.execute(_REPEAT, {**known, "which": chosen}).one(), "repeat", place)
+    return None
 
 
 def _waiting(connection: Connection, run: Row, known: Values) -> Row | None:
@@ -359,29 +423,32 @@ def _place_in_order(offer: Row) -> tuple[int, ...]:
     return (-offer.priority, offer.places, offer.number)
 
 
-def _lease(connection: Connection, wanted: Claim, offer: Row, kind: str, number: int, now: float) -> Values:
+def _lease(connection: Connection, wanted: Claim, offer: _Offer, number: int, now: float) -> Values:
     """Make the lease, or bring back the one that ended without an answer."""
-    lease_id, swapped, expires_at = offer.lease_id, offer.swapped, now + wanted.ttl_s
+    duel, expires_at = offer.duel, now + wanted.ttl_s
+    lease_id, swapped = duel.lease_id, duel.swapped
+    instead_of = None if offer.kind == "vote" else offer.place
     if lease_id is None:
         lease_id, swapped = f"lease-{secrets.token_hex(10)}", _draw(wanted, "order", number).random() < 0.5
         row = {
             "id": lease_id,
-            "query_id": offer.id,
+            "query_id": duel.id,
             "run": wanted.run,
             "annotator": wanted.annotator,
             "number": number,
-            "kind": kind,
+            "kind": offer.kind,
             "swapped": swapped,
             "state": "live",
             "created_at": now,
             "expires_at": expires_at,
+            "instead_of": instead_of,
         }
         connection.execute(_INSERT, row)
     else:
-        connection.execute(_SET_END, {"which": lease_id, "new_end": expires_at})
-    if kind == "vote":
-        connection.execute(_PLACE_TAKEN, {"which": offer.id})
-    return _presented(offer, lease_id, offer.id, wanted.run, swapped, expires_at)
+        connection.execute(_BRING_BACK, {"which": lease_id, "new_end": expires_at, "for_duel": instead_of})
+    if offer.place is not None:
+        connection.execute(_PLACE_TAKEN, {"which": offer.place})
+    return _presented(duel, lease_id, duel.id, wanted.run, swapped, expires_at)
 
 
 def _draw(wanted: Claim, what: str, number: int) -> Random:

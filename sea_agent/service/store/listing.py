@@ -101,7 +101,7 @@ def _in_state(wanted: Wanted, people: Collection[str], now: float) -> ColumnElem
     by_state = {
         "open": and_(queries.c.state == "open", ~passed),
         "expired": or_(queries.c.state == "expired", and_(queries.c.state == "open", passed)),
-        "stuck": is_stuck(people),
+        "stuck": is_stuck(people, now),
     }
     in_state = by_state.get(wanted.state or "", queries.c.state == wanted.state)
     return in_state if wanted.annotator is None else and_(in_state, _concerns(wanted.annotator))

@@ -26,6 +26,7 @@ from sqlalchemy import (
 )
 
 from sea_agent.service.store import qualification
+from sea_agent.service.store.leases import sweep
 from sea_agent.service.store.live_tables import OF_LIVE_MODE
 from sea_agent.service.store.queries import cancel
 from sea_agent.service.store.tables import assignments, leases, queries, run_assignments
@@ -71,20 +72,24 @@ def of_run(connection: Connection, run: str, staff: Staff) -> frozenset[str]:
     return there - qualification.failed(connection, run, there)
 
 
-def stuck(connection: Connection, run: str, people: Collection[str]) -> int:
+def stuck(connection: Connection, run: str, people: Collection[str], now: float) -> int:
     """Open duels that lack more votes than there are people who can still answer them."""
-    count = select(func.count()).where(queries.c.run == run, is_stuck(people))
+    count = select(func.count()).where(queries.c.run == run, is_stuck(people, now))
     return int(connection.execute(count).scalar_one())
 
 
-def is_stuck(people: Collection[str]) -> ColumnElement[bool]:
-    """Holds for an open duel that lacks more votes than there are people who can still answer it."""
+def is_stuck(people: Collection[str], now: float) -> ColumnElement[bool]:
+    """Holds for an open duel that lacks more votes than there are people who can still answer it. One whose time has
+    passed is not open, whether or not anybody wrote that down."""
     missing = queries.c.votes_needed - queries.c.votes
-    return and_(*_WAITING, _may_answer(people) - _done_with(people, ("labelled", "skipped")) < missing)
+    in_time = queries.c.expires_at.is_(None) | (queries.c.expires_at > now)
+    return and_(*_WAITING, in_time, _may_answer(people) - _done_with(people, ("labelled", "skipped")) < missing)
 
 
 def settle(connection: Connection, run: str, staff: Staff, now: float) -> None:
-    """End the open duels with which everybody is done, and which somebody skipped: they would wait forever."""
+    """End the open duels with which everybody is done, and which somebody skipped: they would wait forever. Those whose
+    time has passed end as expired."""
+    sweep(connection, run, now)
     people = of_run(connection, run, staff)
     over = select(queries.c.id).where(
         queries.c.run == run,

@@ -2,12 +2,12 @@
 
 import hashlib
 import json
+import secrets
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, insert, select, update
 
-from sea_agent.seeding import id_for
 from sea_agent.service.store.faults import Conflict, found
 from sea_agent.service.store.leases import end_live
 from sea_agent.service.store.runs import require_unfinished
@@ -24,15 +24,22 @@ def digest_of(body: Any) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def addressed(run: str, items: Iterable[Values]) -> list[Values]:
+def new_id() -> str:
+    """An id for a duel. It is drawn: annotators see it, and nothing that they know may lead from it to the duel's key,
+    the order of its responses, or the file that it came from."""
+    return f"query-{secrets.token_hex(10)}"
+
+
+def addressed(items: Iterable[Values]) -> list[Values]:
     """The duels of a batch with the ids and digests that ``post`` needs: the writer has no time to make them."""
-    return [{**item, "id": id_for("query", run, item["client_key"]), "body_digest": digest_of(item)} for item in items]
+    return [{**item, "id": new_id(), "body_digest": digest_of(item)} for item in items]
 
 
 def post(connection: Connection, run: str, items: Sequence[Values], now: float) -> list[Values]:
     """Store the ``addressed`` duels of a batch that are not there yet: all of them or, with an exception, none.
 
-    One whose texts were erased is there with any body, so that a run that posts it again goes on.
+    A ``client_key`` that is there names the duel that is there, whose id is the answer. One whose texts were erased is
+    there with any body, so that a run that posts it again goes on.
 
     Raises:
         Missing: for an unknown run.
@@ -45,11 +52,11 @@ def post(connection: Connection, run: str, items: Sequence[Values], now: float) 
     for item in items:
         client_key, digest = item["client_key"], item["body_digest"]
         created = client_key not in known
-        there, votes_needed = known.setdefault(client_key, (digest, item["votes_needed"] or default))
-        if there not in (digest, NO_DIGEST):
+        wanted = item["votes_needed"] or default
+        query_id, stored_digest, votes_needed = known.setdefault(client_key, (item["id"], digest, wanted))
+        if stored_digest not in (digest, NO_DIGEST):
             raise Conflict(f"client_key {client_key!r} is there already with another body.", client_key)
-        answer = {"id": item["id"], "client_key": client_key, "created": created, "votes_needed": votes_needed}
-        answers.append(answer)
+        answers.append({"id": query_id, "client_key": client_key, "created": created, "votes_needed": votes_needed})
         if created:
             new.append(_row(run, item, votes_needed, now))
     if new:
@@ -129,7 +136,7 @@ def reopen(connection: Connection, query_id: str, now: float) -> None:
     values["ended_at"] = None if values["state"] == "open" else query.ended_at
     connection.execute(update(queries).where(queries.c.id == query_id).values(values))
     skipped = (leases.c.query_id == query_id, leases.c.state == "skipped")
-    connection.execute(update(leases).where(*skipped).values(state="released"))
+    connection.execute(update(leases).where(*skipped).values(state="released", instead_of=None))
 
 
 def find(connection: Connection, run: str, column: str, values: Iterable[str]) -> dict[str, Row]:
@@ -148,12 +155,12 @@ def _state_with(votes: int, needed: int) -> str:
     return "answered" if votes >= needed else "open"
 
 
-def _known(connection: Connection, run: str, client_keys: Sequence[str]) -> dict[str, tuple[str, int]]:
-    """By client key, the digest of what is there already, and the votes that it needs."""
-    statement = select(queries.c.client_key, queries.c.body_digest, queries.c.votes_needed).where(
+def _known(connection: Connection, run: str, client_keys: Sequence[str]) -> dict[str, tuple[str, str, int]]:
+    """By client key, the id and the digest of the duel that is there already, and the votes that it needs."""
+    statement = select(queries.c.client_key, queries.c.id, queries.c.body_digest, queries.c.votes_needed).where(
         queries.c.run == run, queries.c.client_key.in_(client_keys)
     )
-    return {row.client_key: (row.body_digest, row.votes_needed) for row in connection.execute(statement)}
+    return {row.client_key: (row.id, row.body_digest, row.votes_needed) for row in connection.execute(statement)}
 
 
 def _row(run: str, item: Values, votes_needed: int, now: float) -> Values:

@@ -74,6 +74,11 @@ def put(connection: Connection, run: str, given: dict[str, Any], now: float) -> 
         connection.execute(update(runs).where(runs.c.id == run).values(given))
 
 
+def retention_days(connection: Connection, run: str) -> float | None:
+    """After how many days the texts of a run's duels are erased; None: never, as in a run that is not there yet."""
+    return connection.execute(select(runs.c.retention_days).where(runs.c.id == run)).scalar()
+
+
 def exists(connection: Connection, run: str) -> bool:
     """Whether there is such a run."""
     return connection.execute(select(runs.c.id).where(runs.c.id == run)).first() is not None

@@ -171,6 +171,8 @@ leases = Table(
     Column("state", String(10), nullable=False),
     Column("created_at", Double, nullable=False),
     Column("expires_at", Double, nullable=False),
+    # The ordinary duel in whose stead a repeat or gold duel is shown; null where it is in nobody's: in a qualification.
+    Column("instead_of", String(40), ForeignKey("queries.id")),
     UniqueConstraint("run", "annotator", "number"),
     # An annotator meets a query once as a vote, once as a repeat, once as gold.
     UniqueConstraint("query_id", "annotator", "kind"),
@@ -183,6 +185,11 @@ Index(
     leases.c.annotator,
     unique=True,
     **_where("state = 'live'"),
+)
+Index(
+    "ix_leases_instead_of",
+    leases.c.instead_of,
+    **_where("instead_of IS NOT NULL"),
 )
 Index(
     "ix_leases_ending",
