@@ -33,5 +33,6 @@ export function query(values) {
     for (const each of [value].flat())
       if (each !== "" && each !== null && each !== undefined) parameters.append(name, each);
   }
-  return parameters.size ? `?${parameters}` : "";
+  const text = String(parameters); // URLSearchParams.size is younger than the browsers that the pages are for
+  return text && `?${text}`;
 }
