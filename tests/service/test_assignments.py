@@ -194,3 +194,42 @@ async def test_all_is_taken_back_and_no_other_run_is_touched(service: Running) -
     await claim(bob)
     assert await free(bob, "other")
     assert (await service.admin.delete("/v1/runs/nowhere/assignments")).status_code == 404
+
+
+async def test_duels_are_taken_back_from_one_and_stay_with_others(service: Running) -> None:
+    for run in ("run", "other"):
+        await service.run(run)
+        await service.post(4, run)
+        for names in (["ann"], ["ann", "bob"]):
+            body = {"annotators": names, "count": 2, "each": len(names)}
+            assert (await service.admin.post(f"/v1/runs/{run}/assignments", json=body)).status_code == 200
+    ann, cem = await service.annotator("ann"), await service.annotator("cem")
+    held = await claim(ann)
+    assert await free(cem)
+    taken = await service.admin.delete("/v1/runs/run/assignments", params={"annotator": "ann"})
+    assert taken.status_code == 204
+    assert await assigned(service) == {"k0": [], "k1": [], "k2": ["bob"], "k3": ["bob"]}
+    taken_over = await claim(cem)
+    assert taken_over["prompt"] == "prompt 1", "what ann holds stays hers"
+    for client, lease in ((ann, held), (cem, taken_over)):
+        assert (await label(client, lease)).is_success
+    assert await free(cem), "what is bob's too is only for bob"
+    others = (await service.admin.get("/v1/runs/other/queries", params={"annotator": "ann"})).json()
+    assert others["total"] == 4
+    await service.admin.delete("/v1/runs/run/assignments", params={"annotator": ["bob"]})
+    assert not any((await assigned(service)).values())
+
+
+async def test_nothing_is_taken_back_when_one_of_those_named_has_nothing(service: Running) -> None:
+    await service.run()
+    await service.post(1)
+    await hand_out(service, "ann", share=1)
+    both = {"annotator": ["ann", "zoe"]}
+    refused = await service.admin.delete("/v1/runs/run/assignments", params=both)
+    assert refused.status_code == 404
+    assert "Nothing of run run is assigned to 'zoe'. Nothing was taken back" in refused.json()["detail"]
+    assert await assigned(service) == {"k0": ["ann"]}
+    many = {"annotator": [f"p{n}" for n in range(21)]}
+    assert (await service.admin.delete("/v1/runs/run/assignments", params=many)).status_code == 422
+    assert (await service.admin.delete("/v1/runs/run/assignments", params={"annotators": "ann"})).status_code == 422
+    assert await assigned(service) == {"k0": ["ann"]}, "a name that is misspelt is not all"

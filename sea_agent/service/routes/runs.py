@@ -2,9 +2,9 @@
 
 import json
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Header, Query
 from sqlalchemy import Connection, Row
 
 from sea_agent.service import erasing
@@ -21,10 +21,11 @@ from sea_agent.service.schemas.runs import (
     RunsOut,
 )
 from sea_agent.service.state import Service, State
-from sea_agent.service.store import own, people, qualification
+from sea_agent.service.store import answers, own, people, qualification
 from sea_agent.service.store import runs as store
+from sea_agent.service.store.faults import Conflict
 from sea_agent.service.store.tables import RUN_STATES
-from sea_agent.web.problems import documented
+from sea_agent.web.problems import Problem, documented
 from sea_agent.web.signals import log, work
 
 router = APIRouter(tags=["runs"])
@@ -55,15 +56,25 @@ async def get_run(run: RunId, service: Service, caller: Anyone) -> RunOut | OwnR
     return await _whole_run(run, service)
 
 
-@router.put("/runs/{run}")
-async def put_run(run: RunId, body: RunIn, service: Service, caller: Experiment) -> RunOut:
-    """Create a run, or change the fields that are given. Duels that were posted before keep their number of votes.
+@router.put("/runs/{run}", responses=documented(412))
+async def put_run(
+    run: RunId,
+    body: RunIn,
+    service: Service,
+    caller: Experiment,
+    if_none_match: Annotated[Literal["*"] | None, Header()] = None,
+) -> RunOut:
+    """Create a run, or change the fields that are given. Duels that were posted before keep their number of votes. With
+    ``If-None-Match: *`` a run that is there, archived or not, stays as it is (412).
 
     Any state may follow any other. Leases that are out go on whatever the state; their answers are kept.
     """
     given = body.model_dump(exclude_none=True) | body.model_dump(include={"retention_days"}, exclude_unset=True)
-    put = partial(store.put, run=run, given=given, now=service.now())
-    await service.database.write(put, wake=lambda _: [work(run)])
+    put = partial(store.put, run=run, given=given, now=service.now(), only_new=if_none_match is not None)
+    try:
+        await service.database.write(put, wake=lambda _: [work(run)])
+    except Conflict as conflict:
+        raise Problem(412, str(conflict)) from None
     return await _whole_run(run, service)
 
 
@@ -115,4 +126,5 @@ def _progress(connection: Connection, run: str, service: State, caller: Caller) 
     there = people.of_run(connection, run, service.keyring.staff(run))
     told = own.progress(connection, run, caller.annotator) | counts
     told |= {"annotators": len(there), "stuck": people.stuck(connection, run, there)}
-    return ProgressOut(**told, gold_missing=qualification.gold_missing(connection, run))
+    told |= {"gold_missing": qualification.gold_missing(connection, run)}
+    return ProgressOut(**told, quality_version=answers.version(connection, run))

@@ -98,7 +98,7 @@ class ProgressOut(OwnProgressOut):
 
     ``annotators`` can answer its duels with their keys; ``stuck`` open duels lack more votes than annotators are left
     who neither answered nor skipped them. ``gold_missing`` open gold duels are lacking for somebody who begins now to
-    qualify.
+    qualify. ``quality_version`` changes whenever what ``/agreement`` and ``/annotators`` tell may have changed.
     """
 
     open: int
@@ -108,6 +108,7 @@ class ProgressOut(OwnProgressOut):
     annotators: int
     stuck: int
     gold_missing: int
+    quality_version: str
 
 
 class ListedRunOut(RunOut):

@@ -23,7 +23,7 @@ OPTIONS = (
 )
 SECONDS = 60  # for anything that a page is to show
 
-# What browsers from 2022 lack: Firefox before 125, 121 and 112, Safari before 17.4, 17 and 16, Chrome before 116 and 113.
+# What browsers from 2022 lack: Firefox before 125, 121, 112, Safari before 17.4, 17, 16, Chrome before 116, 113.
 OLD_BROWSER = """
     delete Intl.Segmenter;
     delete AbortSignal.any;

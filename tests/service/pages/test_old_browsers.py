@@ -13,7 +13,7 @@ import sea_agent
 
 pytestmark = pytest.mark.anyio
 
-SCRIPTS = [path for path in Path(sea_agent.__file__).parent.rglob("static/**/*.js")]
+SCRIPTS = list(Path(sea_agent.__file__).parent.rglob("static/**/*.js"))
 LOOKBEHIND = re.compile(r"\(\?<[=!]")
 """In a regular expression: before Safari 16.4 it is an error of syntax, with which no line of the script runs."""
 
