@@ -5,6 +5,7 @@ from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query
+from pydantic.json_schema import SkipJsonSchema
 from sqlalchemy import Connection, Row
 
 from sea_agent.service import erasing
@@ -62,7 +63,7 @@ async def put_run(
     body: RunIn,
     service: Service,
     caller: Experiment,
-    if_none_match: Annotated[Literal["*"] | None, Header()] = None,
+    if_none_match: Annotated[Literal["*"] | SkipJsonSchema[None], Header()] = None,
 ) -> RunOut:
     """Create a run, or change the fields that are given. Duels that were posted before keep their number of votes. With
     ``If-None-Match: *`` a run that is there, archived or not, stays as it is (412).
