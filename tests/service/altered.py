@@ -36,8 +36,9 @@ def impatient() -> None:
             raise Problem(409, "This is the last admin key; make another one first.")
         await revoke(self, key_id)
 
-    def close_others(connection: Connection, run: str, given: dict[str, Any], now: float) -> None:
-        put(connection, run, {name: value for name, value in given.items() if (run, name) != ("run", "state")}, now)
+    def close_others(connection: Connection, run: str, given: dict[str, Any], now: float, *, only_new: bool) -> None:
+        kept = {name: value for name, value in given.items() if (run, name) != ("run", "state")}
+        put(connection, run, kept, now, only_new=only_new)
 
     def bar_others(self: KeyRing, annotator: str) -> Any:
         if self.keys and self.keys[0].annotator == annotator:

@@ -365,6 +365,22 @@ async def test_names_are_told_to_keys_that_may_read_and_who_can_answer_to_experi
         assert {"assigned", "people", "annotators"}.isdisjoint((await ann.get(path)).json())
 
 
+async def test_a_run_is_taken_back_from_one_and_stays_with_the_others(service: Running) -> None:
+    await service.run()
+    await service.post(1)
+    clients = [await service.annotator(name) for name in ("ann", "bob", "cem")]
+    await assign_run(service, "ann", "bob")
+    stranger = await service.admin.delete("/v1/runs/run/assignments", params={"annotator": ["ann", "cem"]})
+    assert stranger.status_code == 404
+    assert "Nothing of run run is assigned to 'cem'" in stranger.json()["detail"]
+    assert await told(service) == ["ann", "bob"]
+    for name, left in (("ann", ["bob"]), ("bob", [])):
+        assert await free(clients[2])
+        taken = await service.admin.delete("/v1/runs/run/assignments", params={"annotator": name})
+        assert (taken.status_code, await told(service)) == (204, left)
+    await claim(clients[2])
+
+
 async def test_a_run_that_is_deleted_takes_its_names_along(service: Running) -> None:
     await service.run()
     await service.annotator("ann")
@@ -373,3 +389,42 @@ async def test_a_run_that_is_deleted_takes_its_names_along(service: Running) -> 
     assert (await service.admin.delete("/v1/runs/run")).status_code == 204
     await service.run()
     assert await told(service) == []
+
+
+async def test_duels_are_taken_back_from_one_and_stay_with_others(service: Running) -> None:
+    for run in ("run", "other"):
+        await service.run(run)
+        await service.post(4, run)
+        for names in (["ann"], ["ann", "bob"]):
+            body = {"annotators": names, "count": 2, "each": len(names)}
+            assert (await service.admin.post(f"/v1/runs/{run}/assignments", json=body)).status_code == 200
+    ann, cem = await service.annotator("ann"), await service.annotator("cem")
+    held = await claim(ann)
+    assert await free(cem)
+    taken = await service.admin.delete("/v1/runs/run/assignments", params={"annotator": "ann"})
+    assert taken.status_code == 204
+    assert await assigned(service) == {"k0": [], "k1": [], "k2": ["bob"], "k3": ["bob"]}
+    taken_over = await claim(cem)
+    assert taken_over["prompt"] == "prompt 1", "what ann holds stays hers"
+    for client, lease in ((ann, held), (cem, taken_over)):
+        assert (await label(client, lease)).is_success
+    assert await free(cem), "what is bob's too is only for bob"
+    others = (await service.admin.get("/v1/runs/other/queries", params={"annotator": "ann"})).json()
+    assert others["total"] == 4
+    await service.admin.delete("/v1/runs/run/assignments", params={"annotator": ["bob"]})
+    assert not any((await assigned(service)).values())
+
+
+async def test_nothing_is_taken_back_when_one_of_those_named_has_nothing(service: Running) -> None:
+    await service.run()
+    await service.post(1)
+    await hand_out(service, "ann", share=1)
+    both = {"annotator": ["ann", "zoe"]}
+    refused = await service.admin.delete("/v1/runs/run/assignments", params=both)
+    assert refused.status_code == 404
+    assert "Nothing of run run is assigned to 'zoe'. Nothing was taken back" in refused.json()["detail"]
+    assert await assigned(service) == {"k0": ["ann"]}
+    many = {"annotator": [f"p{n}" for n in range(21)]}
+    assert (await service.admin.delete("/v1/runs/run/assignments", params=many)).status_code == 422
+    assert (await service.admin.delete("/v1/runs/run/assignments", params={"annotators": "ann"})).status_code == 422
+    assert await assigned(service) == {"k0": ["ann"]}, "a name that is misspelt is not all"

@@ -104,6 +104,10 @@ def configure(folder: Path, ids: dict[str, list]) -> None:
     # A schema cannot say what a whole file must be, such as CSV, or rows whose keys differ.
     lines.append('[[operations]]\ninclude-path = "/v1/runs/{run}/queries:import"\n')
     lines.append("checks.positive_data_acceptance.enabled = false\n")
+    # Nor whether a run is there already, which If-None-Match refuses.
+    accepted = ["2xx", "404", "409", "412", "429"]
+    lines.append('[[operations]]\ninclude-name = "PUT /v1/runs/{run}"\n')
+    lines.append(f"checks.positive_data_acceptance.expected-statuses = {json.dumps(accepted)}\n")
     (folder / "schemathesis.toml").write_text("\n".join(lines))
 
 

@@ -59,6 +59,18 @@ async def test_pages_hold_every_duel_once_the_newest_first(service: Running) -> 
     assert (await listed(service, limit=8))["next_after"] is None
 
 
+async def test_pages_hold_every_duel_once_the_oldest_first(service: Running) -> None:
+    await service.run()
+    await service.post(5)
+    pages = [await listed(service, limit=3, order="oldest", text="prompt")]
+    await service.post(2, start=5)  # come at the end
+    while (after := pages[-1]["next_after"]) is not None:
+        pages.append(await listed(service, limit=3, order="oldest", text="prompt", after=after))
+    found = [[query["client_key"] for query in page["queries"]] for page in pages]
+    assert found == [["k0", "k1", "k2"], ["k3", "k4", "k5"], ["k6"]]
+    assert await listed(service, order="newest") == await listed(service)
+
+
 async def test_a_listed_duel_tells_what_there_is_around_it(service: Running) -> None:
     await service.run(votes_needed=3)
     (query,) = await service.post(1, prompt="x" * 199 + "ab", priority=2, expires_at="2027-01-16T08:00:00Z")
@@ -175,7 +187,16 @@ async def test_a_duel_is_found_by_its_client_key(service: Running) -> None:
 
 
 @pytest.mark.parametrize(
-    "filters", [{"state": "lost"}, {"limit": 0}, {"limit": 501}, {"after": -1}, {"gold": "maybe"}, {"unknown": 1}]
+    "filters",
+    [
+        {"state": "lost"},
+        {"limit": 0},
+        {"limit": 501},
+        {"after": -1},
+        {"gold": "maybe"},
+        {"order": "votes"},
+        {"unknown": 1},
+    ],
 )
 async def test_a_filter_that_is_none_is_refused(sqlite_service: Running, filters: dict[str, Any]) -> None:
     await sqlite_service.run()

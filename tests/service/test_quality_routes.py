@@ -153,3 +153,61 @@ async def test_one_answer_and_answers_at_one_time_have_no_speed(service: Running
     rows = await annotators(service)
     assert rows["judge"]["per_hour"] is rows["ann"]["per_hour"] is None
     assert rows["judge"]["last_at"] == "2027-01-15T08:00:00.000Z"
+
+
+async def test_the_version_of_the_figures_changes_with_what_they_tell(service: Running) -> None:
+    """By labels, corrections, skips, the end of a name, and what the run asks for; and by nothing else."""
+    told: list[tuple[Any, str]] = []
+
+    async def look(*, changed: bool) -> None:
+        progress = (await service.admin.get("/v1/runs/run/progress")).json()
+        figures = (await agreement(service), await annotators(service))
+        if told:
+            assert (progress["quality_version"] != told[-1][1]) is changed
+            assert (figures != told[-1][0]) <= changed, "what has changed has another version"
+        told.append((figures, progress["quality_version"]))
+
+    await service.run()
+    await service.post(4)
+    ann, bob = await service.annotator("ann"), await service.annotator("bob")
+    await look(changed=True)
+    lease = await claim(ann)
+    await service.post(1, start=4)
+    await service.run(name="Another", votes_needed=2)
+    await look(changed=False)
+    given = (await label(ann, lease, "tie")).json()["label_id"]
+    await look(changed=True)
+    await ann.post(f"/v1/labels/{given}/revisions", json={"outcome": "first"})
+    await look(changed=True)
+    lease = await claim(bob)
+    await look(changed=False)
+    await bob.post(f"/v1/leases/{lease['lease_id']}/skip")
+    await look(changed=True)
+    await service.admin.post("/v1/people/ann/erase")
+    await look(changed=True)
+    await service.admin.post("/v1/people/bob/erase")
+    await look(changed=True)
+    await service.run(qualification=2)
+    await look(changed=True)
+    await service.run(qualifying_share=0.5)
+    await look(changed=True)
+    assert not {"ann", "bob"} & (await annotators(service)).keys()
+
+
+async def test_the_figures_tell_who_has_qualified_and_who_has_not(service: Running) -> None:
+    await service.run(qualification=2, qualifying_share=1.0)
+    await service.post(3, gold="first")
+    for name, right in {"ann": (True, True), "bob": (True, False), "cem": (True,)}.items():
+        client = await service.annotator(name)
+        for is_right in right:
+            lease = await claim(client)
+            shown = lease["first"].startswith("first") is is_right
+            await label(client, lease, "first" if shown else "second")
+    told = {name: row["qualification"] for name, row in (await annotators(service)).items()}
+    assert told == {
+        "ann": {"needed": 2, "given": 2, "passed": True},
+        "bob": {"needed": 2, "given": 2, "passed": False},
+        "cem": {"needed": 2, "given": 1, "passed": None},
+    }
+    await service.run(qualification=0)
+    assert {row["qualification"] for row in (await annotators(service)).values()} == {None}

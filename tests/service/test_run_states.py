@@ -60,6 +60,29 @@ async def test_a_wrong_field_of_a_run_is_refused(sqlite_service: Running, given:
     assert (await sqlite_service.admin.get("/v1/runs/run")).status_code == 404
 
 
+@pytest.mark.parametrize("state", ["open", "archived"])
+async def test_a_run_that_is_there_is_not_made_anew(service: Running, state: str) -> None:
+    async def make(**body: Any) -> Any:
+        return await service.admin.put("/v1/runs/run", json=body, headers={"If-None-Match": "*"})
+
+    assert (await make(name="One", votes_needed=2)).status_code == 200
+    await put(service, state=state)
+    before = (await service.admin.get("/v1/runs/run")).json()
+    refused = await make(name="Another")
+    assert refused.status_code == 412
+    assert "There is a run run already; it was not changed." in refused.json()["detail"]
+    assert (await service.admin.get("/v1/runs/run")).json() == before
+    tag = await service.admin.put("/v1/runs/run", json={}, headers={"If-None-Match": '"1"'})
+    assert tag.status_code == 422, "runs have no tags"
+    assert (await put(service, name="Another"))["name"] == "Another", "without the header it is changed"
+
+
+async def test_of_two_who_make_a_run_at_once_one_does(service: Running) -> None:
+    new = {"If-None-Match": "*"}
+    made = [service.admin.put("/v1/runs/run", json={"votes_needed": n}, headers=new) for n in (1, 2, 3)]
+    assert sorted(answer.status_code for answer in await together(*made)) == [200, 412, 412]
+
+
 async def test_a_run_is_erased_when_all_its_duels_are(service: Running) -> None:
     await service.run()
     assert (await put(service))["erased"] is False, "without a duel nothing was erased"

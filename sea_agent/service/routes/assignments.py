@@ -1,13 +1,14 @@
 """Handing a run or duels of it out to named annotators, and taking them back."""
 
 from functools import partial
+from typing import Annotated
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from sqlalchemy import Connection
 
 from sea_agent.service.auth import Experiment
 from sea_agent.service.schemas.base import RunId
-from sea_agent.service.schemas.duels import CountHandOutIn, HandOutOut, RunAssignmentIn, ShareHandOutIn
+from sea_agent.service.schemas.duels import CountHandOutIn, HandOutOut, RunAssignmentIn, ShareHandOutIn, TakeBackIn
 from sea_agent.service.state import Service
 from sea_agent.service.store import assignments as store
 from sea_agent.service.store.assignments import HandOut
@@ -41,6 +42,8 @@ async def assign_run(run: RunId, body: RunAssignmentIn, service: Service, caller
 
 
 @router.delete("/runs/{run}/assignments", status_code=204, responses=documented(404))
-async def take_all_back(run: RunId, service: Service, caller: Experiment) -> None:
-    """Let a run and every duel of it be for everybody again. Nobody loses one that they hold."""
-    await service.database.write(partial(store.take_all_back, run=run), wake=lambda _: [work(run)])
+async def take_back(run: RunId, service: Service, caller: Experiment, wanted: Annotated[TakeBackIn, Query()]) -> None:
+    """Let a run and every duel of it be for everybody again, or take them back from the annotators who are named alone:
+    what is assigned to others too stays theirs. All or none; nobody loses a duel that they hold."""
+    write = partial(store.take_back_of_run, run=run, annotators=wanted.annotator)
+    await service.database.write(write, wake=lambda _: [work(run)])

@@ -11,9 +11,10 @@ from sea_agent.service.auth import Reader
 from sea_agent.service.quality import Answer
 from sea_agent.service.schemas.base import RunId
 from sea_agent.service.schemas.quality import AgreementOut, AnnotatorsOut
+from sea_agent.service.schemas.runs import QualificationOut
 from sea_agent.service.state import Service, State
 from sea_agent.service.store import answers as store
-from sea_agent.service.store import runs
+from sea_agent.service.store import qualification, runs
 from sea_agent.service.store.answers import Given
 from sea_agent.web.problems import documented
 
@@ -29,13 +30,19 @@ async def get_agreement(run: RunId, service: Service, caller: Reader) -> Agreeme
 
 @router.get("/runs/{run}/annotators", responses=documented(404))
 async def get_annotators(run: RunId, service: Service, caller: Reader) -> AnnotatorsOut:
-    """Everybody who answered or skipped in a run: how much, how fast, how well. Users of live mode are no annotators;
-    ``GET /v1/live/{run}/summary`` tells of them."""
+    """Everybody who answered or skipped in a run: how much, how fast, how well, and whether they qualified. Users of
+    live mode are no annotators; ``GET /v1/live/{run}/summary`` tells of them."""
     if (await service.database.read(partial(runs.get, run=run))).live:
         return AnnotatorsOut(annotators=[])
     answers = await _answers(service, run)
     skips = await service.database.read(partial(store.skips, run=run))
-    return AnnotatorsOut(annotators=await asyncio.to_thread(quality.annotators, answers, skips))
+    found = await asyncio.to_thread(quality.annotators, answers, skips)
+    names = [one.annotator for one in found]
+    standings = await service.database.read(partial(qualification.standings, run=run, annotators=names))
+    for one in found:
+        if how := standings.get(one.annotator):
+            one.qualification = QualificationOut(needed=how.needed, given=how.given, passed=how.passed)
+    return AnnotatorsOut(annotators=found)
 
 
 async def _answers(service: State, run: str) -> list[Answer]:

@@ -42,7 +42,7 @@ async def post_queries(run: RunId, body: QueriesIn, service: Service, caller: Ex
 async def list_queries(
     run: RunId, service: Service, caller: Reader, wanted: Annotated[QueryListIn, Query()]
 ) -> QueryListOut:
-    """The duels of a run, the newest first, a page at a time."""
+    """The duels of a run, a page at a time."""
     staff = service.keyring.staff(run)
 
     def read(connection: Connection) -> Page:

@@ -2,9 +2,10 @@
 
 import json
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Header, Query
+from pydantic.json_schema import SkipJsonSchema
 from sqlalchemy import Connection, Row
 
 from sea_agent.service import erasing
@@ -21,8 +22,9 @@ from sea_agent.service.schemas.runs import (
     RunsOut,
 )
 from sea_agent.service.state import Service, State
-from sea_agent.service.store import assignments, own, people, qualification
+from sea_agent.service.store import answers, assignments, own, people, qualification
 from sea_agent.service.store import runs as store
+from sea_agent.service.store.faults import Conflict
 from sea_agent.service.store.tables import RUN_STATES
 from sea_agent.web.problems import Problem, documented
 from sea_agent.web.signals import log, work
@@ -59,9 +61,16 @@ async def get_run(run: RunId, service: Service, caller: Anyone) -> RunOut | OwnR
     return await _whole_run(run, service)
 
 
-@router.put("/runs/{run}")
-async def put_run(run: RunId, body: RunIn, service: Service, caller: Experiment) -> RunOut:
-    """Create a run, or change the fields that are given. Duels that were posted before keep their number of votes.
+@router.put("/runs/{run}", responses=documented(412))
+async def put_run(
+    run: RunId,
+    body: RunIn,
+    service: Service,
+    caller: Experiment,
+    if_none_match: Annotated[Literal["*"] | SkipJsonSchema[None], Header()] = None,
+) -> RunOut:
+    """Create a run, or change the fields that are given. Duels that were posted before keep their number of votes. With
+    ``If-None-Match: *`` a run that is there, archived or not, stays as it is (412).
 
     Any state may follow any other. Leases that are out go on whatever the state; their answers are kept. Only an admin
     changes ``retention_days``, as texts that it erases are gone for good.
@@ -73,9 +82,12 @@ async def put_run(run: RunId, body: RunIn, service: Service, caller: Experiment)
         if given.get("retention_days", kept) != kept and not caller.may("admin"):
             is_now = f"retention_days of run {run} is {json.dumps(kept)}"
             raise Problem(403, f"{is_now}: only the scope admin may change it.")
-        store.put(connection, run, given, service.now())
+        store.put(connection, run, given, service.now(), only_new=if_none_match is not None)
 
-    await service.database.write(write, wake=lambda _: [work(run)])
+    try:
+        await service.database.write(write, wake=lambda _: [work(run)])
+    except Conflict as conflict:
+        raise Problem(412, str(conflict)) from None
     return await _whole_run(run, service)
 
 
@@ -133,4 +145,5 @@ def _progress(connection: Connection, run: str, service: State, caller: Caller) 
     told = own.progress(connection, run, caller.annotator) | counts
     told |= {"annotators": len(there), "stuck": people.stuck(connection, run, there, now)}
     told["people"] = sorted(there) if caller.may("experiment") else None
-    return ProgressOut(**told, gold_missing=qualification.gold_missing(connection, run))
+    told["gold_missing"] = qualification.gold_missing(connection, run)
+    return ProgressOut(**told, quality_version=answers.version(connection, run))

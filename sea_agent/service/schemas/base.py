@@ -15,6 +15,8 @@ QueryState = Literal["open", "answered", "cancelled", "expired"]
 LeaseState = Literal["live", "labelled", "skipped", "released", "expired"]
 RunState = Literal["open", "paused", "closed", "archived"]
 
+MOST_IN_URL = 20
+"""Names that a URL holds."""
 LARGEST_INTEGER = 2**53 - 1  # what JSON readers hold exactly
 
 RunId = Annotated[str, Path(pattern=RUN_ID, max_length=LONGEST_RUN_ID, description="Id of the run.")]

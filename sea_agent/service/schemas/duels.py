@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sea_agent.service.limits import LongText, ShortText
 from sea_agent.service.schemas.base import (
     LARGEST_INTEGER,
+    MOST_IN_URL,
     WHOLE,
     Count,
     In,
@@ -96,7 +97,7 @@ class ListedQueryOut(Out):
 
 
 class QueryListOut(Out):
-    """A page of the duels that are wanted, the newest first; ask on with ``after=next_after``."""
+    """A page of the duels that are wanted, in the order that is; ask on with ``after=next_after``."""
 
     queries: list[ListedQueryOut]
     next_after: int | None
@@ -109,6 +110,7 @@ class QueryListIn(BaseModel):
     ``leased`` are those that somebody has now, ``skipped`` those that somebody skipped, ``stuck`` those that too
     few people are left for. ``text`` is looked for in the prompt, the responses and the ``client_key``. ``annotator``
     are those that somebody holds, skipped, answered or is assigned to; with ``leased`` and ``skipped``, by them.
+    ``order`` says which come first.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -117,6 +119,7 @@ class QueryListIn(BaseModel):
     text: ShortText | None = None
     annotator: ShortText | None = None
     gold: bool | None = None
+    order: Literal["newest", "oldest"] = "newest"
     after: Annotated[int, Field(ge=0, le=LARGEST_INTEGER)] | None = None
     limit: Annotated[int, Field(ge=1, le=500)] = 100
 
@@ -148,6 +151,14 @@ class HandOutOut(Out):
     """How many duels each annotator was assigned."""
 
     assigned: dict[str, int]
+
+
+class TakeBackIn(BaseModel):
+    """From whom duels are taken back; from everybody without a name."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    annotator: Annotated[list[ShortText], Field(max_length=MOST_IN_URL)] = []
 
 
 LONGEST_LEASE = 3600

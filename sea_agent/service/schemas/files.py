@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from sea_agent.service.limits import ShortText
-from sea_agent.service.schemas.base import Count, Out, Outcome, Share, TimeIn
+from sea_agent.service.schemas.base import MOST_IN_URL, Count, Out, Outcome, Share, TimeIn
 from sea_agent.service.schemas.duels import QueryIn
 
 MOST_ROWS = 10_000
@@ -93,7 +93,7 @@ class ExportIn(BaseModel):
     min_agreement: Share = 0.0
     min_votes: Count = 1
     ties: Literal["drop", "keep"] = "drop"
-    annotator: Annotated[list[ShortText], Field(max_length=20)] = []  # a URL holds no more
+    annotator: Annotated[list[ShortText], Field(max_length=MOST_IN_URL)] = []
     since: TimeIn | None = None
     until: TimeIn | None = None
     outcome: Outcome | None = None

@@ -1,6 +1,7 @@
 """Quality of the labels."""
 
 from sea_agent.service.schemas.base import Out, TimeOut
+from sea_agent.service.schemas.runs import QualificationOut
 
 
 class RateOut(Out):
@@ -36,7 +37,8 @@ class AgreementOut(Out):
 
 class AnnotatorOut(Out):
     """One annotator. ``with_others`` is agreement with the most frequent vote of the others on the same duel;
-    ``per_hour`` counts answers by the time between them, without pauses of more than five minutes."""
+    ``per_hour`` counts answers by the time between them, without pauses of more than five minutes; ``qualification`` is
+    null where the run asks for none."""
 
     annotator: str
     answers: int
@@ -52,6 +54,7 @@ class AnnotatorOut(Out):
     with_others: RateOut
     first_shown: RateOut
     late: RateOut
+    qualification: QualificationOut | None = None
 
 
 class AnnotatorsOut(Out):

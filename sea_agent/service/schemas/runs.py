@@ -102,7 +102,8 @@ class ProgressOut(OwnProgressOut):
 
     ``annotators`` can answer its duels with their keys; ``people`` names them for a key with the scope experiment.
     ``stuck`` open duels lack more votes than annotators are left who neither answered nor skipped them.
-    ``gold_missing`` open gold duels are lacking for somebody who begins now to qualify.
+    ``gold_missing`` open gold duels are lacking for somebody who begins now to qualify. ``quality_version`` changes
+    whenever what ``/agreement`` and ``/annotators`` tell may have changed.
     """
 
     open: int
@@ -113,6 +114,7 @@ class ProgressOut(OwnProgressOut):
     people: list[str] | None
     stuck: int
     gold_missing: int
+    quality_version: str
 
 
 class ListedRunOut(RunOut):

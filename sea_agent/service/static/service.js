@@ -18,9 +18,9 @@ export class Unreachable extends Error {}
  * What the service answers, null when that is empty.
  * @throws Refusal, Unreachable, or an AbortError when `signal` is aborted.
  */
-export function call(method, path, body, { seconds = 20, signal } = {}) {
+export function call(method, path, body, { seconds = 20, signal, headers } = {}) {
   return limited(seconds, signal, async (limit) => {
-    const response = await fetch(at(path), { ...request(method, body), signal: limit });
+    const response = await fetch(at(path), { ...request(method, body, headers), signal: limit });
     if (response.status === 204) return null;
     const answer = await response.json();
     if (response.ok) return answer;
@@ -97,8 +97,10 @@ export class Pauses {
 }
 
 /** A `Blob` is sent as it is, with its type; anything else as JSON. */
-function request(method, body) {
-  if (body instanceof Blob) return { method, body, redirect: "error", headers: { "Content-Type": body.type } };
-  const json = { body: JSON.stringify(body), headers: { "Content-Type": "application/json" } };
-  return { method, redirect: "error", ...(body !== undefined && json) };
+function request(method, body, headers) {
+  const about = { method, redirect: "error", headers: { ...headers } };
+  if (body === undefined) return about;
+  const isFile = body instanceof Blob;
+  about.headers["Content-Type"] = isFile ? body.type : "application/json";
+  return { ...about, body: isFile ? body : JSON.stringify(body) };
 }

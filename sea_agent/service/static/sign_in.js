@@ -6,7 +6,7 @@ function enter() {
   history.replaceState(null, "", location.pathname + location.search);
   const field = document.getElementById("key");
   field.value = decodeURIComponent(key);
-  field.form.requestSubmit();
+  field.form.querySelector("button").click();
 }
 
 addEventListener("hashchange", enter); // the link of somebody else, opened in the same tab

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import BindParameter, Connection, Integer, Row, bindparam, func, select
+from sqlalchemy import BindParameter, Connection, Integer, Row, bindparam, func, literal, select, union_all
 
-from sea_agent.service.store.tables import labels, leases, queries
+from sea_agent.service.store.queries import digest_of
+from sea_agent.service.store.tables import labels, leases, queries, runs
 
 _RUN: BindParameter[str] = bindparam("of_run")
 _UP_TO: BindParameter[int] = bindparam("up_to_seq")
@@ -59,6 +60,16 @@ _SKIPS = (
     .group_by(leases.c.annotator)
 )
 
+_ASKED = select(runs.c.last_seq, runs.c.qualification, runs.c.qualifying_share).where(runs.c.id == _RUN)
+_BY_PERSON = union_all(
+    select(labels.c.annotator, literal("answered"), func.count())
+    .where(labels.c.run == _RUN)
+    .group_by(labels.c.annotator),
+    select(leases.c.annotator, literal("skipped"), func.count())
+    .where(leases.c.run == _RUN, leases.c.state == "skipped")
+    .group_by(leases.c.annotator),
+)
+
 _vote = labels.alias("vote")
 _IS_VOTE = (labels.c.kind == "vote", labels.c.revises.is_(None))
 _earlier = labels.alias("earlier")
@@ -93,6 +104,14 @@ _REVISIONS = (
 def of_run(connection: Connection, run: str) -> list[Given]:
     """Every answer in a run, repeats and gold too, in the order in which they were first given."""
     return as_they_stand(connection.execute(_OF_RUN, {"of_run": run}))
+
+
+def version(connection: Connection, run: str) -> str:
+    """What changes whenever the answers of a run, its skips, the names of who gave them, or what it asks of a
+    qualification change."""
+    asked = connection.execute(_ASKED, {"of_run": run}).one()
+    by_person = connection.execute(_BY_PERSON, {"of_run": run})
+    return digest_of([list(asked), sorted([*row] for row in by_person)])
 
 
 def skips(connection: Connection, run: str) -> dict[str, int]:

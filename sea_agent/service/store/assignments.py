@@ -7,9 +7,9 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Row, bindparam, delete, exists, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, exists, insert, select, true, update
 
-from sea_agent.service.store.faults import Conflict
+from sea_agent.service.store.faults import Conflict, Missing
 from sea_agent.service.store.leases import end_live, sweep
 from sea_agent.service.store.queries import take_back
 from sea_agent.service.store.runs import get, last_seq
@@ -123,13 +123,26 @@ def hand_out(connection: Connection, run: str, wanted: HandOut, now: float) -> d
     return given
 
 
-def take_all_back(connection: Connection, run: str) -> None:
-    """Let a run and every duel of it be for everybody. Raises: Missing."""
-    last_seq(connection, run)
-    connection.execute(delete(run_assignments).where(run_assignments.c.run == run))
-    of_run = select(queries.c.id).where(queries.c.run == run)
-    connection.execute(delete(assignments).where(assignments.c.query_id.in_(of_run)))
-    connection.execute(update(queries).where(queries.c.run == run, queries.c.assigned).values(assigned=False))
+def take_back_of_run(connection: Connection, run: str, annotators: Collection[str]) -> None:
+    """Take back a run and every duel of it from these annotators, from everybody where none is named. What is assigned
+    to nobody else is for everybody.
+
+    Raises:
+        Missing: for an unknown run, and for somebody to whom nothing of it is assigned; nothing is taken back then.
+    """
+    last_seq(connection, run)  # refuses an unknown run
+    of_run = assignments.c.query_id.in_(select(queries.c.id).where(queries.c.run == run))
+    tables = ((assignments, of_run), (run_assignments, run_assignments.c.run == run))
+    theirs = [
+        (table, of_it, table.c.annotator.in_(list(annotators)) if annotators else true()) for table, of_it in tables
+    ]
+    have = {name for table, *which in theirs for name in connection.scalars(select(table.c.annotator).where(*which))}
+    if without := sorted(set(annotators) - have):
+        names = ", ".join(map(repr, without))
+        raise Missing(f"Nothing of run {run} is assigned to {names}. Nothing was taken back; leave these out.")
+    for table, *which in theirs:
+        connection.execute(delete(table).where(*which))
+    connection.execute(update(queries).where(queries.c.run == run, queries.c.assigned, ~_NAMED).values(assigned=False))
 
 
 def take_back_from(connection: Connection, annotator: str, kept: Collection[str] = ()) -> set[str]:

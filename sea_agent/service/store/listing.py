@@ -27,14 +27,15 @@ _LEASE = (leases.c.query_id == queries.c.id, leases.c.kind != "repeat")
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which duels: in a ``state``, with a ``text``, that an ``annotator`` has to do with, ``gold`` or not; how many,
-    and ``after`` which."""
+    """Which duels: in a ``state``, with a ``text``, that an ``annotator`` has to do with, ``gold`` or not; the
+    ``newest`` or ``oldest`` first (``order``), how many, and ``after`` which."""
 
     run: str
     state: str | None
     text: str | None
     annotator: str | None
     gold: bool | None
+    order: str
     after: int | None
     limit: int
 
@@ -49,7 +50,7 @@ class Page:
 
 
 def page(connection: Connection, wanted: Wanted, people: Collection[str], now: float) -> Page:
-    """The newest duels that are wanted. ``people`` are those of the run, who say which duels are stuck.
+    """Some of the duels that are wanted. ``people`` are those of the run, who say which duels are stuck.
 
     Raises:
         Missing: for an unknown run.
@@ -57,9 +58,11 @@ def page(connection: Connection, wanted: Wanted, people: Collection[str], now: f
     last_seq(connection, wanted.run)  # refuses an unknown run
     conditions = list(_conditions(wanted, people, now))
     total = connection.execute(select(func.count()).where(*conditions)).scalar_one()
+    number, oldest_first = queries.c.number, wanted.order == "oldest"
     if wanted.after is not None:
-        conditions.append(queries.c.number < wanted.after)
-    listed = select(*_COLUMNS).where(*conditions).order_by(queries.c.number.desc()).limit(wanted.limit + 1)
+        conditions.append(number > wanted.after if oldest_first else number < wanted.after)
+    in_order = number.asc() if oldest_first else number.desc()
+    listed = select(*_COLUMNS).where(*conditions).order_by(in_order).limit(wanted.limit + 1)
     found = connection.execute(listed).all()
     shown = found[: wanted.limit]
     beside = around(connection, [row.id for row in shown], now)

@@ -54,9 +54,14 @@ def standing(connection: Connection, run: Row, annotator: str) -> Standing | Non
 
 def failed(connection: Connection, run: str, annotators: Collection[str]) -> frozenset[str]:
     """Those who get no more duels of a run."""
+    return frozenset(who for who, how in standings(connection, run, annotators).items() if how.passed is False)
+
+
+def standings(connection: Connection, run: str, annotators: Collection[str]) -> dict[str, Standing]:
+    """How far each of the annotators is; of nobody in a run that asks for no qualification."""
     asked = _asked(connection, run)
-    standings = {annotator: standing(connection, asked, annotator) for annotator in annotators}
-    return frozenset(who for who, how in standings.items() if how is not None and how.passed is False)
+    told = {annotator: standing(connection, asked, annotator) for annotator in annotators}
+    return {annotator: how for annotator, how in told.items() if how is not None}
 
 
 def gold_missing(connection: Connection, run: str) -> int:

@@ -63,8 +63,14 @@ _RUNS = select(
 ).order_by(runs.c.created_at, runs.c.id)
 
 
-def put(connection: Connection, run: str, given: dict[str, Any], now: float) -> None:
-    """Create a run, or change the given fields of one."""
+def put(connection: Connection, run: str, given: dict[str, Any], now: float, *, only_new: bool = False) -> None:
+    """Create a run, or change the given fields of one.
+
+    Raises:
+        Conflict: with ``only_new``, for a run that is there.
+    """
+    if only_new and exists(connection, run):
+        raise Conflict(f"There is a run {run} already; it was not changed. Give the new run another id.")
     if "examples" in given:
         given = given | {"examples": json.dumps(given["examples"])}
     if not exists(connection, run):

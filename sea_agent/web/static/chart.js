@@ -222,7 +222,7 @@ export function toPng(charts, heading, note) {
   const line = 20 * scale;
   const canvases = charts.map(({ plot }) => plot.ctx.canvas);
   const names = new Map(charts.flatMap(({ drawing }) => drawing.curves).filter(({ name }) => name).map(({ name, colour }) => [name, colour]));
-  const sentences = note.split(/(?<=\.)\s+/);
+  const sentences = note.replace(/\.\s+/g, ".\n").split("\n");
   const target = document.createElement("canvas");
   target.width = Math.max(640 * scale, ...canvases.map(({ width }) => width));
   target.height = canvases.reduce((sum, { height }) => sum + height + line, (names.size + sentences.length + 2) * line);

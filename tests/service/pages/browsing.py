@@ -24,13 +24,15 @@ OPTIONS = (
 )
 SECONDS = 60  # for anything that a page is to show
 
-# What browsers from 2022 lack: Firefox before 125 and 121, Safari before 17.4 and 16.4, Chrome before 116 and 103.
+# What browsers from 2022 lack: Firefox before 125, 121, 112, Safari before 17.4, 17, 16, Chrome before 116, 113.
 OLD_BROWSER = """
     delete Intl.Segmenter;
     delete AbortSignal.any;
     delete AbortSignal.timeout;
     delete AbortSignal.prototype.throwIfAborted;
     delete globalThis.structuredClone;
+    delete URLSearchParams.prototype.size;
+    delete HTMLFormElement.prototype.requestSubmit;
     delete Navigator.prototype.locks;
     for (const name of ["findLast", "toSorted", "toReversed", "with"]) delete Array.prototype[name];
     delete Object.groupBy;

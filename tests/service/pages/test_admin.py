@@ -320,7 +320,7 @@ async def test_a_duel_without_texts_cannot_be_changed(site: Site, run: str, offi
     await expect(admin.dialog.get_by_label("Votes needed")).to_be_visible()
     (duel, *_) = site.admin.get(f"/v1/runs/{run}/queries", params={"text": "prompt 0"}).json()["queries"]
     site.admin.post(f"/v1/queries/{duel['id']}/erase").raise_for_status()
-    await expect(admin.dialog).to_contain_text("(erased)")
+    await expect(admin.dialog).to_contain_text("Its texts are erased.")
     await expect(admin.dialog.get_by_label("Votes needed")).to_be_hidden()
 
 

@@ -140,6 +140,19 @@ async def test_the_keyboard_alone_makes_a_run_pauses_it_and_invites(site: Site, 
     await expect(admin.dialog).to_be_visible()
     await keys.press("Escape")
     await expect(admin.page.get_by_role("group", name="This run").get_by_role("button", name="Close")).to_be_focused()
+    await tab_to("People")
+    await keys.press("Enter")
+    await admin.page.wait_for_url("**/admin/people")
+    await tab_to("Name")
+    await keys.type("nia")
+    await tab_to("by-keys")
+    await keys.press("Space")
+    await tab_to("Make a link")
+    await keys.press("Enter")
+    await admin.told("There is a link for nia")
+    await expect(admin.named("Copy")).to_be_focused()
+    (nia,) = [one for one in site.admin.get("/v1/people").json()["people"] if one["annotator"] == "nia"]
+    assert (nia["active"], [key["runs"] for key in nia["keys"]]) == (True, [["by-keys"]])
     assert site.admin.get("/v1/runs/by-keys").json()["state"] == "open"
 
 
@@ -165,6 +178,8 @@ async def test_markup_in_texts_and_names_stays_text(site: Site, run: str, office
         return
     await admin.page.locator(".duel-name").click()
     await expect(admin.dialog.get_by_text("onerror").first).to_be_visible()
+    await expect(foreign).to_have_count(0)
+    await admin.named("Rendered").click()
     await expect(admin.dialog.locator("article .text").nth(1)).to_have_text(HOSTILE)
     await expect(admin.dialog.get_by_role("row").last).to_contain_text("<script>")
     await expect(foreign).to_have_count(0)

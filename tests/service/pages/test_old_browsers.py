@@ -1,12 +1,21 @@
 """Browsers that lack newer parts of the platform answer duels all the same, and a page that cannot start says so."""
 
+import re
+from pathlib import Path
+
 import pytest
-from playwright.async_api import Page, expect
-from service.pages.browsing import OLD_BROWSER, Site, serve_changed
-from service.pages.conftest import Visit
+from playwright.async_api import Browser, Page, expect
+from service.pages.browsing import OLD_BROWSER, Site, Visitor, serve_changed
+from service.pages.conftest import Attend, Visit
 from service.pages.test_model_text import compare
 
+import sea_agent
+
 pytestmark = pytest.mark.anyio
+
+SCRIPTS = list(Path(sea_agent.__file__).parent.rglob("static/**/*.js"))
+LOOKBEHIND = re.compile(r"\(\?<[=!]")
+"""In a regular expression: before Safari 16.4 it is an error of syntax, with which no line of the script runs."""
 
 TEXTS = {"first": "Bake it for an hour, then rest it.", "second": "Bake it for ten minutes, then rest it."}
 
@@ -104,3 +113,76 @@ async def test_a_page_whose_script_is_missing_says_that_it_has_not_started(site:
 async def test_without_scripts_the_page_says_what_it_needs(site: Site, run: str, visit: Visit) -> None:
     ann = await visit(run, java_script_enabled=False)
     await ann.says("It needs JavaScript", "#panel")
+
+
+# --- the admin page, and signing in ----------------------------------------------------------------------------------
+
+SIZE = ("return text && `?${text}`;", 'return parameters.size ? `?${text}` : "";')
+"""A fault: what old browsers lack is asked for, and every filter is dropped."""
+
+
+async def test_an_old_browser_leads_runs(site: Site, run: str, office: Attend, tmp_path: Path) -> None:
+    """Lists, filters, imports and exports say what they want of the service."""
+    site.post(run, 30)
+    site.run(f"{run}-over", state="archived")
+    admin = await office()
+    await old(admin.page)
+    await expect(admin.page.locator(".run-card", has_text=run).locator(".counts")).to_contain_text("30 wait")
+    await admin.page.get_by_label("Show archived").check()
+    await expect(admin.page.get_by_role("link", name=f"{run}-over", exact=True)).to_be_visible()
+    await admin.go(f"/runs/{run}")
+    await expect(admin.page.locator(".stalled")).to_have_count(0)
+    duels = admin.part("Duels")
+    await expect(duels.locator(".duel-name")).to_have_count(20)
+    await duels.get_by_label("Text").fill("prompt 7")
+    await expect(duels.locator(".duel-name")).to_have_text(["prompt 7"])
+    await admin.part("Export").get_by_label("Votes at least").fill("2")
+    address = await admin.page.get_by_role("link", name="Download").get_attribute("href")
+    assert address == f"/v1/runs/{run}/export.jsonl?min_votes=2"
+    file = tmp_path / "gold.jsonl"
+    file.write_text('{"prompt": "p", "chosen": "a", "rejected": "b"}\n')
+    await admin.page.get_by_label("File, or drop it here").set_input_files(file)
+    await admin.page.get_by_label("known answer (gold)").check()
+    await admin.named("Import").click()
+    await admin.told("1 duel imported")
+    assert site.admin.get(f"/v1/runs/{run}/queries", params={"gold": True}).json()["total"] == 1
+
+
+async def test_an_admin_page_that_drops_what_it_asks_for_is_found(run: str, office: Attend) -> None:
+    """The deliberate fault that the test above must find: the runs come without their progress, so none is listed."""
+    admin = await office()
+    await expect(admin.page.locator(".run-card", has_text=run)).to_be_visible()
+    await serve_changed(admin.page, "admin/context.js", SIZE)
+    async with admin.page.expect_event("pageerror"):
+        await old(admin.page)
+    await expect(admin.page.locator(".run-card")).to_have_count(0)
+    await admin.leave_complaining()
+
+
+@pytest.mark.parametrize("missing", ["admin/summary.js", "dom.js"])
+async def test_an_admin_page_whose_script_is_missing_says_that_it_has_not_started(office: Attend, missing: str) -> None:
+    admin = await office()
+    admin.failures_expected = True
+    await expect(admin.page.locator(".stalled")).to_have_count(0)
+    await admin.page.route(f"**/static/{missing}", lambda route: route.abort())
+    await admin.page.reload()
+    await expect(admin.page.locator(".stalled")).to_contain_text("This page has not started")
+    await expect(admin.page.locator(".stalled")).to_have_css("opacity", "1")
+    await admin.leave_complaining()
+
+
+async def test_a_link_signs_in_with_an_old_browser(site: Site, run: str, browser: Browser) -> None:
+    site.post(run)
+    link = site.admin.post("/v1/people", json={"annotator": "ann", "run": run}).raise_for_status().json()["link"]
+    ann = Visitor(await browser.new_context(), site, run)
+    await ann.context.add_init_script(OLD_BROWSER)
+    await ann.open(link.removeprefix(site.url))
+    assert (await ann.shown())[0] == "prompt 0"
+    await ann.context.close()
+    ann.check()
+
+
+def test_no_script_has_a_part_that_an_old_browser_cannot_read() -> None:
+    assert len(SCRIPTS) > 50
+    assert [path.name for path in SCRIPTS if LOOKBEHIND.search(path.read_text())] == []
+    assert LOOKBEHIND.search("note.split(/(?<=\\.)\\s+/)"), "what it must find"

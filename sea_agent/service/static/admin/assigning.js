@@ -2,21 +2,18 @@
 
 import { h } from "../dom.js";
 import { call } from "../service.js";
-import { ofRun } from "./context.js";
+import { MOST_IN_URL, MOST_NAMED, ofRun, query } from "./context.js";
 import { confirm } from "./dialog.js";
-import { List } from "./list.js";
 import { act } from "./outcome.js";
-import { button, field, group, hint, section, select, tick } from "./parts.js";
+import { button, field, hint, section, select } from "./parts.js";
+import { Ticks } from "./ticks.js";
 import { namesIn } from "./words.js";
 
+const MOST_DUELS = 10_000; // at once
+
 export class Assigning {
-  #people = h("div", { class: "ticks" });
-  #list = new List(
-    this.#people,
-    (name) => name,
-    (name) => tick(name, h("input", { type: "checkbox", value: name })),
-  );
   #others = h("textarea", { rows: 2, autocomplete: "off" });
+  #people = new Ticks("To", field("Other names", this.#others, "A name on each line."));
   #amount = h("input", { type: "number", required: true, value: 100, inputmode: "decimal" });
   #unit = select({ onchange: () => this.#limit() }, [
     ["share", "per cent"],
@@ -38,8 +35,8 @@ export class Assigning {
       this.#whole,
       h(
         "form",
-        { class: "stack", onsubmit: (event) => this.#send(event) },
-        group("To", this.#people, field("Other names", this.#others, "A name on each line.")),
+        { class: "stack", oninput: () => this.#people.say(""), onsubmit: (event) => this.#send(event) },
+        this.#people.element,
         h(
           "div",
           { class: "pair" },
@@ -52,7 +49,8 @@ export class Assigning {
           "div",
           { class: "buttons" },
           this.#submit,
-          button("Take all back", () => this.#takeBack()),
+          button("Take back from them", () => this.#takeBackFrom()),
+          button("Take all back", () => this.#takeAllBack()),
         ),
       ),
     );
@@ -60,22 +58,31 @@ export class Assigning {
 
   #limit() {
     this.#amount.disabled = this.#each.disabled = this.#unit.value === "run"; // which has later duels too
-    const limits = this.#unit.value === "share" ? { min: 0.1, max: 100, step: 0.1 } : { min: 1, max: 100000, step: 1 };
-    Object.assign(this.#amount, limits);
+    const inPercent = this.#unit.value === "share";
+    Object.assign(this.#amount, inPercent ? { min: 0.1, max: 100, step: 0.1 } : { min: 1, max: MOST_DUELS, step: 1 });
   }
 
   /** Offer these people; who is ticked stays so. `assigned` are those whom the whole run is for. */
   show(names, assigned) {
-    this.#list.show(names);
+    this.#people.offer(names.map((name) => [name, name]));
     this.#whole.hidden = !assigned.length;
     this.#whole.textContent = `The whole run, later duels too, is only for ${assigned.join(", ")}.`;
   }
 
+  /** Who is ticked or written, if that is somebody and no more than so many; else it says what to change there. */
+  #named(most) {
+    const names = [...new Set([...this.#people.values, ...namesIn(this.#others.value)])];
+    if (!names.length) this.#people.say("Tick somebody, or write a name.");
+    else if (names.length <= most) return names;
+    else this.#people.say(`These are ${names.length} people, and ${most} go at once: leave some out.`);
+    return null;
+  }
+
   async #send(event) {
     event.preventDefault();
-    const ticked = [...this.#people.querySelectorAll("input:checked")].map(({ value }) => value);
+    const annotators = this.#named(MOST_NAMED);
+    if (!annotators) return;
     const amount = Number(this.#amount.value);
-    const annotators = [...new Set([...ticked, ...namesIn(this.#others.value)])];
     const body = {
       annotators,
       ...(this.#unit.value === "share" ? { share: amount / 100 } : { count: amount }),
@@ -93,7 +100,22 @@ export class Assigning {
     if (done) await this.#changed();
   }
 
-  async #takeBack() {
+  async #takeBackFrom() {
+    const names = this.#named(MOST_IN_URL);
+    if (!names) return;
+    await confirm({
+      title: `Take duels back from ${names.join(", ")}?`,
+      text: "The run and every duel of it that was handed to them are for the others they were handed to, or for everybody again. Answers that were given stay, and nobody loses the duel on their screen.",
+      action: "Take back",
+      work: async () => {
+        await call("DELETE", ofRun(`/assignments${query({ annotator: names })}`));
+        return `Nothing is handed out to ${names.join(", ")} any more.`;
+      },
+    });
+    await this.#changed();
+  }
+
+  async #takeAllBack() {
     await confirm({
       title: "Take all duels back?",
       text: "The run and every duel of it are for everybody again. Answers that were given stay.",

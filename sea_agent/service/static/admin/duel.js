@@ -2,12 +2,15 @@
 
 import { h, headings, wide } from "../dom.js";
 import { call } from "../service.js";
-import { WRITTEN_ANEW, isAdmin, ofDuel } from "./context.js";
+import { showDuel } from "../text.js";
+import { MOST_NAMED, WRITTEN_ANEW, isAdmin, ofDuel } from "./context.js";
 import { confirm, open } from "./dialog.js";
 import { List } from "./list.js";
 import { act } from "./outcome.js";
-import { badge, button, field } from "./parts.js";
-import { DUEL_STATES, OUTCOMES, moment, namesIn, number } from "./words.js";
+import { badge, button, field, hint } from "./parts.js";
+import { DUEL_STATES, LEARNT, OUTCOMES, moment, namesIn, number } from "./words.js";
+
+let rendered = true; // or as they were written: as the reader chose last
 
 export class DuelDialog {
   #id;
@@ -27,9 +30,10 @@ export class DuelDialog {
   );
   #priority = h("input", { name: "priority", type: "number", step: 1, min: -1e6, max: 1e6, required: true });
   #votes = h("input", { name: "votes_needed", type: "number", step: 1, min: 1, max: 100, required: true });
-  #assigned = h("textarea", { name: "assigned", rows: 2, autocomplete: "off" });
+  #assigned = h("textarea", { name: "assigned", rows: 2, autocomplete: "off", oninput: () => this.#limit() });
   #save = h("button", { class: "main" }, "Save");
   #form;
+  #duel;
   #filled = false;
   #before; // what the form was filled with: only what was changed since is sent
 
@@ -59,11 +63,8 @@ export class DuelDialog {
   /** Show how the duel is now. The form keeps what is in it once it has been filled. */
   async load() {
     const duel = await call("GET", ofDuel(this.#id));
-    this.#texts.show([
-      { part: "state", duel: { ...duel, votes: undefined, leases: undefined } },
-      { part: "votes", votes: duel.votes },
-      { part: "leases", leases: duel.leases },
-    ]);
+    this.#duel = duel;
+    this.#show();
     const isOpen = duel.state === "open";
     const isLeased = duel.leases.some(({ state }) => state === "live");
     this.#actions.show(
@@ -83,8 +84,19 @@ export class DuelDialog {
     this.#before = this.#values();
   }
 
-  #part({ part, duel, votes, leases }) {
-    if (part === "state") return texts(duel);
+  #show() {
+    const { prompt, first, second, erased_at, votes, leases, ...duel } = this.#duel;
+    this.#texts.show([
+      { part: "state", duel },
+      { part: "texts", texts: { prompt, first, second }, erased: Boolean(erased_at), rendered },
+      { part: "votes", votes },
+      { part: "leases", leases },
+    ]);
+  }
+
+  #part({ part, duel, texts, erased, votes, leases }) {
+    if (part === "state") return about(duel);
+    if (part === "texts") return erased ? h("p", { class: "hint" }, "Its texts are erased.") : this.#view(texts);
     if (part === "votes")
       return votes.length ? votesTable(votes) : h("p", { class: "hint" }, "Nobody has answered it yet.");
     return h(
@@ -93,6 +105,30 @@ export class DuelDialog {
       leases
         .filter(({ state }) => state !== "labelled")
         .map(({ annotator, state, expires_at }) => h("li", {}, leaseInWords(annotator, state, expires_at))),
+    );
+  }
+
+  #view(texts) {
+    const places = Object.fromEntries(
+      Object.keys(texts).map((name) => [name, h("div", { class: "text", dir: "auto", tabindex: 0 })]),
+    );
+    const note = showDuel(places, texts, { rendered, marking: false });
+    const turn = () => {
+      rendered = !rendered;
+      getSelection().removeAllRanges(); // what is being read would stay
+      this.#show();
+    };
+    const turned = button("Rendered", turn, { quiet: true });
+    turned.classList.add("switch");
+    turned.setAttribute("aria-pressed", String(rendered));
+    const side = (name) => h("article", {}, h("h3", {}, name), places[name.toLowerCase()]);
+    return h(
+      "div",
+      { class: "stack" },
+      h("div", { class: "buttons" }, turned),
+      note && hint(note),
+      side("Prompt"),
+      h("div", { class: "sides" }, side("First"), side("Second")),
     );
   }
 
@@ -114,13 +150,19 @@ export class DuelDialog {
   #erase() {
     return confirm({
       title: "Erase the texts of this duel?",
-      text: "Prompt and responses are gone for good; if it waits, it is cancelled first. Its labels stay.",
+      text: ["Prompt and responses are gone for good; if it waits, it is cancelled first. Its labels stay.", LEARNT],
       action: "Erase the texts",
       work: async () => {
         const { left } = await call("POST", ofDuel(this.#id, "/erase"), undefined, WRITTEN_ANEW);
         return ["The texts of the duel are erased.", ...left].join(" ");
       },
     });
+  }
+
+  #limit() {
+    const { length } = namesIn(this.#assigned.value);
+    const fault = length > MOST_NAMED ? `A duel is for ${MOST_NAMED} people at most; these are ${length}.` : "";
+    this.#assigned.setCustomValidity(fault);
   }
 
   #values() {
@@ -152,23 +194,15 @@ export class DuelDialog {
   }
 }
 
-function texts(duel) {
-  const side = (name, text) =>
-    h("article", {}, h("h3", {}, name), h("div", { class: "text", dir: "auto", tabindex: 0 }, duel.erased_at ? "(erased)" : text));
+function about(duel) {
   return h(
-    "div",
-    { class: "stack" },
-    h(
-      "p",
-      { class: "about" },
-      badge(DUEL_STATES[duel.state] ?? duel.state, duel.state),
-      duel.gold && badge(`Gold: ${OUTCOMES[duel.gold]}`),
-      h("code", {}, duel.client_key),
-      h("span", {}, `posted ${moment(duel.created_at)}`),
-      duel.expires_at && h("span", {}, `until ${moment(duel.expires_at)}`),
-    ),
-    side("Prompt", duel.prompt),
-    h("div", { class: "sides" }, side("First", duel.first), side("Second", duel.second)),
+    "p",
+    { class: "about" },
+    badge(DUEL_STATES[duel.state] ?? duel.state, duel.state),
+    duel.gold && badge(`Gold: ${OUTCOMES[duel.gold]}`),
+    h("code", {}, duel.client_key),
+    h("span", {}, `posted ${moment(duel.created_at)}`),
+    duel.expires_at && h("span", {}, `until ${moment(duel.expires_at)}`),
   );
 }
 

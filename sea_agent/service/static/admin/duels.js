@@ -6,20 +6,30 @@ import { ofRun, query } from "./context.js";
 import { DuelDialog } from "./duel.js";
 import { List } from "./list.js";
 import { badge, button, field, section, select } from "./parts.js";
-import { DUEL_STATES, plural } from "./words.js";
+import { DUEL_STATES, ago, moment, plural } from "./words.js";
 
 const PAGE = 20;
 const TYPING_MS = 300;
 
 export class Duels {
   #state = select({ onchange: () => this.#filter() }, [["", "Any"], ...Object.entries(DUEL_STATES)]);
-  #annotator = h("input", { type: "search", list: "annotators", autocomplete: "off", oninput: () => this.#typed() });
+  #annotator = h("input", {
+    type: "search",
+    list: "annotators",
+    maxlength: 200,
+    autocomplete: "off",
+    oninput: () => this.#typed(),
+  });
   #gold = select({ onchange: () => this.#filter() }, [
     ["", "All"],
     ["false", "Without gold"],
     ["true", "Only gold"],
   ]);
-  #text = h("input", { type: "search", oninput: () => this.#typed() });
+  #text = h("input", { type: "search", maxlength: 200, oninput: () => this.#typed() });
+  #order = select({ onchange: () => this.#filter() }, [
+    ["newest", "Newest first"],
+    ["oldest", "Oldest first"],
+  ]);
   #names = h("datalist", { id: "annotators" });
   #offered = new List(
     this.#names,
@@ -33,8 +43,8 @@ export class Duels {
     (duel) => this.#item(duel),
   );
   #count = h("p", { class: "counts", role: "status" });
-  #newer = button("Newer", () => this.#turn(-1));
-  #older = button("Older", () => this.#turn(1));
+  #back = button("Previous", () => this.#turn(-1));
+  #on = button("Next", () => this.#turn(1));
   #cursors = [null]; // of each page up to the one that is shown
   #next = null;
   #open = null;
@@ -51,12 +61,13 @@ export class Duels {
         field("State", this.#state),
         field("Annotator", this.#annotator),
         field("Gold", this.#gold),
-        field("Text", this.#text),
+        field("Order", this.#order),
+        h("div", { class: "whole" }, field("Text", this.#text)),
         this.#names,
       ),
       this.#count,
       this.#items,
-      h("nav", { class: "buttons", "aria-label": "Pages of duels" }, this.#newer, this.#older),
+      h("nav", { class: "buttons", "aria-label": "Pages of duels" }, this.#back, this.#on),
     );
   }
 
@@ -81,6 +92,7 @@ export class Duels {
       annotator: this.#annotator.value.trim(),
       gold: this.#gold.value,
       text: this.#text.value,
+      order: this.#order.value,
       after: this.#cursors.at(-1),
       limit: PAGE,
     };
@@ -89,12 +101,12 @@ export class Duels {
       this.#open?.load(),
     ]);
     this.#next = next_after;
-    this.#list.show(queries);
+    this.#list.show(queries.map((duel) => ({ ...duel, age: ago(duel.created_at) })));
     const page = this.#cursors.length > 1 || next_after ? `, page ${this.#cursors.length}` : "";
     const count = `${plural(total, "duel")}${page}`;
     if (this.#count.textContent !== count) this.#count.textContent = count;
-    this.#newer.setAttribute("aria-disabled", String(this.#cursors.length === 1));
-    this.#older.setAttribute("aria-disabled", String(!next_after));
+    this.#back.setAttribute("aria-disabled", String(this.#cursors.length === 1));
+    this.#on.setAttribute("aria-disabled", String(!next_after));
   }
 
   #item(duel) {
@@ -112,6 +124,7 @@ export class Duels {
         badge(DUEL_STATES[duel.state] ?? duel.state, duel.state),
         duel.gold && badge("Gold"),
         h("span", {}, `${duel.votes} of ${plural(duel.votes_needed, "vote")}`),
+        h("time", { datetime: duel.created_at, title: moment(duel.created_at) }, `posted ${duel.age}`),
         duel.priority !== 0 && h("span", {}, `priority ${duel.priority}`),
         duel.leases
           .filter(({ state }) => state === "live")

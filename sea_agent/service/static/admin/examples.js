@@ -5,6 +5,7 @@ import { button, field, group, select } from "./parts.js";
 import { OUTCOMES } from "./words.js";
 
 const MOST = 20;
+const [LONGEST, LONGEST_REASON] = [100_000, 2000]; // characters
 const EMPTY = { prompt: "", first: "", second: "", outcome: "first", why: "" };
 
 export class Examples {
@@ -26,7 +27,8 @@ export class Examples {
   }
 
   #add(example, byHand) {
-    const area = (part, rows) => h("textarea", { "data-part": part, rows, required: true, value: example[part] });
+    const area = (part, rows, maxlength = LONGEST) =>
+      h("textarea", { "data-part": part, rows, maxlength, required: true, value: example[part] });
     const prompt = area("prompt", 2);
     const one = group(
       "Example",
@@ -34,7 +36,7 @@ export class Examples {
       field("First response", area("first", 3)),
       field("Second response", area("second", 3)),
       field("Right answer", select({ "data-part": "outcome" }, Object.entries(OUTCOMES), example.outcome)),
-      field("Why", area("why", 2)),
+      field("Why", area("why", 2, LONGEST_REASON)),
       button("Remove this example", () => {
         one.remove();
         this.#count();

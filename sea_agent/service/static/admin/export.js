@@ -2,9 +2,9 @@
 
 import { h } from "../dom.js";
 import { at } from "../place.js";
-import { ofRun, query } from "./context.js";
-import { field, group, hint, section, select, tick } from "./parts.js";
-import { List } from "./list.js";
+import { MOST_IN_URL, ofRun, query } from "./context.js";
+import { field, hint, section, select } from "./parts.js";
+import { Ticks } from "./ticks.js";
 import { OUTCOMES } from "./words.js";
 
 const FORMATS = [
@@ -24,12 +24,7 @@ export class Export {
   ]);
   #since = h("input", { type: "datetime-local" });
   #until = h("input", { type: "datetime-local" });
-  #people = h("div", { class: "ticks" });
-  #list = new List(
-    this.#people,
-    (name) => name,
-    (name) => tick(name, h("input", { type: "checkbox", value: name })),
-  );
+  #people = new Ticks("Only answers of", hint("None ticked: of everybody."));
   #link = h("a", { class: "button main", download: "" }, "Download");
   #form;
 
@@ -46,7 +41,7 @@ export class Export {
       ),
       h("div", { class: "pair" }, field("Answered from", this.#since), field("Answered until", this.#until)),
       field("Duels without a winner", this.#ties),
-      group("Only answers of", this.#people, hint("None ticked: of everybody.")),
+      this.#people.element,
       h("div", { class: "buttons" }, this.#link),
     );
     this.element = section("Export", this.#form);
@@ -55,12 +50,17 @@ export class Export {
 
   /** Offer these people; who is ticked stays so. */
   offer(names) {
-    this.#list.show(names);
-    this.#people.parentElement.hidden = !names.length;
+    this.#people.offer(names.map((name) => [name, name]));
+    this.#people.element.hidden = !names.length;
+    this.#follow();
   }
 
   #follow() {
     const utc = (input) => (input.value ? new Date(input.value).toISOString() : "");
+    const people = this.#people.values;
+    const tooMany = people.length > MOST_IN_URL;
+    const remedy = "untick some, or all for everybody.";
+    this.#people.say(tooMany ? `These are ${people.length} people, and a link holds ${MOST_IN_URL}: ${remedy}` : "");
     const filters = query({
       min_agreement: Number(this.#agreement.value) / 100 || "",
       min_votes: this.#votes.value === "1" ? "" : this.#votes.value,
@@ -68,9 +68,9 @@ export class Export {
       ties: this.#ties.value === "drop" ? "" : this.#ties.value,
       since: utc(this.#since),
       until: utc(this.#until),
-      annotator: [...this.#people.querySelectorAll("input:checked")].map(({ value }) => value),
+      annotator: people,
     });
-    if (this.#form.checkValidity()) this.#link.href = at(ofRun(`/export.${this.#format.value}${filters}`));
+    if (this.#form.checkValidity() && !tooMany) this.#link.href = at(ofRun(`/export.${this.#format.value}${filters}`));
     else this.#link.removeAttribute("href");
     this.#link.setAttribute("aria-disabled", String(!this.#link.href));
   }

@@ -1,28 +1,23 @@
 // What a key is for: its runs and until when it holds.
 
 import { h } from "../dom.js";
-import { List } from "./list.js";
-import { field, group, hint, tick } from "./parts.js";
+import { field, hint } from "./parts.js";
+import { Ticks } from "./ticks.js";
 
 /** Runs to tick; none ticked is all. */
 export class RunTicks {
-  #runs = h("div", { class: "ticks" });
-  #list = new List(
-    this.#runs,
-    ({ id }) => id,
-    ({ id, name }) => tick(name || id, h("input", { type: "checkbox", value: id })),
-  );
-  element = group("Only for", this.#runs, hint("None ticked: for every run."));
+  #runs = new Ticks("Only for", hint("None ticked: for every run."));
+  element = this.#runs.element;
 
   /** Offer these runs; what is ticked stays so. */
   offer(runs) {
-    this.#list.show(runs.map(({ id, name }) => ({ id, name })));
+    this.#runs.offer(runs.map(({ id, name }) => [id, name || id]));
     this.element.hidden = !runs.length;
   }
 
   /** The field of the body, if there is one. */
   get value() {
-    const runs = [...this.#runs.querySelectorAll("input:checked")].map(({ value }) => value);
+    const runs = this.#runs.values;
     return runs.length ? { runs } : {};
   }
 }

@@ -2,7 +2,7 @@
 
 import { h } from "../dom.js";
 import { call } from "../service.js";
-import { holds } from "./context.js";
+import { holds, isLink } from "./context.js";
 import { confirm } from "./dialog.js";
 import { RunTicks, Until } from "./key_fields.js";
 import { List } from "./list.js";
@@ -65,10 +65,10 @@ export class Keys {
     this.#runs.offer(runs);
   }
 
-  /** List the keys that hold and are for more than answering. */
+  /** List the keys that hold and are no links: those stand beside the people whose they are. */
   async load() {
     const { keys } = await call("GET", "/v1/keys");
-    this.#list.show(keys.filter((key) => holds(key) && String(key.scopes) !== "annotate"));
+    this.#list.show(keys.filter((key) => holds(key) && !isLink(key)));
   }
 
   #item(key) {
@@ -78,7 +78,7 @@ export class Keys {
       "li",
       { class: "key" },
       h("span", {}, h("b", {}, key.name), ` ${key.scopes.join(", ")}${reach}${until}`),
-      button("End", () => this.#end(key), { action: "end" }),
+      button("End", () => endKey(key.id, `key ${key.name}`, "End the key", this.#changed), { action: "end" }),
     );
   }
 
@@ -100,17 +100,18 @@ export class Keys {
     this.#form.reset();
     await this.#changed();
   }
+}
 
-  async #end({ id, name }) {
-    await confirm({
-      title: `End the key ${name}?`,
-      text: "Whoever uses it is refused at once, and its pages are signed out. If they have no other key to answer with, duels that they hold or were handed go to others.",
-      action: "End the key",
-      work: async () => {
-        await call("DELETE", `/v1/keys/${encodeURIComponent(id)}`);
-        return `The key ${name} has ended.`;
-      },
-    });
-    await this.#changed();
-  }
+/** Ask, and end a key; `what` says which it is. */
+export async function endKey(id, what, action, changed) {
+  await confirm({
+    title: `End the ${what}?`,
+    text: "Whoever uses it is refused at once, and its pages are signed out. If they have no other key to answer with, duels that they hold or were handed go to others.",
+    action,
+    work: async () => {
+      await call("DELETE", `/v1/keys/${encodeURIComponent(id)}`);
+      return `The ${what} has ended.`;
+    },
+  });
+  await changed();
 }

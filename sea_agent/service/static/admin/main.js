@@ -3,3 +3,4 @@
 const { view } = document.body.dataset;
 const { start } = await import(`./${view}.js`);
 start(document.getElementById("view"));
+document.getElementById("stalled").remove();

@@ -2,14 +2,14 @@
 
 import { h } from "../dom.js";
 import { call } from "../service.js";
-import { WRITTEN_ANEW, holds, ofPerson } from "./context.js";
+import { WRITTEN_ANEW, holds, isLink, ofPerson } from "./context.js";
 import { confirm } from "./dialog.js";
 import { Inviting } from "./inviting.js";
-import { Keys } from "./keys.js";
+import { Keys, endKey } from "./keys.js";
 import { List } from "./list.js";
 import { badge, button, field, section } from "./parts.js";
 import { Refresh } from "./refresh.js";
-import { ago, number, plural } from "./words.js";
+import { LEARNT, ago, moment, number, plural } from "./words.js";
 
 export function start(view) {
   const changed = () => refresh.now();
@@ -51,9 +51,6 @@ export function start(view) {
 function card(person, changed) {
   const { annotator, active, erased, keys, runs } = person;
   const live = keys.filter(holds);
-  const reach = live.some((key) => key.runs === null)
-    ? "every run"
-    : [...new Set(live.flatMap((key) => key.runs))].sort().join(", ");
   return h(
     "li",
     { class: "person" },
@@ -65,9 +62,10 @@ function card(person, changed) {
       h("span", {}, `last seen ${ago(person.last_seen)}`),
       h("span", {}, plural(person.answers, "answer")),
       h("span", {}, `${number(person.answers_last_hour)} in the last hour`),
-      live.length > 0 && h("span", {}, `${plural(live.length, "key")} for ${reach}`),
+      live.length > 0 && h("span", {}, `${plural(live.length, "key")} for ${reachOf(live)}`),
       runs.length > 0 && h("span", {}, `answered in ${runs.join(", ")}`),
     ),
+    live.length > 1 && links(annotator, live.filter(isLink), changed),
     !erased &&
       h(
         "div",
@@ -76,6 +74,22 @@ function card(person, changed) {
         button("Erase", () => erase(annotator, changed), { action: "erase", danger: true }),
       ),
   );
+}
+
+function reachOf(keys) {
+  if (keys.some(({ runs }) => runs === null)) return "every run";
+  return [...new Set(keys.flatMap(({ runs }) => runs))].sort().join(", ");
+}
+
+/** The links of somebody who has other access too, so that one of them can be ended alone. */
+function links(annotator, keys, changed) {
+  const item = (key) => {
+    const until = key.expires_at ? `, until ${moment(key.expires_at)}` : "";
+    const text = `Link for ${reachOf([key])}, made ${moment(key.created_at)}${until}`;
+    const end = () => endKey(key.id, `link of ${annotator}`, "End the link", changed);
+    return h("li", { class: "key" }, h("span", {}, text), button("End this link", end, { action: key.id }));
+  };
+  return h("ul", { class: "plain", "aria-label": `Links of ${annotator}` }, keys.map(item));
 }
 
 async function endAccess(name, changed) {
@@ -97,6 +111,7 @@ async function erase(name, changed) {
     text: [
       "Their name becomes a random pseudonym everywhere, their comments are removed, their keys end. Their answers stay under the pseudonym. This cannot be undone.",
       "What cannot be forgotten here: exports, back-ups and experiments that have read the name already, and the name where it stands inside a prompt or a response.",
+      LEARNT,
     ],
     action: "Erase this person",
     typed: name,

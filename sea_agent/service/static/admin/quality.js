@@ -4,7 +4,7 @@ import { h, headings, wide } from "../dom.js";
 import { call } from "../service.js";
 import { ofRun } from "./context.js";
 import { List } from "./list.js";
-import { hint, section } from "./parts.js";
+import { badge, hint, section } from "./parts.js";
 import { ago, fixed, number, plural, share } from "./words.js";
 
 const COLUMNS = [
@@ -31,7 +31,7 @@ export class Quality {
   );
   #rows = h("tbody", {});
   #people = new List(this.#rows, ({ annotator }) => annotator, row);
-  #read = null; // up to which label
+  #read = null; // of which version
 
   constructor() {
     this.element = section(
@@ -44,14 +44,14 @@ export class Quality {
     );
   }
 
-  /** Read anew if there are other labels, or other skips, than the last time. */
-  async load(...state) {
-    if (this.#read === String(state)) return;
+  /** Read anew if what the service would tell has another version than the last time. */
+  async load(version) {
+    if (this.#read === version) return;
     const [agreement, { annotators }] = await Promise.all([
       call("GET", ofRun("/agreement")),
       call("GET", ofRun("/annotators")),
     ]);
-    this.#read = String(state);
+    this.#read = version;
     this.names = annotators.map(({ annotator }) => annotator);
     this.#figures.show([agreement]);
     this.#people.show(annotators);
@@ -94,7 +94,15 @@ function row(one) {
   return h(
     "tr",
     {},
-    h("th", { scope: "row" }, one.annotator),
+    h("th", { scope: "row" }, one.annotator, qualified(one.qualification)),
     cells.map((text) => h("td", {}, text)),
   );
+}
+
+/** Whether somebody qualified, where the run asks for that. */
+function qualified(qualification) {
+  if (!qualification) return null;
+  const { given, needed, passed } = qualification;
+  if (passed === null) return badge(`Qualifying: ${number(given)} of ${number(needed)}`);
+  return passed ? badge("Qualified", "answered") : badge("Not qualified: gets no duels", "stuck");
 }

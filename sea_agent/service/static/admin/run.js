@@ -52,7 +52,7 @@ export function start(view) {
     users.hidden = !run.live;
     actions.show(run, progress);
     importing.show(run);
-    await quality.load(run.labels, progress.labels);
+    await quality.load(progress.quality_version);
     const answered = quality.names;
     const able = staff.people.filter(canAnswer).map(({ annotator }) => annotator);
     assigning.show([...new Set([...able, ...answered])].sort(), run.assigned);

@@ -9,7 +9,7 @@ import { List } from "./list.js";
 import { act } from "./outcome.js";
 import { button } from "./parts.js";
 import { changeRun } from "./run_form.js";
-import { REMEDY, plural } from "./words.js";
+import { LEARNT, REMEDY, plural } from "./words.js";
 
 const DONE = {
   open: "gives duels.",
@@ -111,6 +111,7 @@ export class RunActions {
       text: [
         "Prompts, responses, instructions and examples are gone for good; duels that wait are cancelled first. Counts and labels stay.",
         "Exports, back-ups and experiments that have read the texts already keep them.",
+        LEARNT,
       ],
       action: "Erase the texts",
       typed: this.#run.id,
@@ -124,7 +125,10 @@ export class RunActions {
   async #delete() {
     const done = await confirm({
       title: "Delete this run?",
-      text: "Its duels, labels and everything else about it are gone for good. Export the labels first if you may need them.",
+      text: [
+        "Its duels, labels and everything else about it are gone for good. Export the labels first if you may need them.",
+        LEARNT,
+      ],
       action: "Delete the run",
       typed: this.#run.id,
       work: async () => {

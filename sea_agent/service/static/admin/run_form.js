@@ -11,10 +11,13 @@ import { button, field, group } from "./parts.js";
 
 const RUN_ID = "[A-Za-z0-9_\\-]([A-Za-z0-9_\\-]|\\.[A-Za-z0-9_\\-])*";
 
+/** A run that is there stays as it is: it may be archived, another's, or younger than the list that the reader sees. */
+const ONLY_NEW = { headers: { "If-None-Match": "*" } };
+
 const NEW = { votes_needed: 1, repeat_share: 0.05, gold_share: 0.05, qualifying_share: 0.8 };
 
-/** Ask for a new run, and go to its page when it is made. `known` are the ids that are taken. */
-export function makeRun(known) {
+/** Ask for a new run, and go to its page when it is made. */
+export function makeRun() {
   const id = h("input", {
     name: "id",
     required: true,
@@ -25,10 +28,8 @@ export function makeRun(known) {
     title: "Letters, digits, -, _ and single dots",
   });
   const help = "Experiments and links name the run by it: letters, digits, - and _. It cannot be changed later.";
-  const taken = () => id.setCustomValidity(known.includes(id.value) ? `There is a run ${id.value} already.` : "");
-  id.addEventListener("input", taken);
   show("New run", "Make the run", NEW, field("Id", id, help), async (body) => {
-    await call("PUT", ofRun("", id.value), body);
+    await call("PUT", ofRun("", id.value), body, ONLY_NEW);
     location.assign(at(`/admin/runs/${encodeURIComponent(id.value)}`));
     return "";
   });
@@ -124,7 +125,7 @@ function controls(run) {
     ),
     field(
       "Erase texts after days",
-      input("retention_days", { type: "number", min: 0, step: "any", inputmode: "decimal" }),
+      input("retention_days", { type: "number", min: 0, max: 36500, step: "any", inputmode: "decimal" }),
       "Counted from when a duel is over. Empty: they are kept.",
     ),
   ];

@@ -20,7 +20,7 @@ export function start(view) {
   const list = new List(items, ({ id }) => id, card);
   let found = [];
 
-  const create = button("New run", () => makeRun(found.map(({ id }) => id)), { main: true });
+  const create = button("New run", () => makeRun(), { main: true });
   view.append(
     h("div", { class: "toolbar" }, field("Search", search), tick("Show archived", archived), create),
     fault,

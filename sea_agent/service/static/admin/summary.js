@@ -3,14 +3,14 @@
 import { h } from "../dom.js";
 import { at } from "../place.js";
 import { badge } from "./parts.js";
-import { STATES, number, plural, stuckInWords } from "./words.js";
+import { STATES, noGoldInWords, number, plural, stuckInWords } from "./words.js";
 
 /** What ends the address of a run's page that lists only the duels that nobody can answer. */
 export const ONLY_STUCK = "#stuck";
 
 /** State, counts, who can answer, and what is in the way, with a link to it; `toStuck` is called when that is followed. */
 export function summary(run, progress, toStuck) {
-  const stuck = stuckInWords(progress.stuck);
+  const [stuck, noGold] = [stuckInWords(progress.stuck), noGoldInWords(run, progress)];
   const address = at(`/admin/runs/${encodeURIComponent(run.id)}${ONLY_STUCK}`);
   return h(
     "div",
@@ -35,6 +35,7 @@ export function summary(run, progress, toStuck) {
       h("span", {}, h("b", {}, number(progress.labels)), progress.labels === 1 ? " label" : " labels"),
       h("span", {}, `${plural(progress.annotators, "person", "people")} can answer`),
     ),
+    noGold && h("p", { class: "warning" }, noGold),
     stuck &&
       h(
         "p",

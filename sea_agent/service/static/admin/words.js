@@ -55,6 +55,22 @@ export function stuckInWords(count) {
   return `${plural(count, "duel")} ${verb} for votes that nobody can give: ${REMEDY}`;
 }
 
+/** What is to be done where nobody can qualify, as too few gold duels are open; empty where they can. */
+export function noGoldInWords({ qualification, state }, { gold_missing: missing }) {
+  if (!missing || state === "closed" || state === "archived") return "";
+  const open = qualification - missing;
+  const has = open ? `has only ${number(open)} open` : "has none";
+  return (
+    "Nobody new can qualify, and who has not gets nothing else: the qualification asks for " +
+    `${plural(qualification, "gold duel")}, and the run ${has}. Import ${number(missing)} more with known answers ` +
+    "(gold), or ask for fewer under Change."
+  );
+}
+
+/** What an erasure does not reach. */
+export const LEARNT =
+  "Weights and posteriors that have learnt from the answers cannot forget them: only training again without them can.";
+
 /** Names that were typed, one on a line: a name may hold a comma. */
 export const namesIn = (text) => [
   ...new Set(

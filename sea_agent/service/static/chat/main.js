@@ -203,7 +203,7 @@ message.addEventListener("keydown", (event) => {
   if (event.key === "Escape") return asking() ? view.turnOf(asking()).focusDuel() : message.blur();
   if (event.key !== "Enter" || event.shiftKey || event.isComposing || !hasMouse.matches) return;
   event.preventDefault();
-  byId("composer").requestSubmit();
+  byId("send").click();
 });
 
 document.addEventListener("keydown", (event) => {

@@ -46,6 +46,7 @@ document
     publications.element,
     users.element,
   );
+document.getElementById("stalled").remove();
 refresh.now();
 
 async function load() {
