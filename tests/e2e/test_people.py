@@ -143,8 +143,9 @@ def forget_keys(key: str) -> None:
     decided = feedback_service.FeedbackServiceOracle._decided
 
     def unsalted(self: Any, duels: Any) -> Any:
-        for name in [name for name in self._votes if name.endswith(salt)]:
-            self._votes[name.removesuffix(f"-{salt}")] = self._votes.pop(name)
+        for kept in (self._votes, self._needed):
+            for name in [name for name in kept if name.endswith(salt)]:
+                kept[name.removesuffix(f"-{salt}")] = kept.pop(name)
         return decided(self, duels)
 
     feedback_service._query = salted

@@ -135,5 +135,5 @@ async def test_a_run_that_asks_for_none_tells_of_none(service: Running) -> None:
     await service.run()
     await service.post(1)
     ann = await service.annotator("ann")
-    assert (await progress(ann)) == {"state": "open", "mine": 0, "qualification": None}
+    assert (await progress(ann)) == {"state": "open", "votes_needed": 1, "mine": 0, "qualification": None}
     assert (await progress(service.admin))["gold_missing"] == 0
