@@ -26,7 +26,7 @@ def markdown(done: Mapping[str, Mapping[str, Any]], parts: Mapping[str, Sequence
                 )
                 lines.append(f"| {' | '.join(cells)} |")
         if lines:
-            heading = "| asked | seeds | late regret | regret | answers | lies among them | trust at the end |"
+            heading = "| asked | seeds | late regret | regret | answers | lies among them | trusted at the end |"
             tables.append("\n".join([f"**{part}**", "", heading, "|---|---|---|---|---|---|---|", *lines]))
     return "\n\n".join(tables)
 

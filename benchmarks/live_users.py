@@ -5,13 +5,13 @@ Dimension legend: P prompts, M responses of a prompt, D features, 6 equal parts 
 
 import heapq
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from benchmarks.live_houses import RATE, Fixed, House, Request, Trained
 from sea_agent.config import LiveConfig
-from sea_agent.loop.deciding import decide
+from sea_agent.loop.deciding import Decision, decide, live_trust
 from sea_agent.seeding import generator_for, id_for
 from sea_agent.service.chat.asking import Asking, Plan
 from sea_agent.types import Duel, LabelSource, Outcome, Response, Verdict
@@ -69,7 +69,7 @@ class Record:
     answers: int
     lies: int
     trust: float
-    """In the posterior, at the end."""
+    """Whether the posterior is acted on at the end, 1 or 0."""
 
 
 class Users:
@@ -124,13 +124,13 @@ def simulate(world: str, arm: Arm, seed: int) -> Record:
         offers = house.offers(block)
         for request, offer in zip(block, offers, strict=True):
             shown = [offer.alone]
-            pair = _pair(asking, arm, house, request, offer.responses, offer.shown)
-            if pair is not None:
-                shown = pair
+            decision = _question(asking, arm, house, request, offer.responses, offer.shown)
+            if decision is not None and decision.pair is not None:
+                shown = list(decision.pair)
                 asked[request.number] = 1
-                first, second = (
-                    pair if generator_for("live", seed, "order", request.number).random() < 0.5 else pair[::-1]
-                )
+                streams = offer.shown is not None  # the one that is shown already comes first
+                swapped = not streams and generator_for("live", seed, "order", request.number).random() >= 0.5
+                first, second = decision.pair[::-1] if swapped else decision.pair
                 answer = users.answer(request, offer.rewards[first] - offer.rewards[second])
                 if answer is not None:
                     at, outcome = answer
@@ -139,6 +139,7 @@ def simulate(world: str, arm: Arm, seed: int) -> Record:
                     if arm.shuffled:
                         outcome = said[generator_for("live", seed, "shuffle", request.number).integers(len(said))]
                     duel = _duel(request, house, offer.responses[first], offer.responses[second])
+                    duel = replace(duel, by_chance=not streams or decision.as_sampled)
                     heapq.heappush(waiting, (at, duel.id, duel, outcome, request.user))
             regrets[request.number] = offer.best - np.mean([offer.rewards[place] for place in shown])
     return Record(
@@ -146,14 +147,14 @@ def simulate(world: str, arm: Arm, seed: int) -> Record:
         tuple(int(part.sum()) for part in np.array_split(asked, 6)),
         answers,
         lies,
-        0.0 if house.selector is None else house.selector.trust,
+        0.0 if house.selector is None else live_trust(house.selector),
     )
 
 
-def _pair(
+def _question(
     asking: Asking, arm: Arm, house: House, request: Request, responses: Sequence[Response], shown: int | None
-) -> list[int] | None:
-    """The places of the responses that are compared, if the user is asked."""
+) -> Decision | None:
+    """The pair that is compared, if the user is asked."""
     user, name = f"user-{request.user}", f"request-{request.number}"
     if asking.consider(user, name, request.at) is Plan.PLAIN:
         return None
@@ -162,7 +163,7 @@ def _pair(
     if decision.pair is None:
         asking.note(name, 0.0)
         return None
-    return list(decision.pair) if asking.ask(user, name, decision.information, request.at) else None
+    return decision if asking.ask(user, name, decision.information, request.at) else None
 
 
 def _duel(request: Request, house: House, first: Response, second: Response) -> Duel:
