@@ -14,7 +14,7 @@ import pytest
 from service.chat_service import Chat, chatting, text_of
 from service.pages.proxies import DEPLOYED, NGINX, Proxy
 
-from sea_agent.service.chat.engines import LINE_SECONDS
+from sea_agent.service.chat.engines import READ_SECONDS
 
 pytestmark = pytest.mark.anyio
 
@@ -126,4 +126,4 @@ if NGINX:
 
 def test_the_proxy_is_as_patient_as_the_gateway_with_its_engines() -> None:
     (patience,) = re.findall(r"proxy_read_timeout (\d+)s;", (DEPLOYED / SITE).read_text())
-    assert float(patience) >= 4 * LINE_SECONDS, "one engine after the other may be silent"
+    assert float(patience) >= 4 * READ_SECONDS, "one engine after the other may be silent"
