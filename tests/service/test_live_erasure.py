@@ -66,7 +66,7 @@ async def filled(service: Running, count: int = 30) -> tuple[httpx.AsyncClient, 
     await begin(service, *hers, *his)
     await service.state.database.write(lambda connection: know(connection, NAME, asks=False))
     for client, requests in ((app, hers), (other, his)):
-        for asked in requests:
+        for asked in (asked for asked in requests if asked.state == "done"):
             if asked.asked is not None:
                 outcome = ("first", "second", "tie", "both_bad")[asked.number // 2 % 4]
                 await said(client, asked, "choice", outcome=outcome)
