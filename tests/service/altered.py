@@ -36,7 +36,9 @@ def impatient() -> None:
             raise Problem(409, "This is the last admin key; make another one first.")
         await revoke(self, key_id)
 
-    def close_others(connection: Connection, run: str, given: dict[str, Any], now: float, *, only_new: bool) -> None:
+    def close_others(
+        connection: Connection, run: str, given: dict[str, Any], now: float, *, only_new: bool = False
+    ) -> None:
         kept = {name: value for name, value in given.items() if (run, name) != ("run", "state")}
         put(connection, run, kept, now, only_new=only_new)
 
