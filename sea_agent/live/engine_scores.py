@@ -27,12 +27,16 @@ def engine_score(settings: Path) -> Score | None:
     def score(rows: Sequence[TokenRow], version: int) -> list[list[float]]:
         headers = {"Authorization": f"Bearer {os.environ.get(TOKEN, '')}"}
         reasons = []
-        for url in engines:
-            with httpx.Client(base_url=located(url), headers=headers, timeout=_SECONDS, trust_env=False) as client:
+        for file_or_url in engines:
+            url = located(file_or_url)
+            if not url:
+                reasons.append(f"{file_or_url}: it is nowhere now")
+                continue
+            with httpx.Client(base_url=url, headers=headers, timeout=_SECONDS, trust_env=False) as client:
                 try:
                     return _scored(client, rows, version)
                 except NotScored as error:
-                    reasons.append(f"{located(url) or url}: {error}")
+                    reasons.append(f"{url}: {error}")
         raise NotScored("; ".join(reasons))
 
     return score

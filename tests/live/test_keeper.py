@@ -13,6 +13,7 @@ from sea_agent.errors import RunFailure, Stopped
 from sea_agent.live import keeper as keeping
 from sea_agent.live.engine_scores import engine_score
 from sea_agent.live.keeper import Keeper, KeeperSettings
+from sea_agent.live.measuring import NotScored
 from sea_agent.service.chat.settings import TOKEN as TOKEN_VARIABLE
 from sea_agent.service.chat.settings import LiveSettings
 
@@ -117,7 +118,8 @@ def test_the_agent_asks_an_engine_that_moved_where_its_file_says(
     monkeypatch.setenv(TOKEN_VARIABLE, TOKEN)
     score, rows = engine_score(settings), [((5, 6), (7,))]
     assert score is not None
-    assert score(rows, 1) is None, "it is nowhere yet"
+    with pytest.raises(NotScored, match=r"engine-0\.url: it is nowhere"):
+        score(rows, 1)
     for _ in range(2):
         with StubEngine(TOKEN) as engine:
             file.write_text(engine.url)
