@@ -3,7 +3,9 @@
     pip install langchain-openai
     LIVE_URL=http://127.0.0.1:8400/v1 LIVE_KEY=… python langchain_client.py
 
-It says nothing of duels, so its users are never asked: it would put both responses into one text.
+It says nothing of duels, so its users are never asked: it would put both responses into one text. A prompt can be
+given; the policy of ``make live-demo`` reads prompts such as this one only:
+"rich warm : door drum bell rope bridge field stone river =>".
 """
 
 import os

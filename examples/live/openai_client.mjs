@@ -3,7 +3,8 @@
 //     npm install openai
 //     LIVE_URL=http://127.0.0.1:8400/v1 LIVE_KEY=… node openai_client.mjs
 //
-// Where somebody is asked, the two responses are shown and the first one is picked.
+// Where somebody is asked, the two responses are shown and the first one is picked. A prompt can be given; the policy of
+// `make live-demo` reads prompts such as "rich warm : door drum bell rope bridge field stone river =>" only.
 
 import OpenAI from "openai";
 
