@@ -1,6 +1,6 @@
 """How much later the first token comes through the gateway of live mode than from its engine.
 
-    python -m benchmarks.live_latency [--world lexicon] [--turns 30] [--markdown]
+    python -m benchmarks.live_latency [--world lexicon] [--layers 3 200] [--turns 30] [--markdown]
 
 One engine and one gateway, each a process of its own, as ``sea-agent live`` starts them; nobody is asked. The same
 requests with the same seeds are sent in turns of ``REQUESTS``
@@ -13,6 +13,9 @@ each as a stream, by 1 and by 8 clients that ask again as soon as they are answe
 differs: a client sends bytes that were made before, and takes the time until the first bytes with a text of the
 response. Ratios are those within a turn, so that they hold when the machine's speed drifts: their geometric means over
 turns, with bootstrap intervals. The engine counts the responses that it begins: an unasked request costs one.
+
+A policy of a built-in world has its first token sooner than any that is of use. ``--layers`` gives it further layers
+that add nothing to what passes: it says the same, as late as a larger one would.
 
 This process shares the machine with both. Writes ``benchmarks/results/live_latency.json``.
 """
@@ -36,6 +39,8 @@ from typing import Any
 
 import httpx
 import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.live_load import rounded
 from learner.weight_transfer import free_port
@@ -52,6 +57,9 @@ from sea_agent.worlds import resolve
 RESULTS = Path(__file__).parent / "results" / "live_latency.json"
 WAYS = ("engine", "plain", "allowed")
 CLIENTS = (1, 8)
+LAYERS = (3, 200)
+"""The world's own, and so many that a first token takes about as long as that of a policy of a billion weights on a GPU
+under load, some hundred milliseconds."""
 REQUESTS = 48
 """Of a turn, by all clients together."""
 PERCENTILES = (50, 95)
@@ -154,11 +162,30 @@ def compare(waits: Mapping[str, Sequence[Sequence[float]]]) -> dict[str, Any]:
     return found
 
 
+def deepened(policy: Path, layers: int, folder: Path) -> Path:
+    """A policy with so many layers that says what ``policy`` does, in ``folder``: further layers add zero."""
+    model = AutoModelForCausalLM.from_pretrained(policy)
+    own = model.config.num_hidden_layers
+    model.config.num_hidden_layers = layers
+    model.config.layer_types = None
+    deep = AutoModelForCausalLM.from_config(model.config)
+    missing, unexpected = deep.load_state_dict(model.state_dict(), strict=False)
+    if unexpected or any(int(name.split(".")[2]) < own for name in missing):
+        raise RunFailure(f"{policy} is no policy whose layers are model.layers.N")
+    with torch.no_grad():
+        for layer in deep.model.layers[own:]:
+            layer.self_attn.o_proj.weight.zero_()
+            layer.mlp.down_proj.weight.zero_()
+    deep.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(policy).save_pretrained(folder)
+    return folder
+
+
 @contextmanager
-def running(world: str, folder: Path) -> Iterator[tuple[dict[str, Way], Callable[[], int]]]:
+def running(policy: Path, folder: Path) -> Iterator[tuple[dict[str, Way], Callable[[], int]]]:
     """Engine and gateway: each way to them, and how many responses the engine has begun."""
     token, key, ports = secrets.token_hex(16), secrets.token_urlsafe(32), [free_port(HOST) for _ in range(2)]
-    engine = {"policy": {"path": f"world://{world}/policy"}, "port": ports[0]}
+    engine = {"policy": {"path": str(policy)}, "port": ports[0]}
     live = LiveConfig(ask_share=0.0, considered_share=0.0, audit_share=0.0, requests_per_minute=1e6)
     urls = tuple(f"http://{HOST}:{port}" for port in ports)
     settings = LiveSettings(
@@ -200,12 +227,22 @@ def is_well(url: str) -> bool:
         return False
 
 
-def measure(world: str, turns: int) -> dict[str, Any]:
+def measure(world: str, layers: Sequence[int], turns: int) -> dict[str, Any]:
     """All figures. Raises: RunFailure when a request costs more or less than one response."""
     rows = Path(resolve(f"world://{world}/prompts.jsonl")).read_text(encoding="utf-8").splitlines()
     prompts = [str(json.loads(row)["prompt"]) for row in rows[:REQUESTS]]
-    figures: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as folder, running(world, Path(folder)) as (found, begun):
+    figures = {}
+    for count in layers:
+        with tempfile.TemporaryDirectory() as folder:
+            policy = deepened(Path(resolve(f"world://{world}/policy")), count, Path(folder) / "policy")
+            figures[str(count)] = _first_tokens(policy, prompts, turns, Path(folder))
+    measured = {"world": world, "turns": turns, "requests_of_a_turn": REQUESTS, "cores": os.cpu_count()}
+    return measured | {"layers": figures}
+
+
+def _first_tokens(policy: Path, prompts: Sequence[str], turns: int, folder: Path) -> dict[str, Any]:
+    figures = {}
+    with running(policy, folder) as (found, begun):
         for clients in CLIENTS:
             waits: dict[str, list[list[float]]] = {way: [] for way in WAYS}
             for number in range(-1, turns):  # the first one is not counted
@@ -216,19 +253,21 @@ def measure(world: str, turns: int) -> dict[str, Any]:
                         raise RunFailure(f"{REQUESTS} requests ({way}) cost {drawn} responses of the engine")
                     waits[way] += [seconds] * (number >= 0)
             figures[str(clients)] = compare(waits)
-    return {"world": world, "turns": turns, "requests_of_a_turn": REQUESTS, "cores": os.cpu_count(), "clients": figures}
+    return figures
 
 
 def markdown(results: Mapping[str, Any]) -> str:
     """The figures as a table."""
     lines = [
-        "| clients | | p50, ms | p95, ms | p50 ratio | p95 ratio | later at p50, ms |",
-        "|---|---|---|---|---|---|---|",
+        "| layers | clients | | p50, ms | p95, ms | p50 ratio | p95 ratio | later at p50, ms |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    for clients, figures in results["clients"].items():
-        for way, one in figures.items():
-            spans = [_span(one.get(name)) for name in ("p50_ratio", "p95_ratio", "p50_later_ms")]
-            lines.append(f"| {clients} | {way} | {one['p50_ms']:.1f} | {one['p95_ms']:.1f} | {' | '.join(spans)} |")
+    for layers, by_clients in results["layers"].items():
+        for clients, figures in by_clients.items():
+            for way, one in figures.items():
+                spans = [_span(one.get(name)) for name in ("p50_ratio", "p95_ratio", "p50_later_ms")]
+                cells = (layers, clients, way, f"{one['p50_ms']:.1f}", f"{one['p95_ms']:.1f}", *spans)
+                lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -242,12 +281,13 @@ def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--world", choices=("lexicon", "kitchen", "reviews"), default="lexicon")
+    parser.add_argument("--layers", type=int, nargs="+", default=LAYERS)
     parser.add_argument("--turns", type=int, default=30)
     parser.add_argument("--markdown", action="store_true", help="print what was measured last")
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # engine and gateway end with this process
     if not given.markdown:
-        measured = measure(given.world, given.turns)
+        measured = measure(given.world, given.layers, given.turns)
         write_whole(RESULTS, json.dumps(rounded(measured), indent=1) + "\n")
     print(markdown(json.loads(RESULTS.read_text(encoding="utf-8"))))
 

@@ -6,10 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from service.chat_service import EAGER, chatting
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from benchmarks import live_latency
-from benchmarks.live_latency import TEXT_OF_ENGINE, compare, markdown, turn, ways
+from benchmarks.live_latency import TEXT_OF_ENGINE, compare, deepened, markdown, turn, ways
+from sea_agent.worlds import resolve
 
 
 def test_ratios_are_those_within_turns() -> None:
@@ -19,7 +22,7 @@ def test_ratios_are_those_within_turns() -> None:
     assert found["plain"]["p50_ratio"] == pytest.approx([2.0] * 3)
     assert found["plain"]["p95_ratio"] == pytest.approx([2.0] * 3)
     assert found["plain"]["p50_later_ms"][0] == pytest.approx(15 * np.mean([1.5**number for number in range(6)]))
-    assert "2.00 [2.00, 2.00]" in markdown({"clients": {"1": found}})
+    assert "2.00 [2.00, 2.00]" in markdown({"layers": {"3": {"1": found}}})
 
 
 def test_a_prompt_and_an_empty_piece_are_no_text_of_the_engine() -> None:
@@ -27,6 +30,18 @@ def test_a_prompt_and_an_empty_piece_are_no_text_of_the_engine() -> None:
     empty = b'5a\r\n{"text": "", "token_ids": [3], "logprobs": [-1.0], "version": 0}\n\r\n'
     assert TEXT_OF_ENGINE.search(prompt + empty) is None
     assert TEXT_OF_ENGINE.search(prompt + empty + empty.replace(b'""', b'" so"')) is not None
+
+
+def test_a_deeper_policy_says_the_same(tmp_path: Path) -> None:
+    policy = Path(resolve("world://lexicon/policy"))
+    tokens = torch.tensor([[2, 5, 9, 11, 30]])
+    with torch.no_grad():
+        own, deep = (
+            AutoModelForCausalLM.from_pretrained(path)(tokens).logits
+            for path in (policy, deepened(policy, 7, tmp_path / "deep"))
+        )
+    assert torch.equal(own, deep)
+    assert AutoConfig.from_pretrained(tmp_path / "deep").num_hidden_layers == 7
 
 
 @pytest.mark.parametrize("asked", [False, True])
