@@ -2,8 +2,10 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 from playwright.async_api import Locator, expect
 from service import live_rows
@@ -11,6 +13,7 @@ from service.conftest import Running, start
 from service.pages.browsing import Visitor
 from service.pages.live_routes import LiveRoutes
 
+from sea_agent.service.chat.gateway import Gateway
 from sea_agent.service.chat.settings import LiveSettings
 
 
@@ -80,4 +83,6 @@ async def live_site(folder: Path, live: LiveSettings | None = None) -> AsyncIter
         if live is None:
             routes.mount(running.app)
             await live_rows.begin(running)
+            gateway = cast(Gateway, SimpleNamespace(run=live_rows.RUN))  # the routes do its work
+            running.app.state.service = replace(running.state, gateway=gateway)
         yield LiveSite(running, await running.listen(), routes)
