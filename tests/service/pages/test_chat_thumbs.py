@@ -58,11 +58,10 @@ async def test_thumbs_given_offline_are_sent_once_when_the_connection_is_back(
         await serve_changed(ann.page, "outbox.js", change)
     await ann.page.reload()
     await ann.context.set_offline(True)
-    async with ann.page.expect_event("requestfailed"):
-        await ann.named("Bad answer").click()
+    await ann.named("Bad answer").click()
     await expect(ann.named("Bad answer")).to_have_attribute("aria-pressed", "true")
+    await ann.says("Offline: 1 choice waiting")
     if not forgets:
-        await ann.says("Offline: 1 choice waiting")
         await ann.named("Good answer").click()
     await ann.context.set_offline(False)
     if not forgets:
