@@ -1,9 +1,11 @@
 """Answers that came alone can be called good or bad, once, whatever happens to the connection."""
 
+import asyncio
+
 import pytest
 from live_stub import StubEngine
 from playwright.async_api import expect
-from service.pages.browsing import serve_changed
+from service.pages.browsing import SECONDS, serve_changed
 from service.pages.live_pages import Arrive, Guest, LiveSite
 from service.pages.live_routes import Reply
 
@@ -60,9 +62,12 @@ async def test_thumbs_given_offline_are_sent_once_when_the_connection_is_back(
     await ann.context.set_offline(True)
     await ann.named("Bad answer").click()
     await expect(ann.named("Bad answer")).to_have_attribute("aria-pressed", "true")
-    await ann.says("Offline: 1 choice waiting")
     if not forgets:
+        await ann.says("Offline: 1 choice waiting")
         await ann.named("Good answer").click()
+    async with asyncio.timeout(SECONDS):
+        while forgets and await ann.page.evaluate("JSON.stringify(localStorage).includes('thumbs')"):
+            await asyncio.sleep(0.01)
     await ann.context.set_offline(False)
     if not forgets:
         await ann.says("Saved")
