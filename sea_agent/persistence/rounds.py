@@ -108,7 +108,7 @@ class RoundMetrics(_Row):
     posterior_prior_deviation: float | None = None
     """Laplace: standard deviation of a reward under the fitted prior."""
     posterior_trust: float | None = None
-    """How much of what the posterior claimed to know of answers before they came they bore out; 1 for an ensemble."""
+    """Share of what the posterior claimed to know of answers beforehand that they confirmed; 1 for an ensemble."""
     foresight_accuracy: float | None = None
     """Share of answers on the side that the posterior believed in before."""
     foresight_brier: float | None = None

@@ -368,7 +368,7 @@ def test_defaults_of_some_kinds_of_oracles_do_not_hide_those_of_the_others() -> 
     assert defaults["oracle.run"] == "required; live: live"
     assert defaults["oracle.instructions"] == "empty"
     assert defaults["oracle.labels"] == "threshold; world: bernoulli"
-    assert defaults["oracle.votes"] == "1"
+    assert defaults["oracle.votes"] == "None"
 
 
 def test_a_valid_key_is_accepted_by_the_parser() -> None:

@@ -30,7 +30,8 @@ async def figures(service: Running) -> Any:
     """Everything that is computed from the labels of the run."""
     run = {"agreement", "annotators", "progress", ""}
     found = {part: (await service.admin.get(f"/v1/runs/run/{part}".rstrip("/"))).json() for part in run}
-    for ability in ("annotators", "people", "stuck"):  # who can still answer is no figure of the labels
+    # Who can still answer is no figure of the labels, nor is what changes with a name.
+    for ability in ("annotators", "people", "stuck", "quality_version"):
         del found["progress"][ability]
     for row in found["annotators"]["annotators"]:
         row["annotator"] = "(ann)" if row["annotator"].startswith(("ann", "erased-")) else row["annotator"]

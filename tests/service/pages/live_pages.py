@@ -1,5 +1,6 @@
 """A service in live mode with a browser before it."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ from typing import cast
 from playwright.async_api import Locator, expect
 from service import live_rows
 from service.conftest import Running, start
-from service.pages.browsing import Visitor
+from service.pages.browsing import SECONDS, Visitor
 from service.pages.live_routes import LiveRoutes
 
 from sea_agent.service.chat.gateway import Gateway
@@ -41,6 +42,12 @@ class Guest(Visitor):
         """Write a message and send it."""
         await self.page.get_by_label("Message").fill(text)
         await self.page.keyboard.press("Enter")
+
+    async def forgets(self, words: str) -> None:
+        """Wait until nothing of what the browser keeps has these words."""
+        async with asyncio.timeout(SECONDS):
+            while await self.page.evaluate("(words) => JSON.stringify(localStorage).includes(words)", words):
+                await asyncio.sleep(0.01)
 
     def named(self, name: str) -> Locator:
         """The button of exactly this name."""

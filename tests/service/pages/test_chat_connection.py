@@ -54,6 +54,8 @@ async def test_a_pick_made_offline_is_sent_once_when_the_connection_is_back(
     await expect(ann.turn).to_contain_text("You picked the second answer.")
     if fault != "forgets":
         await ann.says("Offline: 1 choice waiting")
+    else:
+        await ann.forgets("chatcmpl-0")
     await ann.context.set_offline(False)
     if fault == "forgets":
         await ann.say("Cooked?")

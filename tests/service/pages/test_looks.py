@@ -46,6 +46,7 @@ def contrast(colour: str, backgrounds: list[str]) -> float:
 
 async def faint_texts(page: Page) -> list[tuple[str, float]]:
     """Texts with too little contrast."""
+    await page.wait_for_load_state()  # its styles
     measured = [(text, contrast(colour, grounds)) for text, colour, grounds in await page.evaluate(COLOURS)]
     assert measured
     return [(text, round(ratio, 2)) for text, ratio in measured if ratio < LEAST_CONTRAST]
@@ -85,6 +86,7 @@ async def test_every_text_has_enough_contrast(site: Site, run: str, visit: Visit
 
 async def overflow(page: Page) -> int:
     """By how many pixels the page is wider than its window."""
+    await page.wait_for_load_state()  # its styles
     return int(await page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth"))
 
 

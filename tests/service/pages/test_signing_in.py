@@ -84,7 +84,7 @@ async def test_a_link_that_was_ended_says_so(site: Site, run: str, browser: Brow
 async def test_without_the_script_the_key_would_stay_in_the_address(site: Site, run: str, browser: Browser) -> None:
     """The control of what is asked about the address above."""
     dora = Visitor(await browser.new_context(), site, run)
-    changes = (("history.replaceState", "void"), ("field.form.requestSubmit()", ""))
+    changes = (("history.replaceState", "void"), ('field.form.querySelector("button").click()', ""))
     await serve_changed(dora.context, "sign_in.js", *changes)
     await dora.open()
     address = link(site, "dora", run=run)
