@@ -21,7 +21,7 @@ import uvloop
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from actors.live import (
@@ -37,6 +37,7 @@ from actors.live import (
 )
 from sea_agent.config import PolicyConfig, SamplerConfig
 from sea_agent.config.live import TOKEN
+from sea_agent.config.section import read_settings as settings_in
 from sea_agent.errors import RunFailure, UserError
 from sea_agent.pretrained import use_threads
 from sea_agent.web.listening import listen
@@ -271,10 +272,7 @@ async def serve(settings: EngineSettings, token: str, announce: Callable[[str], 
 
 def read_settings(path: str) -> EngineSettings:
     """Raises: UserError when the file cannot be read or holds no settings of an engine."""
-    try:
-        return EngineSettings.model_validate_json(Path(path).read_text())
-    except (OSError, ValueError, ValidationError) as error:
-        raise UserError(f"{path}: not the settings of a live engine ({error})") from None
+    return settings_in(EngineSettings, Path(path), "a live engine")
 
 
 def main() -> int:

@@ -58,8 +58,7 @@ RESULTS = Path(__file__).parent / "results" / "live_latency.json"
 WAYS = ("engine", "plain", "allowed")
 CLIENTS = (1, 8)
 LAYERS = (3, 200)
-"""The world's own, and so many that a first token takes about as long as that of a policy of a billion weights on a GPU
-under load, some hundred milliseconds."""
+"""The world's own, and so many that a first token comes as late as one of a larger policy."""
 REQUESTS = 48
 """Of a turn, by all clients together."""
 PERCENTILES = (50, 95)

@@ -12,17 +12,16 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from sea_agent.config import RunConfig
+from sea_agent.config.section import Model
 from sea_agent.config.world_settings import refuse_world_settings
 from sea_agent.errors import UserError
-
-Model = TypeVar("Model", bound=BaseModel)
 
 
 def presets() -> list[str]:

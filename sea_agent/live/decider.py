@@ -11,7 +11,6 @@ and is told at once when too many others wait.
 import asyncio
 import contextlib
 import hmac
-import json
 import logging
 import os
 import sys
@@ -23,10 +22,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Request
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from sea_agent.config import WorldOracleConfig
 from sea_agent.config.files import load_config
+from sea_agent.config.section import read_settings as settings_in
 from sea_agent.errors import RunFailure, UserError
 from sea_agent.features import Features, make_features
 from sea_agent.live.snapshots import Snapshots
@@ -218,10 +218,7 @@ def load(settings: DeciderSettings) -> Snapshots:
 
 def read_settings(path: Path) -> DeciderSettings:
     """Raises: UserError when the file cannot be read or is none of these."""
-    try:
-        return DeciderSettings.model_validate(json.loads(path.read_text()))
-    except (OSError, ValueError, ValidationError) as error:
-        raise UserError(f"{path}: not the settings of a decider ({error})") from None
+    return settings_in(DeciderSettings, path, "a decider")
 
 
 async def _serve(settings: DeciderSettings, token: str) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import httpx
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from actors.cluster import end_others
 from actors.live_host import EngineHost
@@ -30,6 +30,7 @@ from actors.runtime import LastingRemote, RayRuntime
 from sea_agent import __version__
 from sea_agent.config import Compute
 from sea_agent.config.live import TOKEN
+from sea_agent.config.section import read_settings as settings_in
 from sea_agent.errors import RunFailure, Stopped, UserError, first_line
 from sea_agent.live.supervisor import Part
 from sea_agent.persistence.files import write_whole
@@ -184,10 +185,7 @@ class Keeper:
 
 def read_settings(path: str) -> KeeperSettings:
     """Raises: UserError when the file cannot be read or holds no settings of a keeper."""
-    try:
-        return KeeperSettings.model_validate_json(Path(path).read_text())
-    except (OSError, ValueError, ValidationError) as error:
-        raise UserError(f"{path}: not the settings of a keeper ({error})") from None
+    return settings_in(KeeperSettings, Path(path), "a keeper")
 
 
 def main() -> int:

@@ -117,7 +117,7 @@ class Engines:
     def __init__(self, urls: Sequence[str], token: str) -> None:
         self._urls = urls
         self._turn = 0
-        # A small policy has its first token within milliseconds, of which httpx takes two and aiohttp a quarter.
+        # A small policy has its first token within milliseconds; httpx adds .5 ms of CPU to a request, aiohttp .1.
         self._client = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_SECONDS),
             cookie_jar=aiohttp.DummyCookieJar(),

@@ -10,11 +10,10 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import httpx
-from sqlalchemy import Row
+from sqlalchemy import Connection, Row
 
 from sea_agent.service.chat.settings import TOKEN, LiveSettings, located
 from sea_agent.service.store import publications
@@ -100,8 +99,7 @@ class Serving:
         url = await asyncio.to_thread(located, self.live.engines[place])
         engine.url = self.urls[place] = url or engine.url  # one that is nowhere now is where it was
         try:
-            serving = await self.database.read(partial(publications.serving, run=self.live.live.run))
-            self.initial = await self.database.read(partial(publications.initial, run=self.live.live.run))
+            serving, self.initial = await self.database.read(self._published)
         except (StoreUnavailable, Missing) as error:
             logger.error("what is live is not known, so engine %s keeps what it holds: %s", engine.url, error)
             return False
@@ -109,6 +107,11 @@ class Serving:
         for each, row in zip(self.engines, wanted, strict=True):  # of all at once: where they differ is a canary
             each.wanted = None if row is None else row.version
         return await self._bring(client, engine, wanted[place])
+
+    def _published(self, connection: Connection) -> tuple[dict[str, Row], frozenset[int]]:
+        """What is to serve, and which versions are the initial policy."""
+        run = self.live.live.run
+        return publications.serving(connection, run), publications.initial(connection, run)
 
     async def _bring(self, client: httpx.AsyncClient, engine: EngineState, wanted: Row | None) -> bool:
         """Let an engine hold a publication, or what it holds if there is none; whether it does."""

@@ -1,14 +1,13 @@
 """What the gateway is told of live mode: a file that ``sea-agent live`` writes and ``sea-agent serve --live`` reads."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from sea_agent.config import LiveConfig
 from sea_agent.config.live import TOKEN as TOKEN
-from sea_agent.errors import UserError
+from sea_agent.config.section import read_settings
 
 FILE = "file://"
 
@@ -41,7 +40,4 @@ def located(url: str) -> str:
 
 def read_live_settings(path: Path) -> LiveSettings:
     """Raises: UserError when the file cannot be read or is none of these."""
-    try:
-        return LiveSettings.model_validate(json.loads(path.read_text()))
-    except (OSError, ValueError, ValidationError) as error:
-        raise UserError(f"--live {path}: not the settings of live mode ({error})") from None
+    return read_settings(LiveSettings, path, "live mode", option="--live ")

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Row, bindparam, delete, exists, insert, select, true, update
+from sqlalchemy import Column, Connection, Row, bindparam, delete, exists, insert, select, true, update
 
 from sea_agent.service.store.faults import Conflict, Missing
 from sea_agent.service.store.leases import end_live, sweep
@@ -38,11 +38,7 @@ class HandOut:
 
 def of(connection: Connection, query_ids: Iterable[str]) -> dict[str, list[str]]:
     """Who the duels are for, by duel; a duel for everybody is not there."""
-    named: dict[str, list[str]] = defaultdict(list)
-    wanted = assignments.c.query_id.in_(list(query_ids))
-    for row in connection.execute(select(assignments).where(wanted).order_by(assignments.c.annotator)):
-        named[row.query_id].append(row.annotator)
-    return named
+    return _named(connection, assignments.c.query_id, query_ids)
 
 
 def assign(connection: Connection, query_id: str, annotators: Sequence[str]) -> None:
@@ -56,11 +52,7 @@ def assign(connection: Connection, query_id: str, annotators: Sequence[str]) -> 
 
 def of_runs(connection: Connection, runs: Iterable[str]) -> dict[str, list[str]]:
     """Who the runs are for, by run; a run for everybody is not there."""
-    named: dict[str, list[str]] = defaultdict(list)
-    wanted = run_assignments.c.run.in_(list(runs))
-    for row in connection.execute(select(run_assignments).where(wanted).order_by(run_assignments.c.annotator)):
-        named[row.run].append(row.annotator)
-    return named
+    return _named(connection, run_assignments.c.run, runs)
 
 
 def assign_run(connection: Connection, run: str, annotators: Sequence[str], able: Collection[str]) -> None:
@@ -161,6 +153,15 @@ def take_back_from(connection: Connection, annotator: str, kept: Collection[str]
     named = (run_assignments.c.annotator == annotator, run_assignments.c.run.not_in(list(kept)))
     freed = connection.execute(delete(run_assignments).where(*named).returning(run_assignments.c.run))
     return touched | set(freed.scalars())
+
+
+def _named(connection: Connection, assigned: Column[str], which: Iterable[str]) -> dict[str, list[str]]:
+    """The annotators beside each of these values of a column, in order; of a value without any there is nothing."""
+    who, named = assigned.table.c.annotator, defaultdict(list)
+    wanted = select(assigned, who).where(assigned.in_(list(which))).order_by(who)
+    for value, annotator in connection.execute(wanted):
+        named[value].append(annotator)
+    return named
 
 
 def _insert(connection: Connection, rows: Sequence[tuple[str, str]]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, and_, exists, func, insert, select
 
 from sea_agent.service.store.feedback import IS_CURRENT
-from sea_agent.service.store.live_tables import SIDES, completions, feedback, implicit_choices
+from sea_agent.service.store.live_tables import EXPORTED, SIDES, completions, feedback, implicit_choices
 
 Values = dict[str, Any]
 
@@ -26,11 +26,7 @@ _LISTED = (
         implicit_choices.c.number,
         implicit_choices.c.outcome,
         implicit_choices.c.at,
-        completions.c.id.label("completion"),
-        completions.c.user_hash,
-        completions.c.policy_version,
-        completions.c.messages,
-        completions.c.responses,
+        *EXPORTED,
     )
     .join(completions, _OF_DUEL)
     .where(completions.c.asked == "duel", completions.c.erased_at.is_(None), ~_SAID)

@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, Connection, Row, select
 
 from sea_agent.service.store import live_runs
 from sea_agent.service.store.feedback import IS_CURRENT, is_swapped
-from sea_agent.service.store.live_tables import completions, feedback
+from sea_agent.service.store.live_tables import EXPORTED, completions, feedback
 from sea_agent.service.store.tables import queries
 
 Values = dict[str, Any]
@@ -58,11 +58,7 @@ _THUMBS = (
         feedback.c.number,
         feedback.c.value,
         feedback.c.at,
-        completions.c.id.label("completion"),
-        completions.c.user_hash,
-        completions.c.policy_version,
-        completions.c.messages,
-        completions.c.responses,
+        *EXPORTED,
     )
     .join(completions, completions.c.id == feedback.c.completion_id)
     .where(feedback.c.kind == "thumbs", IS_CURRENT)

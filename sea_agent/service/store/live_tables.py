@@ -164,3 +164,12 @@ live_runs = Table(
 )
 OF_LIVE_MODE = select(live_runs.c.run)
 """The runs whose duels users answer at an endpoint; no annotator does."""
+
+EXPORTED = (
+    completions.c.id.label("completion"),
+    completions.c.user_hash,
+    completions.c.policy_version,
+    completions.c.messages,
+    completions.c.responses,
+)
+"""What exports tell of a completion."""
