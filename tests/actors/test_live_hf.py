@@ -188,11 +188,12 @@ class Gate:
     """Steps of a back end that wait until they are let through."""
 
     def __init__(self, backend: HfLive, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._open, self.steps = Semaphore(0), 0
+        self._open, self.steps, self._is_waiting = Semaphore(0), 0, False
         step = backend._step
 
         def gated() -> Any:
             if backend._drawn:
+                self._is_waiting = True
                 assert self._open.acquire(timeout=DEADLINE_SECONDS)
                 self.steps += 1
             return step()
@@ -202,6 +203,14 @@ class Gate:
     def open(self, steps: int = 100_000) -> None:
         for _ in range(steps):
             self._open.release()
+
+    async def let_through(self, condition: Callable[[], bool]) -> None:
+        """Let one step after another through until it holds, and readers have the tokens of each before the next."""
+        while not condition():
+            if self._is_waiting:
+                self._is_waiting = False
+                self.open(1)
+            await asyncio.sleep(0)
 
 
 @pytest.fixture
@@ -235,13 +244,11 @@ def test_urgent_requests_are_drawn_before_others_which_go_on_unchanged(
 
     async def work() -> dict[str, list[Tokens]]:
         low = [asyncio.create_task(note(live(one, priority=1))) for one in (first, second)]
-        await until(lambda: len(backend._drawn) == 2)
-        gate.open(5)
-        await until(lambda: gate.steps == 5)
-        high = asyncio.create_task(note(live(urgent)))
-        await until(lambda: bool(backend._waiting))
-        gate.open()
-        tasks = [*low, high]
+        await gate.let_through(lambda: len(backend._drawn) == 2)
+        both = gate.steps
+        await gate.let_through(lambda: gate.steps == both + 5)
+        tasks = [*low, asyncio.create_task(note(live(urgent)))]
+        await gate.let_through(lambda: all(task.done() for task in tasks))
         return {one.id: await task for one, task in zip((first, second, urgent), tasks, strict=True)}
 
     found = run(backend, work)

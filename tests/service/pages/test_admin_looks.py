@@ -110,7 +110,9 @@ async def test_the_keyboard_alone_makes_a_run_pauses_it_and_invites(site: Site, 
     await expect(admin.named("New run")).to_be_visible()
 
     async def tab_to(name: str) -> None:
-        """Tab until the control of this name has the focus, which shows."""
+        """Tab until the control of this name, which has come, has the focus, and shows it."""
+        named = admin.page.get_by_text(name, exact=True).or_(admin.page.get_by_label(name, exact=True))
+        await expect(named.filter(visible=True).first).to_be_visible()
         for _ in range(80):
             await keys.press("Tab")
             said, outline = await admin.page.evaluate(
