@@ -1,6 +1,6 @@
 """Live mode under load for as long as one likes: whether anything leaks, is lost, or is said of the wrong weights.
 
-    python -m benchmarks.live_load [--minutes 60] [--users 20] [--keep DIR] [--markdown]
+    python -m benchmarks.live_load [--minutes 60] [--users 20] [--kills N] [--keep DIR] [--markdown]
 
 Runs ``sea-agent live live`` as real processes with simulated users, who ask as fast as they are answered, with half a
 second in between. New weights go live about every half minute, as the gate lets everything pass. A further user asks
@@ -9,10 +9,14 @@ for a stream every second, and is never asked. Meanwhile the memory of each proc
 - the log-probability of every token of every stored response is recomputed with the weights whose version it names. A
   response under which the weights changed names the older ones, and is recomputed with both. In a control, responses
   that name the nearest other version must be found;
-- what users were told is compared with what is on disk;
+- what users were told is compared with what is on disk, and that with what the agent has learnt from;
 - the growth of each process after the first sixth is estimated.
 
-Writes ``benchmarks/results/live_load.json``; ``--markdown`` prints it. A minute needs about 20 MB of disk.
+A duel comes with one request of twenty, as in most apps. With ``--kills``, every request may get one, two engines
+serve, and that many times a part is killed: an engine, the gateway, the decider, the agent, and so on.
+
+Writes ``benchmarks/results/live_load.json``, or with kills ``live_kills.json``; ``--markdown`` prints it. A minute
+needs about 20 MB of disk.
 """
 
 import argparse
@@ -22,21 +26,33 @@ import secrets
 import signal
 import sys
 import tempfile
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.live_load_checks import Recomputing, growth, kept_responses, lost, mislabelled, rows_of
-from benchmarks.live_load_run import Watched, running, watch
+from benchmarks.live_load_checks import (
+    Recomputing,
+    after_kills,
+    growth,
+    kept_responses,
+    learnt,
+    lost,
+    mislabelled,
+    rows_of,
+)
+from benchmarks.live_load_run import ALWAYS, SELDOM, Watched, running, watch
 from sea_agent.lab.records import four_digits
 from sea_agent.live.launch import DATABASE
 from sea_agent.persistence.files import write_whole
 from sea_agent.pretrained import use_threads
+from sea_agent.service.chat.asking import Plan
+from sea_agent.types import LabelSource
 from sea_agent.worlds import resolve
 
-RESULTS = Path(__file__).parent / "results" / "live_load.json"
+RESULTS = Path(__file__).parent / "results"
 POLICY = "world://lexicon/policy"
 WARM = 1 / 6
 """Share of the time after which a process is warm."""
@@ -52,12 +68,19 @@ def examine(out: Path, seen: Watched, seconds: float) -> dict[str, Any]:
     published = rows_of(database, "SELECT * FROM publications ORDER BY version")
     labels = rows_of(
         database,
-        "SELECT q.client_key AS id FROM labels l JOIN queries q ON q.id = l.query_id WHERE l.revises IS NULL",
+        "SELECT q.client_key AS id, l.outcome, c.asked FROM labels l JOIN queries q ON q.id = l.query_id "
+        "JOIN completions c ON c.id = q.client_key WHERE l.revises IS NULL",
     )
+    verdicts = rows_of(
+        out / "ledger.sqlite",
+        "SELECT v.duel_id AS id, v.outcome FROM verdicts v JOIN duels d ON d.id = v.duel_id "
+        f"WHERE d.label_source = '{LabelSource.ORACLE}'",
+    )
+    ended = seen.ended_at - 1.0
     told = [json.loads(line) for line in (out / "users.jsonl").read_text(encoding="utf-8").splitlines()]
     heard = [row["completion"] for row in told if row.get("completion") and row["outcome"] is None]
+    errors = [row["at"] for row in told if "error" in row and row["at"] < ended]
     picks = [row["completion"] for row in told if row.get("outcome")]
-    ended = seen.ended_at - 1.0
     on_disk = [(row["id"], row["done_at"]) for row in done]
     kept = lost(heard + seen.streamed, picks, on_disk, [row["id"] for row in labels], ended)
     responses = kept_responses((row["prompt"], row["responses"]) for row in done)
@@ -73,12 +96,23 @@ def examine(out: Path, seen: Watched, seconds: float) -> dict[str, Any]:
         "requests": len(rows),
         "per_second": len(rows) / seconds,
         "failed": sum(row["state"] == "failed" and row["done_at"] < ended for row in rows),
-        "errors": sum("error" in row and row["at"] < ended for row in told),
+        "errors": len(errors),
         "streams": len(seen.streamed),
-        "cut": seen.cut,
+        "cut": [reason for _, reason in seen.cut],
+        "kills": Counter(name for _, name in seen.kills),
+        "after_kills": {
+            "cut": after_kills(seen.kills, [at for at, _ in seen.cut]),
+            "errors": after_kills(seen.kills, errors),
+        },
         "asked": sum(row["asked"] is not None for row in done),
         "picks": len(picks),
         "kept": asdict(kept),
+        "learnt": asdict(
+            learnt(
+                {row["id"]: row["outcome"] for row in verdicts},
+                {row["id"]: row["outcome"] for row in labels if row["asked"] == Plan.DUEL},
+            )
+        ),
         "first_token_ms": percentiles(seen.first_tokens),
         "first_token_at_gateway_ms": percentiles([row["first_token_at"] - row["created_at"] for row in plain]),
         "versions": len(served),
@@ -126,7 +160,9 @@ def markdown(result: dict[str, Any]) -> str:
         f"| of other weights | {len(agreement['wrong'])} |",
         f"| largest difference of a token, nats | {agreement['largest']:g} |",
         f"| control: mislabelled responses, found | {control['made']}, {control['found']} |",
+        f"| answers that the agent has; of them not what was said; not taken yet | {_learnt(result['learnt'])} |",
         f"| restarts of parts | {sum(result['restarts'].values())} |",
+        *_after_kills(result),
         "",
         "| process | MB when warm | MB at the end | MB an hour |",
         "|---|---|---|---|",
@@ -135,6 +171,19 @@ def markdown(result: dict[str, Any]) -> str:
         slope = f"{size['per_hour']:.1f} [{size['low']:.1f}, {size['high']:.1f}]"
         lines.append(f"| {name} | {size['first']:.0f} | {size['last']:.0f} | {slope} |")
     return "\n".join(lines)
+
+
+def _learnt(learnt: dict[str, int]) -> str:
+    return f"{learnt['answers']:,}, {learnt['strange']}, {learnt['waiting']:,}"
+
+
+def _after_kills(result: dict[str, Any]) -> list[str]:
+    """What users saw fail after kills of each part."""
+    cut, errors = result["after_kills"]["cut"], result["after_kills"]["errors"]
+    return [
+        f"| {name}: kills, streams cut after them, requests failed | {count}, {cut[name]}, {errors[name]} |"
+        for name, count in result["kills"].items()
+    ]
 
 
 def _waits(milliseconds: dict[str, float]) -> str:
@@ -146,20 +195,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--users", type=int, default=20)
+    parser.add_argument("--kills", type=int, default=0)
     parser.add_argument("--keep", type=Path, help="directory of the run, which stays; default: one that goes")
     parser.add_argument("--markdown", action="store_true", help="print what was measured last")
     given = parser.parse_args()
+    results = RESULTS / ("live_kills.json" if given.kills else "live_load.json")
     if given.markdown:
-        print(markdown(json.loads(RESULTS.read_text(encoding="utf-8"))))
+        print(markdown(json.loads(results.read_text(encoding="utf-8"))))
         return
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the parts end with this process
     with tempfile.TemporaryDirectory() as folder:
         out, key = (given.keep or Path(folder) / "out").resolve(), secrets.token_urlsafe(32)
-        with running(out, given.users, key) as (process, url):
-            seen = watch(process, url, key, given.minutes * 60)
+        with running(out, given.users, key, ALWAYS if given.kills else SELDOM) as (process, url):
+            seen = watch(process, url, key, given.minutes * 60, given.kills)
         use_threads(1)
         result = {"cores": os.cpu_count(), "users": given.users} | examine(out, seen, given.minutes * 60)
-    write_whole(RESULTS, json.dumps(rounded(result), indent=1) + "\n")
+    write_whole(results, json.dumps(rounded(result), indent=1) + "\n")
     print(markdown(rounded(result)))
 
 

@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from bisect import bisect
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -161,6 +162,33 @@ def lost(
     missing = sum(one not in on_disk for one in heard) + sum(one not in labelled for one in set(picks))
     unheard = sum(one not in heard for one, at in done if at < end)
     return Lost(missing, sum(count > 1 for count in twice), unheard)
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """The answers in the agent's ledger."""
+
+    answers: int
+    strange: int
+    """Those that no user gave, or gave otherwise."""
+    waiting: int
+    """Answers to duels that it has not taken yet."""
+
+
+def learnt(verdicts: Mapping[str, str], labels: Mapping[str, str]) -> Learnt:
+    """Compare the outcomes in the agent's ledger with those that users gave to duels, by completion."""
+    strange = sum(labels.get(one) != outcome for one, outcome in verdicts.items())
+    return Learnt(len(verdicts), strange, len(labels.keys() - verdicts))
+
+
+def after_kills(kills: Sequence[tuple[float, str]], times: Iterable[float]) -> dict[str, int]:
+    """How many of the times came after a kill of each part, and before the next kill."""
+    order = sorted(kills)
+    counts = dict.fromkeys((name for _, name in order), 0)
+    for at in times:
+        if place := bisect([when for when, _ in order], at):
+            counts[order[place - 1][1]] += 1
+    return counts
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,8 @@ from sea_agent.worlds import resolve
 SETTINGS = (
     "batch_size=32",
     "imagination.rounds=1",
-    "live.ask_share=0.05",
-    "live.considered_share=0.2",
     "live.round_seconds=30",
+    "live.user_asks_per_day=1000000",
     "live.keep_versions=100000",
     "live.gate.margin=1",
     "live.gate.least_prompts=1",
@@ -36,7 +35,9 @@ SETTINGS = (
     "live.gate.min_users=0",
     "live.gate.rollback_error=1e-9",
 )
-"""Of the preset ``live``: rounds of half a minute, each of which goes live, as often asked as in most apps."""
+"""Of the preset ``live``: rounds of half a minute, each of which goes live."""
+SELDOM = ("live.ask_share=0.05", "live.considered_share=0.2")
+ALWAYS = ("live.ask_share=1", "live.considered_share=1", "live.candidates=2", "live.engines=2")
 PARTS = {
     "actors.live_engine": "engine",
     "sea_agent.live.decider": "decider",
@@ -44,6 +45,8 @@ PARTS = {
     "sea_agent.live.agent_part": "agent",
     "sea_agent.live.simulated_users": "users",
 }
+MORTAL = ("engine", "gateway", "decider", "agent")
+"""Parts that are killed, in turn."""
 START_SECONDS, END_SECONDS = 300.0, 120.0
 SAMPLE_SECONDS, PROBE_SECONDS = 5.0, 1.0
 
@@ -58,29 +61,41 @@ class Watched:
     """Seconds, as the further user saw them."""
     streamed: list[str] = field(default_factory=list)
     """Completions of the further user that came whole."""
-    cut: list[str] = field(default_factory=list)
-    """What became of the others."""
+    cut: list[tuple[float, str]] = field(default_factory=list)
+    """When the others ended, and how."""
+    kills: list[tuple[float, str]] = field(default_factory=list)
+    """When a part was killed, and which."""
     ended_at: float = 0.0
 
     def note(self, command: psutil.Process, hours: float) -> None:
         """The memory of all parts now."""
-        for process in [command, *command.children(recursive=True)]:
-            try:
-                words, size = process.cmdline(), process.memory_info().rss
-            except psutil.Error:  # it has ended since
-                continue
-            name = next((name for word, name in PARTS.items() if word in words), "command")
-            self.memory.setdefault(name, []).append((hours, size / 1e6))
-            self.processes.setdefault(name, set()).add(process.pid)
+        for name, process in parts(command):
+            with suppress(psutil.Error):  # it has ended since
+                self.memory.setdefault(name, []).append((hours, process.memory_info().rss / 1e6))
+                self.processes.setdefault(name, set()).add(process.pid)
+
+    def kill(self, command: psutil.Process, name: str) -> None:
+        """Kill a part as ``kill -9`` does; of several engines, each in turn."""
+        there = sorted((one for part, one in parts(command) if part == name), key=lambda one: one.create_time())
+        if there:
+            there[0].kill()
+            self.kills.append((time.time(), name))
+
+
+def parts(command: psutil.Process) -> Iterator[tuple[str, psutil.Process]]:
+    """The names and processes of the command and of all that it started."""
+    for process in [command, *command.children(recursive=True)]:
+        with suppress(psutil.Error):  # it has ended since
+            words = process.cmdline()
+            yield next((name for word, name in PARTS.items() if word in words), "command"), process
 
 
 @contextmanager
-def running(out: Path, users: int, key: str) -> Iterator[tuple["subprocess.Popen[str]", str]]:
+def running(out: Path, users: int, key: str, settings: Sequence[str]) -> Iterator[tuple["subprocess.Popen[str]", str]]:
     """The command and the URL of its gateway. Raises: RunFailure when it does not start."""
-    settings = [f"--set={one}" for one in SETTINGS]
     command = [sys.executable, "-m", "sea_agent", "live", "live", "--out", str(out), "--port", "0"]
     process = subprocess.Popen(
-        [*command, "--users", str(users), *settings],
+        [*command, "--users", str(users), *(f"--set={one}" for one in (*SETTINGS, *settings))],
         stdout=subprocess.PIPE,
         text=True,
         env=os.environ | {ADMIN_KEY: key, "OMP_NUM_THREADS": "1"},
@@ -102,8 +117,8 @@ def running(out: Path, users: int, key: str) -> Iterator[tuple["subprocess.Popen
         print("".join(line for line in said if "has ended" in line), end="")
 
 
-def watch(process: "subprocess.Popen[str]", url: str, key: str, seconds: float) -> Watched:
-    """Let it run; what was seen meanwhile."""
+def watch(process: "subprocess.Popen[str]", url: str, key: str, seconds: float, kills: int) -> Watched:
+    """Let it run, and kill so many parts at equal distances; what was seen meanwhile."""
     seen, over = Watched(), threading.Event()
     probing = threading.Thread(target=probe, args=(url, key, seen, over.wait))
     began = time.monotonic()
@@ -111,7 +126,10 @@ def watch(process: "subprocess.Popen[str]", url: str, key: str, seconds: float) 
     while (spent := time.monotonic() - began) < seconds:
         if process.poll() is not None:
             break
-        seen.note(psutil.Process(process.pid), spent / 3600)
+        command = psutil.Process(process.pid)
+        seen.note(command, spent / 3600)
+        if spent > seconds * (len(seen.kills) + 1) / (kills + 1):
+            seen.kill(command, MORTAL[len(seen.kills) % len(MORTAL)])
         time.sleep(min(SAMPLE_SECONDS, max(0.0, seconds - spent)))
     over.set()
     probing.join(END_SECONDS)
@@ -132,7 +150,7 @@ def probe(url: str, key: str, seen: Watched, over: Callable[[float], bool]) -> N
             try:
                 stream(client, {"model": "live", "user": "probe", "messages": messages, "stream": True}, seen)
             except (httpx.HTTPError, ValueError, LookupError) as error:
-                seen.cut.append(str(error) or type(error).__name__)
+                seen.cut.append((time.time(), str(error) or type(error).__name__))
 
 
 def stream(client: httpx.Client, body: dict[str, Any], seen: Watched) -> None:

@@ -16,10 +16,21 @@ from actors.live import LiveRequest
 from actors.live_batch import Row
 from actors.live_policy import LivePolicy
 from benchmarks.live_load import examine, markdown
-from benchmarks.live_load_checks import Drawn, Lost, Recomputing, growth, lost, mislabelled
+from benchmarks.live_load_checks import (
+    Drawn,
+    Learnt,
+    Lost,
+    Recomputing,
+    after_kills,
+    growth,
+    learnt,
+    lost,
+    mislabelled,
+)
 from benchmarks.live_load_run import Watched, stream
 from sea_agent.config import PolicyConfig
 from sea_agent.live.measuring import FILE
+from sea_agent.persistence.ledger import Ledger
 from sea_agent.weights import WeightUpdate, checksum
 from sea_agent.worlds import resolve
 
@@ -107,6 +118,18 @@ def test_what_was_told_and_is_not_on_disk_or_twice_is_counted() -> None:
     assert lost(["a"], [], on_disk, [], 5.0) == Lost(0, 0, 1), "answered once more, for nobody"
 
 
+def test_what_the_agent_has_and_nobody_said_is_counted() -> None:
+    said = {"a": "first", "b": "second", "c": "first"}
+    assert learnt({"a": "first", "b": "second"}, said) == Learnt(2, 0, 1)
+    assert learnt({"a": "second", "b": "second", "x": "first"}, said) == Learnt(3, 2, 1)
+
+
+def test_what_fails_is_counted_for_the_part_that_was_killed_last() -> None:
+    kills = [(10.0, "engine"), (20.0, "gateway"), (30.0, "engine")]
+    assert after_kills(kills, [5.0, 11.0, 20.5, 29.0, 31.0]) == {"engine": 2, "gateway": 2}
+    assert after_kills([], [5.0]) == {}
+
+
 def test_a_leak_is_told_from_noise() -> None:
     hours = np.linspace(0, 1, 600)
     noise = np.random.default_rng(0).normal(0, 3, 600)
@@ -161,9 +184,12 @@ def test_the_figures_are_read_from_what_the_service_leaves(
     rows = [{"at": 0.0, "completion": one, "outcome": None} for one in (first, second)]
     (tmp_path / "users.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"at": 0.0, "error": "x"}]))
     memory = {"gateway": [(hour / 60, 100.0 + hour) for hour in range(30)]}
-    seen = Watched(memory, {"gateway": {1, 2}}, [0.02], [], ["gone"], 2e9)
+    Ledger(tmp_path / "ledger.sqlite").close()
+    seen = Watched(memory, {"gateway": {1, 2}}, [0.02], [], [(5.0, "gone")], [(4.0, "gateway")], 2e9)
     figures = examine(tmp_path, seen, 1800.0)
-    assert (figures["requests"], figures["failed"], figures["errors"], len(figures["cut"])) == (3, 0, 1, 1)
+    assert (figures["requests"], figures["failed"], figures["errors"], figures["cut"]) == (3, 0, 1, ["gone"])
+    assert figures["after_kills"] == {"cut": {"gateway": 1}, "errors": {"gateway": 0}}
+    assert figures["learnt"] == {"answers": 0, "strange": 0, "waiting": 0}
     assert figures["kept"] == {"lost": 0, "doubled": 0, "unheard": 1}
     assert figures["agreement"]["wrong"]
     assert figures["agreement"]["exact"] == 0
