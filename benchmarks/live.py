@@ -12,7 +12,8 @@ The parts differ in what learning changes:
 
 - ``lexicon``, ``kitchen``, ``reviews``: the policy stays as it is, and who is not asked is shown the best of 8 samples
   under the posterior's mean (``live.answer: best``).
-- ``spam``: the same on `lexicon` with 10,000 requests, where a tenth of the users lie and write four times as much.
+- ``spam``: the same on `lexicon` with 10,000 requests, where nobody lies, or a tenth of the users do and write four
+  times as much.
 - ``trained``: one sample is shown (``live.answer: first``), the second response of a duel comes beside it, and the
   run's own learner trains the policy. On `lexicon`.
 
@@ -37,10 +38,11 @@ RESULTS = Path(__file__).parent / "results" / "live.json"
 SEEDS = 5
 
 METHOD = Arm("top 10 %", ask_share=0.1, considered_share=0.4)
+ALWAYS = Arm("always", ask_share=1.0, considered_share=1.0)
 ARMS = (
     METHOD,
     Arm("top 5 %", ask_share=0.05, considered_share=0.2),
-    Arm("always", ask_share=1.0, considered_share=1.0),
+    ALWAYS,
     Arm("never", ask_share=0.0, considered_share=0.0),
     Arm("random 10 %", ask_share=0.1, considered_share=0.1),
     replace(METHOD, name="frozen", learns=False),
@@ -49,6 +51,7 @@ ARMS = (
 _LONG = 10_000
 SPAM = (
     replace(METHOD, name="nobody lies", requests=_LONG),
+    replace(ALWAYS, name="nobody lies, always", requests=_LONG),
     replace(METHOD, name="liars, no quotas", requests=_LONG, liars=0.1),
     replace(METHOD, name="liars, equal quotas", requests=_LONG, liars=0.1, quotas=True),
 )
