@@ -74,20 +74,22 @@ class Watched:
                 self.memory.setdefault(name, []).append((hours, process.memory_info().rss / 1e6))
                 self.processes.setdefault(name, set()).add(process.pid)
 
-    def kill(self, command: psutil.Process, name: str) -> None:
-        """Kill a part as ``kill -9`` does; of several engines, each in turn."""
-        there = sorted((one for part, one in parts(command) if part == name), key=lambda one: one.create_time())
+    def kill(self, command: psutil.Process, kind: str) -> None:
+        """Kill a part as ``kill -9`` does, if it runs; of several engines that which has run for longest."""
+        there = [(process.create_time(), name, process) for name, process in parts(command) if name.startswith(kind)]
         if there:
-            there[0].kill()
+            _, name, process = min(there)
+            process.kill()
             self.kills.append((time.time(), name))
 
 
 def parts(command: psutil.Process) -> Iterator[tuple[str, psutil.Process]]:
-    """The names and processes of the command and of all that it started."""
+    """The names and processes of the command and of all that it started; engines are named like their settings."""
     for process in [command, *command.children(recursive=True)]:
         with suppress(psutil.Error):  # it has ended since
             words = process.cmdline()
-            yield next((name for word, name in PARTS.items() if word in words), "command"), process
+            name = next((name for word, name in PARTS.items() if word in words), "command")
+            yield Path(words[-1]).stem if name == "engine" else name, process
 
 
 @contextmanager
