@@ -74,7 +74,7 @@ class Recomputing:
             of_version = list(group)
             for start in range(0, len(of_version), _ROWS):
                 part = of_version[start : start + _ROWS]
-                scored = self._sampler(version).logprobs([one.row for one in part])
+                scored = self._holding(0, version).logprobs([one.row for one in part])
                 for one, values in zip(part, scored, strict=True):
                     difference = _difference(one.logprobs, values)
                     if difference <= TOLERANCE:
@@ -87,27 +87,32 @@ class Recomputing:
                     found.largest = max(found.largest, difference)
         return found
 
-    @torch.inference_mode()
     def _across(self, one: Drawn, values: Sequence[float]) -> float:
-        """The largest difference if the next weights came where the first token differs, over what the older ones had
-        cached until then; at the first token they cannot, as it would name the next ones."""
+        """The largest difference if later weights came where the first token differs, those that fit best; at the first
+        token they cannot, as it would name them. They are the next ones, or others after an engine started anew."""
         kept = next(place for place, (a, b) in enumerate(zip(one.logprobs, values, strict=True)) if not _agree(a, b))
-        later = self._order[self._order.index(one.version) + 1 :]
-        if kept == 0 or not later:
-            return np.inf
-        before, after = (self._sampler(version)._model for version in (one.version, later[0]))
+        smallest = np.inf
+        for later in self._order[self._order.index(one.version) + 1 :] if kept else []:
+            smallest = min(smallest, _difference(one.logprobs, [*values[:kept], *self._rest(one, kept, later)]))
+            if smallest <= TOLERANCE:
+                break
+        return smallest
+
+    @torch.inference_mode()
+    def _rest(self, one: Drawn, kept: int, later: int) -> list[float]:
+        """The tokens from ``kept`` on with later weights, over what those that the response names had cached."""
+        before, after = self._holding(0, one.version)._model, self._holding(1, later)._model
         read = before(input_ids=torch.tensor([[*one.prompt_ids, *one.token_ids[: kept - 1]]]), use_cache=True)
-        cache, found = read.past_key_values, list(values[:kept])
+        cache, found = read.past_key_values, []
         for place in range(kept, len(one.token_ids)):
             ids = torch.tensor([[one.token_ids[place - 1]]])
             step = after(input_ids=ids, past_key_values=cache, use_cache=True)
             cache = step.past_key_values
             found.append(float(step.logits[0, -1].double().log_softmax(-1)[one.token_ids[place]]))
-        return _difference(one.logprobs, found)
+        return found
 
-    def _sampler(self, version: int) -> HfSampler:
-        """One with the weights of a version; two are held."""
-        place = self._order.index(version) % 2
+    def _holding(self, place: int, version: int) -> HfSampler:
+        """One of the two samplers, with the weights of a version."""
         if self._held[place] != version:
             tensors = load_file(self._weights[version] / FILE)
             update = WeightUpdate(version, tensors, checksum(tensors))
