@@ -213,7 +213,7 @@ def growth(hours: Sequence[float], megabytes: Sequence[float]) -> Growth:
     parts = np.array_split(np.column_stack([hours, megabytes]), min(BLOCKS, len(hours)))
     times, sizes = np.array([part.mean(axis=0) for part in parts]).T
     fitted = stats.linregress(times, sizes)
-    half = stats.t.ppf((1 + CONFIDENCE) / 2, len(parts) - 2) * fitted.stderr
+    half = stats.t.ppf((1 + CONFIDENCE) / 2, len(parts) - 2) * np.nan_to_num(fitted.stderr)  # none where all are equal
     return Growth(sizes[0], sizes[-1], fitted.slope, fitted.slope - half, fitted.slope + half)
 
 
