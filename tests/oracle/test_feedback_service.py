@@ -32,7 +32,7 @@ def office(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Office]:
 def make(office: Office, monkeypatch: pytest.MonkeyPatch) -> Make:
     """An oracle over the service that does not wait long."""
     monkeypatch.setenv(KEY, office.key("experiment", "experiment"))
-    monkeypatch.setattr(feedback_service, "_POLL_SECONDS", 1)
+    monkeypatch.setattr(feedback_service, "_POLL_SECONDS", 0)
     monkeypatch.setattr(feedback_service, "_RETRY_SECONDS", 0.5)
 
     def of(key: str | None = None, **settings: Any) -> Oracle:
