@@ -16,7 +16,7 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 class GateConfig(Section):
     """What new weights must hold before they go live."""
 
-    prompts: PositiveInt = 64
+    prompts: Annotated[int, Field(ge=1, le=250)] = 64
     """Most held-out conversations, the newest, on which new weights are compared with those that are live."""
     least_prompts: PositiveInt = 8
     """With fewer held-out conversations nothing goes live."""

@@ -15,6 +15,7 @@ from sea_agent.agent import Agent
 from sea_agent.config import LiveConfig
 from sea_agent.errors import UserError
 from sea_agent.live.audits import evidence
+from sea_agent.live.drift import drift
 from sea_agent.live.gate import objections
 from sea_agent.live.log import LiveLog, Publication, Serving
 from sea_agent.live.measuring import FILE, Measuring
@@ -30,7 +31,7 @@ class Publishing:
 
     Args:
         weights: the directory of all weights.
-        heldout: gives the newest held-out conversations, as many as asked for.
+        heldout: gives the newest held-out conversations, as many as asked for, the newest last.
     """
 
     def __init__(
@@ -95,17 +96,20 @@ class Publishing:
             self._log.decide(offered.version, "rejected", f"the live weights are not at {live.path} to compare with")
             return
         directory, version = (None, 0) if live is None else (Path(live.path), live.version)
-        figures = self._measuring.measure(agent, self._heldout(gate.prompts), self._initial(), directory, version)
+        prompts = self._heldout(2 * gate.prompts)
+        recent, earlier = prompts[-gate.prompts :], prompts[: -gate.prompts]
+        figures = self._measuring.measure(agent, recent, self._initial(), directory, version)
+        report = figures.report() | {"drift": drift(recent, earlier)}
         against = objections(figures, gate)
         if serving.frozen:
             against.append("an operator has frozen what is live")
         if against:
-            self._log.decide(offered.version, "rejected", "; ".join(against), figures.report())
+            self._log.decide(offered.version, "rejected", "; ".join(against), report)
             self._tell(f"version {offered.version} stays back: {'; '.join(against)}")
             return
         state = "canary" if gate.canary_share and self._live.engines > 1 else "live"
         reason = f"win rate {figures.win_rate:.3f} against version {version}, at least {figures.win_low:.3f}"
-        if self._log.decide(offered.version, state, reason, figures.report()):
+        if self._log.decide(offered.version, state, reason, report):
             self._tell(f"version {offered.version} goes {state}: {reason}")
 
     def _is_initial(self, version: int) -> bool:

@@ -44,7 +44,7 @@ class LivePrompts:
         self._found = self.fitting(rows)
 
     def heldout(self, count: int) -> list[Prompt]:
-        """The newest held-out conversations."""
+        """The newest held-out conversations, the newest last."""
         return self.fitting(self._log.prompts(heldout=True, limit=count))
 
     def fitting(self, rows: Iterable[Mapping[str, Any]]) -> list[Prompt]:

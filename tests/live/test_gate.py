@@ -17,6 +17,7 @@ from oracle.base import bradley_terry
 from oracle.service_client import ServiceClient
 from sea_agent.agent import Agent
 from sea_agent.config import GateConfig, LiveConfig
+from sea_agent.live import publishing as publications_of_weights
 from sea_agent.live.audits import evidence
 from sea_agent.live.gate import Figures, objections, win_rate
 from sea_agent.live.log import LiveLog
@@ -74,7 +75,8 @@ def publishing(gateway: Gateway, maker: Maker, tmp_path: Path) -> Open:
 
 
 def heldout(count: int) -> list[Prompt]:
-    return prompts("heldout.jsonl").first(count)
+    """So many conversations, of which the file's first is the newest, the newest last."""
+    return prompts("heldout.jsonl").first(count)[::-1]
 
 
 def as_agent(maker: Maker) -> Agent:
@@ -178,6 +180,24 @@ def test_samplers_have_the_new_weights_again_after_the_comparison(maker: Maker, 
     assert maker.samplers.samples(heldout(4), 1, 0.7, "again") == before
     maker.reset()
     assert maker.samplers.samples(heldout(4), 1, 0.7, "again") != before, "any weights would give these samples"
+
+
+def test_how_far_prompts_have_drifted_is_reported_of_the_newest_against_those_before_them(
+    maker: Maker, publishing: Open, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, _ = publishing(**WIDEST)
+    compared: list[tuple[list[str], list[str]]] = []
+
+    def told(recent: Sequence[Prompt], earlier: Sequence[Prompt]) -> float:
+        compared.append(([one.id for one in recent], [one.id for one in earlier]))
+        return 0.25
+
+    monkeypatch.setattr(publications_of_weights, "drift", told)
+    WORSE["noisy"](maker, 0)
+    made.offer(as_agent(maker))
+    there = [one.id for one in heldout(96)]
+    assert compared == [(there[48:], there[:48])]
+    assert gateway.publications[1]["report"]["drift"] == 0.25
 
 
 def test_frozen_nothing_goes_live_and_only_what_is_kept_stays_on_disk(

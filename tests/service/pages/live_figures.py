@@ -17,6 +17,7 @@ REPORT = {
     "distinct": 0.93,
     "gap": 0.0012,
     "engine_gap": None,
+    "drift": 0.12,
 }
 
 

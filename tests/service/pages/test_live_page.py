@@ -72,6 +72,7 @@ async def test_it_tells_what_serves_how_users_are_answered_and_what_the_gate_dec
     assert await points(ann, "Estimated regret") == [[0.9 - 0.01 * k for k in range(60) if k % 9]]
     assert await points(ann, "Win rate") == [[0.61, 0.61, 0.61]]
     assert await points(ann, "Length and divergence") == [[1.1] * 3, [1.25] * 3]
+    assert await points(ann, "Drift of prompts") == [[0.12] * 3]
 
 
 async def test_it_updates_itself(told: LiveSite, guest: Arrive) -> None:

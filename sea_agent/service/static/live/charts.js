@@ -10,7 +10,7 @@ const DAY_S = 86_400;
 /** Curves over the time of the summary: how a part of it becomes a point, null where there is none. */
 const OVER_TIME = [
   { title: "Estimated regret", what: "Posterior mean of the best reward less that of what was shown; lower is better.", names: ["regret"], points: [({ regret }) => regret] },
-  { title: "First token", what: "Median seconds until the first word.", names: ["seconds"], points: [({ first_token: seconds }) => seconds] },
+  { title: "First token", what: "Mean seconds until the first word.", names: ["seconds"], points: [({ first_token: seconds }) => seconds] },
   { title: "Asked and answered", what: "Shares of all requests.", names: ["asked", "answered"], format: percent, points: [({ asked, requests }) => part(asked, requests), ({ answered, requests }) => part(answered, requests)] },
   { title: "Requests", what: "In each part of the time, and those that failed.", names: ["requests", "failed"], points: [({ requests }) => requests, ({ failed }) => failed] },
 ];
@@ -19,6 +19,7 @@ const OVER_TIME = [
 const OVER_VERSIONS = [
   { title: "Win rate against what was live", what: "As the posterior sees it, down to its lower bound.", names: ["win rate"], format: (value) => rate(value, 2), target: 0.5, range: () => [0, 1], low: ({ win_low: low }) => low, points: [({ win_rate: won }) => won] },
   { title: "Length and divergence", what: "Length as a multiple of the initial policy’s; nats per response from it.", names: ["length", "KL"], points: [({ length }) => length, ({ kl }) => kl] },
+  { title: "Drift of prompts", what: "How far the newest held-out prompts are from those before them: 0 the same kind, 1 nothing in common.", names: ["drift"], range: () => [0, 1], points: [({ drift }) => drift] },
 ];
 
 const whole = (value) => (Number.isInteger(value) ? String(value) : "");
