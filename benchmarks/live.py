@@ -12,6 +12,7 @@ The parts differ in what learning changes:
 
 - ``lexicon``, ``kitchen``, ``reviews``: the policy stays as it is, and who is not asked is shown the best of 8 samples
   under the posterior's mean (``live.answer: best``).
+- ``scored``: `reviews` where the posterior starts from a cheap score (``posterior.prior``).
 - ``spam``: the same on `lexicon` with 10,000 requests, where nobody lies, or a tenth of the users do and write four
   times as much.
 - ``trained``: one sample is shown (``live.answer: first``), the second response of a duel comes beside it, and the
@@ -55,6 +56,11 @@ SPAM = (
     replace(METHOD, name="liars, no quotas", requests=_LONG, liars=0.1),
     replace(METHOD, name="liars, equal quotas", requests=_LONG, liars=0.1, quotas=True),
 )
+SCORED = tuple(
+    replace(arm, prior=("world://reviews/prior",))
+    for arm in ARMS
+    if arm.name in ("top 10 %", "always", "random 10 %", "frozen", "shuffled picks")
+)
 TRAINED = tuple(
     replace(arm, trains=True)
     for arm in ARMS
@@ -74,6 +80,7 @@ PARTS = {
     **{world: Part(world, ARMS) for world in ("lexicon", "kitchen")},
     "spam": Part("lexicon", SPAM),
     "reviews": Part("reviews", ARMS),
+    "scored": Part("reviews", SCORED),
     "trained": Part("lexicon", TRAINED),
 }
 

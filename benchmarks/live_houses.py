@@ -16,6 +16,7 @@ from learner.learner import PreferenceLearner
 from sea_agent.config import Compute, LearnerConfig, MixingConfig, PolicyConfig, PosteriorConfig, SelectionConfig
 from sea_agent.features import Features
 from sea_agent.features.base import Pair, Standardised
+from sea_agent.features.prior import PriorScore
 from sea_agent.features.text import TextFeatures
 from sea_agent.loop.deciding import live_trust
 from sea_agent.loop.selector import Selector
@@ -93,11 +94,11 @@ class Kept(Standardised):
         return self._features_P_M_D[list(rows), list(places)]
 
 
-def make_selector(features: Features, seed: int) -> Selector:
+def make_selector(features: Features, seed: int, prior: Sequence[str] = ()) -> Selector:
     """The posterior of the preset ``sea``."""
     return Selector(
         SelectionConfig(rule="sea_ee"),
-        PosteriorConfig(family="laplace", features="text"),
+        PosteriorConfig(family="laplace", features="text", prior=list(prior)),
         MixingConfig(),
         Compute(seed),
         batch_size=_PROMPTS,
@@ -112,23 +113,27 @@ def places_of(request: Request, responses: int, seed: int) -> list[int]:
 
 
 class Fixed:
-    """The initial policy; who is not asked is shown the best of its samples under the posterior's mean."""
+    """The initial policy; who is not asked is shown the best of its samples under the posterior's mean.
 
-    def __init__(self, world: str, seed: int) -> None:
-        self._world, self._seed = respond(world), seed
+    Args:
+        prior: scores that the posterior starts from.
+    """
+
+    def __init__(self, world: str, seed: int, prior: Sequence[str] = ()) -> None:
+        self._world, self._seed, self._prior = respond(world), seed, prior
         self.prompts = len(self._world.texts)
         self.selector: Selector | None = None
+        self._seen: list[tuple[Prompt, list[Response]]] = []  # of the last block
 
     def prompt(self, request: Request) -> Prompt:
         return Prompt(f"prompt-{request.row}", self._world.texts[request.row][0], (0,))
 
     def offers(self, block: Sequence[Request]) -> list[Offer]:
         groups = [self._responses(request) for request in block]
+        self._seen = [(self.prompt(request), group) for request, group in zip(block, groups, strict=True)]
         alone = [0] * len(block)
         if self.selector is not None and live_trust(self.selector) > 0.0:
-            found = [
-                Candidates.distinct(self.prompt(request), group) for request, group in zip(block, groups, strict=True)
-            ]
+            found = [Candidates.distinct(*one) for one in self._seen]
             alone = [group.index(best) for group, best in zip(groups, self.selector.best(found), strict=True)]
         rewards = [[self._reward(response) for response in group] for group in groups]
         return [
@@ -138,7 +143,9 @@ class Fixed:
 
     def learn(self, answers: Sequence[tuple[Duel, Verdict]], number: int) -> None:
         if self.selector is None:
-            self.selector = make_selector(Features([Kept(self._world)]), self._seed)
+            features = Features([Kept(self._world), *map(PriorScore, self._prior)])
+            self.selector = make_selector(features, self._seed, self._prior)
+            self.selector.begin([Candidates.distinct(*one) for one in self._seen])
         self.selector.update(answers, number)
 
     def _responses(self, request: Request) -> list[Response]:

@@ -42,6 +42,8 @@ class Arm:
     quotas: bool = False
     """Nobody is asked more than their equal share of the duels, however much they write."""
     trains: bool = False
+    prior: tuple[str, ...] = ()
+    """Scores that the posterior starts from."""
     requests: int = 3000
 
     @property
@@ -105,7 +107,7 @@ class Users:
 
 def simulate(world: str, arm: Arm, seed: int) -> Record:
     """One run of live mode."""
-    house: House = Trained(world, seed) if arm.trains else Fixed(world, seed)
+    house: House = Trained(world, seed) if arm.trains else Fixed(world, seed, arm.prior)
     users = Users(arm, house.prompts, seed)
     asking = Asking(arm.settings, seed)
     regrets, asked = np.zeros(arm.requests), np.zeros(arm.requests, dtype=int)
