@@ -11,6 +11,9 @@ from sea_agent.errors import UserError
 from sea_agent.web.signals import Signals
 
 SHUTDOWN_SECONDS = 5
+REST_SECONDS = 150
+"""How long a connection may rest: longer than httpx (5 s), nginx (60 s) and Caddy (120 s) keep theirs. Who sends must be
+the first to close it: otherwise a request meets a connection that is being closed now and then."""
 LOOPBACK = ("127.0.0.1", "::1")
 """Whose ``X-Forwarded-Proto`` is always believed: only this machine sends from there."""
 
@@ -49,6 +52,7 @@ async def listen(
             access_log=False,
             log_config=None,
             timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+            timeout_keep_alive=REST_SECONDS,
             server_header=False,
             forwarded_allow_ips=[*LOOPBACK, *proxies],
         )

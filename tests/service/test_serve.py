@@ -9,11 +9,15 @@ from pathlib import Path
 
 import httpx
 import pytest
+import uvicorn
+from fastapi import FastAPI
 from service.processes import GIVEN_KEY, SECONDS, SERVE, Process
 
 from sea_agent.errors import UserError
 from sea_agent.service.app import make_app
 from sea_agent.service.settings import Settings
+from sea_agent.web import listening
+from sea_agent.web.signals import Signals
 
 
 def refusal(*options: str | Path, cwd: Path) -> str:
@@ -154,3 +158,21 @@ async def test_a_start_that_is_refused_ends_what_it_has_begun(tmp_path: Path, ca
     others = asyncio.all_tasks() - {asyncio.current_task()}
     assert not [task for task in others if "keep_to_retention" in repr(task)]
     assert "Traceback" not in caplog.text
+
+
+def test_a_resting_connection_is_kept_longer_than_proxies_and_clients_keep_theirs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Otherwise a request may meet one that is being closed, and a proxy sends none twice that makes something."""
+    made: list[uvicorn.Config] = []
+
+    async def note(self: uvicorn.Server, sockets: object) -> None:
+        made.append(self.config)
+
+    monkeypatch.setattr(uvicorn.Server, "serve", note)
+    asyncio.run(listening.listen(FastAPI(), "127.0.0.1", 0, "/", Signals(), lambda _: None))
+    [config] = made
+    of_clients = httpx.Limits().keepalive_expiry
+    of_proxies = {"nginx": 60.0, "caddy": 120.0}  # upstream keepalive_timeout, keepalive
+    assert config.timeout_keep_alive > max(of_clients or 0.0, *of_proxies.values())
+    assert uvicorn.Config(FastAPI()).timeout_keep_alive == of_clients, "the default would meet httpx at the same second"
