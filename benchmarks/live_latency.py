@@ -1,6 +1,6 @@
 """How much later the first token comes through the gateway of live mode than from its engine.
 
-    python -m benchmarks.live_latency [--world lexicon] [--layers 3 200] [--turns 30] [--markdown]
+    python -m benchmarks.live_latency [--world lexicon] [--layers 3 100] [--turns 6] [--markdown]
 
 One engine and one gateway, each a process of its own, as ``sea-agent live`` starts them; nobody is asked. The same
 requests with the same seeds are sent in turns of ``REQUESTS``
@@ -57,7 +57,7 @@ from sea_agent.worlds import resolve
 RESULTS = Path(__file__).parent / "results" / "live_latency.json"
 WAYS = ("engine", "plain", "allowed")
 CLIENTS = (1, 8)
-LAYERS = (3, 200)
+LAYERS = (3, 100)
 """The world's own, and so many that a first token comes as late as one of a larger policy."""
 REQUESTS = 48
 """Of a turn, by all clients together."""
@@ -281,7 +281,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--world", choices=("lexicon", "kitchen", "reviews"), default="lexicon")
     parser.add_argument("--layers", type=int, nargs="+", default=LAYERS)
-    parser.add_argument("--turns", type=int, default=30)
+    parser.add_argument("--turns", type=int, default=6)
     parser.add_argument("--markdown", action="store_true", help="print what was measured last")
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # engine and gateway end with this process
