@@ -98,7 +98,7 @@ def make_selector(features: Features, seed: int, prior: Sequence[str] = ()) -> S
     """The posterior of the preset ``sea``."""
     return Selector(
         SelectionConfig(rule="sea_ee"),
-        PosteriorConfig(family="laplace", features="text", prior=list(prior)),
+        PosteriorConfig(family="laplace", features="text", prior=tuple(prior)),
         MixingConfig(),
         Compute(seed),
         batch_size=_PROMPTS,
