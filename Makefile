@@ -38,7 +38,7 @@ demo: $(VENV)/core.stamp  ## Run the demo: a policy aligned from few labels, on 
 live-demo: $(VENV)/core.stamp  ## Serve a policy to simulated users and learn from their picks, until Ctrl-C, into runs/live-DATE
 	$(VENV)/bin/sea-agent live live --out $(LIVE_OUT) --users 20
 
-quick: lint  ## Check the code (lint) and run the tests that start no Ray, vLLM, browser or whole run: 6 minutes
+quick: lint  ## Check the code (lint) and run the tests that start no Ray, vLLM, browser or whole run: 8 minutes
 	$(PYTEST) $(PYTEST_FLAGS) -m "not ($(NOT_QUICK))"
 
 test: lint  ## Check the code (lint) and run every test that needs no GPU: half an hour
