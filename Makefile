@@ -12,9 +12,9 @@ PIN = $(shell grep '^$(1)==' constraints.txt)
 PYTHON ?= $(shell for candidate in python3.11 python3 python; do \
 	$$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$candidate && break; done)
 
-# Three processes for two cores, as tests wait a good part of their time; the tests of a file or group in one of them so
-# that what they share is started once, in the order of tests/conftest.py.
-PYTEST_FLAGS ?= -n 3 --dist loadgroup --no-loadscope-reorder
+# Two processes, the tests of a file or group in one of them so that what they share is started once, in the order of
+# tests/conftest.py.
+PYTEST_FLAGS ?= -n 2 --dist loadgroup --no-loadscope-reorder
 PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest
 DEMO_OUT ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 LIVE_OUT ?= runs/live-$(shell date +%Y%m%d-%H%M%S)
