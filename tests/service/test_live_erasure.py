@@ -15,6 +15,7 @@ from service.test_erased_bytes import holding
 from sqlalchemy import Connection, insert, select, update
 from sqlalchemy.engine import make_url
 
+from sea_agent.service.erasing import purge_files
 from sea_agent.service.store import completion_texts, live_erasure, purge, tables
 from sea_agent.service.store.live_tables import (
     completions,
@@ -411,4 +412,4 @@ async def test_rows_of_every_live_table_are_in_the_purge(service: Running) -> No
         )
 
     await service.state.database.write(fill)
-    assert await service.state.database.maintain(purge.purge) == []
+    assert await purge_files(service.state) == []
