@@ -56,16 +56,9 @@ SPAM = (
     replace(METHOD, name="liars, no quotas", requests=_LONG, liars=0.1),
     replace(METHOD, name="liars, equal quotas", requests=_LONG, liars=0.1, quotas=True),
 )
-SCORED = tuple(
-    replace(arm, prior=("world://reviews/prior",))
-    for arm in ARMS
-    if arm.name in ("top 10 %", "always", "random 10 %", "frozen", "shuffled picks")
-)
-TRAINED = tuple(
-    replace(arm, trains=True)
-    for arm in ARMS
-    if arm.name in ("top 10 %", "always", "random 10 %", "frozen", "shuffled picks")
-)
+CONTROLLED = tuple(arm for arm in ARMS if arm.name in ("top 10 %", "always", "random 10 %", "frozen", "shuffled picks"))
+SCORED = tuple(replace(arm, prior=("world://reviews/prior",)) for arm in CONTROLLED)
+TRAINED = tuple(replace(arm, trains=True) for arm in CONTROLLED)
 
 
 @dataclass(frozen=True)

@@ -94,11 +94,11 @@ class Kept(Standardised):
         return self._features_P_M_D[list(rows), list(places)]
 
 
-def make_selector(features: Features, seed: int, prior: Sequence[str] = ()) -> Selector:
+def make_selector(features: Features, seed: int, prior: tuple[str, ...] = ()) -> Selector:
     """The posterior of the preset ``sea``."""
     return Selector(
         SelectionConfig(rule="sea_ee"),
-        PosteriorConfig(family="laplace", features="text", prior=tuple(prior)),
+        PosteriorConfig(family="laplace", features="text", prior=prior),
         MixingConfig(),
         Compute(seed),
         batch_size=_PROMPTS,
@@ -119,7 +119,7 @@ class Fixed:
         prior: scores that the posterior starts from.
     """
 
-    def __init__(self, world: str, seed: int, prior: Sequence[str] = ()) -> None:
+    def __init__(self, world: str, seed: int, prior: tuple[str, ...]) -> None:
         self._world, self._seed, self._prior = respond(world), seed, prior
         self.prompts = len(self._world.texts)
         self.selector: Selector | None = None

@@ -12,8 +12,8 @@ from sea_agent.web.signals import Signals
 
 SHUTDOWN_SECONDS = 5
 REST_SECONDS = 150
-"""How long a connection may rest: longer than httpx (5 s), nginx (60 s) and Caddy (120 s) keep theirs. Who sends must
-close it first: otherwise a request meets a connection that is being closed now and then."""
+"""How long a connection may rest: longer than httpx (5 s), aiohttp (15 s), nginx (60 s) and Caddy (120 s) keep theirs.
+Who sends must close it first: otherwise a request meets a connection that is being closed now and then."""
 LOOPBACK = ("127.0.0.1", "::1")
 """Whose ``X-Forwarded-Proto`` is always believed: only this machine sends from there."""
 

@@ -138,6 +138,8 @@ def test_a_leak_is_told_from_noise() -> None:
     noise = np.random.default_rng(0).normal(0, 3, 600)
     flat, leak = growth(hours, 400 + noise), growth(hours, 400 + 30 * hours + noise)
     assert flat.low < 0 < flat.high
+    same = growth(hours, np.full(600, 400.0))
+    assert (same.low, same.per_hour, same.high) == (0.0, 0.0, 0.0)
     assert leak.low < 30 < leak.high
     assert leak.low > 20
     assert leak.last - leak.first == pytest.approx(30, abs=4)

@@ -22,8 +22,6 @@ Line = dict[str, Any]
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 60.0
 """Longest wait for the next bytes."""
-IDLE_SECONDS = 3.0
-"""A connection that rested for longer is not used again: uvicorn closes those that rest for five."""
 LINE_BYTES = 2**22
 """Longest line of an engine; the first one has the prompt and its tokens."""
 
@@ -119,7 +117,7 @@ class Engines:
         self._turn = 0
         # A small policy has its first token within milliseconds; httpx adds .5 ms of CPU to a request, aiohttp .1.
         self._client = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_SECONDS),
+            connector=aiohttp.TCPConnector(limit=0),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"Authorization": f"Bearer {token}"},
             json_serialize=partial(json.dumps, ensure_ascii=False, allow_nan=False),
