@@ -10,7 +10,7 @@ for a stream every second, and is never asked. Meanwhile the memory of each proc
   response under which the weights changed names the older ones, and is recomputed with both. In a control, responses
   that name the nearest other version must be found;
 - what users were told is compared with what is on disk, and that with what the agent has learnt from;
-- the growth of each process after the first sixth is estimated.
+- the growth of each process after the first sixth, and in the last half, is estimated.
 
 A duel comes with one request of twenty, as in most apps. With ``--kills``, every request may get one, two engines
 serve, and that many times a part is killed: an engine, the gateway, the decider, the agent, and so on.
@@ -54,8 +54,8 @@ from sea_agent.worlds import resolve
 
 RESULTS = Path(__file__).parent / "results"
 POLICY = "world://lexicon/policy"
-WARM = 1 / 6
-"""Share of the time after which a process is warm."""
+WARM, LATE = 1 / 6, 1 / 2
+"""Shares of the time after which a process is warm, and after which the posterior has its full size."""
 MISLABELLED = 200
 PERCENTILES = (50, 95, 99)
 
@@ -90,7 +90,6 @@ def examine(out: Path, seen: Watched, seconds: float) -> dict[str, Any]:
     recomputing = Recomputing(resolve(POLICY), weights)
     found, control = recomputing.compare(responses), mislabelled(responses, weights, MISLABELLED)
     plain = [row for row in done if row["asked"] is None and row["information"] is None]
-    warm = seconds * WARM / 3600
     return {
         "minutes": seconds / 60,
         "requests": len(rows),
@@ -122,7 +121,10 @@ def examine(out: Path, seen: Watched, seconds: float) -> dict[str, Any]:
         "mislabelled": {"made": len(control), "found": len(recomputing.compare(control).wrong)},
         "restarts": {name: len(ids) - 1 for name, ids in seen.processes.items()},
         "memory": {
-            name: asdict(growth(*zip(*[one for one in noted if one[0] >= warm], strict=True)))
+            name: {
+                since: asdict(growth(*zip(*[one for one in noted if one[0] >= seconds * share / 3600], strict=True)))
+                for since, share in (("warm", WARM), ("late", LATE))
+            }
             for name, noted in seen.memory.items()
         },
     }
@@ -164,13 +166,19 @@ def markdown(result: dict[str, Any]) -> str:
         f"| restarts of parts | {sum(result['restarts'].values())} |",
         *_after_kills(result),
         "",
-        "| process | MB when warm | MB at the end | MB an hour |",
-        "|---|---|---|---|",
+        "| process | MB when warm | half-way | at the end | MB an hour | in the last half |",
+        "|---|---|---|---|---|---|",
     ]
     for name, size in result["memory"].items():
-        slope = f"{size['per_hour']:.1f} [{size['low']:.1f}, {size['high']:.1f}]"
-        lines.append(f"| {name} | {size['first']:.0f} | {size['last']:.0f} | {slope} |")
+        sizes = [size["warm"]["sizes"][0], size["late"]["sizes"][0], size["late"]["sizes"][-1]]
+        lines.append(
+            " | ".join([f"| {name}", *(f"{one:.0f}" for one in sizes), *map(_slope, (size["warm"], size["late"])), "|"])
+        )
     return "\n".join(lines)
+
+
+def _slope(size: dict[str, float]) -> str:
+    return f"{size['per_hour']:.1f} [{size['low']:.1f}, {size['high']:.1f}]"
 
 
 def _learnt(learnt: dict[str, int]) -> str:

@@ -198,11 +198,9 @@ def after_kills(kills: Sequence[tuple[float, str]], times: Iterable[float]) -> d
 
 @dataclass(frozen=True)
 class Growth:
-    """Megabytes of a process when it was warm and at the end, and how many more it has each hour, with a 95 %
-    interval."""
+    """Megabytes of a process in equal parts of the time, and how many more it has each hour, with a 95 % interval."""
 
-    first: float
-    last: float
+    sizes: list[float]
     per_hour: float
     low: float
     high: float
@@ -214,7 +212,7 @@ def growth(hours: Sequence[float], megabytes: Sequence[float]) -> Growth:
     times, sizes = np.array([part.mean(axis=0) for part in parts]).T
     fitted = stats.linregress(times, sizes)
     half = stats.t.ppf((1 + CONFIDENCE) / 2, len(parts) - 2) * np.nan_to_num(fitted.stderr)  # none where all are equal
-    return Growth(sizes[0], sizes[-1], fitted.slope, fitted.slope - half, fitted.slope + half)
+    return Growth(sizes.tolist(), fitted.slope, fitted.slope - half, fitted.slope + half)
 
 
 def rows_of(database: Path, query: str) -> list[sqlite3.Row]:

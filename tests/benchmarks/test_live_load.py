@@ -142,7 +142,7 @@ def test_a_leak_is_told_from_noise() -> None:
     assert (same.low, same.per_hour, same.high) == (0.0, 0.0, 0.0)
     assert leak.low < 30 < leak.high
     assert leak.low > 20
-    assert leak.last - leak.first == pytest.approx(30, abs=4)
+    assert leak.sizes[-1] - leak.sizes[0] == pytest.approx(30, abs=4)
 
 
 def told(lines: Sequence[str], status: int = 200) -> tuple[Watched, Callable[[], None]]:
@@ -188,7 +188,7 @@ def test_the_figures_are_read_from_what_the_service_leaves(
     first, second, _ = asyncio.run(serve())
     rows = [{"at": 0.0, "completion": one, "outcome": None} for one in (first, second)]
     (tmp_path / "users.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"at": 0.0, "error": "x"}]))
-    memory = {"gateway": [(hour / 60, 100.0 + hour) for hour in range(30)]}
+    memory = {"gateway": [(minute / 60, min(100.0 + minute, 115.0)) for minute in range(30)]}
     Ledger(tmp_path / "ledger.sqlite").close()
     seen = Watched(memory, {"gateway": {1, 2}}, [0.02], [], [(5.0, "gone")], [(4.0, "gateway")], 2e9)
     figures = examine(tmp_path, seen, 1800.0)
@@ -199,5 +199,8 @@ def test_the_figures_are_read_from_what_the_service_leaves(
     assert figures["agreement"]["wrong"]
     assert figures["agreement"]["exact"] == 0
     assert figures["restarts"] == {"gateway": 1}
-    assert figures["memory"]["gateway"]["per_hour"] == pytest.approx(60)
-    assert "60.0 [60.0, 60.0]" in markdown(figures | {"users": 1, "cores": 2})
+    size = figures["memory"]["gateway"]
+    assert size["warm"]["low"] > 0
+    assert (size["late"]["per_hour"], size["late"]["sizes"][0]) == (0, 115)
+    assert "| 115 | 115 |" in (said := markdown(figures | {"users": 1, "cores": 2}))
+    assert "0.0 [0.0, 0.0] |" in said

@@ -262,6 +262,29 @@ async def test_duels_are_taken_back_from_one_person(site: Site, run: str, office
     assert sorted(name for duel in listed for name in duel["assigned"]) == ["ann"]
 
 
+async def test_who_types_right_after_a_dialog_closed_is_not_led_away(site: Site, run: str, office: Attend) -> None:
+    admin = await office(f"/runs/{run}")
+    out = admin.part("Hand out duels")
+    await out.get_by_label("Other names").fill("zoe")
+    opener = admin.named("Take back from them")
+    await opener.focus()
+    await admin.page.keyboard.press("Enter")
+    await admin.dialog.wait_for()
+    # Both in one task, as nobody's hands can: what the dialog does to the focus when it is told is closed comes after.
+    focused = await out.get_by_label("Other names").evaluate(
+        """async (field) => {
+            const dialog = document.querySelector("dialog");
+            const told = new Promise((resolve) => dialog.addEventListener("close", () => setTimeout(resolve)));
+            dialog.close();
+            const opener = document.activeElement.textContent;
+            field.focus();
+            await told;
+            return [opener, document.activeElement === field];
+        }"""
+    )
+    assert focused == ["Take back from them", True]
+
+
 # --- qualification ---------------------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,5 @@
-// Dialogs: each is made when it opens and removed when it closes, and the focus goes back to where it was.
+// Dialogs: each is made when it opens and removed when it closes. The browser then puts the focus back to where it was, at
+// once: done again when `close` is told, it would be taken from the field in which somebody already types.
 
 import { h } from "../dom.js";
 import { act, say } from "./outcome.js";
@@ -9,7 +10,6 @@ let made = 0;
 /** Open a dialog with a title; returns it. */
 export function open(title, content, { wide = false } = {}) {
   const id = `dialog-${++made}`;
-  const before = document.activeElement;
   const heading = h("h2", { id, tabindex: -1, autofocus: true }, title);
   const close = button("×", () => dialog.close(), { quiet: true });
   close.setAttribute("aria-label", "Dismiss");
@@ -21,10 +21,7 @@ export function open(title, content, { wide = false } = {}) {
     content,
     status,
   );
-  dialog.addEventListener("close", () => {
-    dialog.remove();
-    if (before?.isConnected) before.focus();
-  });
+  dialog.addEventListener("close", () => dialog.remove());
   document.body.append(dialog);
   dialog.showModal();
   return dialog;
