@@ -1,5 +1,6 @@
 """The page of one run: it follows what is done elsewhere, keeps to the service's limits, says what is in the way."""
 
+import asyncio
 import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -7,7 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
-from playwright.async_api import expect
+from playwright.async_api import Route, expect
 from service.pages.browsing import Site, serve_changed
 from service.pages.conftest import Attend
 
@@ -184,6 +185,26 @@ async def test_duels_are_listed_with_their_age_the_oldest_first_if_asked_for(
     await expect(names.first).to_have_text("prompt 0")
     await admin.page.clock.set_fixed_time(datetime.now(UTC) + timedelta(days=3))
     await expect(part.locator("time").first).to_have_text("posted 3 days ago")
+
+
+async def test_a_duel_can_be_changed_once_its_values_have_come(site: Site, run: str, office: Attend) -> None:
+    """Or what somebody types at once would be overwritten, and "Saved" be said of nothing."""
+    site.post(run, 1)
+    admin = await office(f"/runs/{run}")
+    asked, go_on = asyncio.Event(), asyncio.Event()
+
+    async def late(route: Route) -> None:
+        asked.set()
+        await go_on.wait()
+        await route.continue_()
+
+    await admin.page.route("**/v1/queries/*", late)
+    await admin.page.get_by_role("button", name="prompt 0", exact=True).click()
+    await asked.wait()
+    priority = admin.dialog.get_by_label("Priority")
+    await expect(priority).to_be_hidden()
+    go_on.set()
+    await expect(priority).to_have_value("0")
 
 
 async def test_a_duel_is_put_first_in_its_dialog(site: Site, run: str, office: Attend) -> None:

@@ -43,7 +43,7 @@ export class DuelDialog {
     this.#changed = changed;
     this.#form = h(
       "form",
-      { class: "stack", onsubmit: (event) => this.#send(event) },
+      { class: "stack", hidden: true, onsubmit: (event) => this.#send(event) }, // until it is filled
       h(
         "div",
         { class: "pair" },
