@@ -42,13 +42,12 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from benchmarks.live_load import rounded
+from benchmarks.keeping import keep
 from learner.weight_transfer import free_port
 from sea_agent.config import LiveConfig
 from sea_agent.config.live import TOKEN
 from sea_agent.errors import RunFailure
 from sea_agent.lab.statistics import estimate
-from sea_agent.persistence.files import write_whole
 from sea_agent.seeding import seed_for
 from sea_agent.service.chat.settings import LiveSettings
 from sea_agent.service.serve import ADMIN_KEY
@@ -287,7 +286,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # engine and gateway end with this process
     if not given.markdown:
         measured = measure(given.world, given.layers, given.turns)
-        write_whole(RESULTS, json.dumps(rounded(measured), indent=1) + "\n")
+        keep(RESULTS, measured)
     print(markdown(json.loads(RESULTS.read_text(encoding="utf-8"))))
 
 

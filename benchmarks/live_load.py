@@ -33,6 +33,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.keeping import keep
 from benchmarks.live_load_checks import (
     Recomputing,
     after_kills,
@@ -44,9 +45,7 @@ from benchmarks.live_load_checks import (
     rows_of,
 )
 from benchmarks.live_load_run import ALWAYS, SELDOM, Watched, running, watch
-from sea_agent.lab.records import four_digits
 from sea_agent.live.launch import DATABASE
-from sea_agent.persistence.files import write_whole
 from sea_agent.pretrained import use_threads
 from sea_agent.service.chat.asking import Plan
 from sea_agent.types import LabelSource
@@ -135,13 +134,6 @@ def percentiles(seconds: list[float]) -> dict[str, float]:
     return {f"p{one}": float(np.percentile(seconds, one)) * 1e3 for one in PERCENTILES} if seconds else {}
 
 
-def rounded(tree: Any) -> Any:
-    """With four significant digits."""
-    if isinstance(tree, dict):
-        return {key: rounded(value) for key, value in tree.items()}
-    return four_digits(tree) if isinstance(tree, float) else tree
-
-
 def markdown(result: dict[str, Any]) -> str:
     """The figures as tables."""
     kept, agreement, control = result["kept"], result["agreement"], result["mislabelled"]
@@ -218,8 +210,7 @@ def main() -> None:
             seen = watch(process, url, key, given.minutes * 60, given.kills)
         use_threads(1)
         result = {"cores": os.cpu_count(), "users": given.users} | examine(out, seen, given.minutes * 60)
-    write_whole(results, json.dumps(rounded(result), indent=1) + "\n")
-    print(markdown(rounded(result)))
+    print(markdown(keep(results, result)))
 
 
 if __name__ == "__main__":

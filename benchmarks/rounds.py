@@ -3,8 +3,7 @@
     python -m benchmarks.rounds [--rounds 40] [--repeats 3] [--config sea] [--set KEY=VALUE ...]
 
 Both loops sample the same number of responses of the same prompts with the same model, compute the same features,
-fit the same posterior, apply the same rule, ask the same world and take one optimiser step on as many pairs. The bare
-loop has no ids, no ledger, no checksum, no keyed randomness, and samples from the very model that it trains. They run
+fit the same posterior, apply the same rule, ask the same world and take one optimiser step on as many pairs. They run
 in turn in one process, so the ratio holds when the machine's speed drifts.
 """
 
@@ -19,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn.functional import logsigmoid, pad
 
 from actors.runtime import InlineRuntime
+from benchmarks.bare import BarePolicy
 from oracle.base import bradley_terry
 from sea_agent.bandit.posterior import make_posterior
 from sea_agent.bandit.selection import select_pairs
@@ -29,11 +28,11 @@ from sea_agent.config import RunConfig
 from sea_agent.config.files import load_config
 from sea_agent.features import make_features
 from sea_agent.persistence.ledger import Ledger
-from sea_agent.pretrained import load_policy, load_tokenizer, use_threads
+from sea_agent.pretrained import use_threads
 from sea_agent.run.assembly import assemble
 from sea_agent.run.preflight import check
 from sea_agent.seeding import generator_for
-from sea_agent.types import Prompt, Response
+from sea_agent.types import Response
 from sea_agent.worlds import scorer
 
 Seconds = dict[str, float]
@@ -72,10 +71,7 @@ class BareLoop:
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
-        self.tokenizer = load_tokenizer(config.policy.path)
-        self.model = load_policy(config.policy.path, config.policy.dtype, "cpu")
-        self.reference = load_policy(config.policy.path, config.policy.dtype, "cpu").requires_grad_(False)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=config.learner.learning_rate, weight_decay=0.0)
+        self.policy = BarePolicy(config)
         self.features = make_features(config.posterior, config.policy, None, config.compute)
         self.posterior: Any = None
         self.prompts = check(config).prompts
@@ -89,7 +85,7 @@ class BareLoop:
         assert self.prompts is not None
         prompts = self.prompts.next(config.batch_size)
         with self.stage("sample"):
-            candidates = self.sample(prompts)
+            candidates = self.policy.sample(prompts)
         with self.stage("features"):
             rows = self.features.features([(p, r) for p, group in zip(prompts, candidates, strict=True) for r in group])
         with self.stage("select"):
@@ -101,7 +97,7 @@ class BareLoop:
                 for p, group, (i, j) in zip(prompts, candidates, pairs, strict=True)
             ]
         with self.stage("learn"):
-            self.learn(
+            self.policy.learn(
                 [
                     (p, group[i], group[j]) if won else (p, group[j], group[i])
                     for p, group, (i, j), won in zip(prompts, candidates, pairs, wins, strict=True)
@@ -114,34 +110,6 @@ class BareLoop:
             self.posterior.add(first, second, torch.tensor(wins).float(), ids)
             self.posterior.update(generator_for("update", self.rounds))
 
-    @torch.inference_mode()
-    def sample(self, prompts: list[Prompt]) -> list[list[Response]]:
-        """Distinct responses to each prompt by plain ``generate``."""
-        count, settings = self.config.sampler.candidates, self.config.sampler
-        width = max(len(prompt.token_ids) for prompt in prompts)
-        ids = torch.tensor(
-            [[self.tokenizer.pad_token_id] * (width - len(p.token_ids)) + list(p.token_ids) for p in prompts]
-        ).repeat_interleave(count, 0)
-        outputs = self.model.generate(
-            input_ids=ids,
-            attention_mask=(ids != self.tokenizer.pad_token_id).long(),
-            do_sample=True,
-            temperature=settings.temperature,
-            top_k=0,
-            top_p=1.0,
-            max_new_tokens=settings.max_new_tokens,
-            pad_token_id=self.tokenizer.pad_token_id,
-        )[:, width:].tolist()
-        groups: list[list[Response]] = []
-        for row, prompt in enumerate(prompts):
-            found: dict[str, Response] = {}
-            for tokens in outputs[row * count : (row + 1) * count]:
-                end = tokens.index(self.tokenizer.eos_token_id) + 1 if self.tokenizer.eos_token_id in tokens else None
-                text = self.tokenizer.decode(tokens[:end], skip_special_tokens=True)
-                found.setdefault(text, Response("", prompt.id, text, tuple(tokens[:end]), (), 0))
-            groups.append(list(found.values()))
-        return groups
-
     def draw(self, rows: torch.Tensor, groups: list[list[Response]]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Posterior draws, the mask of real candidates, and the padded features."""
         if self.posterior is None:
@@ -151,31 +119,6 @@ class BareLoop:
         values = torch.zeros(len(groups), width, rows.shape[1])
         values[valid] = rows
         return self.posterior.draw(values, generator_for("draw", self.rounds)), valid, values
-
-    def learn(self, pairs: list[tuple[Prompt, Response, Response]]) -> None:
-        """One DPO step."""
-        rows = [(p, chosen) for p, chosen, _ in pairs] + [(p, rejected) for p, _, rejected in pairs]
-        width = max(len(p.token_ids) + len(r.token_ids) for p, r in rows)
-        ids = torch.stack(
-            [pad(torch.tensor(s), (0, width - len(s))) for s in ([*p.token_ids, *r.token_ids] for p, r in rows)]
-        )
-        mask = torch.zeros_like(ids, dtype=torch.bool)
-        for row, (p, r) in enumerate(rows):
-            mask[row, len(p.token_ids) : len(p.token_ids) + len(r.token_ids)] = True
-
-        def score(model: Any) -> torch.Tensor:
-            logprobs = model(input_ids=ids, use_cache=False).logits[:, :-1].log_softmax(-1)
-            return (logprobs.gather(2, ids[:, 1:, None])[..., 0] * mask[:, 1:]).sum(1)
-
-        policy = score(self.model)
-        with torch.no_grad():
-            reference = score(self.reference)
-        gain = (policy - reference).view(2, -1)
-        loss = -logsigmoid(self.config.learner.beta * (gain[0] - gain[1])).mean()
-        self.optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.learner.max_grad_norm)
-        self.optimizer.step()
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
