@@ -14,6 +14,7 @@ import os
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -100,6 +101,8 @@ def make_app(backend: LiveBackend, token: str) -> FastAPI:
     app = FastAPI(openapi_url=None, redirect_slashes=False)
     app.add_middleware(_OnlyWithToken, token=token)
     counts = {"swaps": 0, "responses": 0}
+    # One thread, or each that ever read weights would keep a heap of their size.
+    reading = ThreadPoolExecutor(1, thread_name_prefix="weights")
 
     @app.exception_handler(RequestValidationError)
     async def _(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -144,7 +147,8 @@ def make_app(backend: LiveBackend, token: str) -> FastAPI:
 
     @app.put("/weights")
     async def weights(body: WeightsBody) -> dict[str, Any]:
-        update = await asyncio.to_thread(read_weights, body.path, body.version, body.checksum)
+        loop = asyncio.get_running_loop()
+        update = await loop.run_in_executor(reading, read_weights, body.path, body.version, body.checksum)
         begun = time.monotonic()
         await backend.load(update, body.path)
         counts["swaps"] += 1

@@ -10,7 +10,7 @@ import contextlib
 import math
 import threading
 from collections.abc import AsyncGenerator, Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -77,6 +77,8 @@ class HfLive:
         self._count = 0
         self._closed = False
         self._loading = asyncio.Lock()
+        # One thread, or each that ever copied weights would keep a heap of their size.
+        self._copying = ThreadPoolExecutor(1, thread_name_prefix="live-hf-copy")
         self._threads = threads
         self._thread = threading.Thread(target=self._work, name="live-hf", daemon=True)
         self._thread.start()
@@ -113,7 +115,7 @@ class HfLive:
         """See ``LiveBackend.load``."""
         async with self._loading:
             if check_version(update, self):
-                before = await asyncio.to_thread(self._copy)  # to go back to
+                before = await asyncio.get_running_loop().run_in_executor(self._copying, self._copy)  # to go back to
                 await self._between_steps(lambda: self._swap(update, before), f"the swap to version {update.version}")
 
     async def score(self, rows: Sequence[TokenRow], version: int) -> list[list[float]]:
@@ -135,6 +137,7 @@ class HfLive:
         with self._changed:
             self._closed = True
             self._changed.notify()
+        self._copying.shutdown(wait=False, cancel_futures=True)
         await asyncio.to_thread(self._thread.join, PATIENCE_SECONDS)
 
     # --- called from other threads -----------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ version, so that a viewer who comes back with ``Last-Event-ID`` hears at once of
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 
 from fastapi.sse import ServerSentEvent
 
@@ -28,6 +29,8 @@ class News:
         self._topic = ("dashboard", board.start)
         self._viewers = 0
         self._looking: asyncio.Task[None] | None = None
+        # One thread, or each that ever looked would keep a heap of the size of a look.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="look")
 
     async def events(
         self, signals: Signals, allowed: Callable[[], bool], last_event_id: str | None
@@ -52,9 +55,9 @@ class News:
             self._viewers -= 1
 
     async def _look(self, signals: Signals) -> None:
-        known = 0
+        known, loop = 0, asyncio.get_running_loop()
         while self._viewers and not signals.closed:
-            version, spent = await asyncio.to_thread(self._timed_look)
+            version, spent = await loop.run_in_executor(self._thread, self._timed_look)
             if version != known:
                 known = version
                 signals.wake(self._topic)

@@ -172,13 +172,17 @@ def make_app(decider: Decider, token: str) -> FastAPI:
 
 @contextlib.asynccontextmanager
 async def polling(snapshots: Snapshots, seconds: float = POLL_SECONDS) -> AsyncIterator[None]:
-    """Look for snapshots in a thread, now and then until the end."""
+    """Look for snapshots now and then until the end.
+
+    All in one thread: each has a heap of its own, and what one snapshot took there is free for the next.
+    """
+    loop, thread = asyncio.get_running_loop(), ThreadPoolExecutor(1, thread_name_prefix="snapshots")
 
     async def poll() -> None:
         while True:
             await asyncio.sleep(seconds)
             try:
-                await asyncio.to_thread(snapshots.refresh)
+                await loop.run_in_executor(thread, snapshots.refresh)
             except Exception:  # decisions go on with what is held, whatever is wrong with one that is new
                 logger.exception("A snapshot could not be looked at")
 
@@ -187,6 +191,7 @@ async def polling(snapshots: Snapshots, seconds: float = POLL_SECONDS) -> AsyncI
         yield
     finally:
         task.cancel()
+        thread.shutdown(wait=False, cancel_futures=True)
 
 
 def load(settings: DeciderSettings) -> Snapshots:

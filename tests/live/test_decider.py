@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 import pytest
@@ -391,6 +391,28 @@ def test_polling_survives_whatever_a_snapshot_does(settings: DeciderSettings) ->
             assert await asyncio.to_thread(again.wait, 30)
 
     asyncio.run(poll())
+
+
+def test_snapshots_are_all_read_in_one_thread_however_many_there_are(settings: DeciderSettings) -> None:
+    """Each thread keeps a heap of the size of what it once read."""
+    enough = threading.Event()
+
+    class Noted:
+        threads: ClassVar[list[int]] = []
+
+        def refresh(self) -> bool:
+            self.threads.append(threading.get_ident())
+            if len(self.threads) == 8:
+                enough.set()
+            return False
+
+    async def poll() -> None:
+        async with polling(Noted(), 0.0):  # type: ignore[arg-type]
+            while not enough.is_set():  # others, which come and go
+                await asyncio.gather(*(asyncio.to_thread(enough.wait, 0.001) for _ in range(4)))
+
+    asyncio.run(asyncio.wait_for(poll(), 60))
+    assert len(set(Noted.threads)) == 1
 
 
 def test_settings_that_are_none_are_refused(tmp_path: Path) -> None:
