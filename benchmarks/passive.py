@@ -72,10 +72,10 @@ def compare(duels: list[dict[str, Any]]) -> list[float]:
     return [float(score(duel["first"]) > score(duel["second"])) for duel in duels]
 
 
-# --- the loops: each waits for `go` before every step ---------------------------------------------------------------
+# --- the loops: each waits for `go` before every step, and loads only what it needs itself ---------------------------
 
 
-def sea_agent(folder: Path, shape: Shape, go: Callable[[], None]) -> None:
+def ours(folder: Path, shape: Shape, go: Callable[[], None]) -> None:
     """The preset ``passive``."""
     from actors.runtime import InlineRuntime
     from sea_agent.persistence.ledger import Ledger
@@ -145,7 +145,7 @@ def trl(folder: Path, shape: Shape, go: Callable[[], None]) -> None:
     trainer.train()
 
 
-LOOPS = {"bare": bare, "sea-agent": sea_agent, "TRL": trl}
+LOOPS = {"bare": bare, "sea-agent": ours, "TRL": trl}
 
 
 def passive(folder: Path, shape: Shape) -> Any:
