@@ -283,7 +283,8 @@ def markdown(results: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|",
     ]
     for name, one in results.items():
-        cost, memory = ([f"{one[key][loop]:.3g}" for loop in LOOPS] for key in ("ms_per_pair", "peak_mb"))
+        cost = [f"{one['ms_per_pair'][loop]:.3g}" for loop in LOOPS]
+        memory = [f"{one['peak_mb'][loop]:.0f}" for loop in LOOPS]
         ratios = [f"{r['median']:.2f} [{r['low']:.2f}, {r['high']:.2f}]" for r in (one["to_bare"], one["to_trl"])]
         shape = name.replace(":", ", ").replace("x", " × ")
         lines.append("| " + " | ".join([shape, str(one["blocks"]), ", ".join(cost), *ratios, ", ".join(memory)]) + " |")
