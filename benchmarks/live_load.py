@@ -54,7 +54,7 @@ from sea_agent.worlds import resolve
 RESULTS = Path(__file__).parent / "results"
 POLICY = "world://lexicon/policy"
 WARM, LATE = 1 / 6, 1 / 2
-"""Shares of the time after which a process is warm, and after which the posterior has its full size."""
+"""Shares of the time from which growth is estimated: once a process is warm, and once its posterior is large."""
 MISLABELLED = 200
 PERCENTILES = (50, 95, 99)
 
@@ -169,7 +169,7 @@ def markdown(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _slope(size: dict[str, float]) -> str:
+def _slope(size: dict[str, Any]) -> str:
     return f"{size['per_hour']:.1f} [{size['low']:.1f}, {size['high']:.1f}]"
 
 

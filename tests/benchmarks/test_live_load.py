@@ -188,7 +188,8 @@ def test_the_figures_are_read_from_what_the_service_leaves(
     first, second, _ = asyncio.run(serve())
     rows = [{"at": 0.0, "completion": one, "outcome": None} for one in (first, second)]
     (tmp_path / "users.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"at": 0.0, "error": "x"}]))
-    memory = {"gateway": [(minute / 60, min(100.0 + minute, 115.0)) for minute in range(30)]}
+    growing = [(minute / 60, 100.0 + minute) for minute in range(30)]
+    memory = {"gateway": growing, "agent": [(hours, min(size, 115.0)) for hours, size in growing]}
     Ledger(tmp_path / "ledger.sqlite").close()
     seen = Watched(memory, {"gateway": {1, 2}}, [0.02], [], [(5.0, "gone")], [(4.0, "gateway")], 2e9)
     figures = examine(tmp_path, seen, 1800.0)
@@ -199,8 +200,10 @@ def test_the_figures_are_read_from_what_the_service_leaves(
     assert figures["agreement"]["wrong"]
     assert figures["agreement"]["exact"] == 0
     assert figures["restarts"] == {"gateway": 1}
-    size = figures["memory"]["gateway"]
+    assert figures["memory"]["gateway"]["warm"]["per_hour"] == pytest.approx(60)
+    size = figures["memory"]["agent"]
     assert size["warm"]["low"] > 0
     assert (size["late"]["per_hour"], size["late"]["sizes"][0]) == (0, 115)
     assert "| 115 | 115 |" in (said := markdown(figures | {"users": 1, "cores": 2}))
-    assert "0.0 [0.0, 0.0] |" in said
+    assert "| 60.0 [60.0, 60.0] | 60.0 [60.0, 60.0] |" in said
+    assert "| 0.0 [0.0, 0.0] |" in said
